@@ -1,0 +1,24 @@
+# Each command makes the virtual environment when there is none; `make demo` and `make test` are all the set-up there is.
+VENV ?= .venv
+PYTHON ?= python3
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/layoutner demo
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""What the user asks for: settings, batch and schedule arithmetic, the DeepSpeed JSON. No torch here."""

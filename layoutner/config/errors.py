@@ -1,0 +1,24 @@
+"""The one exception for what a user can mend."""
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong. The message says what, the value, and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
+    """Raise one UserError that lists every problem of one input; do nothing when there is none.
+
+    Args:
+        what: a heading such as "12 problems in /data/funsd".
+        problems: one line each.
+        shown: how many lines are printed; the rest is counted.
+    """
+    if not problems:
+        return
+    lines = [f"  - {problem}" for problem in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f"  ... and {len(problems) - shown} more")
+    raise UserError("\n".join([f"{what}:", *lines]))

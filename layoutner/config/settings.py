@@ -1,0 +1,341 @@
+"""The Settings tree. A value comes from the recipe or TOML file, then the environment, then the command line."""
+
+import difflib
+import os
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource
+
+from layoutner.config.errors import UserError, raise_gathered
+
+ENV_PREFIX = "LAYOUTNER_"
+
+# Two ways to say the same thing: a later source that uses one replaces the other from an earlier source.
+ALTERNATIVES = (
+    ("schedule", ("epochs", "max_steps")),
+    ("schedule", ("warmup_steps", "warmup_ratio")),
+    ("deepspeed", ("preset", "zero_stage")),
+)
+
+
+def _split_commas(value: Any) -> Any:
+    """A list may be written "a,b" in the environment and on the command line."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.strip("[]()").split(",") if part.strip()]
+    return value
+
+
+def _number_or_text(value: Any) -> Any:
+    """`data.eval` may be a fraction or a path; text that reads as a number is the fraction."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+class Section(BaseModel):
+    """A frozen part of the tree that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        # pydantic would take true for 1; no setting is a switch, so it is always a mistake.
+        if isinstance(value, bool):
+            raise ValueError(f"{value}: no setting takes true or false".lower())
+        return value
+
+
+class ModelSettings(Section):
+    """[model]: the checkpoint training starts from."""
+
+    name_or_path: str | None = Field(None, description="hub name or local folder of the checkpoint to start from")
+    family: Literal["bert", "roberta", "layoutlm"] | None = Field(
+        None, description="network to build; default: the checkpoint's own"
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="probability, everywhere in the network; default: the checkpoint's own"
+    )
+
+
+class DataSettings(Section):
+    """[data]: the documents."""
+
+    format: Literal["funsd", "unilm"] = Field("funsd", description="reader of the files")
+    train: Path | None = Field(None, description="folder or file of the training documents")
+    eval: Annotated[float | Path | None, BeforeValidator(_number_or_text)] = Field(
+        None,
+        description="what checkpoints are chosen by: a folder or file, or a fraction of the training documents",
+    )
+    test: Path | None = Field(None, description="folder or file scored once, at the end, with the chosen checkpoint")
+    labels: Path | None = Field(None, description="file of labels, one a line; default: those of the documents")
+    scheme: Literal["BIO", "BIOES"] = Field("BIO", description="tagging scheme of training and of scores")
+    max_length: int = Field(512, ge=8, description="sub-words a window, special tokens included")
+    stride: int = Field(128, ge=0, description="sub-words that neighbouring windows of a long document share")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if isinstance(self.eval, float) and not 0 < self.eval < 1:
+            raise ValueError(f"eval = {self.eval:g}: a fraction lies between 0 and 1, for instance 0.1")
+        if self.stride > self.max_length // 2:
+            raise ValueError(
+                f"stride = {self.stride} is more than half of max_length = {self.max_length}: "
+                f"windows would hardly advance; take at most {self.max_length // 2}"
+            )
+        return self
+
+
+class BatchSettings(Section):
+    """[batch]: windows an optimizer step and windows a forward."""
+
+    global_windows: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
+    micro_windows: int = Field(1, ge=1, description="windows per forward, on one rank")
+
+
+class OptimizerSettings(Section):
+    """[optimizer]"""
+
+    name: Literal["adamw"] = Field("adamw", description="optimizer")
+    lr: float = Field(5e-5, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; none on biases and LayerNorm")
+    betas: Annotated[tuple[float, float], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (0.9, 0.999), description="decay rates of the first and second moment"
+    )
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="the step's gradient is clipped to this 2-norm, over all parameters; 0 = off"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas = {self.betas}: each lies in [0, 1)")
+        return self
+
+
+class ScheduleSettings(Section):
+    """[schedule]: linear warm-up, then linear decay to 0."""
+
+    epochs: int | None = Field(None, ge=1, description="passes over the training windows; or max_steps")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps of the run; or epochs")
+    warmup_steps: int | None = Field(None, ge=0, description="optimizer steps of warm-up; or warmup_ratio")
+    warmup_ratio: float | None = Field(None, ge=0, le=1, description="warm-up as a share of the optimizer steps")
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        for first, second in (("epochs", "max_steps"), ("warmup_steps", "warmup_ratio")):
+            one, other = getattr(self, first), getattr(self, second)
+            if one is not None and other is not None:
+                raise ValueError(f"{first} = {one} and {second} = {other}: give one of the two")
+        return self
+
+
+class PrecisionSettings(Section):
+    """[precision]"""
+
+    dtype: Literal["fp16", "bf16", "fp32"] = Field("bf16", description="number format of weights and activations")
+    loss_scale: float = Field(0.0, ge=0, description="fp16: fixed loss scale; 0 = dynamic")
+    initial_scale_power: int = Field(16, ge=0, le=32, description="fp16: the dynamic loss scale starts at 2 ** this")
+    loss_scale_window: int = Field(
+        1000, ge=1, description="fp16: optimizer steps without overflow before the scale doubles"
+    )
+    hysteresis: int = Field(2, ge=1, description="fp16: overflows tolerated before the scale halves")
+    min_loss_scale: float = Field(1.0, gt=0, description="fp16: floor of the dynamic loss scale")
+
+
+class DeepSpeedSettings(Section):
+    """[deepspeed]: engine policy."""
+
+    preset: str | None = Field(
+        None, description="name or path of a JSON under ds_configs/; default: that of zero_stage"
+    )
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="ZeRO stage; default: the preset's, else 0")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stage_from_text(cls, data: Any) -> Any:
+        # A Literal of ints takes no text, and the environment and the command line give text.
+        if isinstance(data, dict) and isinstance(stage := data.get("zero_stage"), str) and stage.isdigit():
+            return {**data, "zero_stage": int(stage)}
+        return data
+
+
+class RunSettings(Section):
+    """[run]: the run folder and its rhythm. Numbers of steps are optimizer steps; 0 = never."""
+
+    output_dir: Path = Field(Path("runs/train"), description="the run folder")
+    seed: int = Field(42, ge=0, description="seed of everything that is random")
+    log_every: int = Field(10, ge=0, description="optimizer steps between logged lines")
+    eval_every: int = Field(100, ge=0, description="optimizer steps between evaluations on data.eval")
+    save_every: int = Field(500, ge=0, description="optimizer steps between checkpoints")
+    keep_checkpoints: int = Field(
+        2, ge=0, description="newest checkpoints kept, beside the best one; 0 = none is ever removed"
+    )
+    resume: str = Field(
+        "never", description="never | auto (newest complete checkpoint, if any) | must | path of a checkpoint"
+    )
+
+
+class WandbSettings(Section):
+    """[wandb]"""
+
+    mode: Literal["online", "offline", "disabled"] = Field("disabled", description="how Weights & Biases is fed")
+    project: str = Field("layoutner", description="project name")
+    entity: str | None = Field(None, description="user or team; default: the account's own")
+    name: str | None = Field(None, description="name of the run; default: the run folder's")
+    tags: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = Field((), description="tags")
+
+
+class Settings(BaseSettings):
+    """Everything a run is told. Built by `load`, which merges the sources."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)  # type: ignore[assignment]
+
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    batch: BatchSettings = BatchSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    precision: PrecisionSettings = PrecisionSettings()
+    deepspeed: DeepSpeedSettings = DeepSpeedSettings()
+    run: RunSettings = RunSettings()
+    wandb: WandbSettings = WandbSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load` merges the sources itself, so that it knows which of them said what.
+        return (init_settings,)
+
+    def to_toml(self) -> str:
+        """The tree as TOML; keys without a value are left out, which means the same."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def sections() -> dict[str, type[Section]]:
+    """Section name -> its model, in order."""
+    return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship inside the package."""
+    folder = resources.files("layoutner") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """ " - did you mean 'x'?" or, when nothing is near, the list of the known names."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+
+
+def load(config: str | None, overrides: dict[str, dict[str, str]]) -> Settings:
+    """Merge recipe or TOML file, environment and command line into one validated tree.
+
+    Args:
+        config: name of a shipped recipe, or path of a TOML file, or None.
+        overrides: section -> key -> text, from the command line.
+
+    Raises:
+        UserError: every problem of all sources at once: unreadable file, unknown key with the nearest
+            known name, wrong type or range, contradiction.
+    """
+    sources = [("the config file", _read_config(config)), ("the environment", _read_environment())]
+    sources.append(("the command line", overrides))
+    problems: list[str] = []
+    merged: dict[str, dict[str, Any]] = {}
+    said_by: dict[tuple[str, str], str] = {}
+    for source, tree in sources:
+        for section, alternatives in ALTERNATIVES:
+            given = tree.get(section, {})
+            if isinstance(given, dict) and any(key in given for key in alternatives):
+                for key in alternatives:
+                    merged.get(section, {}).pop(key, None)
+        for section, values in tree.items():
+            if not isinstance(values, dict):
+                problems.append(f"{source}: [{section}] is not a section")
+                continue
+            merged.setdefault(section, {}).update(values)
+            said_by.update({(section, key): source for key in values})
+    try:
+        settings = Settings(**merged)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems.extend(_explain(error, said_by))
+    raise_gathered("settings cannot be used", problems)
+    if settings.data.eval is None and "eval_every" in settings.run.model_fields_set and settings.run.eval_every:
+        raise UserError(
+            f"run.eval_every = {settings.run.eval_every}, but there is nothing to evaluate on: give data.eval "
+            "(a folder, a file, or a fraction such as 0.1), or run.eval_every = 0"
+        )
+    return settings
+
+
+def _read_config(config: str | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    recipes = recipe_names()
+    if config in recipes:
+        text = (resources.files("layoutner") / "recipes" / f"{config}.toml").read_text(encoding="utf-8")
+    else:
+        path = Path(config)
+        if not path.is_file():
+            raise UserError(
+                f"--config {config}: no such file, and no recipe of that name; {did_you_mean(config, recipes)}"
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--config {config}: cannot be read: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"--config {config}: not valid TOML: {error}") from None
+
+
+def _read_environment() -> dict[str, Any]:
+    known = list(sections())
+    names = [name for name in os.environ if name.startswith(ENV_PREFIX) and "__" in name]
+    strangers = [name for name in names if name.removeprefix(ENV_PREFIX).split("__")[0].lower() not in known]
+    raise_gathered(
+        "environment variables of no section",
+        [f"{name}: {did_you_mean(name.removeprefix(ENV_PREFIX).split('__')[0].lower(), known)}" for name in strangers],
+    )
+    return EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False)()
+
+
+def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> list[str]:
+    """One line a problem: where it was said, the key, the value, what to do."""
+    lines = []
+    models = sections()
+    for detail in error.errors():
+        section, *rest = [str(part) for part in detail["loc"]]
+        key = rest[0] if rest else None
+        source = said_by.get((section, key or ""), "settings")
+        where = f"{source}: {section}.{key}" if key else f"settings: [{section}]"
+        if detail["type"] == "extra_forbidden":
+            known = list(models[section].model_fields) if key else list(models)
+            elsewhere = [name for name, model in models.items() if key in model.model_fields]
+            hint = f"it belongs to [{elsewhere[0]}]" if key and elsewhere else did_you_mean(key or section, known)
+            lines.append(f"{where}: unknown; {hint}")
+        elif detail["type"] == "value_error":
+            lines.append(f"{where}: {detail['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"{where} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+    return list(dict.fromkeys(lines))
