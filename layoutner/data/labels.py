@@ -1,0 +1,106 @@
+"""Entity types, tags and ids. "O" always has id 0."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from layoutner.config.errors import UserError
+from layoutner.data.document import Document, read_text
+
+PREFIXES = {"BIO": ("B", "I"), "BIOES": ("B", "I", "E", "S")}
+
+
+class Span(NamedTuple):
+    """An entity: words start..end-1 of a document."""
+
+    type: str
+    start: int
+    end: int
+
+
+def to_spans(tags: Sequence[str]) -> list[Span]:
+    """Entities of a tag sequence in BIO or BIOES, which need not be told apart.
+
+    Lenient as conlleval is: an I- or E- that continues nothing begins an entity.
+    """
+    spans: list[Span] = []
+    open_span: Span | None = None
+    for position, tag in enumerate(tags):
+        prefix, _, kind = tag.partition("-")
+        continues = prefix in ("I", "E") and open_span is not None and open_span.type == kind
+        if open_span is not None and not continues:
+            spans.append(open_span)
+            open_span = None
+        if prefix == "O":
+            continue
+        start = open_span.start if open_span is not None else position
+        open_span = Span(kind, start, position + 1)
+        if prefix in ("E", "S"):
+            spans.append(open_span)
+            open_span = None
+    return spans if open_span is None else [*spans, open_span]
+
+
+def to_tags(spans: Iterable[Span], length: int, scheme: str) -> list[str]:
+    """Tags of `length` words in the scheme "BIO" or "BIOES"."""
+    tags = ["O"] * length
+    for kind, start, end in spans:
+        tags[start:end] = [f"I-{kind}"] * (end - start)
+        tags[start] = f"B-{kind}"
+        if scheme == "BIOES":
+            tags[end - 1] = f"E-{kind}" if end - start > 1 else f"S-{kind}"
+    return tags
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """All tags of a scheme over some entity types, "O" first."""
+
+    scheme: str
+    types: tuple[str, ...]
+
+    @property
+    def tags(self) -> list[str]:
+        """Id -> tag."""
+        return ["O", *(f"{prefix}-{kind}" for kind in self.types for prefix in PREFIXES[self.scheme])]
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Tag -> id."""
+        return {tag: index for index, tag in enumerate(self.tags)}
+
+    @classmethod
+    def from_tags(cls, tags: Sequence[str]) -> "LabelSet":
+        """The label set whose `tags` these are, in any order (as a checkpoint's id-to-label map holds them)."""
+        scheme = "BIOES" if any(tag.startswith(("E-", "S-")) for tag in tags) else "BIO"
+        return cls(scheme, _types(tags))
+
+
+def _types(tags: Iterable[str]) -> tuple[str, ...]:
+    """Entity types in the order of their first tag; a tag without prefix is a type."""
+    return tuple(dict.fromkeys(tag.partition("-")[2] or tag for tag in tags if tag != "O"))
+
+
+def read_labels(path: Path, scheme: str) -> LabelSet:
+    """The label set of a file with one tag (or entity type) a line; "O" may be missing.
+
+    Raises:
+        UserError: the file cannot be read or names no entity type.
+    """
+    types = _types(line.strip() for line in read_text(path).splitlines() if line.strip())
+    if not types:
+        raise UserError(f"{path}: names no label; one a line, such as B-QUESTION")
+    return LabelSet(scheme, types)
+
+
+def labels_of(documents: Iterable[Document], scheme: str) -> LabelSet:
+    """The label set of labelled documents, types sorted by name.
+
+    Raises:
+        UserError: no document has an entity.
+    """
+    types = _types(tag for document in documents for tag in document.tags or ())
+    if not types:
+        raise UserError("the training documents hold no entity: every word is O, so there is nothing to learn")
+    return LabelSet(scheme, tuple(sorted(types)))

@@ -1,0 +1,126 @@
+"""Documents become windows of sub-words that fit the model, and words find back to their window."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from layoutner.config.errors import UserError
+from layoutner.data.document import Box, Document
+from layoutner.data.labels import LabelSet, to_spans, to_tags
+
+IGNORED = -100  # label of a token that is not scored; cross_entropy's ignore_index
+
+FIRST_BOX: Box = (0, 0, 0, 0)  # of [CLS]
+LAST_BOX: Box = (1000, 1000, 1000, 1000)  # of [SEP]
+
+
+@dataclass(frozen=True)
+class Window:
+    """T tokens of one document, special tokens included. The lists run in parallel."""
+
+    document: int  # index of the document
+    input_ids: list[int]
+    boxes: list[Box]
+    labels: list[int]  # id of the tag at the first sub-word of a word this window answers for, else IGNORED
+    answers: list[tuple[int, int]]  # (token, word): the words this window answers for
+
+    @property
+    def length(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Windower:
+    """Cuts documents into windows. `tokenizer` is a fast transformers tokenizer."""
+
+    tokenizer: Any
+    max_length: int  # tokens a window, special tokens included
+    stride: int  # tokens that neighbouring windows share, at most
+
+    def windows(self, documents: Sequence[Document], labels: LabelSet | None) -> list[Window]:
+        """All windows of all documents, in order. With `labels`, the documents' tags become label ids.
+
+        Every word is answered for, and labelled, by exactly one window: the one that shows most context
+        around it. So nothing is counted twice where windows overlap.
+
+        Raises:
+            UserError: max_length leaves no room for words.
+        """
+        special = self.tokenizer([], is_split_into_words=True)["input_ids"]
+        room = self.max_length - len(special)
+        if room < 1 or self.stride >= room:
+            raise UserError(
+                f"data.max_length = {self.max_length} leaves {room} sub-words beside {len(special)} special tokens; "
+                f"data.stride = {self.stride} must be less"
+            )
+        found = []
+        for index, document in enumerate(documents):
+            if document.words:
+                tags = None
+                if labels is not None and document.tags is not None:
+                    spans = to_spans(document.tags)
+                    tags = [labels.ids[tag] for tag in to_tags(spans, len(document.words), labels.scheme)]
+                found.extend(self._cut(index, document, tags, room))
+        return found
+
+    def _cut(self, index: int, document: Document, tags: list[int] | None, room: int) -> list[Window]:
+        prefix, pieces, suffix = self._pieces(document.words)
+        pieces = [piece[:room] for piece in pieces]
+        starts = [0]  # token at which word w starts; starts[-1] is the number of tokens
+        for piece in pieces:
+            starts.append(starts[-1] + len(piece))
+        # Windows as (first word, word after the last), cut between words.
+        spans: list[tuple[int, int]] = []
+        first = 0
+        while True:
+            after = first + 1
+            while after < len(pieces) and starts[after + 1] - starts[first] <= room:
+                after += 1
+            spans.append((first, after))
+            if after == len(pieces):
+                break
+            first = next(
+                w for w in range(first + 1, after + 1) if w == after or starts[after] - starts[w] <= self.stride
+            )
+
+        def context(word: int, span: tuple[int, int]) -> int:
+            """Tokens on the poorer side of a word within a window."""
+            return min(starts[word] - starts[span[0]], starts[span[1]] - starts[word] - 1)
+
+        owner: dict[int, int] = {}  # word -> number of the window that answers for it
+        for number, span in enumerate(spans):
+            for word in range(*span):
+                if word not in owner or context(word, span) > context(word, spans[owner[word]]):
+                    owner[word] = number
+
+        windows = []
+        for number, (first, after) in enumerate(spans):
+            input_ids, boxes, answers = [*prefix], [FIRST_BOX] * len(prefix), []
+            label_ids = [IGNORED] * len(prefix)
+            for word in range(first, after):
+                if owner[word] == number:
+                    answers.append((len(input_ids), word))
+                label_ids.append(tags[word] if tags is not None and owner[word] == number else IGNORED)
+                label_ids.extend([IGNORED] * (len(pieces[word]) - 1))
+                input_ids.extend(pieces[word])
+                boxes.extend([document.boxes[word]] * len(pieces[word]))
+            input_ids.extend(suffix)
+            boxes.extend([LAST_BOX] * len(suffix))
+            label_ids.extend([IGNORED] * len(suffix))
+            windows.append(Window(index, input_ids, boxes, label_ids, answers))
+        return windows
+
+    def _pieces(self, words: Sequence[str]) -> tuple[list[int], list[list[int]], list[int]]:
+        """Special tokens before, sub-words of each word (never none), special tokens after."""
+        encoding = self.tokenizer(list(words), is_split_into_words=True, truncation=False, verbose=False)
+        ids, word_ids = encoding["input_ids"], encoding.word_ids()
+        pieces: list[list[int]] = [[] for _ in words]
+        for token, word in zip(ids, word_ids, strict=True):
+            if word is not None:
+                pieces[word].append(token)
+        # A word of characters that the tokenizer drops would have no token, and so no label.
+        pieces = [piece or [self.tokenizer.unk_token_id] for piece in pieces]
+        inner = [place for place, word in enumerate(word_ids) if word is not None] or [len(ids) // 2]
+        prefix = ids[: inner[0]]
+        suffix = ids[inner[-1] + 1 :] if any(word is not None for word in word_ids) else ids[inner[0] :]
+        return prefix, pieces, suffix
