@@ -1,0 +1,1 @@
+"""The networks, and the loss they are trained on."""
