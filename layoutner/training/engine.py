@@ -1,0 +1,215 @@
+"""A small typed engine around DeepSpeed, the only place that imports it, and where its traps are closed.
+
+What is put right here, and why (read in DeepSpeed 0.19.8, and held by tests/test_engine.py):
+
+- At ZeRO 0 with fp16, `engine.backward` does not multiply the loss by the loss scale, but the optimizer
+  divides the gradient by it.
+- A dynamic loss scale that grows does so before the gradient of that very step is divided by it, at every
+  ZeRO stage, so that step's gradient is halved. And at ZeRO 0 `hysteresis` is ignored.
+- With fp16 or bf16 at ZeRO 0 the optimizer takes a step on zero gradients when it is built: it decays the
+  weights once and counts a step, which shifts Adam's bias correction.
+- `get_global_grad_norm` is scaled, unscaled or None depending on stage and precision.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+with contextlib.redirect_stdout(None):  # the accelerator's detection prints
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
+
+from layoutner.config.errors import UserError
+from layoutner.model.parameters import decay_groups
+from layoutner.training.world import World
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened in one optimizer step."""
+
+    applied: bool  # False where fp16 overflowed and the update was skipped
+    lr: float  # learning rate applied
+    grad_norm: float  # 2-norm of the gradient of the global batch, before clipping, without loss scale; inf on overflow
+    loss_scale: float  # scale that the step was computed with; 1 without fp16
+
+
+def require_dtype(dtype: str) -> None:
+    """Refuse a number format that the device lacks.
+
+    Raises:
+        UserError: fp16 or bf16 on a device without it.
+    """
+    accelerator = get_accelerator()
+    if DTYPES[dtype] not in accelerator.supported_dtypes():
+        have = [name for name, kind in DTYPES.items() if kind in accelerator.supported_dtypes()]
+        raise UserError(
+            f"precision.dtype = {dtype}: this device ({accelerator.device_name()}) has no {dtype}; "
+            f"it has {', '.join(have)}"
+        )
+
+
+class Engine:
+    """The model on all ranks, its optimizer and its schedule. Every method is called by all ranks alike."""
+
+    def __init__(self, model: nn.Module, config: dict[str, Any], world: World) -> None:
+        """Hand the model over to DeepSpeed.
+
+        Args:
+            model: fp32, the same on every rank.
+            config: as rendered.
+        """
+        if world.device.type == "cpu":
+            # An all-reduce for inference that training never calls, and that takes a compiler and a minute.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        for name, parameter in model.named_parameters():
+            if ".pooler." in name:  # a token classifier does not use it: no gradient, so no update either
+                parameter.requires_grad_(False)
+        groups = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
+        # LR 0 until the schedule sets one, so that the step DeepSpeed takes while building changes no weight.
+        groups = [{**group, "lr": 0.0} for group in groups]
+        os.environ.setdefault("DS_ACCELERATOR", world.device.type)
+        self._engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+        self._stage: int = config["zero_optimization"]["stage"]
+        self._fp16: bool = self._engine.fp16_enabled()
+        self._forget_building_step()
+        self._own_scaler: Any = None
+        if self._fp16:
+            self._take_over_loss_scale()
+
+    def _forget_building_step(self) -> None:
+        for state in self._engine.basic_optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.zeros_like(state["step"]) if torch.is_tensor(state["step"]) else 0
+        for group in self._engine.basic_optimizer.param_groups:
+            if "step" in group:
+                group["step"] = 0
+
+    def _take_over_loss_scale(self) -> None:
+        """Let `step` update the loss scale once the gradient has been divided by it."""
+        self._engine.optimizer._update_scale = lambda overflow: None
+        if self._stage == 0:
+            # The scaler that stages 1 to 3 use, so that all settings of [precision] mean the same at stage 0.
+            self._own_scaler = CreateLossScaler(
+                torch.float16,
+                self._engine.loss_scale(),
+                self._engine.dynamic_loss_scale(),
+                self._engine.dynamic_loss_scale_args(),
+            )
+            self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
+
+    @property
+    def _scaler(self) -> Any:
+        return self._own_scaler if self._stage == 0 else self._engine.optimizer.loss_scaler
+
+    @property
+    def loss_scale(self) -> float:
+        """The fp16 loss scale of the next step; 1 without fp16."""
+        return float(self._scaler.cur_scale) if self._fp16 else 1.0
+
+    @property
+    def skipped_steps(self) -> int:
+        """Optimizer steps skipped because fp16 overflowed."""
+        return int(self._engine.skipped_steps)
+
+    def train(self) -> None:
+        """Dropout on."""
+        self._engine.train()
+
+    def eval(self) -> None:
+        """Dropout off."""
+        self._engine.eval()
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits, B x T x L. At ZeRO 3 all ranks must call it equally often."""
+        logits: torch.Tensor = self._engine(**inputs).logits
+        return logits
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of `loss` to the step's.
+
+        Args:
+            loss: this micro-batch's share, times the number of ranks (see model/loss.py).
+            last: whether it is the step's last micro-batch, after which the ranks' gradients are averaged.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        if self._own_scaler is not None:
+            loss = loss * self._own_scaler.cur_scale
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, position: int) -> Step:
+        """Update the weights with the averaged gradient.
+
+        Args:
+            position: WarmupDecayLR's `last_batch_iteration` for this step. It is set, not counted, so the
+                learning rate of a step does not depend on skipped steps or restarts.
+        """
+        self._engine.lr_scheduler.step(position)
+        lr = float(self._engine.optimizer.param_groups[0]["lr"])
+        loss_scale = self.loss_scale
+        grad_norm = self._local_grad_norm() / loss_scale if self._stage == 0 else None
+        self._engine.step()
+        applied = self._engine.was_step_applied()
+        if grad_norm is None:
+            grad_norm = float(self._engine.get_global_grad_norm())
+        if self._fp16:
+            self._scaler.update_scale(not applied)
+            if self._own_scaler is not None:
+                self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
+        return Step(applied, lr, grad_norm if applied else float("inf"), loss_scale)
+
+    def _local_grad_norm(self) -> float:
+        """2-norm over whole gradients, which at ZeRO 0 every rank holds after the last backward."""
+        norms = [
+            torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+            for parameter in self._engine.module.parameters()
+            if parameter.grad is not None
+        ]
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights in the number format they are trained in, on the CPU of rank 0; empty elsewhere."""
+        module = self._engine.module
+        main = self._engine.global_rank == 0
+        collected = {}
+        for name, parameter in module.named_parameters():
+            with deepspeed.zero.GatheredParameters(parameter, enabled=self._stage == 3):
+                if main:
+                    collected[name] = parameter.detach().cpu().contiguous().clone()
+        if main:
+            persistent = module.state_dict().keys()
+            collected |= {n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in persistent}
+        return collected
+
+    def save(self, folder: Path, name: str, state: dict[str, Any]) -> None:
+        """Write a DeepSpeed checkpoint to folder/name, with `state` in it."""
+        scaler = vars(self._own_scaler) if self._own_scaler is not None else None
+        client_state = {"layoutner": state, "layoutner_loss_scaler": scaler}
+        self._engine.save_checkpoint(str(folder), tag=name, client_state=client_state, save_latest=False)
+
+    def load(self, folder: Path, name: str) -> dict[str, Any]:
+        """Restore what `save` wrote and return its `state`.
+
+        Raises:
+            UserError: DeepSpeed found nothing to load.
+        """
+        path, client_state = self._engine.load_checkpoint(str(folder), tag=name)
+        if path is None:
+            raise UserError(f"{folder / name}: DeepSpeed could load nothing from it")
+        if self._own_scaler is not None:
+            vars(self._own_scaler).update(client_state["layoutner_loss_scaler"])
+            self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
+        state: dict[str, Any] = client_state["layoutner"]
+        return state
+
+    def close(self) -> None:
+        """Release what DeepSpeed holds."""
+        self._engine.destroy()

@@ -1,0 +1,97 @@
+"""All ranks predict; windows merge to words; rank 0 scores once."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from layoutner.data.batches import Batch, collate
+from layoutner.data.document import Document
+from layoutner.data.labels import LabelSet, to_spans, to_tags
+from layoutner.data.windows import Window
+from layoutner.model.loss import summed_cross_entropy
+from layoutner.training.metrics import Scores, score
+from layoutner.training.world import World
+
+Forward = Callable[[Batch], torch.Tensor]  # a Batch -> logits, B x T x L
+
+
+class WordLabel(NamedTuple):
+    """The model's answer for one word."""
+
+    label: int  # id
+    probability: float
+
+
+@torch.no_grad()
+def label_words(
+    forward: Forward, windows: Sequence[Window], batch_windows: int, pad_token_id: int, world: World
+) -> tuple[dict[tuple[int, int], WordLabel], float]:
+    """Label every word that some window answers for.
+
+    All ranks take part and do the same number of forwards (at ZeRO 3 each forward is a collective); a rank
+    without work runs padding, which answers for nothing.
+
+    Returns:
+        On rank 0: {(document, word): answer} and the summed cross-entropy over the labelled words.
+        Elsewhere: what that rank alone found.
+    """
+    order = sorted(range(len(windows)), key=lambda index: -windows[index].length)
+    forwards = math.ceil(len(order) / (batch_windows * world.size))
+    answers: dict[tuple[int, int], WordLabel] = {}
+    loss = 0.0
+    for number in range(forwards):
+        start = (number * world.size + world.rank) * batch_windows
+        mine = [windows[index] for index in order[start : start + batch_windows]]
+        batch = collate(mine, pad_token_id)
+        logits_BTL = forward(batch).float().cpu()
+        loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
+        for window, logits_TL in zip(mine, logits_BTL, strict=False):
+            tokens = [token for token, _ in window.answers]
+            probabilities, labels = logits_TL[tokens].softmax(-1).max(-1)
+            for (_, word), label, probability in zip(
+                window.answers, labels.tolist(), probabilities.tolist(), strict=True
+            ):
+                answers[window.document, word] = WordLabel(label, probability)
+    gathered = world.gather((answers, loss))
+    if gathered is None:
+        return answers, loss
+    merged = {key: answer for found, _ in gathered for key, answer in found.items()}
+    return merged, sum(part for _, part in gathered)
+
+
+def in_document_order(
+    answers: dict[tuple[int, int], WordLabel], documents: Sequence[Document]
+) -> list[list[WordLabel]]:
+    """One answer for every word of every document.
+
+    Raises:
+        AssertionError: a word without an answer, or an answer without a word.
+    """
+    assert len(answers) == sum(len(document.words) for document in documents), "words and answers differ in number"
+    return [[answers[index, word] for word in range(len(document.words))] for index, document in enumerate(documents)]
+
+
+def evaluate(
+    forward: Forward,
+    documents: Sequence[Document],
+    windows: Sequence[Window],
+    labels: LabelSet,
+    split: str,
+    batch_windows: int,
+    pad_token_id: int,
+    world: World,
+) -> Scores:
+    """Scores of labelled documents, the same on every rank."""
+    answers, loss = label_words(forward, windows, batch_windows, pad_token_id, world)
+
+    def scores() -> Scores:
+        tags = labels.tags
+        predicted = [[tags[answer.label] for answer in page] for page in in_document_order(answers, documents)]
+        truth = [to_tags(to_spans(d.tags or ()), len(d.words), labels.scheme) for d in documents]
+        mean = loss / sum(map(len, truth))
+        return score(truth, predicted, scheme=labels.scheme, split=split, loss=mean, windows=len(windows))
+
+    result: Scores = world.on_main(scores)
+    return result

@@ -1,0 +1,82 @@
+"""The run folder as a record: what was asked, what DeepSpeed was given, where it ran, what came out."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from layoutner import __version__
+from layoutner.config.errors import UserError
+from layoutner.config.settings import Settings
+from layoutner.training.world import World
+
+SKELETON_FOLDER = "model"
+SCORES_FILE = "scores.json"
+PREPROCESSING_FILE = "layoutner.json"  # how documents become the network's input; travels with every export
+
+
+def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: dict[str, Any], world: World) -> None:
+    """Make the run folder and write its record. Rank 0 alone calls this.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = settings.run.output_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
+        write_json(folder / "ds_config.json", ds_config)
+        write_json(folder / PREPROCESSING_FILE, preprocessing)
+        write_json(folder / "environment.json", environment(world))
+    except OSError as error:
+        raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
+
+
+def save_skeleton(folder: Path, model: Any, tokenizer: Any, dtype: str) -> None:
+    """Configuration and tokenizer of the model in training: with weights beside them, a whole checkpoint."""
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
+    model.config.save_pretrained(folder / SKELETON_FOLDER)
+    tokenizer.save_pretrained(folder / SKELETON_FOLDER)
+
+
+def environment(world: World) -> dict[str, Any]:
+    """Versions, commit, ranks and device; no variable of the environment, so no secret."""
+    packages = ("torch", "deepspeed", "transformers", "tokenizers", "pydantic", "seqeval", "wandb")
+    device = world.device.type
+    if device == "cuda":
+        import torch
+
+        device = torch.cuda.get_device_name(world.device)
+    return {
+        "layoutner": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "world_size": world.size,
+        "device": device,
+        "cpus": len(os.sched_getaffinity(0)),
+        "platform": platform.platform(),
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside, then rename: a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def _git_commit() -> str | None:
+    """Commit of the layoutner that runs, where it runs from a checkout."""
+    top = Path(__file__).parents[2]
+    if not (top / ".git").exists():
+        return None
+    command = ["git", "-C", str(top), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

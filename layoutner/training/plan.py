@@ -1,0 +1,121 @@
+"""Everything a run derives before a model is loaded, so that what is wrong is said before a GPU is held."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from layoutner.config.batch_plan import BatchPlan, plan_batch
+from layoutner.config.errors import UserError
+from layoutner.config.render import render
+from layoutner.config.schedule import Schedule, plan_schedule
+from layoutner.config.settings import Settings
+from layoutner.data.batches import share, step_windows
+from layoutner.data.corpus import Corpus, read_corpus
+from layoutner.data.windows import Window, Windower
+from layoutner.model.families import Checkpoint, open_checkpoint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, worked out."""
+
+    settings: Settings
+    corpus: Corpus
+    checkpoint: Checkpoint
+    windows: dict[str, list[Window]]  # by role
+    batch: BatchPlan
+    schedule: Schedule
+    ds_config: dict[str, Any]
+
+    @property
+    def labelled_words(self) -> list[int]:
+        """Number of labels of each training window."""
+        return [len(window.answers) for window in self.windows["train"]]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How documents become the network's input: what a trained model needs beside weights and tokenizer."""
+        data, labels = self.settings.data, self.corpus.labels
+        return {
+            "family": self.checkpoint.family,
+            "scheme": labels.scheme,
+            "labels": labels.tags,
+            "max_length": data.max_length,
+            "stride": data.stride,
+            "box_level": "word",
+        }
+
+    @property
+    def shape(self) -> dict[str, object]:
+        """What a checkpoint can only be resumed with, besides the same settings."""
+        return {
+            "ranks": self.batch.ranks,
+            "zero_stage": self.ds_config["zero_optimization"]["stage"],
+            "dtype": self.settings.precision.dtype,
+            "global_windows": self.batch.global_windows,
+            "seed": self.settings.run.seed,
+            "training_windows": len(self.windows["train"]),
+        }
+
+    def describe(self) -> str:
+        """The arithmetic of the run, for its first lines."""
+        lines = []
+        for role in ("train", "eval", "test"):
+            documents, windows = getattr(self.corpus, role), self.windows[role]
+            if documents:
+                words = sum(len(document.words) for document in documents)
+                tokens = sum(window.length for window in windows)
+                lines.append(
+                    f"{role}: {len(documents)} documents, {words} words, {len(windows)} windows, {tokens} tokens"
+                )
+        labels = self.corpus.labels
+        lines.append(f"labels: {len(labels.tags)} in {labels.scheme}: O and {', '.join(labels.types)}")
+        lines.append(f"batch: {self.batch}")
+        if self.batch.global_windows >= len(self.windows["train"]):
+            lines.append(
+                f"note: a step takes all {len(self.windows['train'])} training windows, so an epoch is one step "
+                "(full-batch descent); a smaller batch.global_windows makes more of the data"
+            )
+        lines.append(f"schedule: {self.schedule}; peak learning rate {self.settings.optimizer.lr:g}")
+        stage = self.ds_config["zero_optimization"]["stage"]
+        lines.append(
+            f"engine: {self.settings.precision.dtype}, ZeRO {stage}, {self._padding():.1%} of a forward is padding"
+        )
+        return "\n".join(lines)
+
+    def _padding(self) -> float:
+        """Share of padding in the first epoch's forwards."""
+        lengths = [window.length for window in self.windows["train"]]
+        padded = 0
+        for step in range(self.schedule.steps_an_epoch or 0):
+            indices = step_windows(self.settings.run.seed, 0, step, len(lengths), self.batch.global_windows)
+            for forwards in share(indices, lengths, self.batch.micro_windows, self.batch.ranks):
+                padded += sum(len(one) * -(-max(lengths[i] for i in one) // 8) * 8 for one in forwards if one)
+        return 1 - sum(lengths) / padded
+
+
+def make_plan(settings: Settings, ranks: int) -> Plan:
+    """Read the data, look at the checkpoint and do the arithmetic.
+
+    Raises:
+        UserError: anything the user can mend, in data, checkpoint, batch, schedule or preset.
+    """
+    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
+    corpus, checkpoint, windows = cut_windows(settings)
+    schedule = plan_schedule(settings.schedule, settings.batch.global_windows, len(windows["train"]))
+    ds_config = render(settings, batch, schedule)
+    return Plan(settings, corpus, checkpoint, windows, batch, schedule, ds_config)
+
+
+def cut_windows(settings: Settings) -> tuple[Corpus, Checkpoint, dict[str, list[Window]]]:
+    """Documents of every role, and their windows by the checkpoint's tokenizer."""
+    corpus = read_corpus(settings.data, settings.run.seed)
+    checkpoint = open_checkpoint(settings.model)
+    if settings.data.max_length > checkpoint.max_length:
+        raise UserError(
+            f"data.max_length = {settings.data.max_length}, but {checkpoint.name} has positions for "
+            f"{checkpoint.max_length} tokens: give at most that"
+        )
+    windower = Windower(checkpoint.tokenizer, settings.data.max_length, settings.data.stride)
+    roles = ("train", "eval", "test")
+    windows = {role: windower.windows(getattr(corpus, role), corpus.labels) for role in roles}
+    return corpus, checkpoint, windows
