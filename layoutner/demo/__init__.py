@@ -1,0 +1,1 @@
+"""`layoutner demo`: synthetic forms and a small model from scratch, through the whole toolkit, without a download."""

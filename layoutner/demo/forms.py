@@ -1,0 +1,123 @@
+"""Synthetic delivery notes in FUNSD's folder layout.
+
+Sender and receiver are names from one list, order date and due date are dates, quantity and price are
+numbers: only their place on the page tells them apart. The words of a page are shuffled by entity, as an OCR
+engine's order may be, so the order of reading gives nothing away either.
+"""
+
+import json
+import random
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+TYPES = ("sender", "receiver", "ordered", "due", "item", "quantity", "price", "total")
+
+FIRST = ("Anna", "Boris", "Clara", "David", "Elena", "Frank", "Greta", "Hugo", "Irma", "Jonas", "Karla", "Leon", "Mira")
+LAST = [
+    "Adler",
+    "Brandt",
+    "Costa",
+    "Dietz",
+    "Ebner",
+    "Fischer",
+    "Gruber",
+    "Haas",
+    "Ivanov",
+    "Jansen",
+    "Keller",
+    "Lorenz",
+    "Meyer",
+    "Novak",
+    "Ortega",
+    "Peters",
+]
+COMPANY = ["Ltd", "Works", "Bros", "Supply"]
+GOODS = ["steel", "copper", "brass", "paper", "glass", "rubber", "wooden", "plastic"]
+THINGS = ["bolt", "pipe", "sheet", "frame", "valve", "cable", "panel", "wheel", "hinge", "board"]
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+TITLES = ("Delivery Note", "Order Form", "Packing List", "Goods Received")
+
+CAPTIONS = {"sender": "From", "receiver": "To", "ordered": "Order date", "due": "Due date"}
+
+Entity = tuple[str, list[tuple[str, int, int]]]  # label, [(word, x, y)] in pixels, top left corner
+
+
+def make_forms(folder: Path, train: int, test: int, seed: int) -> None:
+    """Write `train` and `test` forms under folder/training_data and folder/testing_data."""
+    dice = random.Random(seed)
+    for split, count in (("training_data", train), ("testing_data", test)):
+        for kind in ("annotations", "images"):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            _write_form(folder / split, f"{split.removesuffix('ing_data')}-{number:04d}", dice)
+
+
+def _write_form(folder: Path, name: str, dice: random.Random) -> None:
+    width, height = dice.randrange(600, 900), dice.randrange(800, 1200)
+    font = ImageFont.load_default(size=dice.randrange(11, 15))
+    page = Image.new("L", (width, height), 255)
+    pen = ImageDraw.Draw(page)
+    form = []
+    for label, words in _layout(width, height, dice):
+        placed: list[dict[str, object]] = []
+        shift = 0.0
+        for text, x, y in words:
+            x0, y0, x1, y1 = pen.textbbox((x + shift, y), text, font=font)
+            pen.text((x + shift, y), text, fill=0, font=font)
+            shift += pen.textlength(text + " ", font=font)
+            box = [max(0, int(x0)), max(0, int(y0)), min(width, int(x1) + 1), min(height, int(y1) + 1)]
+            placed.append({"text": text, "box": box})
+        form.append({"label": label, "text": " ".join(text for text, _, _ in words), "words": placed})
+    dice.shuffle(form)
+    page.save(folder / "images" / f"{name}.png", optimize=False)
+    (folder / "annotations" / f"{name}.json").write_text(json.dumps({"form": form}), encoding="utf-8")
+
+
+def _layout(width: int, height: int, dice: random.Random) -> list[Entity]:
+    """Entities of one form. All words of an entity start at its place and run on to the right."""
+
+    def at(x: float, y: float) -> tuple[int, int]:
+        return int((x + dice.uniform(-0.02, 0.02)) * width), int((y + dice.uniform(-0.01, 0.01)) * height)
+
+    def entity(label: str, text: str, x: float, y: float) -> Entity:
+        left, top = at(x, y)
+        return label, [(word, left, top) for word in text.split()]
+
+    entities = [entity("other", dice.choice(TITLES), dice.choice((0.08, 0.4)), 0.04)]
+    # Two layouts: parties side by side and dates below them, or parties one above the other and dates beside.
+    if dice.random() < 0.5:
+        places = {
+            "sender": (0.08, 0.14),
+            "receiver": (0.55, 0.14),
+            "ordered": (0.08, 0.22),
+            "due": (0.55, 0.22),
+        }
+    else:
+        places = {
+            "sender": (0.08, 0.11),
+            "receiver": (0.08, 0.25),
+            "ordered": (0.65, 0.11),
+            "due": (0.65, 0.25),
+        }
+    for label, (x, y) in places.items():
+        entities.append(entity("other", CAPTIONS[label], x, y - 0.025))
+        entities.append(entity(label, _date(dice) if label in ("ordered", "due") else _name(dice), x, y))
+    y = 0.34
+    for _ in range(dice.randrange(2, 6)):
+        entities.append(entity("item", f"{dice.choice(GOODS)} {dice.choice(THINGS)}", 0.1, y))
+        entities.append(entity("quantity", str(dice.randrange(1, 100)), 0.5, y))
+        entities.append(entity("price", str(dice.randrange(1, 100)), 0.75, y))
+        y += dice.uniform(0.05, 0.07)
+    entities.append(entity("total", str(dice.randrange(1, 100)), 0.75, 0.8))
+    entities.append(entity("other", f"page {dice.randrange(1, 100)}", dice.choice((0.1, 0.5)), 0.94))
+    return entities
+
+
+def _name(dice: random.Random) -> str:
+    words = [dice.choice(FIRST), dice.choice(LAST)]
+    return " ".join([*words, dice.choice(COMPANY)] if dice.random() < 0.4 else words)
+
+
+def _date(dice: random.Random) -> str:
+    return f"{dice.randrange(1, 29)} {dice.choice(MONTHS)} {dice.randrange(2020, 2027)}"

@@ -1,0 +1,99 @@
+"""The demo from end to end: forms, checkpoint, training through the deepspeed launcher, prediction, drawing."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import torch
+
+from layoutner.config.errors import UserError
+from layoutner.config.settings import Settings
+from layoutner.data.corpus import read_documents
+from layoutner.demo.checkpoint import make_checkpoint
+from layoutner.demo.forms import make_forms
+from layoutner.inference.draw import draw
+from layoutner.inference.labeller import Labeller
+from layoutner.inference.predict import predict, write_jsonl
+from layoutner.training.world import World
+
+MARK = "demo.json"  # says that a folder is a demo's, and may be replaced by the next one
+
+
+def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
+    """Run the demo in settings.run.output_dir.
+
+    Args:
+        settings: the recipe "demo" with the user's overrides.
+        overrides: the same overrides as text, to hand on to `layoutner train`.
+
+    Raises:
+        UserError: the folder holds something else, or training failed.
+    """
+    folder = settings.run.output_dir
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).is_file():
+            raise UserError(f"run.output_dir = {folder}: holds something that is not a demo; give another folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text(json.dumps({"seed": settings.run.seed}), encoding="utf-8")
+    family = settings.model.family or "layoutlm"
+    forms, start = folder / "forms", folder / "start"
+    print(f"[1/4] 320 training and 80 test forms in {forms}", flush=True)
+    make_forms(forms, train=320, test=80, seed=settings.run.seed)
+    print(f"[2/4] a tokenizer and an untrained {family} in {start}", flush=True)
+    make_checkpoint(start, forms, family, settings.run.seed)
+
+    own = {"model": {"name_or_path": str(start)}, "data": {"train": str(forms), "test": str(forms)}}
+    own["run"] = {"output_dir": str(folder)}
+    arguments = [
+        f"--{section}.{key}={value}"
+        for tree in (overrides, own)
+        for section, values in tree.items()
+        for key, value in values.items()
+    ]
+    processes = 2 if torch.cuda.device_count() == 0 else min(2, torch.cuda.device_count())
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(processes)]
+    command = [
+        *launcher,
+        "--master_port",
+        str(_free_port()),
+        "--module",
+        "layoutner",
+        "train",
+        "--config",
+        "demo",
+    ]
+    print(
+        f"[3/4] deepspeed --num_gpus {processes} --module layoutner train --config demo {' '.join(arguments)}",
+        flush=True,
+    )
+    done = subprocess.run([*command, *arguments], env=_environment(), check=False)
+    if done.returncode:
+        raise UserError(f"training ended with exit code {done.returncode}; its messages stand above")
+
+    world = World.join()
+    labeller = Labeller(folder / "export", world)
+    documents = read_documents("funsd", forms, "test")[:1]
+    pages = predict(labeller, documents, batch_windows=1)
+    assert pages is not None, "the demo predicts in one process"
+    write_jsonl(folder / "prediction.jsonl", pages)
+    draw(pages[0], documents[0].image, labeller.labels.types, folder / "prediction.png")
+    world.leave()
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    print(f"[4/4] {documents[0].name} predicted in {folder / 'prediction.jsonl'}, drawn in {folder / 'prediction.png'}")
+    print(f"F1 on {scores['counts']['documents']} forms that were not trained on: {scores['f1']:.4f}")
+
+
+def _environment() -> dict[str, str]:
+    """The launcher counts devices by its accelerator; without a GPU it must be told that the CPU is meant."""
+    return os.environ if torch.cuda.is_available() else {**os.environ, "DS_ACCELERATOR": "cpu"}  # type: ignore[return-value]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""Documents become word labels: prediction, export, drawing."""

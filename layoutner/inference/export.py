@@ -1,0 +1,60 @@
+"""A checkpoint becomes a Hugging Face folder: weights, configuration, tokenizer, preprocessing."""
+
+import shutil
+from pathlib import Path
+
+from layoutner.config.errors import UserError
+from layoutner.training.checkpoint import (
+    WEIGHTS_FILE,
+    checkpoint_path,
+    complete_checkpoints,
+    read_state,
+)
+from layoutner.training.folder import PREPROCESSING_FILE, SKELETON_FOLDER
+
+
+def chosen_checkpoint(run: Path) -> Path:
+    """The best checkpoint of a run on data.eval; the newest where the run had none.
+
+    Raises:
+        UserError: not a run folder, or no complete checkpoint in it.
+    """
+    there = complete_checkpoints(run)
+    if not there:
+        raise UserError(f"{run}: holds no complete checkpoint, so there is nothing to export")
+    best = read_state(there[-1]).best_step
+    return there[-1] if best is None else checkpoint_path(run, best)
+
+
+def export(source: Path, out: Path) -> Path:
+    """Export a run (its chosen checkpoint) or one checkpoint of it. Needs neither DeepSpeed nor a pickle.
+
+    Args:
+        source: a run folder, or RUN/checkpoints/step-NNNNNN.
+        out: a folder that does not exist yet, or is empty.
+
+    Returns:
+        The checkpoint exported.
+
+    Raises:
+        UserError: nothing to export, or something is in the way at `out`.
+    """
+    is_checkpoint = (source / WEIGHTS_FILE).is_file() and source.parent.name == "checkpoints"
+    checkpoint = source if is_checkpoint else chosen_checkpoint(source)
+    run = checkpoint.parent.parent
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: there is something already; export into a new folder")
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(run / SKELETON_FOLDER, partial)
+        shutil.copyfile(run / PREPROCESSING_FILE, partial / PREPROCESSING_FILE)
+        shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{checkpoint} could not be exported to {out}: {error}") from None
+    return checkpoint
