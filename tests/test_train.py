@@ -1,0 +1,253 @@
+"""Whole runs through the real launchers: what they write, what they compute, how they fail."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layoutner.config.settings import load
+from layoutner.config.schedule import plan_schedule
+from tests.conftest import ROOT, free_port, launch
+
+Arguments = Callable[..., list[str]]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run_on_two_ranks(
+    train_arguments: Arguments, forms: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """`deepspeed --num_gpus 2 --module layoutner train` with everything on, wandb offline."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    arguments = train_arguments(
+        run,
+        data__eval=0.25,
+        data__test=forms,
+        run__eval_every=2,
+        schedule__warmup_steps=2,
+        wandb__mode="offline",
+        wandb__tags="a,b",
+    )
+    launcher = ["deepspeed", "--num_gpus", 2, "--master_port", free_port(), "--module", "layoutner"]
+    done = launch([*launcher, "train", *arguments])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return run, done
+
+
+@pytest.fixture(scope="module")
+def run_on_one_rank(train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("one") / "run"
+    done = launch(["layoutner", "train", *train_arguments(run, schedule__warmup_steps=2, data__eval=0.25)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return run
+
+
+def test_the_run_folder_is_the_record(
+    run_on_two_ranks: tuple[Path, subprocess.CompletedProcess[str]], forms: Path
+) -> None:
+    run, done = run_on_two_ranks
+    settings = tomllib.loads((run / "settings.toml").read_text())
+    assert settings["optimizer"]["lr"] == 3e-3
+    assert load(str(run / "settings.toml"), {}).data.train == forms
+    config = json.loads((run / "ds_config.json").read_text())
+    assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (8, 2)
+    assert config["gradient_accumulation_steps"] == 2
+    environment = json.loads((run / "environment.json").read_text())
+    assert (environment["world_size"], environment["device"]) == (2, "cpu")
+    assert environment["versions"]["deepspeed"].startswith("0.19.")
+    assert "batch: 8 windows a step = 2 a forward x 2 accumulation x 2 ranks" in done.stdout
+    assert done.stdout.count("schedule: 6 optimizer steps") == 1  # rank 0 alone speaks
+    assert not list(run.rglob("*.partial"))
+
+
+def test_every_logged_step_has_the_agreed_metrics(
+    run_on_two_ranks: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    lines = metrics(run_on_two_ranks[0])
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    plan = plan_schedule(load(None, {"schedule": {"max_steps": "6", "warmup_steps": "2"}}).schedule, 8, None)
+    for line in lines:
+        assert line["train/lr"] == pytest.approx(3e-3 * plan.factor(line["step"] - 1), rel=1e-12, abs=0)
+        assert line["train/grad_norm"] > 0
+        assert (line["train/loss_scale"], line["train/skipped_steps"]) == (1.0, 0)
+        assert line["throughput/tokens_per_s"] > 0
+        assert line["time/step_s"] > 0
+        assert 0.05 < line["memory/peak_GiB"] < 20
+        assert ("eval/f1" in line) == (line["step"] % 2 == 0)
+    assert lines[-1]["train/loss"] < lines[0]["train/loss"]
+
+
+def test_one_and_two_ranks_train_the_same(
+    run_on_one_rank: Path, run_on_two_ranks: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    one, two = metrics(run_on_one_rank), metrics(run_on_two_ranks[0])
+    for key in ("train/loss", "train/grad_norm", "train/lr"):
+        assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=1e-4)
+    assert two[-1]["eval/loss"] == pytest.approx(one[-1]["eval/loss"], rel=1e-4)
+
+
+def test_scores_are_those_of_the_test_split_with_the_best_checkpoint(
+    run_on_two_ranks: tuple[Path, subprocess.CompletedProcess[str]], forms: Path
+) -> None:
+    run, _ = run_on_two_ranks
+    scores = json.loads((run / "scores.json").read_text())
+    assert (scores["split"], scores["scheme"], scores["box_level"]) == ("test", "BIO", "word")
+    assert scores["counts"]["documents"] == 8
+    evaluated = [line for line in metrics(run) if "eval/f1" in line]
+    best = max(evaluated, key=lambda line: (line["eval/f1"], -line["eval/loss"]))
+    assert scores["checkpoint"] == {"step": best["step"], "by": "eval f1"}
+    again = launch(["layoutner", "evaluate", "--model", run / "export", "--input", forms])
+    assert again.returncode == 0, again.stderr
+    assert {**json.loads(again.stdout), "checkpoint": scores["checkpoint"]} == scores
+
+
+def test_wandb_runs_once_and_its_id_is_kept(
+    run_on_two_ranks: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run, _ = run_on_two_ranks
+    identity = (run / "wandb_run_id").read_text()
+    offline = [folder.name for folder in (run / "wandb").glob("offline-run-*")]
+    assert len(offline) == 1
+    assert offline[0].endswith(identity)
+
+
+def test_torchrun_at_zero_3_in_bf16(train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = train_arguments(run, deepspeed__zero_stage=3, precision__dtype="bf16", data__eval=0.25)
+    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "-m", "layoutner", "train"]
+    done = launch([*command, *arguments])
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = metrics(run)
+    assert lines[-1]["train/loss"] < lines[0]["train/loss"]
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["split"] == "eval"
+    assert scores["f1"] == pytest.approx(lines[-1]["eval/f1"], abs=1e-12)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one(stage: int, train_arguments: Arguments, tmp_path: Path) -> None:
+    more = {"deepspeed__zero_stage": stage, "model__dropout": 0.1, "schedule__max_steps": 7, "run__save_every": 3}
+    more["run__keep_checkpoints"] = 0
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert launch(["layoutner", "train", *train_arguments(whole, **more)]).returncode == 0
+    # The step-3 checkpoint of the whole run, in a folder of its own, as a killed run would leave it.
+    (parted / "checkpoints").mkdir(parents=True)
+    (whole / "checkpoints" / "step-000003").rename(parted / "checkpoints" / "step-000003")
+    (parted / "metrics.jsonl").write_text("".join((whole / "metrics.jsonl").read_text().splitlines(True)[:5]) + '{"st')
+    done = launch(["layoutner", "train", *train_arguments(parted, **more, run__resume="auto")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resumed from" in done.stdout
+    ours, theirs = metrics(parted), metrics(whole)
+    assert [line["step"] for line in ours] == [1, 2, 3, 4, 5, 6, 7]
+    for key in ("train/loss", "train/grad_norm", "train/lr"):
+        assert [line[key] for line in ours] == [line[key] for line in theirs]  # bit for bit, dropout on
+    last = "checkpoints/step-000007/model.safetensors"
+    assert (parted / last).read_bytes() == (whole / last).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_the_other_families_train_and_export(
+    family: str, train_arguments: Arguments, forms: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = train_arguments(run, family, schedule__max_steps=2, data__scheme="BIOES", data__test=forms)
+    done = launch(["layoutner", "train", *arguments])
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = json.loads((run / "scores.json").read_text())
+    assert (scores["split"], scores["scheme"], scores["counts"]["documents"]) == ("test", "BIOES", 8)
+
+
+def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = {"schedule__max_steps": 6, "run__save_every": 1, "run__keep_checkpoints": 2, "optimizer__lr": 1e-9}
+    # At such a learning rate nothing changes: the first evaluation stays the best.
+    done = launch(["layoutner", "train", *train_arguments(run, **more, data__eval=0.25, run__eval_every=2)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    kept = sorted(folder.name for folder in (run / "checkpoints").iterdir())
+    best = json.loads((run / "checkpoints" / "step-000006" / "state.json").read_text())["best_step"]
+    assert kept == sorted({f"step-{best:06d}", "step-000005", "step-000006"})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"batch__micro_windows": 3}, "batch.micro_windows = 2 or 4"),
+        ({"data__train": "/nowhere"}, "data.train = /nowhere: no such file or folder"),
+        ({"model__name_or_path": "/nowhere"}, "no config.json in it"),
+        ({"data__max_length": 512}, "has positions for 256 tokens"),
+        ({"data__eval": "/nowhere"}, "data.eval = /nowhere"),
+        ({"optimizer__lr": "fast"}, "optimizer.lr = 'fast'"),
+        ({"deepspeed__preset": "zero9"}, "no such file or preset"),
+        ({"run__resume": "must"}, "holds no complete checkpoint"),
+        ({"run__resume": "/nowhere"}, "not a complete layoutner checkpoint"),
+        ({"run__output_dir": "/proc/nowhere"}, "cannot be written"),
+        ({"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}, "training stops before the weights are spoilt"),
+    ],
+)
+def test_bad_input_gets_one_clear_message(
+    more: dict[str, object], message: str, train_arguments: Arguments, tmp_path: Path
+) -> None:
+    done = launch(["layoutner", "train", *train_arguments(tmp_path / "run", **more)])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "layoutner: error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_with_checkpoints_is_not_trained_over(run_on_one_rank: Path, train_arguments: Arguments) -> None:
+    before = sorted(run_on_one_rank.rglob("*"))
+    settings = (run_on_one_rank / "settings.toml").read_bytes()
+    done = launch(["layoutner", "train", *train_arguments(run_on_one_rank, optimizer__lr=1)])
+    assert done.returncode == 2
+    assert "run.resume = auto goes on from there" in done.stderr
+    assert sorted(run_on_one_rank.rglob("*")) == before
+    assert (run_on_one_rank / "settings.toml").read_bytes() == settings
+
+
+def test_a_checkpoint_of_another_shape_is_not_resumed(run_on_one_rank: Path, train_arguments: Arguments) -> None:
+    arguments = train_arguments(run_on_one_rank, run__resume="auto", deepspeed__zero_stage=1, data__eval=0.25)
+    done = launch(["layoutner", "train", *arguments])
+    assert done.returncode == 2
+    assert "zero_stage = 0 there, 1 here" in done.stderr
+
+
+def test_ctrl_c_ends_without_a_traceback(train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=5)
+    command = [sys.executable, "-u", "-m", "layoutner", "train", *arguments]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(run.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "layoutner: interrupted" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.gpu
+def test_fp16_on_a_gpu(train_arguments: Arguments, forms: Path, tmp_path: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    run = tmp_path / "run"
+    arguments = train_arguments(run, precision__dtype="fp16", schedule__max_steps=20, data__test=forms)
+    done = launch(["deepspeed", "--num_gpus", 1, "--module", "layoutner", "train", *arguments], DS_ACCELERATOR="cuda")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert metrics(run)[-1]["train/loss"] < metrics(run)[0]["train/loss"]

@@ -1,0 +1,167 @@
+"""Started on 1 or 2 ranks by test_engine.py: optimizer steps of the real loop beside plain PyTorch.
+
+    torchrun --nproc-per-node N tests/workers/steps.py WORK_FOLDER OUT.json
+
+Every rank takes part; rank 0 writes what it measured.
+"""
+
+import copy
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+from layoutner.config.settings import load
+from layoutner.data.batches import collate, step_windows
+from layoutner.model.families import build, model_inputs
+from layoutner.model.loss import summed_cross_entropy
+from layoutner.model.parameters import decay_groups
+from layoutner.training.engine import DTYPES, Engine, Step
+from layoutner.training.loop import _optimizer_step
+from layoutner.training.plan import Plan, make_plan
+from layoutner.training.world import World
+
+# torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
+CPU_Accelerator.is_fp16_supported = lambda self: True
+
+
+class RecordingEngine(Engine):
+    """Keeps the gradient that `step` is about to apply."""
+
+    gradient: dict[str, torch.Tensor]
+
+    def step(self, position: int) -> Step:
+        self.gradient = {}
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                whole = parameter.grad if self._stage == 0 else deepspeed.utils.safe_get_full_grad(parameter)
+                self.gradient[name] = whole.detach().float().clone() / self.loss_scale
+        return super().step(position)
+
+
+def plan_for(folder: Path, world: World, **overrides: str) -> Plan:
+    values = {
+        "model.name_or_path": str(folder / "checkpoint"),
+        "model.dropout": "0",
+        "data.format": "unilm",
+        "data.train": str(folder / "data"),
+        "data.max_length": "128",
+        "data.stride": "0",
+        "batch.global_windows": "8",
+        "batch.micro_windows": "2",
+        "optimizer.lr": "1e-3",
+        "optimizer.weight_decay": "0.1",
+        "optimizer.max_grad_norm": "0.5",
+        "schedule.max_steps": "20",
+        "precision.dtype": "fp32",
+        **overrides,
+    }
+    tree: dict[str, dict[str, str]] = {}
+    for name, value in values.items():
+        section, key = name.split(".")
+        tree.setdefault(section, {})[key] = value
+    return make_plan(load(None, tree), world.size)
+
+
+def new_model(plan: Plan) -> Any:
+    torch.manual_seed(0)
+    return build(plan.checkpoint, plan.corpus.labels.tags, 0.0)
+
+
+def reference_loss(plan: Plan, model: Any, step: int) -> torch.Tensor:
+    """(sum of cross-entropy over the global batch) / (number of its labels), in one padded batch."""
+    windows = plan.windows["train"]
+    per_epoch = -(-len(windows) // plan.batch.global_windows)
+    indices = step_windows(plan.settings.run.seed, *divmod(step, per_epoch), len(windows), plan.batch.global_windows)
+    batch = collate([windows[i] for i in indices], plan.checkpoint.tokenizer.pad_token_id)
+    logits = model(**model_inputs(plan.checkpoint.family, batch, "cpu")).logits
+    return summed_cross_entropy(logits, batch.labels_BT) / (batch.labels_BT != -100).sum()
+
+
+def relative_error(found: dict[str, torch.Tensor], model: Any) -> float:
+    truth = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == truth.keys()
+    difference = sum(float((found[name] - truth[name]).pow(2).sum()) for name in truth)
+    return float((difference / sum(float(g.pow(2).sum()) for g in truth.values())) ** 0.5)
+
+
+def measure(folder: Path, world: World, steps: int, **overrides: str) -> dict[str, list[float]]:
+    """Some steps of the loop beside AdamW in plain fp32 PyTorch from the same weights."""
+    plan = plan_for(folder, world, **overrides)
+    model = new_model(plan)
+    reference = copy.deepcopy(model).to(DTYPES[plan.settings.precision.dtype]).float()
+    for name, parameter in reference.named_parameters():
+        parameter.requires_grad_("pooler" not in name)
+    groups = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in decay_groups(reference, 0.1)]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    start = {name: parameter.detach().clone() for name, parameter in reference.named_parameters()}
+    engine = RecordingEngine(model, plan.ds_config, world)
+    found: dict[str, list[float]] = {
+        name: [] for name in ("gradient", "loss", "lr", "norm", "scale", "applied", "weights", "skipped")
+    }
+    for step in range(steps):
+        outcome, loss, _ = _optimizer_step(plan, engine, step, world)
+        optimizer.zero_grad()
+        truth = reference_loss(plan, reference, step)
+        truth.backward()
+        if outcome.applied:
+            found["gradient"].append(relative_error(engine.gradient, reference))
+            limit = plan.settings.optimizer.max_grad_norm or math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(reference.parameters(), limit))
+            found["norm"].append(outcome.grad_norm / norm - 1)
+            for group in optimizer.param_groups:
+                group["lr"] = plan.settings.optimizer.lr * plan.schedule.factor(step)
+            optimizer.step()
+        else:
+            found["norm"].append(outcome.grad_norm)
+        found["loss"].append(loss)
+        found["lr"].append(outcome.lr)
+        found["scale"].append(outcome.loss_scale)
+        found["applied"].append(float(outcome.applied))
+        found["skipped"].append(engine.skipped_steps)
+        weights = engine.weights()
+        if world.is_main:
+            # ||W - W_reference|| / ||W_reference - W_start||: the error of all updates so far, against their size.
+            error = sum(float((weights[n].float() - p.detach()).pow(2).sum()) for n, p in reference.named_parameters())
+            moved = sum(float((p.detach() - start[n]).pow(2).sum()) for n, p in reference.named_parameters())
+            found["weights"].append((error / moved) ** 0.5 if moved else error**0.5)
+    engine.close()
+    return found
+
+
+def main() -> None:
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    world = World.join()
+    results: dict[str, Any] = {}
+    for stage in ("0", "1", "2", "3"):
+        for micro in ("1", "2", "4"):
+            overrides = {"deepspeed.zero_stage": stage, "batch.micro_windows": micro}
+            results[f"fp32/{stage}/{micro}"] = measure(folder, world, 3, **overrides)
+        half = {"deepspeed.zero_stage": stage, "batch.micro_windows": "2"}
+        results[f"bf16/{stage}"] = measure(folder, world, 4, **{**half, "precision.dtype": "bf16"})
+        # Without clipping, which would hide a gradient that is divided by the wrong scale.
+        growing = {"precision.loss_scale_window": "2", "precision.initial_scale_power": "8"}
+        growing["optimizer.max_grad_norm"] = "0"
+        results[f"fp16 growing/{stage}"] = measure(folder, world, 7, **{**half, "precision.dtype": "fp16", **growing})
+        fixed = {"precision.loss_scale": "128"}
+        results[f"fp16 fixed/{stage}"] = measure(folder, world, 2, **{**half, "precision.dtype": "fp16", **fixed})
+        huge = {"precision.initial_scale_power": "30", "precision.hysteresis": "2"}
+        results[f"fp16 overflow/{stage}"] = measure(folder, world, 4, **{**half, "precision.dtype": "fp16", **huge})
+    results["curve"] = measure(folder, world, 20, **{"batch.micro_windows": "2", "schedule.warmup_steps": "4"})["loss"]
+    for warmup, total in ((0, 10), (1, 10), (4, 10), (10, 10)):
+        schedule = {"schedule.warmup_steps": str(warmup), "schedule.max_steps": str(total)}
+        results[f"lr/{warmup}/{total}"] = measure(folder, world, total, **schedule)["lr"]
+    if world.is_main:
+        out.write_text(json.dumps(results))
+    world.leave()
+
+
+if __name__ == "__main__":
+    main()
