@@ -1,0 +1,114 @@
+"""The command line: help, speed, launchers' flags, `config render`."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from layoutner.cli import main
+from layoutner.config.settings import sections
+
+LAYOUTNER = Path(sys.executable).parent / "layoutner"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["config", "render", "--config", "demo", "--world-size", "2", "--windows", "288"]],
+    ids=["help", "render"],
+)
+def test_what_needs_no_torch_answers_at_once(arguments: list[str]) -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([str(LAYOUTNER), *arguments], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1.0
+
+
+def test_render_prints_json_alone_and_the_arithmetic_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(
+        capsys, "config", "render", "--config", "funsd-layoutlm-base", "--world-size", "2", "--windows", "150"
+    )
+    config = json.loads(out)
+    assert code == 0
+    assert config["train_batch_size"] == 16
+    assert config["scheduler"]["params"]["total_num_steps"] == 1002  # 1000, and 2 that stand for a warm-up of 0
+    assert config["fp16"]["enabled"] is True
+    assert "16 windows a step = 8 a forward x 1 accumulation x 2 ranks" in err
+    assert "1000 optimizer steps (100 epochs x 10 steps)" in err
+
+
+def test_render_counts_the_windows_of_the_data(
+    capsys: pytest.CaptureFixture[str], forms: Path, checkpoints: dict[str, Path]
+) -> None:
+    arguments = [
+        "config",
+        "render",
+        "--config",
+        "demo",
+        "--world-size",
+        "1",
+        f"--data.train={forms}",
+        "--data.eval=0.25",
+    ]
+    code, _, err = call(capsys, *arguments, f"--model.name_or_path={checkpoints['layoutlm']}")
+    assert code == 0
+    assert "2 steps an epoch = 18 windows / 16 a step, rounded up, the last of them with 2 windows" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config", "render", "--config", "demo", "--world-size", "2"], "give --windows N"),
+        (["config", "render", "--config", "demo", "--world-size", "3", "--windows", "9"], "does not divide 16"),
+        (["config", "render", "--config", "demo", "--world-size", "two"], "invalid int value: 'two'"),
+        (["config", "render", "--config", "demo", "--world-size", "0", "--windows", "9"], "at least one rank"),
+        (["config", "render", "--config", "demo", "--world-size", "2", "--windows", "0"], "--windows 0"),
+        (["config", "render", "--world-size", "2"], "no length"),
+        (["train", "--batch.globl_windows", "3"], "did you mean '--batch.global_windows'?"),
+        (["train", "--config", "nothing"], "no recipe of that name"),
+        (["trian"], "invalid choice: 'trian'"),
+        ([], "COMMAND"),
+    ],
+)
+def test_mistakes_exit_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("layoutner: error: ")
+    assert message in err
+
+
+@pytest.mark.parametrize("flag", [["--local_rank=1"], ["--local-rank=1"], ["--local_rank", "1"]])
+def test_the_launchers_flag_may_come_first(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, *flag, "config", "render", "--config", "demo", "--world-size", "1", "--windows", "9")
+    assert code == 0
+    assert json.loads(out)["train_batch_size"] == 16
+
+
+def test_other_ranks_say_errors_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    _, _, err = call(capsys, "train", "--optimizer.lr=x", "--batch.micro_windows=y")
+    assert err == "layoutner: rank 3: error: settings cannot be used:\n"
+
+
+def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "train", "--help")
+    assert code == 0
+    for section, model in sections().items():
+        for key in model.model_fields:
+            assert f"--{section}.{key}" in out
