@@ -44,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"{who}interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        advice = "a smaller batch.micro_windows needs less, and computes the same"
+        print(f"{who}error: {str(error).splitlines()[0]} - {advice}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         print(f"{who}error: {error}", file=sys.stderr)
         sys.exit(1)

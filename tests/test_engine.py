@@ -114,12 +114,11 @@ def test_fp16_overflow_skips_the_step_and_honours_hysteresis(stage: str, ranks: 
 
 
 def test_fp16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
     from deepspeed.accelerator import get_accelerator
 
     from layoutner.config.errors import UserError
     from layoutner.training.engine import require_dtype
-
-    import torch
 
     monkeypatch.setattr(get_accelerator(), "supported_dtypes", lambda: [torch.float32, torch.bfloat16])
     require_dtype("bf16")

@@ -1,5 +1,6 @@
 """Whole runs through the real launchers: what they write, what they compute, how they fail."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.settings import load
 from layoutner.config.schedule import plan_schedule
+from layoutner.config.settings import load
 from tests.conftest import ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
@@ -220,6 +221,56 @@ def test_a_checkpoint_of_another_shape_is_not_resumed(run_on_one_rank: Path, tra
     done = launch(["layoutner", "train", *arguments])
     assert done.returncode == 2
     assert "zero_stage = 0 there, 1 here" in done.stderr
+
+
+def test_a_full_disk_is_said_and_loses_nothing(train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = {"run__save_every": 1, "run__keep_checkpoints": 0, "schedule__max_steps": 2}
+    assert launch(["layoutner", "train", *train_arguments(run, **more)]).returncode == 0
+    before = {file: file.read_bytes() for file in (run / "checkpoints").rglob("*") if file.is_file()}
+    # No file may grow past 256 KiB from here on: the next checkpoint cannot be written.
+    limited = ["bash", "-c", 'ulimit -f 256 && exec "$@"', "bash", sys.executable, "-m", "layoutner", "train"]
+    arguments = train_arguments(run, **{**more, "schedule__max_steps": 4}, run__resume="auto")
+    done = subprocess.run([*limited, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "step-000003: could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    for file, content in before.items():
+        assert file.read_bytes() == content
+    done = launch(["layoutner", "train", *arguments])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resumed from" in done.stdout
+    assert not list(run.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_job(victim: int, train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=5)
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [*launcher, "--module", "layoutner", "train", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(run.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+    def ranks() -> list[int]:
+        """Process ids of this run's ranks, by rank."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = entry.read_bytes().decode().split("\0")
+                if any(str(run) in word for word in words) and any(word.startswith("--local_rank=") for word in words):
+                    rank = next(word for word in words if word.startswith("--local_rank="))
+                    found[rank] = int(entry.parent.name)
+        return [found[rank] for rank in sorted(found)]
+
+    pids = ranks()
+    assert len(pids) == 2
+    os.kill(pids[victim], signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    assert ranks() == []
 
 
 def test_ctrl_c_ends_without_a_traceback(train_arguments: Arguments, tmp_path: Path) -> None:

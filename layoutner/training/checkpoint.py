@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from layoutner.config.errors import UserError
@@ -61,11 +62,17 @@ def save(engine: Engine, run: Path, state: TrainState, shape: dict[str, object],
     Args:
         shape: what another run must share to resume from it (ranks, ZeRO stage, number format).
         keep: how many of the newest stay, beside the best; 0 = all.
+
+    Raises:
+        UserError: it could not be written; what was there before still is.
     """
     folder, final = run / FOLDER, checkpoint_path(run, state.step)
     partial = f".{final.name}.partial"
     world.on_main(lambda: shutil.rmtree(folder / partial, ignore_errors=True))
-    engine.save(folder, partial, asdict(state))
+    try:
+        engine.save(folder, partial, asdict(state))
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        raise UserError(_not_written(final, error)) from None
     weights = engine.weights()
 
     def finish() -> None:
@@ -79,7 +86,20 @@ def save(engine: Engine, run: Path, state: TrainState, shape: dict[str, object],
                 if old != best:
                     shutil.rmtree(old)
 
-    world.on_main(finish)
+    def finish_or_say() -> None:
+        try:
+            finish()
+        except (OSError, SafetensorError) as error:
+            raise UserError(_not_written(final, error)) from None
+
+    world.on_main(finish_or_say)
+
+
+def _not_written(checkpoint: Path, error: Exception) -> str:
+    return (
+        f"{checkpoint}: could not be written: {str(error).splitlines()[0]}; the checkpoints before it are as they "
+        "were: make room, then go on with run.resume = auto"
+    )
 
 
 def to_resume(settings: Settings, shape: dict[str, object]) -> Path | None:

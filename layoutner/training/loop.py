@@ -48,7 +48,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
     if resumed is not None:
         state = TrainState(**engine.load(resumed.parent, resumed.name))
         logger.info("resumed from %s", resumed)
-    tracker = open_tracker(settings, world, state.step)
+    tracker = world.agree(lambda: open_tracker(settings, world, state.step))
     total = plan.schedule.total
     since, tokens = time.perf_counter(), 0
     logged = state.step
@@ -119,14 +119,14 @@ def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tupl
     # Dropout's masks depend on seed, step and rank alone, so a resumed run draws the same ones.
     torch.manual_seed((settings.run.seed * 1_000_003 + step) * 4099 + world.rank)
     engine.train()
-    loss = 0.0
+    summed_loss = torch.zeros((), device=world.device)
     for number, one in enumerate(forwards):
         batch = collate([windows[index] for index in one], plan.checkpoint.tokenizer.pad_token_id)
         logits_BTL = engine.forward(model_inputs(plan.checkpoint.family, batch, world.device))
         summed = summed_cross_entropy(logits_BTL, batch.labels_BT.to(world.device))
         engine.backward(summed * (world.size / labels), last=number == len(forwards) - 1)
-        loss += float(summed.detach())
-    mean_loss = world.sum(loss) / labels
+        summed_loss += summed.detach()
+    mean_loss = world.sum(float(summed_loss)) / labels
     if not math.isfinite(mean_loss):
         # All ranks hold the same number, so all stop here, before the update.
         names = sorted({plan.corpus.train[windows[index].document].name for index in indices})

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
+from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings
 from layoutner.training.world import World
 
@@ -64,24 +65,34 @@ class Wandb:
     """A Weights & Biases run beside metrics.jsonl; its id is kept in the run folder, so a resumed run goes on in it."""
 
     def __init__(self, settings: Settings, folder: Path, beside: JsonLines) -> None:
-        """Start or continue the run."""
+        """Start or continue the run.
+
+        Raises:
+            UserError: Weights & Biases refuses or cannot be reached.
+        """
         import wandb
 
         self._beside = beside
         id_file = folder / WANDB_ID_FILE
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
-        self._run = wandb.init(
-            mode=settings.wandb.mode,
-            project=settings.wandb.project,
-            entity=settings.wandb.entity,
-            name=settings.wandb.name or folder.name,
-            tags=list(settings.wandb.tags),
-            id=id_file.read_text(encoding="utf-8").strip(),
-            resume="allow",
-            dir=folder,
-            config=settings.model_dump(mode="json"),
-        )
+        try:
+            self._run = wandb.init(
+                mode=settings.wandb.mode,
+                project=settings.wandb.project,
+                entity=settings.wandb.entity,
+                name=settings.wandb.name or folder.name,
+                tags=list(settings.wandb.tags),
+                id=id_file.read_text(encoding="utf-8").strip(),
+                resume="allow",
+                dir=folder,
+                config=settings.model_dump(mode="json"),
+            )
+        except wandb.Error as error:
+            raise UserError(
+                f"wandb.mode = {settings.wandb.mode}: Weights & Biases did not start: {str(error).splitlines()[0]}; "
+                "log in with `wandb login`, or take wandb.mode = offline"
+            ) from None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Send, and write beside."""
