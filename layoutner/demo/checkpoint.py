@@ -19,17 +19,17 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 
 
-def make_checkpoint(folder: Path, forms: Path, family: str, seed: int) -> None:
-    """Write an untrained "layoutlm" or "bert" whose tokenizer is learnt from the forms' words."""
+def make_checkpoint(folder: Path, forms: Path, family: str, seed: int, positions: int = 256) -> None:
+    """Write an untrained "layoutlm" or "bert" of `positions` tokens whose tokenizer is learnt from the forms' words."""
     words = [
         word["text"]
         for file in sorted(forms.glob("training_data/annotations/*.json"))
         for entity in json.loads(file.read_text(encoding="utf-8"))["form"]
         for word in entity["words"]
     ]
-    tokenizer = _tokenizer(words)
+    tokenizer = _tokenizer(words, positions)
     torch.manual_seed(seed)
-    size = {**SIZE, "vocab_size": len(tokenizer), "max_position_embeddings": 256}
+    size = {**SIZE, "vocab_size": len(tokenizer), "max_position_embeddings": positions}
     if family == "bert":
         model = BertForTokenClassification(BertConfig(**size))
     else:
@@ -39,7 +39,7 @@ def make_checkpoint(folder: Path, forms: Path, family: str, seed: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+def _tokenizer(words: list[str], positions: int) -> PreTrainedTokenizerFast:
     wordpiece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     wordpiece.normalizer = normalizers.BertNormalizer(lowercase=True)
     wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -50,4 +50,4 @@ def _tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
         special_tokens=[(token, wordpiece.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=wordpiece, model_max_length=256, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=wordpiece, model_max_length=positions, **names)
