@@ -58,7 +58,7 @@ def test_deepspeed_reads_what_was_meant(preset: str, dtype: str, monkeypatch: py
     if dtype == "fp16":
         fp16 = read.float16_config
         assert (fp16.loss_scale, fp16.initial_scale_power, fp16.hysteresis) == (0, 12, 3)
-        assert (fp16.loss_scale_window, fp16.min_loss_scale) == (50, 1.0)
+        assert (fp16.loss_scale_window, fp16.min_loss_scale) == (50, 1)
 
 
 def test_nothing_is_auto_and_rendering_repeats() -> None:
@@ -95,6 +95,7 @@ def test_a_preset_by_path(tmp_path: Path) -> None:
         ),
         ('{"zero_optimizaton": {}}', "zero_optimizaton: not engine policy; did you mean 'zero_optimization'"),
         ('{"zero_optimization": {"reduce_bucket_size": "auto"}}', 'zero_optimization.reduce_bucket_size is "auto"'),
+        ('{"zero_optimization": {"stage": 1, "compute_grad_norm": false}}', "the run logs the gradient norm"),
         ("[]", "holds list, not an object"),
         ("{", "not readable as JSON"),
     ],

@@ -110,7 +110,10 @@ def test_scores_are_those_of_the_test_split_with_the_best_checkpoint(
     assert scores["checkpoint"] == {"step": best["step"], "by": "eval f1"}
     again = launch(["layoutner", "evaluate", "--model", run / "export", "--input", forms])
     assert again.returncode == 0, again.stderr
-    assert {**json.loads(again.stdout), "checkpoint": scores["checkpoint"]} == scores
+    found = json.loads(again.stdout)
+    # Another number of windows a forward, so sums in another order; the tags are the same.
+    assert found.pop("loss") == pytest.approx(scores.pop("loss"), rel=1e-5)
+    assert {**found, "checkpoint": scores["checkpoint"]} == scores
 
 
 def test_wandb_runs_once_and_its_id_is_kept(

@@ -93,6 +93,8 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     problems += [f'{path} is "auto": write the number' for path in _autos(preset)]
     raise_gathered(f"preset {name} cannot be used", problems)
     zero = preset.setdefault("zero_optimization", {})
+    if not zero.get("compute_grad_norm", True):
+        raise UserError(f"preset {name}: zero_optimization.compute_grad_norm = false: the run logs the gradient norm")
     stage = zero.setdefault("stage", 0)
     if settings.zero_stage is not None and settings.zero_stage != stage:
         raise UserError(

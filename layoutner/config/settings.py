@@ -156,7 +156,7 @@ class PrecisionSettings(Section):
         1000, ge=1, description="fp16: optimizer steps without overflow before the scale doubles"
     )
     hysteresis: int = Field(2, ge=1, description="fp16: overflows tolerated before the scale halves")
-    min_loss_scale: float = Field(1.0, gt=0, description="fp16: floor of the dynamic loss scale")
+    min_loss_scale: int = Field(1, ge=1, description="fp16: floor of the dynamic loss scale")
 
 
 class DeepSpeedSettings(Section):

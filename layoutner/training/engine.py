@@ -12,7 +12,6 @@ What is put right here, and why (read in DeepSpeed 0.19.8, and held by tests/tes
 """
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,6 @@ class Engine:
         groups = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
         # LR 0 until the schedule sets one, so that the step DeepSpeed takes while building changes no weight.
         groups = [{**group, "lr": 0.0} for group in groups]
-        os.environ.setdefault("DS_ACCELERATOR", world.device.type)
         self._engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
         self._stage: int = config["zero_optimization"]["stage"]
         self._fp16: bool = self._engine.fp16_enabled()
