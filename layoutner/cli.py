@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from layoutner import __version__
-from layoutner.config.errors import UserError
+from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import did_you_mean, load, recipe_names, sections
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(_without_local_rank(sys.argv[1:] if arguments is None else list(arguments)))
     except UserError as error:
-        # Ranks fail alike; the others say it in one line.
-        text = str(error) if rank == 0 else str(error).splitlines()[0]
+        # Once they have joined, ranks fail alike, and the others say it in one line.
+        text = str(error) if rank == 0 or "torch" not in sys.modules else first_line(error)
         print(f"{who}error: {text}", file=sys.stderr)
         sys.exit(ERROR)
     except KeyboardInterrupt:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "out of memory" not in str(error):
             raise
         advice = "a smaller batch.micro_windows needs less, and computes the same"
-        print(f"{who}error: {str(error).splitlines()[0]} - {advice}", file=sys.stderr)
+        print(f"{who}error: {first_line(error)} - {advice}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         print(f"{who}error: {error}", file=sys.stderr)
@@ -252,7 +252,7 @@ def _open(options: argparse.Namespace) -> "tuple[World, list[Document]]":
 
     world = World.join()
     _log_on(world)
-    return world, world.agree(lambda: read_documents(options.format, options.input, options.split))
+    return world, world.agree(lambda: read_documents(options.format, options.input, options.split, "--input"))
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -16,7 +16,8 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # Jobs that share a node differ in their id, so in their port.
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-exec srun --kill-on-bad-exit=1 python -m torch.distributed.run \
+# srun has not taken over --cpus-per-task from sbatch since Slurm 22.05.
+exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" python -m torch.distributed.run \
   --nnodes "$SLURM_NNODES" --nproc-per-node "$processes" \
   --rdzv-backend c10d --rdzv-endpoint "$head:$port" --rdzv-id "$SLURM_JOB_ID" \
   -m layoutner train "$@"

@@ -56,7 +56,6 @@ def test_collate_pads_to_a_multiple_of_eight() -> None:
     batch = collate([window(5), window(9)], pad_token_id=0)
     assert batch.input_ids_BT.shape == (2, 16)
     assert batch.boxes_BT4.shape == (2, 16, 4)
-    assert batch.tokens == 14
     assert batch.attention_mask_BT.sum(1).tolist() == [5, 9]
     assert (batch.labels_BT != IGNORED).sum().item() == 3 + 7
     assert torch.equal(batch.input_ids_BT[0, 5:], torch.zeros(11, dtype=torch.long))
@@ -65,6 +64,5 @@ def test_collate_pads_to_a_multiple_of_eight() -> None:
 def test_a_rank_without_windows_runs_padding_that_counts_for_nothing() -> None:
     batch = collate([], pad_token_id=1)
     assert batch.input_ids_BT.shape == (1, 8)
-    assert batch.tokens == 0
     assert (batch.labels_BT == IGNORED).all()
     assert batch.attention_mask_BT.sum() == 1

@@ -41,6 +41,9 @@ def test_auto_takes_the_newest_or_starts_afresh(tmp_path: Path) -> None:
     newest = checkpoint(tmp_path, 20)
     assert resumed(tmp_path, "auto") == resumed(tmp_path, "must") == newest
     assert resumed(tmp_path / "other", str(newest)) == newest
+    assert resumed(tmp_path, str(newest)) == newest
+    with pytest.raises(UserError, match="step-000020 stands beside it and is newer"):
+        resumed(tmp_path, str(checkpoint_path(tmp_path, 3)))
 
 
 def test_resume_is_fatal_when_asked_for_and_not_to_be_had(tmp_path: Path) -> None:

@@ -46,6 +46,12 @@ def test_the_demo_spares_what_is_not_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_the_demo_takes_no_data_of_yours() -> None:
+    done = launch(["layoutner", "demo", "--data.train=mine", "--model.family=roberta"])
+    assert done.returncode == 2
+    assert "data.train: the demo makes its own forms" in done.stderr
+
+
 def test_forms_are_the_same_for_the_same_seed(forms: Path, tmp_path: Path) -> None:
     from layoutner.demo.forms import make_forms
 

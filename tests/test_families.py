@@ -144,6 +144,38 @@ def test_what_cannot_be_opened(
         open_checkpoint(load(None, {"model": overrides}).model)
 
 
+def without(source: Path, folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for file in source.iterdir():
+        if file.name not in names:
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_a_checkpoint_without_tokenizer_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    # transformers makes an empty tokenizer instead, to which every word is unknown.
+    bare = without(checkpoints["layoutlm"], tmp_path / "bare", "tokenizer.json", "tokenizer_config.json")
+    with pytest.raises(UserError, match="tokenizer"):
+        opened(bare)
+
+
+def test_a_tokenizer_of_another_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    mixed = without(checkpoints["layoutlm"], tmp_path / "mixed")
+    config = (mixed / "config.json").read_text()
+    size = len(opened(checkpoints["layoutlm"]).tokenizer)
+    (mixed / "config.json").write_text(config.replace(f'"vocab_size": {size}', '"vocab_size": 50'))
+    with pytest.raises(UserError, match=f"has {size} tokens and its network embeddings for 50"):
+        opened(mixed)
+
+
+def test_truncated_weights_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    torn = without(checkpoints["layoutlm"], tmp_path / "torn")
+    weights = (torn / "model.safetensors").read_bytes()
+    (torn / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match="its weights cannot be loaded"):
+        build(opened(torn), TAGS, None)
+
+
 def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(UserError, match="is a 't5'; layoutner builds bert, roberta, layoutlm"):

@@ -129,11 +129,24 @@ def test_the_drawing_shows_each_entity_in_its_colour(tmp_path: Path) -> None:
         (["predict", "--model", "RUN/export", "--input", "RUN"], "not a FUNSD folder"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--batch", "0"], "--batch 0"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "/proc/x/y"], "cannot be written"),
+        (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "RUN"], "is a folder"),
+        (["predict", "--model", "TORN", "--input", "FORMS"], "its network cannot be loaded"),
+        (["evaluate", "--model", "BARE", "--input", "FORMS"], "tokenizer"),
         (["predict", "--modle", "x"], "required: --model"),
     ],
 )
-def test_bad_input_gets_one_clear_message(arguments: list[str], message: str, run: Path, forms: Path) -> None:
-    places = {"RUN": str(run), "FORMS": str(forms)}
+def test_bad_input_gets_one_clear_message(
+    arguments: list[str], message: str, run: Path, forms: Path, tmp_path: Path
+) -> None:
+    places = {"RUN": str(run), "FORMS": str(forms), "TORN": str(tmp_path / "torn"), "BARE": str(tmp_path / "bare")}
+    for name in ("torn", "bare"):
+        (tmp_path / name).mkdir()
+        for file in (run / "export").iterdir():
+            content = file.read_bytes()
+            if name == "bare" and file.name.startswith("tokenizer"):
+                continue
+            cut = len(content) // 2 if name == "torn" and file.suffix == ".safetensors" else None
+            (tmp_path / name / file.name).write_bytes(content[:cut])
     for name, place in places.items():
         arguments = [argument.replace(name, place) for argument in arguments]
     done = launch(["layoutner", *arguments])

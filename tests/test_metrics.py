@@ -11,7 +11,7 @@ from layoutner.training.evaluate import evaluate, in_document_order, label_words
 from layoutner.training.metrics import score
 from layoutner.training.world import World
 
-ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def test_scores_are_strict_and_by_entity() -> None:

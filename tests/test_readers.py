@@ -81,6 +81,25 @@ def test_all_problems_of_all_forms_are_said(tmp_path: Path) -> None:
     assert "e.json: not a FUNSD annotation: TypeError: a word needs text and a box of four numbers" in text
 
 
+def test_funsd_labels_are_all_there_or_none(tmp_path: Path) -> None:
+    form(tmp_path, [entity("Other", ("x", [0, 0, 5, 5])), entity("answer", ("y", [0, 0, 5, 5]))], "a")
+    form(tmp_path, [], "b")
+    first, blank = funsd.read(tmp_path, "train")
+    assert first.tags == ("O", "B-ANSWER")
+    assert blank.tags == ()  # a page without words lacks no label
+    form(tmp_path, [entity("answer", ("x", [0, 0, 5, 5])), entity(None, ("y", [0, 0, 5, 5]))], "c")
+    form(tmp_path, [entity("", ("x", [0, 0, 5, 5]))], "d")
+    form(tmp_path, [entity("answer", ("\ud800", [0, 0, 5, 5]))], "e")
+    form(tmp_path, [entity("answer", ("x", [0, 0, 1e306, 5]))], "f")
+    with pytest.raises(UserError) as caught:
+        funsd.read(tmp_path, "train")
+    text = str(caught.value)
+    assert "c.json: some entities have a label and some have none" in text
+    assert "d.json: not a FUNSD annotation: TypeError: label '' is not a name" in text
+    assert "e.json: not a FUNSD annotation: UnicodeEncodeError" in text
+    assert "f.json: not a FUNSD annotation: TypeError: a word needs text and a box" in text
+
+
 def test_a_folder_that_is_not_funsd(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a FUNSD folder"):
         funsd.read(tmp_path, "train")
@@ -105,7 +124,7 @@ BLANK = ("", "", "")
 
 
 def test_unilm_joins_the_pieces_of_a_page(tmp_path: Path) -> None:
-    rows = [row("a", "B-X", "0 0 1 1", "p.png"), BLANK, row("b", "E-X", "1 1 2 2", "p.png"), BLANK]
+    rows = [row("a", "B-X", "0 0 1 1", "p.png"), BLANK, row("b", "E-X", "1 1 2 2", "p.png")]  # and no blank line
     rows.append(row("c", "S-Y", "0 0 1000 1000", "q.png"))
     documents = unilm.read(write_unilm(tmp_path, rows), "train")
     assert [(d.name, d.words, d.tags) for d in documents] == [
@@ -127,6 +146,7 @@ def test_unilm_without_labels(tmp_path: Path) -> None:
     [
         (row("a", "B-X", "0 0 1001 1", "p.png"), r"train.txt line 2: word 'a': box \[0, 0, 1001, 1\] leaves the page"),
         (row("a", "B-X", "5 0 1 1", "p.png"), "is inverted"),
+        (("a\tO", "a\t0 0 1 1", "a\t1 2 3 4\t0 5\tp.png"), "a page of 0 x 5 pixels"),
         (row("a", "B-X", "0 0 1", "p.png"), "expected 'word<TAB>x0 y0 x1 y1'"),
         (row("a", "X", "0 0 1 1", "p.png"), "label 'X' is neither O nor"),
         (("a\tO", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "out of step: 'a', 'b', 'a'"),
@@ -170,6 +190,25 @@ def test_labels_by_file_and_a_label_that_is_not_in_it(forms: Path, tmp_path: Pat
     assert "data.train: train-0000: word" in str(caught.value)
     assert "is not one of SENDER, DUE" in str(caught.value)
     assert "more" in str(caught.value)
+
+
+def test_a_labels_file_with_a_byte_order_mark_and_an_odd_name(tmp_path: Path) -> None:
+    from layoutner.data.labels import read_labels
+
+    path = tmp_path / "labels.txt"
+    path.write_text("\ufeffO\nB-X-RAY\nX-RAY\nE-MAIL\n", encoding="utf-8")
+    assert read_labels(path, "BIO").types == ("X-RAY", "MAIL")
+    path.write_text("B-\n")
+    with pytest.raises(UserError, match="a label without a type"):
+        read_labels(path, "BIO")
+
+
+def test_an_eval_fraction_of_blank_pages_is_refused(tmp_path: Path) -> None:
+    for name in "abcdefghij":
+        form(tmp_path, [entity("answer", ("x", [0, 0, 5, 5]))] if name == "a" else [], name)
+    settings = load(None, {"data": {"train": str(tmp_path), "eval": "0.5"}})
+    with pytest.raises(UserError, match=r"(data.eval = 0.5|what data.eval = 0.5 leaves).*not one word"):
+        read_corpus(settings.data, 1)
 
 
 def test_o_is_put_first(tmp_path: Path) -> None:

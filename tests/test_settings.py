@@ -80,7 +80,7 @@ def test_every_key_has_a_description() -> None:
         ({"data": {"stride": "300"}}, "more than half of max_length"),
         ({"deepspeed": {"zero_stage": "4"}}, "deepspeed.zero_stage"),
         ({"precision": {"dtype": "fp8"}}, "precision.dtype = 'fp8'"),
-        ({"run": {"eval_every": "5"}}, "there is nothing to evaluate on"),
+        ({"run": {"seed": "5000000000"}}, "run.seed"),
         ({"batch": {"global_windows": "0"}}, "batch.global_windows = '0'"),
     ],
 )
@@ -104,6 +104,22 @@ def test_an_environment_variable_of_no_section_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("LAYOUTNER_OPTIMISER__LR", "1e-5")
     with pytest.raises(UserError, match="LAYOUTNER_OPTIMISER__LR: did you mean 'optimizer'?"):
         load(None, {})
+
+
+def test_a_section_as_a_whole_cannot_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYOUTNER_MODEL", "bert")
+    with pytest.raises(UserError, match="LAYOUTNER_MODEL: a whole section cannot be given there"):
+        load(None, {})
+
+
+def test_a_key_outside_any_section_is_sent_home(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lr = 0.1 stands outside any section; it belongs to \[optimizer\]"):
+        load(write(tmp_path, "lr = 0.1\n"), {})
+
+
+def test_the_settings_of_a_run_without_eval_can_be_given_back(tmp_path: Path) -> None:
+    settings = load(None, {})
+    assert load(write(tmp_path, "\ufeff" + settings.to_toml()), {}) == settings
 
 
 def test_a_config_that_is_no_config(tmp_path: Path) -> None:

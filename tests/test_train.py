@@ -196,12 +196,15 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
         ({"run__resume": "must"}, "holds no complete checkpoint"),
         ({"run__resume": "/nowhere"}, "not a complete layoutner checkpoint"),
         ({"run__output_dir": "/proc/nowhere"}, "cannot be written"),
+        ({"deepspeed__preset": "PRESET"}, "DeepSpeed refuses the config"),
         ({"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}, "training stops before the weights are spoilt"),
     ],
 )
 def test_bad_input_gets_one_clear_message(
     more: dict[str, object], message: str, train_arguments: Arguments, tmp_path: Path
 ) -> None:
+    (tmp_path / "preset.json").write_text('{"zero_optimization": {"stgae": 2}}')
+    more = {key: tmp_path / "preset.json" if value == "PRESET" else value for key, value in more.items()}
     done = launch(["layoutner", "train", *train_arguments(tmp_path / "run", **more)])
     assert done.returncode == 2
     assert message in done.stderr
@@ -274,6 +277,20 @@ def test_a_killed_rank_ends_the_job(victim: int, train_arguments: Arguments, tmp
     os.kill(pids[victim], signal.SIGKILL)
     assert process.wait(timeout=60) != 0
     assert ranks() == []
+
+
+def test_a_run_that_starts_from_another_runs_checkpoint(
+    run_on_one_rank: Path, train_arguments: Arguments, tmp_path: Path
+) -> None:
+    run, source = tmp_path / "run", run_on_one_rank / "checkpoints" / "step-000006"
+    more = {"schedule__warmup_steps": 2, "data__eval": 0.25, "run__resume": source}
+    done = launch(["layoutner", "train", *train_arguments(run, **more, schedule__max_steps=8, optimizer__lr=1e-9)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((run / "scores.json").read_text())["checkpoint"]["step"] == 8  # the one it has itself
+    for changed in ({"optimizer__betas": "0.5,0.6"}, {"data__stride": 8}, {"data__eval": 0.5}):
+        done = launch(["layoutner", "train", *train_arguments(tmp_path / "x", **{**more, **changed})])
+        assert done.returncode == 2
+        assert "cannot be resumed by this run" in done.stderr
 
 
 def test_ctrl_c_ends_without_a_traceback(train_arguments: Arguments, tmp_path: Path) -> None:

@@ -22,3 +22,8 @@ def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
     if len(problems) > shown:
         lines.append(f"  ... and {len(problems) - shown} more")
     raise UserError("\n".join([f"{what}:", *lines]))
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, in one line, for a message of our own."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

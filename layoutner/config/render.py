@@ -93,6 +93,10 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     problems += [f'{path} is "auto": write the number' for path in _autos(preset)]
     raise_gathered(f"preset {name} cannot be used", problems)
     zero = preset.setdefault("zero_optimization", {})
+    if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2, 3):
+        raise UserError(
+            f"preset {name}: zero_optimization = {zero!r}: an object with a stage of 0, 1, 2 or 3 belongs there"
+        )
     if not zero.get("compute_grad_norm", True):
         raise UserError(f"preset {name}: zero_optimization.compute_grad_norm = false: the run logs the gradient norm")
     stage = zero.setdefault("stage", 0)

@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsError
 
 from layoutner.config.errors import UserError, raise_gathered
 
@@ -180,7 +180,7 @@ class RunSettings(Section):
     """[run]: the run folder and its rhythm. Numbers of steps are optimizer steps; 0 = never."""
 
     output_dir: Path = Field(Path("runs/train"), description="the run folder")
-    seed: int = Field(42, ge=0, description="seed of everything that is random")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything that is random")
     log_every: int = Field(10, ge=0, description="optimizer steps between logged lines")
     eval_every: int = Field(100, ge=0, description="optimizer steps between evaluations on data.eval")
     save_every: int = Field(500, ge=0, description="optimizer steps between checkpoints")
@@ -270,7 +270,9 @@ def load(config: str | None, overrides: dict[str, dict[str, str]]) -> Settings:
                     merged.get(section, {}).pop(key, None)
         for section, values in tree.items():
             if not isinstance(values, dict):
-                problems.append(f"{source}: [{section}] is not a section")
+                homes = [name for name, model in sections().items() if section in model.model_fields]
+                hint = f"it belongs to [{homes[0]}]" if homes else did_you_mean(section, list(sections()))
+                problems.append(f"{source}: {section} = {values!r} stands outside any section; {hint}")
                 continue
             merged.setdefault(section, {}).update(values)
             said_by.update({(section, key): source for key in values})
@@ -279,11 +281,6 @@ def load(config: str | None, overrides: dict[str, dict[str, str]]) -> Settings:
     except ValidationError as error:
         problems.extend(_explain(error, said_by))
     raise_gathered("settings cannot be used", problems)
-    if settings.data.eval is None and "eval_every" in settings.run.model_fields_set and settings.run.eval_every:
-        raise UserError(
-            f"run.eval_every = {settings.run.eval_every}, but there is nothing to evaluate on: give data.eval "
-            "(a folder, a file, or a fraction such as 0.1), or run.eval_every = 0"
-        )
     return settings
 
 
@@ -300,7 +297,7 @@ def _read_config(config: str | None) -> dict[str, Any]:
                 f"--config {config}: no such file, and no recipe of that name; {did_you_mean(config, recipes)}"
             )
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--config {config}: cannot be read: {error}") from None
     try:
@@ -317,7 +314,14 @@ def _read_environment() -> dict[str, Any]:
         "environment variables of no section",
         [f"{name}: {did_you_mean(name.removeprefix(ENV_PREFIX).split('__')[0].lower(), known)}" for name in strangers],
     )
-    return EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False)()
+    try:
+        return EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False)()
+    except SettingsError:
+        named = [name for name in os.environ if name.removeprefix(ENV_PREFIX).lower() in known]
+        raise UserError(
+            f"environment variable {', '.join(named)}: a whole section cannot be given there; "
+            f"name the key too, as in {ENV_PREFIX}OPTIMIZER__LR"
+        ) from None
 
 
 def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> list[str]:

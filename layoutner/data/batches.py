@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -16,9 +17,14 @@ from layoutner.data.windows import IGNORED, Window
 
 def step_windows(seed: int, epoch: int, step: int, windows: int, global_windows: int) -> list[int]:
     """Indices of the windows of step `step` of an epoch; the last step of an epoch takes what is left."""
+    return list(_epoch_order(seed, epoch, windows)[step * global_windows : (step + 1) * global_windows])
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, windows: int) -> tuple[int, ...]:
     order = list(range(windows))
     random.Random(f"{seed}/{epoch}").shuffle(order)
-    return order[step * global_windows : (step + 1) * global_windows]
+    return tuple(order)
 
 
 def share(indices: Sequence[int], lengths: Sequence[int], micro_windows: int, ranks: int) -> list[list[list[int]]]:
@@ -50,7 +56,6 @@ class Batch:
     attention_mask_BT: torch.Tensor
     boxes_BT4: torch.Tensor  # 0..1000
     labels_BT: torch.Tensor  # label ids, IGNORED elsewhere
-    tokens: int  # real tokens, without padding
 
 
 def collate(windows: Sequence[Window], pad_token_id: int, multiple_of: int = 8) -> Batch:
@@ -71,4 +76,4 @@ def collate(windows: Sequence[Window], pad_token_id: int, multiple_of: int = 8) 
         attention_mask_BT[row, : window.length] = 1
         boxes_BT4[row, : window.length] = torch.tensor(window.boxes)
         labels_BT[row, : window.length] = torch.tensor(window.labels)
-    return Batch(input_ids_BT, attention_mask_BT, boxes_BT4, labels_BT, sum(window.length for window in windows))
+    return Batch(input_ids_BT, attention_mask_BT, boxes_BT4, labels_BT)

@@ -33,6 +33,8 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     evaluation: list[Document] = []
     if isinstance(settings.eval, float):
         train, evaluation = split(train, settings.eval, seed)
+        _demand_words(evaluation, f"data.eval = {settings.eval:g} of the training documents")
+        _demand_words(train, f"what data.eval = {settings.eval:g} leaves of the training documents")
     elif settings.eval is not None:
         evaluation = read_documents(settings.format, settings.eval, "eval")
     test = [] if settings.test is None else read_documents(settings.format, settings.test, "test")
@@ -44,18 +46,26 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     return Corpus(train, evaluation, test, labels)
 
 
-def read_documents(format: str, path: Path, role: str) -> list[Document]:
+def read_documents(format: str, path: Path, role: str, said: str | None = None) -> list[Document]:
     """Documents of one path.
+
+    Args:
+        role: "train", "eval" or "test": the split to read where the path holds several.
+        said: what the user calls the path; data.ROLE where it is a setting.
 
     Raises:
         UserError: no such path, a reader's problems, no document, no word in any of them.
     """
     if not path.exists():
-        raise UserError(f"data.{role} = {path}: no such file or folder")
+        raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
     documents = READERS[format](path, role)
-    if not any(document.words for document in documents):
-        raise UserError(f"data.{role} = {path}: {len(documents)} documents and not one word")
+    _demand_words(documents, f"{said or f'data.{role}'} = {path}")
     return documents
+
+
+def _demand_words(documents: list[Document], where: str) -> None:
+    if not any(document.words for document in documents):
+        raise UserError(f"{where}: {len(documents)} documents and not one word")
 
 
 def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[Document], list[Document]]:

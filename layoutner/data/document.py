@@ -44,6 +44,6 @@ def read_text(path: Path) -> str:
         UserError: missing, not a file, not readable, not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None

@@ -79,7 +79,10 @@ class LabelSet:
 
 def _types(tags: Iterable[str]) -> tuple[str, ...]:
     """Entity types in the order of their first tag; a tag without prefix is a type."""
-    return tuple(dict.fromkeys(tag.partition("-")[2] or tag for tag in tags if tag != "O"))
+    parts = [(tag, *tag.partition("-")) for tag in tags if tag != "O"]
+    return tuple(
+        dict.fromkeys(kind if dash and prefix in ("B", "I", "E", "S") else tag for tag, prefix, dash, kind in parts)
+    )
 
 
 def read_labels(path: Path, scheme: str) -> LabelSet:
@@ -89,6 +92,8 @@ def read_labels(path: Path, scheme: str) -> LabelSet:
         UserError: the file cannot be read or names no entity type.
     """
     types = _types(line.strip() for line in read_text(path).splitlines() if line.strip())
+    if not all(types):
+        raise UserError(f"{path}: a label without a type, such as 'B-'; write B-QUESTION")
     if not types:
         raise UserError(f"{path}: names no label; one a line, such as B-QUESTION")
     return LabelSet(scheme, types)

@@ -107,7 +107,8 @@ class Windower:
             input_ids.extend(suffix)
             boxes.extend([LAST_BOX] * len(suffix))
             label_ids.extend([IGNORED] * len(suffix))
-            windows.append(Window(index, input_ids, boxes, label_ids, answers))
+            if answers:  # a window may hold nothing but words that its neighbours show with more context
+                windows.append(Window(index, input_ids, boxes, label_ids, answers))
         return windows
 
     def _pieces(self, words: Sequence[str]) -> tuple[list[int], list[list[int]], list[int]]:
@@ -119,7 +120,8 @@ class Windower:
             if word is not None:
                 pieces[word].append(token)
         # A word of characters that the tokenizer drops would have no token, and so no label.
-        pieces = [piece or [self.tokenizer.unk_token_id] for piece in pieces]
+        unknown = self.tokenizer.unk_token_id
+        pieces = [piece or [self.tokenizer.pad_token_id if unknown is None else unknown] for piece in pieces]
         inner = [place for place, word in enumerate(word_ids) if word is not None] or [len(ids) // 2]
         prefix = ids[: inner[0]]
         suffix = ids[inner[-1] + 1 :] if any(word is not None for word in word_ids) else ids[inner[0] :]

@@ -31,6 +31,13 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
     Raises:
         UserError: the folder holds something else, or training failed.
     """
+    made = {"model": ("name_or_path",), "data": ("format", "train", "test", "labels")}
+    given = [f"{s}.{key}" for s, keys in made.items() for key in keys if key in overrides.get(s, {})]
+    if given or settings.model.family == "roberta":
+        what = ", ".join(given) or "model.family = roberta"
+        raise UserError(
+            f"{what}: the demo makes its own forms and its own layoutlm or bert; `layoutner train` takes yours"
+        )
     folder = settings.run.output_dir
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).is_file():

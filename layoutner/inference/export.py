@@ -44,6 +44,7 @@ def export(source: Path, out: Path) -> Path:
     run = checkpoint.parent.parent
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something already; export into a new folder")
+    out = out.resolve()
     partial = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoModelForTokenClassification
 
-from layoutner.config.errors import UserError, raise_gathered
+from layoutner.config.errors import UserError, first_line, raise_gathered
 from layoutner.data.batches import Batch
 from layoutner.data.corpus import check_labels
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet
 from layoutner.data.windows import Windower
-from layoutner.model.families import FAMILIES, model_inputs
+from layoutner.model.families import FAMILIES, model_inputs, open_tokenizer
 from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
 from layoutner.training.folder import PREPROCESSING_FILE
 from layoutner.training.metrics import Scores
@@ -36,7 +37,7 @@ class Labeller:
             tags: list[str] = preprocessing["labels"]
             self.labels = LabelSet.from_tags(tags)
             max_length, stride = preprocessing["max_length"], preprocessing["stride"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder}: not a model exported by layoutner ({PREPROCESSING_FILE}: {error}); "
                 "`layoutner export RUN OUT` makes one"
@@ -46,13 +47,21 @@ class Labeller:
                 f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not known here"
             )
         self.world = world
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.windower = Windower(self.tokenizer, max_length, stride)
         # Weights stay in the number format they were trained in, so that scores repeat; a CPU computes fp16 in fp32.
-        model, report = AutoModelForTokenClassification.from_pretrained(folder, dtype="auto", output_loading_info=True)
+        try:
+            model, report = AutoModelForTokenClassification.from_pretrained(
+                folder, dtype="auto", output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            raise UserError(f"{folder}: its network cannot be loaded: {first_line(error)}") from None
         lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-        if lost:
-            raise UserError(f"{folder}: {len(lost)} weights are missing: {', '.join(lost[:10])}")
+        if lost or model.config.num_labels != len(tags):
+            raise UserError(
+                f"{folder}: not a whole export: {len(lost)} weights are missing {lost[:10]}, "
+                f"{model.config.num_labels} outputs for {len(tags)} labels"
+            )
+        self.tokenizer = open_tokenizer(str(folder), self.family, model.config.vocab_size)
+        self.windower = Windower(self.tokenizer, max_length, stride)
         if world.device.type == "cpu" and model.dtype == torch.float16:
             model = model.float()
         self.model = model.to(world.device).eval()

@@ -57,6 +57,8 @@ def write_jsonl(path: Path, pages: Sequence[dict[str, Any]]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer, LayoutLMConfig
 
-from layoutner.config.errors import UserError
+from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import ModelSettings
 from layoutner.data.batches import Batch
 
@@ -82,7 +83,7 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.name_or_path = {name}: cannot be opened: {_first_line(error)}") from None
+        raise UserError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
     family = settings.family or config.model_type
     if family not in FAMILIES:
         raise UserError(
@@ -94,13 +95,35 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
             f"model.family = {family}, but {name} is a {config.model_type!r}: only a bert checkpoint can start "
             "another family, layoutlm"
         )
+    return Checkpoint(name, family, config, open_tokenizer(name, family, int(config.vocab_size)))
+
+
+def open_tokenizer(name: str, family: str, vocab_size: int) -> Any:
+    """The fast tokenizer of a checkpoint.
+
+    Args:
+        vocab_size: rows of the network's word embeddings.
+
+    Raises:
+        UserError: none there (transformers then makes an empty one, to which every word is unknown), not a fast one,
+            no padding, or more tokens than the network has embeddings for.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **dict(FAMILIES[family].tokenizer_options))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.name_or_path = {name}: its tokenizer cannot be opened: {_first_line(error)}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{name}: its tokenizer cannot be opened: {first_line(error)}") from None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(f"{name}: its tokenizer has no vocabulary (no tokenizer.json, vocab.txt or the like in it)")
     if not tokenizer.is_fast:
-        raise UserError(f"model.name_or_path = {name}: has no fast tokenizer, which aligning words needs")
-    return Checkpoint(name, family, config, tokenizer)
+        raise UserError(f"{name}: has no fast tokenizer, which aligning words needs")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{name}: its tokenizer has no padding token, which batches need")
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            f"{name}: its tokenizer has {len(tokenizer)} tokens and its network embeddings for {vocab_size}: "
+            "they are not of one checkpoint"
+        )
+    return tokenizer
 
 
 def build(checkpoint: Checkpoint, tags: list[str], dropout: float | None) -> nn.Module:
@@ -117,7 +140,7 @@ def build(checkpoint: Checkpoint, tags: list[str], dropout: float | None) -> nn.
     config = copy.deepcopy(checkpoint.config)
     own_tags = [config.id2label.get(index) for index in range(config.num_labels)]
     if own_tags == tags and checkpoint.family == config.model_type:
-        return _load(AutoModelForTokenClassification, checkpoint, _with_dropout(config, dropout), new=())
+        return _load(AutoModelForTokenClassification, checkpoint, _with_dropout(config, dropout), new=("pooler.",))
     if checkpoint.family != config.model_type:
         fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
         config = LayoutLMConfig(**fields)
@@ -146,8 +169,8 @@ def _load(loader: Any, checkpoint: Checkpoint, config: Any, new: tuple[str, ...]
             ignore_mismatched_sizes=True,  # said below, with their names
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{checkpoint.name}: its weights cannot be loaded: {_first_line(error)}") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{checkpoint.name}: its weights cannot be loaded: {first_line(error)}") from None
     _demand_none(checkpoint.name, "missing", report["missing_keys"], new)
     _demand_none(checkpoint.name, "left over", report["unexpected_keys"], HEADS)
     _demand_none(checkpoint.name, "of another shape", [str(key) for key in report["mismatched_keys"]], ())
@@ -195,7 +218,3 @@ def init_layout_tables(embeddings: Any, scale: float = LAYOUT_SCALE) -> None:
         rotation, _ = torch.linalg.qr(torch.randn(table.shape[1], table.shape[1]))
         mixed = (waves - waves.mean(0)) @ rotation  # the text model's mean embedding stays where it is
         table.copy_(mixed * (size / mixed.std()))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from layoutner.config.errors import UserError
+from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import Settings
 from layoutner.training.engine import Engine
 from layoutner.training.world import World
@@ -50,7 +50,7 @@ def read_state(checkpoint: Path) -> TrainState:
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         return TrainState(**{field.name: state[field.name] for field in fields(TrainState)})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{checkpoint}: not a complete layoutner checkpoint: {error}") from None
 
 
@@ -68,7 +68,7 @@ def save(engine: Engine, run: Path, state: TrainState, shape: dict[str, object],
     """
     folder, final = run / FOLDER, checkpoint_path(run, state.step)
     partial = f".{final.name}.partial"
-    world.on_main(lambda: shutil.rmtree(folder / partial, ignore_errors=True))
+    world.on_main(lambda: _remove_torn(folder))
     try:
         engine.save(folder, partial, asdict(state))
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
@@ -95,9 +95,14 @@ def save(engine: Engine, run: Path, state: TrainState, shape: dict[str, object],
     world.on_main(finish_or_say)
 
 
+def _remove_torn(folder: Path) -> None:
+    for torn in folder.glob(".step-*.partial"):
+        shutil.rmtree(torn, ignore_errors=True)
+
+
 def _not_written(checkpoint: Path, error: Exception) -> str:
     return (
-        f"{checkpoint}: could not be written: {str(error).splitlines()[0]}; the checkpoints before it are as they "
+        f"{checkpoint}: could not be written: {first_line(error)}; the checkpoints before it are as they "
         "were: make room, then go on with run.resume = auto"
     )
 
@@ -126,6 +131,12 @@ def to_resume(settings: Settings, shape: dict[str, object]) -> Path | None:
         checkpoint = Path(resume)
     if checkpoint is None:
         return None
+    newer = [other.name for other in there[-1:] if checkpoint.resolve() in (c.resolve() for c in there[:-1])]
+    if newer:
+        raise UserError(
+            f"run.resume = {resume}: {newer[0]} stands beside it and is newer, and would be taken for this run's; "
+            "to branch off there, give another run.output_dir"
+        )
     read_state(checkpoint)
     saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
     differs = [

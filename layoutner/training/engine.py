@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 with contextlib.redirect_stdout(None):  # the accelerator's detection prints
     import deepspeed
     from deepspeed.accelerator import get_accelerator
+    from deepspeed.runtime.config import DeepSpeedConfigError
     from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 
-from layoutner.config.errors import UserError
+from layoutner.config.errors import UserError, first_line
 from layoutner.model.parameters import decay_groups
 from layoutner.training.world import World
 
@@ -65,6 +67,9 @@ class Engine:
         Args:
             model: fp32, the same on every rank.
             config: as rendered.
+
+        Raises:
+            UserError: DeepSpeed refuses the config.
         """
         if world.device.type == "cpu":
             # An all-reduce for inference that training never calls, and that takes a compiler and a minute.
@@ -75,7 +80,10 @@ class Engine:
         groups = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
         # LR 0 until the schedule sets one, so that the step DeepSpeed takes while building changes no weight.
         groups = [{**group, "lr": 0.0} for group in groups]
-        self._engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+        try:
+            self._engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+        except (ValidationError, DeepSpeedConfigError) as error:
+            raise UserError(f"DeepSpeed refuses the config, so the preset is wrong: {error}") from None
         self._stage: int = config["zero_optimization"]["stage"]
         self._fp16: bool = self._engine.fp16_enabled()
         self._forget_building_step()
@@ -159,7 +167,13 @@ class Engine:
         if grad_norm is None:
             grad_norm = float(self._engine.get_global_grad_norm())
         if self._fp16:
-            self._scaler.update_scale(not applied)
+            try:
+                self._scaler.update_scale(not applied)
+            except Exception as error:  # DeepSpeed raises a bare Exception at the floor, on all ranks alike
+                raise UserError(
+                    f"fp16 overflows although the loss scale is at its floor of {loss_scale:g}: a lower optimizer.lr "
+                    f"or more warm-up may help, precision.dtype = bf16 does away with it ({first_line(error)})"
+                ) from None
             if self._own_scaler is not None:
                 self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
         return Step(applied, lr, grad_norm if applied else float("inf"), loss_scale)

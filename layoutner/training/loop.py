@@ -47,22 +47,23 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
     state = TrainState(step=0)
     if resumed is not None:
         state = TrainState(**engine.load(resumed.parent, resumed.name))
+        if resumed.parent.parent.resolve() != run.output_dir.resolve():
+            state = TrainState(step=state.step)  # the best checkpoint of another run is not in this folder
         logger.info("resumed from %s", resumed)
     tracker = world.agree(lambda: open_tracker(settings, world, state.step))
     total = plan.schedule.total
-    since, tokens = time.perf_counter(), 0
-    logged = state.step
+    seconds, tokens, steps = 0.0, 0, 0  # since the last logged step, without evaluating and saving
 
     while state.step < total:
         # All ranks: one optimizer step over the same global batch.
+        start = time.perf_counter()
         outcome, loss, step_tokens = _optimizer_step(plan, engine, state.step, world)
         state = replace(state, step=state.step + 1)
-        tokens += step_tokens
+        seconds, tokens, steps = seconds + time.perf_counter() - start, tokens + step_tokens, steps + 1
         metrics: dict[str, float] = {}
 
         # All ranks: the numbers of the step (rank 0 writes them).
         if run.log_every and (state.step % run.log_every == 0 or state.step == total):
-            seconds = time.perf_counter() - since
             metrics = {
                 "train/loss": loss,
                 "train/lr": outcome.lr,
@@ -70,11 +71,11 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
                 "train/loss_scale": outcome.loss_scale,
                 "train/skipped_steps": engine.skipped_steps,
                 "throughput/tokens_per_s": tokens / seconds,
-                "time/step_s": seconds / (state.step - logged),
+                "time/step_s": seconds / steps,
                 "memory/peak_GiB": world.peak_memory_gib(),
             }
             logger.info("%s", _line(state.step, total, metrics))
-            logged, tokens = state.step, 0
+            seconds, tokens, steps = 0.0, 0, 0
 
         # All ranks: evaluate, and keep the best checkpoint.
         better = False
@@ -91,8 +92,6 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
         # All ranks: save.
         if better or state.step == total or (run.save_every and state.step % run.save_every == 0):
             checkpoints.save(engine, run.output_dir, state, plan.shape, run.keep_checkpoints, world)
-        if logged == state.step:
-            since = time.perf_counter()
 
     tracker.close()
     engine.close()

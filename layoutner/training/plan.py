@@ -1,5 +1,6 @@
 """Everything a run derives before a model is loaded, so that what is wrong is said before a GPU is held."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from layoutner.config.schedule import Schedule, plan_schedule
 from layoutner.config.settings import Settings
 from layoutner.data.batches import share, step_windows
 from layoutner.data.corpus import Corpus, read_corpus
+from layoutner.data.document import Document
 from layoutner.data.windows import Window, Windower
 from layoutner.model.families import Checkpoint, open_checkpoint
 
@@ -27,11 +29,6 @@ class Plan:
     ds_config: dict[str, Any]
 
     @property
-    def labelled_words(self) -> list[int]:
-        """Number of labels of each training window."""
-        return [len(window.answers) for window in self.windows["train"]]
-
-    @property
     def preprocessing(self) -> dict[str, Any]:
         """How documents become the network's input: what a trained model needs beside weights and tokenizer."""
         data, labels = self.settings.data, self.corpus.labels
@@ -46,14 +43,19 @@ class Plan:
 
     @property
     def shape(self) -> dict[str, object]:
-        """What a checkpoint can only be resumed with, besides the same settings."""
+        """What must be as it was for a checkpoint to be resumed: without it the numbers would mean something else."""
+        settings = self.settings
         return {
             "ranks": self.batch.ranks,
             "zero_stage": self.ds_config["zero_optimization"]["stage"],
-            "dtype": self.settings.precision.dtype,
+            "precision": settings.precision.model_dump(mode="json"),
             "global_windows": self.batch.global_windows,
-            "seed": self.settings.run.seed,
+            "seed": settings.run.seed,
+            "optimizer": settings.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm"}),
+            "preprocessing": self.preprocessing,
             "training_windows": len(self.windows["train"]),
+            "training_documents": _digest(self.corpus.train),
+            "eval_documents": _digest(self.corpus.eval),
         }
 
     def describe(self) -> str:
@@ -70,6 +72,8 @@ class Plan:
         labels = self.corpus.labels
         lines.append(f"labels: {len(labels.tags)} in {labels.scheme}: O and {', '.join(labels.types)}")
         lines.append(f"batch: {self.batch}")
+        if not self.corpus.eval:
+            lines.append("note: no data.eval, so checkpoints are not compared and the last one is the chosen one")
         if self.batch.global_windows >= len(self.windows["train"]):
             lines.append(
                 f"note: a step takes all {len(self.windows['train'])} training windows, so an epoch is one step "
@@ -91,6 +95,12 @@ class Plan:
             for forwards in share(indices, lengths, self.batch.micro_windows, self.batch.ranks):
                 padded += sum(len(one) * -(-max(lengths[i] for i in one) // 8) * 8 for one in forwards if one)
         return 1 - sum(lengths) / padded
+
+
+def _digest(documents: list[Document]) -> str:
+    """Tells other pages, words or tags from the same."""
+    content = [(document.name, document.words, document.boxes, document.tags) for document in documents]
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def make_plan(settings: Settings, ranks: int) -> Plan:

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
-from layoutner.config.errors import UserError
+from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import Settings
 from layoutner.training.world import World
 
@@ -64,8 +64,8 @@ class JsonLines:
 class Wandb:
     """A Weights & Biases run beside metrics.jsonl; its id is kept in the run folder, so a resumed run goes on in it."""
 
-    def __init__(self, settings: Settings, folder: Path, beside: JsonLines) -> None:
-        """Start or continue the run.
+    def __init__(self, settings: Settings, folder: Path, beside: JsonLines, resumed_step: int) -> None:
+        """Start a run, or continue that of a resumed one.
 
         Raises:
             UserError: Weights & Biases refuses or cannot be reached.
@@ -74,7 +74,7 @@ class Wandb:
 
         self._beside = beside
         id_file = folder / WANDB_ID_FILE
-        if not id_file.exists():
+        if not id_file.exists() or not resumed_step:  # W&B drops steps that do not grow: a fresh start is a new run
             id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
         try:
             self._run = wandb.init(
@@ -90,7 +90,7 @@ class Wandb:
             )
         except wandb.Error as error:
             raise UserError(
-                f"wandb.mode = {settings.wandb.mode}: Weights & Biases did not start: {str(error).splitlines()[0]}; "
+                f"wandb.mode = {settings.wandb.mode}: Weights & Biases did not start: {first_line(error)}; "
                 "log in with `wandb login`, or take wandb.mode = offline"
             ) from None
 
@@ -111,4 +111,4 @@ def open_tracker(settings: Settings, world: World, resumed_step: int) -> Tracker
         return NoTracker()
     folder = settings.run.output_dir
     lines = JsonLines(folder / METRICS_FILE, resumed_step)
-    return lines if settings.wandb.mode == "disabled" else Wandb(settings, folder, lines)
+    return lines if settings.wandb.mode == "disabled" else Wandb(settings, folder, lines, resumed_step)

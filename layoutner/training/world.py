@@ -23,7 +23,6 @@ class World:
 
     rank: int
     size: int
-    local_rank: int  # rank on this host
     device: torch.device
 
     @classmethod
@@ -56,7 +55,7 @@ class World:
                 distributed.init_process_group(backend, store=store, rank=0, world_size=1)
             else:
                 distributed.init_process_group(backend, timeout=TIMEOUT)
-        return cls(rank, size, local_rank, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"))
+        return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:
@@ -66,11 +65,6 @@ class World:
     def leave(self) -> None:
         """Leave the process group, once everything is done. Not called after an exception: others may be gone."""
         distributed.destroy_process_group()
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.size > 1:
-            distributed.barrier()
 
     def sum(self, value: float) -> float:
         """Sum of a number over all ranks, in fp64, the same on every rank."""

@@ -1,7 +1,6 @@
 """FUNSD: one JSON a form under annotations/, its page under images/; words in pixels, grouped in entities."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def _read_form(file: Path) -> Document:
         raise UserError(f"{file.name}: page image {image}: {error}") from None
     try:
         entities = _entities(json.loads(read_text(file)))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file.name}: not a FUNSD annotation: {type(error).__name__}: {error}") from None
@@ -82,12 +81,14 @@ def _read_form(file: Path) -> Document:
                 )
             words.append(text)
             boxes.append(box)
-        if label not in (None, "other") and len(words) > start:
+        if label is not None and label.lower() != "other" and len(words) > start:
             spans.append(Span(label.upper(), start, len(words)))
+    labelled = {label is not None for label, entity_words in entities if entity_words}
+    if len(labelled) > 1:
+        problems.append(f"{file.name}: some entities have a label and some have none")
     if problems:
         raise UserError("\n".join(problems))
-    labelled = any(label is not None for label, _ in entities)
-    tags = tuple(to_tags(spans, len(words), "BIO")) if labelled else None
+    tags = None if labelled == {False} else tuple(to_tags(spans, len(words), "BIO"))
     return Document(file.stem, tuple(words), tuple(boxes), tags, page_size, image)
 
 
@@ -98,12 +99,13 @@ def _entities(form: Any) -> list[tuple[str | None, list[tuple[str, tuple[float, 
         words = []
         for word in entity["words"]:
             text, (x0, y0, x1, y1) = word["text"], (float(side) for side in word["box"])
-            if not isinstance(text, str) or not all(map(math.isfinite, (x0, y0, x1, y1))):
+            if not isinstance(text, str) or not all(abs(side) < 1e9 for side in (x0, y0, x1, y1)):
                 raise TypeError(f"a word needs text and a box of four numbers, not {text!r} and {word['box']}")
+            text.encode()  # half a character (a lone surrogate) is no text
             if text.strip():
                 words.append((text, (x0, y0, x1, y1)))
         label = entity.get("label")
-        if label is not None and not isinstance(label, str):
-            raise TypeError(f"label {label!r} is not text")
+        if label is not None and not (isinstance(label, str) and label.strip()):
+            raise TypeError(f"label {label!r} is not a name")
         entities.append((label, words))
     return entities

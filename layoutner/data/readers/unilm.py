@@ -38,19 +38,16 @@ def read(path: Path, role: str) -> list[Document]:
 
     pages: list[_Page] = []
     problems: list[str] = []
-    new_sequence = True
     for number, (text_row, box_row, image_row) in enumerate(rows, 1):
         if not text_row and not box_row and not image_row:
-            new_sequence = True
             continue
         try:
             word, tag, box, size, image = _parse(text_row, box_row, image_row)
         except UserError as error:
             problems.append(f"{split}.txt line {number}: {error}")
             continue
-        if not pages or (new_sequence and pages[-1].image != image):
+        if not pages or pages[-1].image != image:
             pages.append(_Page(image, size))
-        new_sequence = False
         pages[-1].words.append(word)
         pages[-1].boxes.append(box)
         pages[-1].tags.append(tag)
@@ -85,6 +82,8 @@ def _parse(text_row: str, box_row: str, image_row: str) -> tuple[str, str | None
             f"word {word!r}: _box.txt says {box_row!r} and _image.txt {image_row!r}; expected "
             "'word<TAB>x0 y0 x1 y1' and 'word<TAB>x0 y0 x1 y1<TAB>width height<TAB>file'"
         ) from None
+    if min(width, height) < 1:
+        raise UserError(f"word {word!r}: a page of {width} x {height} pixels")
     if not word == box_word == image_word:
         raise UserError(f"the three files are out of step: {word!r}, {box_word!r}, {image_word!r}")
     if not word.strip():
