@@ -1,0 +1,29 @@
+"""Every key that DeepSpeed reads from its JSON config, written down by hand; neither torch nor DeepSpeed is loaded.
+
+`tests/test_deepspeed_schema.py` holds the tables against the installed DeepSpeed, key by key.
+"""
+
+from layoutner.config.deepspeed_schema.core import TOP
+from layoutner.config.deepspeed_schema.json_schema import json_schema
+from layoutner.config.deepspeed_schema.key import Block, Key
+from layoutner.config.deepspeed_schema.optimizers import DEEPSPEED_TYPES, OPTIMIZERS, TORCH_TYPES
+from layoutner.config.deepspeed_schema.removed import REMOVED
+from layoutner.config.deepspeed_schema.schedulers import DEEPSPEED_SCHEDULERS, NOT_FROM_JSON, SCHEDULERS
+
+DEEPSPEED_VERSION = "0.19.8"
+"""The release the tables were read from."""
+
+__all__ = [
+    "DEEPSPEED_SCHEDULERS",
+    "DEEPSPEED_TYPES",
+    "DEEPSPEED_VERSION",
+    "NOT_FROM_JSON",
+    "OPTIMIZERS",
+    "REMOVED",
+    "SCHEDULERS",
+    "TOP",
+    "TORCH_TYPES",
+    "Block",
+    "Key",
+    "json_schema",
+]
