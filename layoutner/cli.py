@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from layoutner import __version__
 from layoutner.config.errors import UserError, first_line
-from layoutner.config.settings import did_you_mean, load, recipe_names, sections
+from layoutner.config.settings import Settings, did_you_mean, load, recipe_names, sections
 
 if TYPE_CHECKING:
     from layoutner.data.document import Document
@@ -113,13 +113,21 @@ def _run(arguments: list[str]) -> None:
     render.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
     render.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
 
+    check = actions.add_parser("check", help="find what is wrong with any DeepSpeed JSON; exits 1 on errors")
+    check.add_argument("file", help="DeepSpeed config, JSON or HJSON")
+    check.add_argument("--world-size", type=int, help="number of ranks the batch numbers must hold for")
+    check.add_argument("--for", dest="framework", choices=["hf-trainer", "accelerate"], help='who fills in "auto"')
+    check.add_argument("--format", default="text", choices=["text", "json", "github"], help="(default: text)")
+
+    schema = actions.add_parser("schema", help="print a JSON Schema, for editors that complete and check")
+    schema.add_argument("of", choices=["settings", "deepspeed"], help="of the settings TOML, or of a DeepSpeed JSON")
+
     options, strangers = parser.parse_known_args(arguments)
     if strangers:
         known = [f"--{section}.{key}" for section, model in sections().items() for key in model.model_fields]
         known += ["--config", "--model", "--input", "--output", "--split", "--world-size", "--windows"]
         raise UserError(f"unknown argument {strangers[0]}: {did_you_mean(strangers[0].partition('=')[0], known)}")
-    name = "render" if options.command == "config" else options.command
-    COMMANDS[name](options)
+    COMMANDS[options.action if options.command == "config" else options.command](options)
 
 
 def _add_settings(parser: argparse.ArgumentParser, config: bool = True) -> None:
@@ -163,6 +171,33 @@ def _render(options: argparse.Namespace) -> None:
     schedule = plan_schedule(settings.schedule, settings.batch.global_windows, windows)
     print(json.dumps(render(settings, batch, schedule), indent=2))
     print(f"batch: {batch}\nschedule: {schedule}", file=sys.stderr)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from layoutner.config.check import check
+    from layoutner.config.finding import ERROR, FORMATS
+    from layoutner.config.hjson_source import SourceError
+
+    if options.world_size is not None and options.world_size < 1:
+        raise UserError(f"--world-size {options.world_size}: at least one rank is needed")
+    try:
+        text = Path(options.file).read_text(encoding="utf-8-sig")
+        findings = check(text, options.world_size, options.framework)
+    except (OSError, UnicodeDecodeError, SourceError) as error:
+        raise UserError(f"{options.file}: cannot be read: {error}") from None
+    print(FORMATS[options.format](options.file, findings))
+    if any(found.severity == ERROR for found in findings):
+        sys.exit(1)
+
+
+def _schema(options: argparse.Namespace) -> None:
+    if options.of == "settings":
+        schema = Settings.model_json_schema()
+    else:
+        from layoutner.config.deepspeed_schema import json_schema
+
+        schema = json_schema(auto=True)
+    print(json.dumps(schema, indent=2))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -297,4 +332,6 @@ COMMANDS = {
     "evaluate": _evaluate,
     "export": _export,
     "render": _render,
+    "check": _check,
+    "schema": _schema,
 }

@@ -28,6 +28,20 @@ def test_the_two_commands_and_the_checks_are_run_by_ci() -> None:
     assert len(COMMANDS) >= 9
 
 
+def test_the_example_of_config_check_says_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from layoutner.cli import main
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    example, shown = re.findall(r"```json\n(.*?)```.*?```text\n(.*?)```", text, re.DOTALL)[0]
+    (tmp_path / "ds.json").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="1"):
+        main(["config", "check", "ds.json", "--world-size", "3"])
+    assert capsys.readouterr().out == shown
+
+
 @pytest.mark.slow
 def test_every_other_command_runs_as_it_stands(
     forms: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

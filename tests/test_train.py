@@ -196,7 +196,7 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
         ({"run__resume": "must"}, "holds no complete checkpoint"),
         ({"run__resume": "/nowhere"}, "not a complete layoutner checkpoint"),
         ({"run__output_dir": "/proc/nowhere"}, "cannot be written"),
-        ({"deepspeed__preset": "PRESET"}, "DeepSpeed refuses the config"),
+        ({"deepspeed__preset": "PRESET"}, "did you mean 'stage'?"),
         ({"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}, "training stops before the weights are spoilt"),
     ],
 )

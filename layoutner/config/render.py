@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.batch_plan import BatchPlan
+from layoutner.config.check import check
+from layoutner.config.deepspeed_schema import TOP
 from layoutner.config.errors import UserError, raise_gathered
+from layoutner.config.finding import ERROR
+from layoutner.config.hjson_source import read_source
 from layoutner.config.schedule import Schedule
 from layoutner.config.settings import DeepSpeedSettings, Settings, did_you_mean
+from layoutner.config.walk import Walk
 
 # What Settings own. A preset that sets one of these would be a second owner, so it is refused by name.
 OWNED = {
@@ -77,26 +82,21 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     else:
         raise UserError(f"deepspeed.preset = {name!r}: no such file or preset; {did_you_mean(name, preset_names())}")
     try:
-        preset = json.loads(source.read_text(encoding="utf-8"))
+        root = read_source(source.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"preset {name}: not readable as JSON: {error}") from None
+    preset = root.value()
     if not isinstance(preset, dict):
         raise UserError(f"preset {name}: holds {type(preset).__name__}, not an object")
     problems = [
         f"{key} is owned by {OWNED[key]}: set it there, and take it out of the preset" for key in preset if key in OWNED
     ]
-    problems += [
-        f"{key}: not engine policy; {did_you_mean(key, list(POLICY))}"
-        for key in preset
-        if key not in OWNED and key not in POLICY
-    ]
-    problems += [f'{path} is "auto": write the number' for path in _autos(preset)]
+    problems += [f"{key} is not engine policy, which is all a preset may hold" for key in preset if _is_foreign(key)]
+    walk = Walk(framework=None)
+    walk.object(root, TOP)
+    problems += [f"{found.path}: {found.message}; {found.advice}" for found in walk.findings if found.severity == ERROR]
     raise_gathered(f"preset {name} cannot be used", problems)
     zero = preset.setdefault("zero_optimization", {})
-    if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2, 3):
-        raise UserError(
-            f"preset {name}: zero_optimization = {zero!r}: an object with a stage of 0, 1, 2 or 3 belongs there"
-        )
     if not zero.get("compute_grad_norm", True):
         raise UserError(f"preset {name}: zero_optimization.compute_grad_norm = false: the run logs the gradient norm")
     stage = zero.setdefault("stage", 0)
@@ -108,10 +108,9 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     return preset
 
 
-def _autos(tree: Any, path: str = "") -> list[str]:
-    if isinstance(tree, dict):
-        return [found for key, value in tree.items() for found in _autos(value, f"{path}.{key}".lstrip("."))]
-    return [path] if tree == "auto" else []
+def _is_foreign(key: str) -> bool:
+    """A key that DeepSpeed has, but that neither Settings own nor a preset may set."""
+    return key in TOP.keys and key not in OWNED and key not in POLICY
 
 
 def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
     Settings have a say in.
 
     Raises:
-        UserError: the preset cannot be used (see load_preset).
+        UserError: the preset cannot be used (see load_preset), or contradicts the settings.
     """
     preset = load_preset(settings.deepspeed)
     optimizer, precision = settings.optimizer, settings.precision
@@ -166,4 +165,9 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
     if precision.dtype != "fp32" and preset["zero_optimization"]["stage"] > 0:
         # Micro-batches are summed in fp32. At stage 0 DeepSpeed can only sum in the weights' own format.
         preset.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
-    return {**config, **preset}
+    config |= preset
+    # The same eyes as for anybody's config: what contradicts itself does not reach a GPU.
+    findings = check(json.dumps(config), batch.ranks)
+    problems = [f"{found.path}: {found.message}; {found.advice}" for found in findings if found.severity == ERROR]
+    raise_gathered("the DeepSpeed config of these settings contradicts itself", problems)
+    return config

@@ -1,0 +1,311 @@
+"""Any DeepSpeed JSON -> findings: keys and values (walk.py), then what the keys say of each other."""
+
+import difflib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from layoutner.config.deepspeed_schema import (
+    DEEPSPEED_TYPES,
+    NOT_FROM_JSON,
+    OPTIMIZERS,
+    REMOVED,
+    SCHEDULERS,
+    TOP,
+    TORCH_TYPES,
+    Block,
+)
+from layoutner.config.finding import ERROR, NOTE, WARNING, Finding
+from layoutner.config.hjson_source import Member, Node, read_source
+from layoutner.config.walk import Place, Walk
+
+Rule = Callable[["Config"], None]
+
+
+class Config:
+    """A walked file: values by dotted path, with "auto" and wrong types read as absent."""
+
+    def __init__(self, walk: Walk, root: Node, world_size: int | None) -> None:
+        self.walk = walk
+        self.root = root
+        self.world_size = world_size
+
+    def has(self, path: str) -> bool:
+        """Whether the file says anything of the key."""
+        return path in self.walk.places
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The value of a key; the default where it is absent or left to "auto"."""
+        place = self.walk.places.get(path)
+        return default if place is None or place.value == "auto" else place.value
+
+    def number(self, path: str) -> float | None:
+        """A number; None where it is absent, "auto" or no number."""
+        value = self.get(path)
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    @property
+    def stage(self) -> int:
+        """ZeRO stage, 0 without one."""
+        stage = self.number("zero_optimization.stage")
+        return int(stage) if stage is not None else 0
+
+    def node(self, path: str) -> Node | None:
+        """The value of a key with its places."""
+        found: Node | None = self.root
+        for name in path.split("."):
+            members: list[Member] = found.members or [] if found is not None else []
+            found = next((member.node for member in members if member.key == name), None)
+        return found
+
+    def error(self, path: str, message: str, advice: str) -> None:
+        """An error at a key."""
+        self.walk.add(ERROR, path, message, advice)
+
+    def warn(self, path: str, message: str, advice: str) -> None:
+        """A warning at a key."""
+        self.walk.add(WARNING, path, message, advice)
+
+
+def check(text: str, world_size: int | None = None, framework: str | None = None) -> list[Finding]:
+    """All findings of one DeepSpeed config, in the order of the file.
+
+    Args:
+        text: JSON or HJSON.
+        world_size: number of ranks, where it is known.
+        framework: "hf-trainer" or "accelerate" where one of them fills in "auto".
+
+    Raises:
+        SourceError: the text is neither JSON nor HJSON, or not an object.
+    """
+    root = read_source(text)
+    walk = Walk(framework)
+    if root.members is None:
+        walk.findings.append(Finding(ERROR, "", 1, 1, "not an object", root.value(), "a config is { ... }"))
+        return walk.findings
+    walk.object(root, TOP)
+    config = Config(walk, root, world_size)
+    for rule in RULES:
+        rule(config)
+    if not _is_json(text):
+        place = Place(None, 1, 1)
+        walk.add(
+            NOTE, "", "HJSON, not JSON (comments, commas or quotes)", "DeepSpeed reads it; other tools may not", place
+        )
+    return sorted(walk.findings, key=lambda finding: (finding.line, finding.column))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _batch(config: Config) -> None:
+    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    autos = [name for name in names if config.has(name) and config.get(name) is None]
+    total, micro, steps = (config.number(name) for name in names)
+    ranks = config.world_size
+    if autos:
+        return
+    if total is None and micro is None:
+        if not config.walk.framework:
+            config.error("", "no batch size", f"give {names[0]} or {names[1]}")
+        return
+    if not all(n is None or (n > 0 and n == int(n)) for n in (total, micro, steps)):
+        return  # said of the key itself
+    if total is None:
+        return
+    if micro is not None and steps is not None:
+        at_once = int(micro * steps)
+        formula = f"{total:g} = {micro:g} a GPU x {steps:g} accumulation x world size"
+    elif micro is not None or steps is not None:
+        at_once = int(micro or steps or 1)
+        parts = f"{micro:g} a GPU x accumulation" if micro is not None else f"so many a GPU x {steps:g} accumulation"
+        formula = f"{total:g} = {parts} x world size"
+    else:
+        at_once, formula = 1, f"{total:g} = so many a GPU x world size"
+    if total % at_once:
+        below, above = int(total // at_once * at_once), int(-(-total // at_once) * at_once)
+        near = f"{below} or {above}" if below else str(above)
+        config.error(names[0], f"no world size makes {formula}", f"{names[0]} = {near} would do")
+        return
+    quotient = int(total // at_once)
+    exact = micro is not None and steps is not None
+    fits = [quotient] if exact else [n for n in range(1, quotient + 1) if quotient % n == 0]
+    worlds = ", ".join(map(str, fits[:12])) + (", ..." if len(fits) > 12 else "")
+    if ranks is not None and ranks not in fits:
+        config.error(names[0], f"{formula} does not hold on {ranks} rank(s)", f"world sizes that would do: {worlds}")
+    elif ranks is None and exact and quotient > 1:
+        config.walk.add(
+            NOTE, names[0], f"{formula} holds on {quotient} ranks and no other number", "check --world-size N"
+        )
+
+
+def _precision(config: Config) -> None:
+    bf16 = "bf16" if config.has("bf16") else "bfloat16"
+    if config.get("fp16.enabled") is True and config.get(f"{bf16}.enabled") is True:
+        config.error(f"{bf16}.enabled", "fp16 and bf16 are both enabled", "enable one of them")
+    if config.has("bf16") and config.has("bfloat16"):
+        config.warn("bfloat16", "ignored beside bf16", "take it out")
+    scale = config.number("fp16.loss_scale")
+    if scale:
+        for name in (
+            "initial_scale_power",
+            "loss_scale_window",
+            "hysteresis",
+            "min_loss_scale",
+            "consecutive_hysteresis",
+        ):
+            if config.has(f"fp16.{name}"):
+                message = f"dead: the loss scale is fixed at {scale:g}"
+                config.warn(f"fp16.{name}", message, "fp16.loss_scale = 0 makes it dynamic; else take this out")
+
+
+def _component(config: Config, name: str, table: dict[str, Block], fallback: str) -> Block | None:
+    """The parameters of optimizer or scheduler, checked; None where its type is not known."""
+    kind = config.get(f"{name}.type")
+    if not isinstance(kind, str):
+        if config.has(name) and not config.has(f"{name}.type"):
+            config.error(name, f"has no type, so DeepSpeed builds no {name}", f"give {name}.type")
+        return None
+    removed = {path.lower(): why for path, why in REMOVED.items()}.get(f"{name}.type.{kind}".lower())
+    if removed is not None:
+        release, advice = removed
+        config.error(f"{name}.type", f"{kind} was removed in DeepSpeed {release}", advice)
+        return None
+    # The optimizer table is keyed in lower case; DeepSpeed's own are found in any case, torch's only as spelt.
+    found = kind.lower() if name == "optimizer" else kind
+    if name == "optimizer" and found in TORCH_TYPES and found not in DEEPSPEED_TYPES and kind != TORCH_TYPES[found]:
+        message = f"{kind!r} is not found: torch spells it {TORCH_TYPES[found]!r}"
+        config.error(f"{name}.type", message, TORCH_TYPES[found])
+        return None
+    if kind in NOT_FROM_JSON:
+        config.error(f"{name}.type", f"{kind} cannot be made from JSON: {NOT_FROM_JSON[kind]}", "take another")
+        return None
+    if found not in table:
+        near = difflib.get_close_matches(kind, table, n=1, cutoff=0.5) or difflib.get_close_matches(
+            kind.lower(), [own.lower() for own in table], n=1, cutoff=0.5
+        )
+        advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(list(table)[:9])}"
+        config.error(f"{name}.type", f"{kind!r} is no {name} of DeepSpeed or {fallback}", advice)
+        return None
+    params = config.node(f"{name}.params")
+    if params is not None and params.members is not None:
+        config.walk.object(params, table[found], f"{name}.params")
+    return table[found]
+
+
+def _optimizer(config: Config) -> None:
+    _component(config, "optimizer", OPTIMIZERS, "torch.optim")
+    kind = str(config.get("optimizer.type") or "").lower()
+    if kind == "lamb" and config.stage > 0:
+        message = f"LAMB at ZeRO {config.stage}: it needs the norm of whole layers, and ZeRO flattens them"
+        advice = "zero_optimization.stage = 0, or AdamW"
+        if config.get("zero_allow_untested_optimizer") is True:
+            config.warn("optimizer.type", message, advice)
+        else:
+            config.error("optimizer.type", f"{message}; DeepSpeed refuses to start", advice)
+
+
+def _scheduler(config: Config) -> None:
+    block = _component(config, "scheduler", SCHEDULERS, "torch.optim.lr_scheduler")
+    kind = config.get("scheduler.type")
+    if block is None or not str(kind).startswith("Warmup"):
+        return
+    path = "scheduler.params"
+    lr, peak = config.number("optimizer.params.lr"), config.number(f"{path}.warmup_max_lr")
+    if lr is not None and peak is not None and lr != peak:
+        message = f"the peak is {peak:g}, and optimizer.params.lr = {lr:g} is never used"
+        config.warn(f"{path}.warmup_max_lr", message, "make them equal")
+    elif lr is not None and kind == "WarmupDecayLR" and not config.has(f"{path}.warmup_max_lr") and lr != 0.001:
+        message = f"warmup_max_lr is not given: the peak is 0.001, and optimizer.params.lr = {lr:g} is never used"
+        config.warn("scheduler", message, f"warmup_max_lr = {lr:g}")
+    if not config.has(f"{path}.warmup_type") and "warmup_type" in block.keys and kind != "WarmupCosineLR":
+        message = "warmup_type is not given: the warm-up is logarithmic, not linear"
+        config.warn("scheduler", message, 'warmup_type = "linear" is what most recipes mean')
+    warmup, total = config.number(f"{path}.warmup_num_steps"), config.number(f"{path}.total_num_steps")
+    if warmup == 0 and kind in ("WarmupLR", "WarmupDecayLR"):
+        config.error(f"{path}.warmup_num_steps", "a warm-up of 0 is refused when the engine starts", "give 1 or more")
+    if kind in ("WarmupDecayLR", "WarmupCosineLR") and not config.has(f"{path}.total_num_steps"):
+        config.error(
+            "scheduler", f"{kind} without total_num_steps fails when the engine starts", "give total_num_steps"
+        )
+    if warmup is not None and total is not None and warmup >= total:
+        message = f"{warmup:g} steps of warm-up in a run of {total:g}: the peak is reached at its end or never"
+        severity = ERROR if warmup > total else WARNING
+        config.walk.add(severity, f"{path}.warmup_num_steps", message, "warm up for less than total_num_steps")
+
+
+def _zero(config: Config) -> None:
+    stage, path = config.stage, "zero_optimization"
+    if not config.has(path) or (config.has(f"{path}.stage") and config.number(f"{path}.stage") is None):
+        return
+    needs = {"offload_param": 3, "offload_optimizer": 1, "zero_hpz_partition_size": 3, "zero_quantized_weights": 3}
+    block = TOP.keys[path].block
+    for name in block.keys if block is not None else ():
+        if name.startswith("stage3_") or name == "sub_group_size":
+            needs[name] = 3
+    for name, least in needs.items():
+        value = config.get(f"{path}.{name}")
+        off = isinstance(value, dict) and value.get("device") in (None, "none")
+        if value is None or off or stage >= least:
+            continue
+        if name.startswith("offload"):
+            advice = f"zero_optimization.stage = {least} or more" if least < 3 else "zero_optimization.stage = 3"
+            config.warn(f"{path}.{name}", f"ignored at ZeRO {stage}: nothing is offloaded", advice)
+        elif not name.startswith("zero_") or value not in (1, False):
+            config.walk.add(NOTE, f"{path}.{name}", f"ignored at ZeRO {stage}", "it works at stage 3 alone")
+    ratio = config.number(f"{path}.offload_optimizer.ratio")
+    if ratio is not None and ratio < 1 and stage != 3:
+        config.error(f"{path}.offload_optimizer.ratio", "a part can be offloaded at ZeRO 3 alone", "ratio = 1")
+    if config.get(f"{path}.compute_grad_norm") is False and stage not in (1, 2):
+        config.error(f"{path}.compute_grad_norm", f"cannot be false at ZeRO {stage}", "take it out")
+
+
+def _allreduce(config: Config) -> None:
+    if str(config.get("gradient_allreduce_op")).lower() != "sum":
+        return
+    if config.stage == 3:
+        config.error("gradient_allreduce_op", "sum is refused at ZeRO 3", "mean, or a lower stage")
+    if config.get("zero_optimization.zenflow") is not None:
+        config.error("gradient_allreduce_op", "sum is refused with ZenFlow", "mean")
+    if config.get("compile.deepcompile") is True:
+        config.error("gradient_allreduce_op", "sum is refused with DeepCompile", "mean")
+
+
+def _half_masters(config: Config) -> None:
+    for path in (
+        "fp16.fp16_master_weights_and_grads",
+        "bf16.bf16_master_weights_and_grads",
+        "bf16.bf16_optimizer_states",
+    ):
+        if config.get(path) is True and config.stage == 0:
+            config.error(path, "needs ZeRO 1, 2 or 3", "zero_optimization.stage = 1 or more")
+    if (
+        config.get("bf16.bf16_optimizer_states") is True
+        and config.get("bf16.bf16_master_weights_and_grads") is not True
+    ):
+        config.error("bf16.bf16_optimizer_states", "needs bf16_master_weights_and_grads", "enable that too")
+
+
+def _accumulation_format(config: Config) -> None:
+    wanted = config.get("data_types.grad_accum_dtype")
+    half = config.get("fp16.enabled") is True or config.get("bf16.enabled") is True
+    if half and config.stage == 0 and str(wanted).lower() in ("fp32", "float32", "float"):
+        message = "fp32 accumulation of half-precision gradients fails to start at ZeRO 0"
+        config.error("data_types.grad_accum_dtype", message, "zero_optimization.stage = 1 or more")
+
+
+RULES: tuple[Rule, ...] = (
+    _batch,
+    _precision,
+    _optimizer,
+    _scheduler,
+    _zero,
+    _allreduce,
+    _half_masters,
+    _accumulation_format,
+)
