@@ -119,6 +119,15 @@ def _run(arguments: list[str]) -> None:
     check.add_argument("--for", dest="framework", choices=["hf-trainer", "accelerate"], help='who fills in "auto"')
     check.add_argument("--format", default="text", choices=["text", "json", "github"], help="(default: text)")
 
+    importing = actions.add_parser(
+        "import", help="turn any DeepSpeed JSON into settings and a preset, and say what changed"
+    )
+    importing.add_argument("file", help="DeepSpeed config, JSON or HJSON")
+    importing.add_argument(
+        "--world-size", type=int, help="number of ranks it was made for, where it gives no global batch"
+    )
+    importing.add_argument("--out", type=Path, help="folder for settings.toml and preset.json; default: print them")
+
     schema = actions.add_parser("schema", help="print a JSON Schema, for editors that complete and check")
     schema.add_argument("of", choices=["settings", "deepspeed"], help="of the settings TOML, or of a DeepSpeed JSON")
 
@@ -181,13 +190,41 @@ def _check(options: argparse.Namespace) -> None:
     if options.world_size is not None and options.world_size < 1:
         raise UserError(f"--world-size {options.world_size}: at least one rank is needed")
     try:
-        text = Path(options.file).read_text(encoding="utf-8-sig")
-        findings = check(text, options.world_size, options.framework)
-    except (OSError, UnicodeDecodeError, SourceError) as error:
+        findings = check(_text(options.file), options.world_size, options.framework)
+    except SourceError as error:
         raise UserError(f"{options.file}: cannot be read: {error}") from None
     print(FORMATS[options.format](options.file, findings))
     if any(found.severity == ERROR for found in findings):
         sys.exit(1)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from layoutner.config.importing import import_config
+
+    imported = import_config(_text(options.file), options.world_size)
+    preset = None if imported.preset is None else json.dumps(imported.preset, indent=2) + "\n"
+    settings = imported.toml(None if preset is None else str((options.out or Path()) / "preset.json"))
+    if options.out is None:
+        print(settings if preset is None else f"{settings}\n# preset.json:\n{preset}", end="")
+    else:
+        files = {"settings.toml": settings} | ({} if preset is None else {"preset.json": preset})
+        there = [name for name in files if (options.out / name).exists()]
+        if there:
+            raise UserError(f"--out {options.out}: holds {' and '.join(there)} already; give another folder")
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (options.out / name).write_text(text, encoding="utf-8")
+    for line in imported.report:
+        became = f" -> {line.became}" if line.became else ""
+        why = f": {line.why}" if line.why else ""
+        print(f"{line.what:8}{line.path}{became}{why}", file=sys.stderr)
+
+
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
 
 
 def _schema(options: argparse.Namespace) -> None:
@@ -333,5 +370,6 @@ COMMANDS = {
     "export": _export,
     "render": _render,
     "check": _check,
+    "import": _import,
     "schema": _schema,
 }

@@ -91,6 +91,23 @@ def test_mistakes_exit_with_2(arguments: list[str], message: str, capsys: pytest
     assert message in err
 
 
+def test_import_writes_settings_that_render_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--world-size", "2", "--windows", "150"]
+    _, rendered, _ = call(capsys, "config", "render", "--config", "demo", "--deepspeed.preset", "zero2", *more)
+    (tmp_path / "ds.json").write_text(rendered)
+    code, _, report = call(capsys, "config", "import", str(tmp_path / "ds.json"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "train_batch_size -> batch.global_windows = 16" in report
+    code, again, _ = call(capsys, "config", "render", "--config", str(tmp_path / "out" / "settings.toml"), *more)
+    assert code == 0
+    assert json.loads(again) == json.loads(rendered)
+    code, out, _ = call(capsys, "config", "import", str(tmp_path / "ds.json"))
+    assert code == 0
+    assert "# preset.json:" in out
+    code, _, err = call(capsys, "config", "import", str(tmp_path / "ds.json"), "--out", str(tmp_path / "out"))
+    assert (code, "holds settings.toml and preset.json already" in err) == (2, True)
+
+
 @pytest.mark.parametrize("flag", [["--local_rank=1"], ["--local-rank=1"], ["--local_rank", "1"]])
 def test_the_launchers_flag_may_come_first(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, *flag, "config", "render", "--config", "demo", "--world-size", "1", "--windows", "9")
