@@ -108,6 +108,16 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     return preset
 
 
+def _needs_own_adam(zero: dict[str, Any]) -> bool:
+    """Whether this policy works with DeepSpeed's CPU Adam alone, which a compiler builds at the first step.
+
+    Everywhere else torch's fused AdamW does, on the CPU with offloaded states too (measured: tests/test_presets.py).
+    """
+    offload = zero.get("offload_optimizer") or {}
+    part = offload.get("ratio", 1) < 1 or offload.get("super_offload", False)
+    return part or offload.get("device") == "nvme" or zero.get("zenflow") is not None
+
+
 def _is_foreign(key: str) -> bool:
     """A key that DeepSpeed has, but that neither Settings own nor a preset may set."""
     return key in TOP.keys and key not in OWNED and key not in POLICY
@@ -148,8 +158,7 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
             },
         },
     }
-    if "offload_optimizer" not in preset["zero_optimization"]:
-        # torch's fused AdamW needs no compiler at the first step; offload needs DeepSpeed's own CPU Adam.
+    if not _needs_own_adam(preset["zero_optimization"]):
         config["optimizer"]["params"] |= {"torch_adam": True, "fused": True}
     if precision.dtype == "fp16":
         config["fp16"] = {
