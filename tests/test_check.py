@@ -151,3 +151,30 @@ def test_the_public_corpus(real_data: Path) -> None:
         assert ignored <= {f.path for f in findings}, row["file"]
         unknown = {f.path for f in findings if f.message.startswith("unknown key") and "." not in f.path}
         assert unknown <= ignored, row["file"]
+
+
+def test_odd_values_anywhere_are_findings_and_no_crash() -> None:
+    """Whatever stands at whichever key, check and import answer."""
+    import random
+
+    from layoutner.config.errors import UserError
+    from layoutner.config.importing import import_config
+
+    dice = random.Random(11)
+    odd = [None, True, -1, 0, 1e308, 10**30, "", "auto", "True,", [], {}, [[]], {"a": {}}, [None], "\u0000", 0.5]
+
+    def mutate(value: object) -> object:
+        if isinstance(value, dict) and value and dice.random() < 0.8:
+            key = dice.choice(list(value))
+            return {**value, key: mutate(value[key])}
+        return dice.choice(odd)
+
+    texts = [json.loads(case[0]) for case in BROKEN if "True" not in case[0] and case[3] != "fp16"]
+    for _ in range(3000):
+        text = json.dumps(mutate(dice.choice(texts)))
+        for framework in (None, "hf-trainer"):
+            check(text, dice.choice([None, 1, 3]), framework)
+        try:
+            import_config(text, dice.choice([None, 2]))
+        except UserError:
+            continue

@@ -91,6 +91,22 @@ def test_mistakes_exit_with_2(arguments: list[str], message: str, capsys: pytest
     assert message in err
 
 
+def test_plan_says_what_fits(capsys: pytest.CaptureFixture[str], checkpoints: dict[str, Path]) -> None:
+    base = ["config", "plan", "--config", "demo", "--world-size", "2", "--windows", "288"]
+    base.append(f"--model.name_or_path={checkpoints['layoutlm']}")
+    code, out, _ = call(capsys, *base, "--gpu-memory", "24GiB")
+    assert code == 0
+    assert "16 windows a step = 8 a forward x 1 accumulation x 2 ranks" in out
+    assert "fits into 24.00 GiB" in out
+    code, out, _ = call(capsys, *base, "--gpu-memory", "1MiB")
+    assert code == 0
+    assert "is more than 1.0 MiB" in out
+    code, _, err = call(capsys, *base, "--gpu-memory", "lots")
+    assert (code, "is no amount of memory" in err) == (2, True)
+    code, _, err = call(capsys, *base[:-1])
+    assert (code, "model.name_or_path is missing" in err) == (2, True)
+
+
 def test_import_writes_settings_that_render_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--world-size", "2", "--windows", "150"]
     _, rendered, _ = call(capsys, "config", "render", "--config", "demo", "--deepspeed.preset", "zero2", *more)

@@ -37,12 +37,12 @@ def plan_batch(global_windows: int, micro_windows: int, ranks: int) -> BatchPlan
     choices = [f"batch.global_windows = {' or '.join(str(n) for n in (below, above) if n)}"]
     if global_windows % ranks == 0:
         share = global_windows // ranks
-        divisors = [n for n in range(1, share + 1) if share % n == 0]
+        divisors = [n for n in range(1, min(share, 10_000) + 1) if share % n == 0]
         near = sorted(sorted(divisors, key=lambda n: abs(n - micro_windows))[:2])
         choices.append(f"batch.micro_windows = {' or '.join(map(str, near))}")
     if global_windows % micro_windows == 0:
         quotient = global_windows // micro_windows
-        worlds = [n for n in range(1, quotient + 1) if quotient % n == 0]
+        worlds = [n for n in range(1, min(quotient, 10_000) + 1) if quotient % n == 0]
         near = sorted(sorted(worlds, key=lambda n: abs(n - ranks))[:2])
         choices.append(f"{' or '.join(map(str, near))} rank(s)")
     raise UserError(

@@ -134,9 +134,9 @@ def _batch(config: Config) -> None:
         return
     quotient = int(total // at_once)
     exact = micro is not None and steps is not None
-    fits = [quotient] if exact else [n for n in range(1, quotient + 1) if quotient % n == 0]
+    fits = [quotient] if exact else [n for n in range(1, min(quotient, 10_000) + 1) if quotient % n == 0]
     worlds = ", ".join(map(str, fits[:12])) + (", ..." if len(fits) > 12 else "")
-    if ranks is not None and ranks not in fits:
+    if ranks is not None and (ranks != quotient if exact else quotient % ranks):
         config.error(names[0], f"{formula} does not hold on {ranks} rank(s)", f"world sizes that would do: {worlds}")
     elif ranks is None and exact and quotient > 1:
         config.walk.add(

@@ -7,27 +7,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from layoutner import __version__
+from layoutner.cli import config
+from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
 from layoutner.config.errors import UserError, first_line
-from layoutner.config.settings import Settings, did_you_mean, load, recipe_names, sections
+from layoutner.config.settings import did_you_mean, load, sections
 
 if TYPE_CHECKING:
     from layoutner.data.document import Document
     from layoutner.training.world import World
 
 ERROR, INTERRUPTED = 2, 130  # exit codes; 130 = 128 + SIGINT, as shells have it
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that raises instead of printing usage and exiting, and that never abbreviates."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **options})
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{self.prog} --help` lists what there is")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,10 +70,10 @@ def _run(arguments: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     train = commands.add_parser("train", help="train, evaluate, save; under deepspeed or torchrun on many ranks")
-    _add_settings(train)
+    add_settings(train)
 
     demo = commands.add_parser("demo", help="synthetic forms through the whole toolkit, without a download")
-    _add_settings(demo, config=False)
+    add_settings(demo, config=False)
 
     for name, text in (
         ("predict", "label the words of documents"),
@@ -106,30 +98,7 @@ def _run(arguments: list[str]) -> None:
     export.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
     export.add_argument("out", type=Path, help="folder to make")
 
-    config = commands.add_parser("config", help="look at the DeepSpeed config")
-    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
-    render = actions.add_parser("render", help="print the DeepSpeed JSON of a run")
-    _add_settings(render)
-    render.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
-    render.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
-
-    check = actions.add_parser("check", help="find what is wrong with any DeepSpeed JSON; exits 1 on errors")
-    check.add_argument("file", help="DeepSpeed config, JSON or HJSON")
-    check.add_argument("--world-size", type=int, help="number of ranks the batch numbers must hold for")
-    check.add_argument("--for", dest="framework", choices=["hf-trainer", "accelerate"], help='who fills in "auto"')
-    check.add_argument("--format", default="text", choices=["text", "json", "github"], help="(default: text)")
-
-    importing = actions.add_parser(
-        "import", help="turn any DeepSpeed JSON into settings and a preset, and say what changed"
-    )
-    importing.add_argument("file", help="DeepSpeed config, JSON or HJSON")
-    importing.add_argument(
-        "--world-size", type=int, help="number of ranks it was made for, where it gives no global batch"
-    )
-    importing.add_argument("--out", type=Path, help="folder for settings.toml and preset.json; default: print them")
-
-    schema = actions.add_parser("schema", help="print a JSON Schema, for editors that complete and check")
-    schema.add_argument("of", choices=["settings", "deepspeed"], help="of the settings TOML, or of a DeepSpeed JSON")
+    config.add_commands(commands)
 
     options, strangers = parser.parse_known_args(arguments)
     if strangers:
@@ -139,107 +108,9 @@ def _run(arguments: list[str]) -> None:
     COMMANDS[options.action if options.command == "config" else options.command](options)
 
 
-def _add_settings(parser: argparse.ArgumentParser, config: bool = True) -> None:
-    if config:
-        parser.add_argument(
-            "--config", metavar="X", help=f"TOML file, or the name of a recipe: {', '.join(recipe_names())}"
-        )
-    for section, model in sections().items():
-        group = parser.add_argument_group(f"[{section}]")
-        for key, field in model.model_fields.items():
-            default = "" if field.default in (None, ()) else f" (default: {field.default})"
-            text = f"{field.description}{default}".replace("%", "%%")
-            group.add_argument(f"--{section}.{key}", dest=f"{section}.{key}", metavar="VALUE", help=text)
-
-
-def _overrides(options: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """What the command line says of Settings, as text."""
-    tree: dict[str, dict[str, str]] = {}
-    for name, value in vars(options).items():
-        section, _, key = name.partition(".")
-        if key and value is not None:
-            tree.setdefault(section, {})[key] = value
-    return tree
-
-
-def _render(options: argparse.Namespace) -> None:
-    from layoutner.config.batch_plan import plan_batch
-    from layoutner.config.render import render
-    from layoutner.config.schedule import plan_schedule
-
-    settings = load(options.config, _overrides(options))
-    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, options.world_size)
-    windows = options.windows
-    if windows is not None and windows < 1:
-        raise UserError(f"--windows {windows}: at least one window is needed")
-    if windows is None and settings.schedule.epochs is not None and settings.data.train and settings.model.name_or_path:
-        _quiet()
-        from layoutner.training.plan import cut_windows
-
-        windows = len(cut_windows(settings)[2]["train"])
-    schedule = plan_schedule(settings.schedule, settings.batch.global_windows, windows)
-    print(json.dumps(render(settings, batch, schedule), indent=2))
-    print(f"batch: {batch}\nschedule: {schedule}", file=sys.stderr)
-
-
-def _check(options: argparse.Namespace) -> None:
-    from layoutner.config.check import check
-    from layoutner.config.finding import ERROR, FORMATS
-    from layoutner.config.hjson_source import SourceError
-
-    if options.world_size is not None and options.world_size < 1:
-        raise UserError(f"--world-size {options.world_size}: at least one rank is needed")
-    try:
-        findings = check(_text(options.file), options.world_size, options.framework)
-    except SourceError as error:
-        raise UserError(f"{options.file}: cannot be read: {error}") from None
-    print(FORMATS[options.format](options.file, findings))
-    if any(found.severity == ERROR for found in findings):
-        sys.exit(1)
-
-
-def _import(options: argparse.Namespace) -> None:
-    from layoutner.config.importing import import_config
-
-    imported = import_config(_text(options.file), options.world_size)
-    preset = None if imported.preset is None else json.dumps(imported.preset, indent=2) + "\n"
-    settings = imported.toml(None if preset is None else str((options.out or Path()) / "preset.json"))
-    if options.out is None:
-        print(settings if preset is None else f"{settings}\n# preset.json:\n{preset}", end="")
-    else:
-        files = {"settings.toml": settings} | ({} if preset is None else {"preset.json": preset})
-        there = [name for name in files if (options.out / name).exists()]
-        if there:
-            raise UserError(f"--out {options.out}: holds {' and '.join(there)} already; give another folder")
-        options.out.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (options.out / name).write_text(text, encoding="utf-8")
-    for line in imported.report:
-        became = f" -> {line.became}" if line.became else ""
-        why = f": {line.why}" if line.why else ""
-        print(f"{line.what:8}{line.path}{became}{why}", file=sys.stderr)
-
-
-def _text(file: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
-
-
-def _schema(options: argparse.Namespace) -> None:
-    if options.of == "settings":
-        schema = Settings.model_json_schema()
-    else:
-        from layoutner.config.deepspeed_schema import json_schema
-
-        schema = json_schema(auto=True)
-    print(json.dumps(schema, indent=2))
-
-
 def _train(options: argparse.Namespace) -> None:
-    settings = load(options.config, _overrides(options))
-    _quiet()
+    settings = load(options.config, overrides(options))
+    quiet()
     from layoutner.inference.export import export
     from layoutner.inference.labeller import Labeller
     from layoutner.training.folder import SCORES_FILE, write_json
@@ -318,7 +189,7 @@ def _open(options: argparse.Namespace) -> "tuple[World, list[Document]]":
         raise UserError(f"--model {options.model}: no such folder; `layoutner export RUN OUT` makes one")
     if not options.input.exists():
         raise UserError(f"--input {options.input}: no such file or folder")
-    _quiet()
+    quiet()
     from layoutner.data.corpus import read_documents
     from layoutner.training.world import World
 
@@ -330,29 +201,19 @@ def _open(options: argparse.Namespace) -> "tuple[World, list[Document]]":
 def _export(options: argparse.Namespace) -> None:
     if not options.run.is_dir():
         raise UserError(f"{options.run}: no such run folder")
-    _quiet()
+    quiet()
     from layoutner.inference.export import export
 
     print(f"{export(options.run, options.out)} exported to {options.out}")
 
 
 def _demo(options: argparse.Namespace) -> None:
-    overrides = _overrides(options)
-    settings = load("demo", overrides)
-    _quiet()
+    given = overrides(options)
+    settings = load("demo", given)
+    quiet()
     from layoutner.demo.run import run_demo
 
-    run_demo(settings, overrides)
-
-
-def _quiet() -> None:
-    """Libraries speak up when something is wrong, not while it goes well."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
+    run_demo(settings, given)
 
 
 def _log_on(world: "World") -> None:
@@ -368,8 +229,5 @@ COMMANDS = {
     "predict": _predict,
     "evaluate": _evaluate,
     "export": _export,
-    "render": _render,
-    "check": _check,
-    "import": _import,
-    "schema": _schema,
+    **config.COMMANDS,
 }

@@ -1,0 +1,51 @@
+"""What the commands share: the parser, the options that are settings, and quiet libraries."""
+
+import argparse
+import os
+from typing import Any, NoReturn
+
+from layoutner.config.errors import UserError
+from layoutner.config.settings import recipe_names, sections
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises instead of printing usage and exiting, and that never abbreviates."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists what there is")
+
+
+def add_settings(parser: argparse.ArgumentParser, config: bool = True) -> None:
+    if config:
+        parser.add_argument(
+            "--config", metavar="X", help=f"TOML file, or the name of a recipe: {', '.join(recipe_names())}"
+        )
+    for section, model in sections().items():
+        group = parser.add_argument_group(f"[{section}]")
+        for key, field in model.model_fields.items():
+            default = "" if field.default in (None, ()) else f" (default: {field.default})"
+            text = f"{field.description}{default}".replace("%", "%%")
+            group.add_argument(f"--{section}.{key}", dest=f"{section}.{key}", metavar="VALUE", help=text)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """What the command line says of Settings, as text."""
+    tree: dict[str, dict[str, str]] = {}
+    for name, value in vars(options).items():
+        section, _, key = name.partition(".")
+        if key and value is not None:
+            tree.setdefault(section, {})[key] = value
+    return tree
+
+
+def quiet() -> None:
+    """Libraries speak up when something is wrong, not while it goes well."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()

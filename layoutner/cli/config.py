@@ -1,0 +1,171 @@
+"""`layoutner config ...`: look at a DeepSpeed config before a GPU is held. No torch, where no data is read."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
+from layoutner.config.errors import UserError
+from layoutner.config.settings import Settings, load
+
+if TYPE_CHECKING:
+    from layoutner.config.batch_plan import BatchPlan
+    from layoutner.config.schedule import Schedule
+
+
+def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add `config` and what stands below it."""
+    config = commands.add_parser("config", help="look at the DeepSpeed config")
+    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    render = actions.add_parser("render", help="print the DeepSpeed JSON of a run")
+    add_settings(render)
+    render.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
+    render.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
+
+    plan = actions.add_parser("plan", help="the arithmetic of a run, and the memory each rank needs by ZeRO stage")
+    add_settings(plan)
+    plan.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
+    plan.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
+    plan.add_argument("--gpu-memory", help="what one rank has, such as 24GiB: the largest micro-batch that fits")
+
+    check = actions.add_parser("check", help="find what is wrong with any DeepSpeed JSON; exits 1 on errors")
+    check.add_argument("file", help="DeepSpeed config, JSON or HJSON")
+    check.add_argument("--world-size", type=int, help="number of ranks the batch numbers must hold for")
+    check.add_argument("--for", dest="framework", choices=["hf-trainer", "accelerate"], help='who fills in "auto"')
+    check.add_argument("--format", default="text", choices=["text", "json", "github"], help="(default: text)")
+
+    importing = actions.add_parser(
+        "import", help="turn any DeepSpeed JSON into settings and a preset, and say what changed"
+    )
+    importing.add_argument("file", help="DeepSpeed config, JSON or HJSON")
+    importing.add_argument(
+        "--world-size", type=int, help="number of ranks it was made for, where it gives no global batch"
+    )
+    importing.add_argument("--out", type=Path, help="folder for settings.toml and preset.json; default: print them")
+
+    schema = actions.add_parser("schema", help="print a JSON Schema, for editors that complete and check")
+    schema.add_argument("of", choices=["settings", "deepspeed"], help="of the settings TOML, or of a DeepSpeed JSON")
+
+
+def _render(options: argparse.Namespace) -> None:
+    from layoutner.config.render import render
+
+    settings, batch, schedule = _arithmetic(options)
+    print(json.dumps(render(settings, batch, schedule), indent=2))
+    print(f"batch: {batch}\nschedule: {schedule}", file=sys.stderr)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from layoutner.config.memory import Network, parse_memory
+    from layoutner.config.memory_plan import describe
+
+    limit = None if options.gpu_memory is None else parse_memory(options.gpu_memory)
+    settings, batch, schedule = _arithmetic(options)
+    if settings.model.name_or_path is None:
+        raise UserError("model.name_or_path is missing: the memory is that of a network")
+    config = _network_config(settings.model.name_or_path)
+    if settings.model.dropout is not None:
+        config["attention_probs_dropout_prob"] = settings.model.dropout
+    network = Network.from_config(config, settings.model.family or str(config.get("model_type")), labels=13)
+    print(describe(settings, batch, schedule, network, settings.data.max_length, limit))
+
+
+def _network_config(name: str) -> dict[str, Any]:
+    """The config.json of a checkpoint: of a folder as it stands there, of a hub name through transformers."""
+    file = Path(name) / "config.json"
+    if file.is_file():
+        try:
+            config: dict[str, Any] = json.loads(_text(str(file)))
+        except ValueError as error:
+            raise UserError(f"{file}: not valid JSON: {error}") from None
+        return config
+    quiet()
+    from layoutner.config.settings import ModelSettings
+    from layoutner.model.families import open_checkpoint
+
+    opened: dict[str, Any] = open_checkpoint(ModelSettings(name_or_path=name)).config.to_dict()
+    return opened
+
+
+def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Schedule]":
+    """Settings, batch and schedule of --world-size ranks and of --windows, or the data's, windows."""
+    from layoutner.config.batch_plan import plan_batch
+    from layoutner.config.schedule import plan_schedule
+
+    settings = load(options.config, overrides(options))
+    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, options.world_size)
+    windows = options.windows
+    if windows is not None and windows < 1:
+        raise UserError(f"--windows {windows}: at least one window is needed")
+    if windows is None and settings.schedule.epochs is not None and settings.data.train and settings.model.name_or_path:
+        quiet()
+        from layoutner.training.plan import cut_windows
+
+        windows = len(cut_windows(settings)[2]["train"])
+    return settings, batch, plan_schedule(settings.schedule, settings.batch.global_windows, windows)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from layoutner.config.check import check
+    from layoutner.config.finding import ERROR, FORMATS
+    from layoutner.config.hjson_source import SourceError
+
+    if options.world_size is not None and options.world_size < 1:
+        raise UserError(f"--world-size {options.world_size}: at least one rank is needed")
+    try:
+        findings = check(_text(options.file), options.world_size, options.framework)
+    except SourceError as error:
+        raise UserError(f"{options.file}: cannot be read: {error}") from None
+    print(FORMATS[options.format](options.file, findings))
+    if any(found.severity == ERROR for found in findings):
+        sys.exit(1)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from layoutner.config.importing import import_config
+
+    imported = import_config(_text(options.file), options.world_size)
+    preset = None if imported.preset is None else json.dumps(imported.preset, indent=2) + "\n"
+    settings = imported.toml(None if preset is None else str((options.out or Path()) / "preset.json"))
+    if options.out is None:
+        print(settings if preset is None else f"{settings}\n# preset.json:\n{preset}", end="")
+    else:
+        files = {"settings.toml": settings} | ({} if preset is None else {"preset.json": preset})
+        there = [name for name in files if (options.out / name).exists()]
+        if there:
+            raise UserError(f"--out {options.out}: holds {' and '.join(there)} already; give another folder")
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (options.out / name).write_text(text, encoding="utf-8")
+    for line in imported.report:
+        became = f" -> {line.became}" if line.became else ""
+        why = f": {line.why}" if line.why else ""
+        print(f"{line.what:8}{line.path}{became}{why}", file=sys.stderr)
+
+
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+
+
+def _schema(options: argparse.Namespace) -> None:
+    if options.of == "settings":
+        schema = Settings.model_json_schema()
+    else:
+        from layoutner.config.deepspeed_schema import json_schema
+
+        schema = json_schema(auto=True)
+    print(json.dumps(schema, indent=2))
+
+
+COMMANDS = {
+    "render": _render,
+    "plan": _plan,
+    "check": _check,
+    "import": _import,
+    "schema": _schema,
+}

@@ -1,0 +1,170 @@
+"""What `config plan` says of memory, against what training takes on the CPU."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layoutner.config.batch_plan import plan_batch
+from layoutner.config.errors import UserError
+from layoutner.config.memory import GiB, Memory, MiB, Network, estimate, largest_micro_batch, parse_memory
+from layoutner.config.memory_plan import Case, advice, describe
+from layoutner.config.schedule import plan_schedule
+from layoutner.config.settings import load
+from tests.conftest import launch
+
+WORKER = Path(__file__).parent / "workers" / "memory.py"
+STAGES = (0, 1, 2, 3)
+BASE = Network.from_config({}, "layoutlm", 7)  # LayoutLM base
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("memory") / "measured.json"
+    done = launch([Path(sys.executable).name, WORKER, out], timeout=300, PYTHONPATH=str(WORKER.parents[2]))
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def estimated(measured: dict[str, Any], case: str, micro: int | None = None) -> Memory:
+    dtype, stage, ranks = case.split("/")
+    about = measured["about"]
+    return estimate(
+        Network.from_config(about["network"], "layoutlm", about["labels"]),
+        dtype=dtype,
+        stage=int(stage),
+        ranks=int(ranks),
+        micro_windows=micro or about["micro"],
+        window_tokens=about["tokens"],
+        ds_config=measured[case]["config"],
+        device="cpu",
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("dtype", "stage"), [*((dtype, stage) for dtype in ("fp32", "bf16") for stage in STAGES), ("fp16", 1)]
+)
+def test_the_estimate_is_what_training_takes(stage: int, dtype: str, ranks: int, measured: dict[str, Any]) -> None:
+    case = f"{dtype}/{stage}/{ranks}"
+    memory = estimated(measured, case)
+    assert memory.model_states == pytest.approx(measured[case]["states"], rel=0.10)
+    assert memory.total == pytest.approx(measured[case]["peak"], rel=0.25)
+
+
+def test_the_measurement_would_see_an_error(measured: dict[str, Any]) -> None:
+    # The tolerances are worth something: a moment forgotten would be outside of them, and activations
+    # are a good part of the peak (19% at the least).
+    for case, found in measured.items():
+        if case != "about":
+            memory = estimated(measured, case)
+            assert memory.activations > 0.15 * found["peak"]
+            assert memory.optimizer_states / 3 > 0.10 * memory.model_states
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "layoutlm"])
+def test_parameters_are_counted_exactly(family: str, checkpoints: dict[str, Path]) -> None:
+    from layoutner.config.settings import ModelSettings
+    from layoutner.model.families import build, open_checkpoint
+
+    config = json.loads((checkpoints[family] / "config.json").read_text())
+    network = Network.from_config(config, family, 5)
+    model = build(open_checkpoint(ModelSettings(name_or_path=str(checkpoints[family]))), ["O", *"ABCD"], None)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    assert network.parameters == sum(sizes.values())
+    trained = sorted(size for name, size in sizes.items() if ".pooler." not in name)
+    assert sorted(network.tensors) == trained
+    assert network.trainable == sum(trained)
+
+
+def test_a_bert_that_starts_a_layoutlm_is_counted_as_one(checkpoints: dict[str, Path]) -> None:
+    from layoutner.config.settings import ModelSettings
+    from layoutner.model.families import build, open_checkpoint
+
+    config = json.loads((checkpoints["bert"] / "config.json").read_text())
+    settings = ModelSettings(name_or_path=str(checkpoints["bert"]), family="layoutlm")
+    model = build(open_checkpoint(settings), ["O", "A"], None)
+    assert Network.from_config(config, "layoutlm", 2).parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_a_config_without_sizes_is_the_base_size() -> None:
+    assert BASE.parameters == 112_633_351  # LayoutLM base with 7 tags, as transformers builds it
+    with pytest.raises(UserError, match="a 't5': memory can be planned for bert, roberta and layoutlm"):
+        Network.from_config({}, "t5", 7)
+    with pytest.raises(UserError, match="hidden_size = '768' is no whole number"):
+        Network.from_config({"hidden_size": "768"}, "bert", 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GiB", 24 * GiB), ("24GB", 24 * GiB), ("40G", 40 * GiB), ("800MiB", 800 * MiB), ("1.5 gib", 3 * GiB // 2)],
+)
+def test_memory_is_read(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "0", "-3G", "24 apples", "24GiBs", "1e3G"])
+def test_other_text_is_refused_with_what_is_accepted(text: str) -> None:
+    with pytest.raises(UserError, match="a number and a unit, as in 24GiB, 24GB, 40G or 800MiB"):
+        parse_memory(text)
+
+
+def case_of(stage: int = 1, dtype: str = "fp32", ranks: int = 2, micro: int = 8) -> Case:
+    tree = {
+        "batch": {"global_windows": "32", "micro_windows": str(micro)},
+        "schedule": {"max_steps": "100", "warmup_steps": "10"},
+        "precision": {"dtype": dtype},
+        "deepspeed": {"zero_stage": str(stage)},
+    }
+    settings = load(None, tree)
+    return Case(settings, plan_batch(32, micro, ranks), plan_schedule(settings.schedule, 32, None), BASE, 512)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_largest_micro_batch_fits_and_the_next_does_not(stage: int) -> None:
+    case = case_of(stage)
+    fits = [micro for micro in (1, 2, 4, 8, 16) if case.on(2, micro).memory().total <= 4 * GiB]
+    assert case.largest(4 * GiB) == max(fits)
+    assert 1 < max(fits) < 16
+    assert case.largest(800 * MiB) is None
+    assert case.largest(80 * GiB) == 16
+
+
+def test_a_micro_batch_must_divide_the_ranks_share() -> None:
+    arguments: dict[str, Any] = {"dtype": "fp32", "stage": 0, "window_tokens": 512, "ds_config": {}, "limit": 80 * GiB}
+    assert largest_micro_batch(BASE, ranks=3, global_windows=18, **arguments) == 6
+    assert largest_micro_batch(BASE, ranks=4, global_windows=18, **arguments) is None
+
+
+def test_advice_names_every_change_in_order_with_its_numbers() -> None:
+    case = case_of()
+    assert advice(case, 24 * GiB) == []
+    lines = advice(case, 3 * GiB)
+    words = ["a rank is more than 3.00 GiB", "batch.micro_windows = 2", "zero_stage = 2", "zero_stage = 3"]
+    words += ["dtype = bf16", "4 ranks", "max_length = 256", "zero3-offload"]
+    assert len(lines) == len(words)
+    for line, word in zip(lines, words, strict=True):
+        assert word in line
+        assert "iB" in line
+    assert lines[1].endswith("fits")
+    assert all(line.endswith("still too much") for line in advice(case, MiB)[1:])
+
+
+def test_a_rank_that_is_alone_is_not_told_to_shard() -> None:
+    assert not any("zero_stage = 3, with" in line for line in advice(case_of(0, ranks=1), MiB))
+
+
+def test_the_plan_is_readable() -> None:
+    case = case_of(2, "bf16")
+    text = describe(case.settings, case.batch, case.schedule, BASE, 512, 24 * GiB)
+    assert "batch: 32 windows a step = 8 a forward x 2 accumulation x 2 ranks" in text
+    assert "100 optimizer steps (schedule.max_steps), of them 10 warming up; peak learning rate 5e-05" in text
+    rows = [line.split() for line in text.splitlines() if line.strip()[:2] in ("0 ", "1 ", "*2", "3 ")]
+    assert [row[0] for row in rows] == ["0", "1", "*2", "3"]
+    assert "fits into 24.00 GiB" in text
+    assert "none fits" in describe(case.settings, case.batch, case.schedule, BASE, 512, MiB)
+    assert "micro-batch" not in describe(case.settings, case.batch, case.schedule, BASE, 512, None)
+    assert str(case.memory()).startswith("parameters ")
