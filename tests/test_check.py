@@ -115,9 +115,12 @@ def test_neither_torch_nor_deepspeed_is_loaded(tmp_path: Path) -> None:
         "import sys; from layoutner.cli import main; main(['config', 'check', sys.argv[1]])\n"
         "assert not {'torch', 'deepspeed', 'transformers'} & set(sys.modules)"
     )
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "c.json")], check=True, capture_output=True)
-    assert time.perf_counter() - start < 1.0
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "c.json")], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1.0
 
 
 def test_schemas_for_editors(capsys: pytest.CaptureFixture[str]) -> None:
