@@ -83,7 +83,8 @@ def test_a_foreign_config_keeps_its_meaning(tmp_path: Path) -> None:
     assert [again[key] for key in list(config)[:3]] == [2, 4, 0.5]
     assert again["train_batch_size"] == 32
     # 0.01 is torch.optim.AdamW's weight decay; warmup_max_lr is the rate that was used.
-    assert again["optimizer"]["params"] == {"lr": 3e-5, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01}
+    params = {"lr": 3e-5, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01, "torch_adam": True, "fused": True}
+    assert again["optimizer"]["params"] == params
     assert again["scheduler"] == {"type": "WarmupDecayLR", "params": {**config["scheduler"]["params"]}}  # type: ignore[index]
     assert (again["fp16"]["loss_scale"], again["fp16"]["loss_scale_window"]) == (128, 200)
     offload = {"device": "cpu"}

@@ -24,7 +24,7 @@ from layoutner.config.import_reader import (
     Path,
     Reading,
 )
-from layoutner.config.render import POLICY
+from layoutner.config.render import POLICY, needs_own_adam
 from layoutner.config.settings import sections
 
 __all__ = ["Imported", "Line", "import_config", "to_toml"]
@@ -170,13 +170,15 @@ class _Importer(Reading):
         self.default(LR, 1e-3)
         if params.get("torch_adam") and decoupled:
             self.default((*LR[:2], "weight_decay"), 0.01)  # of torch.optim.AdamW
-        offload = any(path[:2] == (ZERO, "offload_optimizer") for path in self.values)
-        offload = offload or bool(self.values.get((ZERO, "cpu_offload")))
-        kernel = "DeepSpeed's CPU Adam, for the offload" if offload else "torch.optim's fused AdamW"
+        home = (ZERO, "offload_optimizer")
+        offload = {path[2]: value for path, value in self.values.items() if path[:2] == home and len(path) > 2}
+        zenflow = any(path[:2] == (ZERO, "zenflow") for path in self.values) or None
+        own = needs_own_adam({"offload_optimizer": offload, "zenflow": zenflow})
+        kernel = "DeepSpeed's CPU Adam, for the offload" if own else "torch.optim's fused AdamW"
         for name, value in params.items():
             path = (*LR[:2], name)
             if name in ("torch_adam", "fused") and value is not None:
-                same = bool(value) != bool(offload)
+                same = bool(value) != own
                 self.say(KEPT if same else CHANGED, path, kernel, "" if same else "another kernel for the same formula")
             elif name == "adam_w_mode" and not decoupled:
                 self.say(DROPPED, path, "", "layoutner decouples weight decay; the same only where weight_decay is 0")

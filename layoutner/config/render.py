@@ -108,13 +108,14 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     return preset
 
 
-def _needs_own_adam(zero: dict[str, Any]) -> bool:
+def needs_own_adam(zero: dict[str, Any]) -> bool:
     """Whether this policy works with DeepSpeed's CPU Adam alone, which a compiler builds at the first step.
 
     Everywhere else torch's fused AdamW does, on the CPU with offloaded states too (measured: tests/test_presets.py).
     """
     offload = zero.get("offload_optimizer") or {}
-    part = offload.get("ratio", 1) < 1 or offload.get("super_offload", False)
+    ratio = offload.get("ratio", 1)
+    part = (isinstance(ratio, int | float) and ratio < 1) or offload.get("super_offload") is True
     return part or offload.get("device") == "nvme" or zero.get("zenflow") is not None
 
 
@@ -158,7 +159,7 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
             },
         },
     }
-    if not _needs_own_adam(preset["zero_optimization"]):
+    if not needs_own_adam(preset["zero_optimization"]):
         config["optimizer"]["params"] |= {"torch_adam": True, "fused": True}
     if precision.dtype == "fp16":
         config["fp16"] = {
