@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,6 @@ def _run(arguments: list[str]) -> None:
 def _train(options: argparse.Namespace) -> None:
     settings = load(options.config, overrides(options))
     quiet()
-    from layoutner.inference.export import export
     from layoutner.inference.labeller import Labeller
     from layoutner.training.folder import SCORES_FILE, write_json
     from layoutner.training.loop import train
@@ -122,7 +122,7 @@ def _train(options: argparse.Namespace) -> None:
     plan, chosen = train(settings, world)
     run = settings.run.output_dir
     out = run / "export"
-    world.on_main(lambda: _export_anew(chosen, out, export))
+    world.on_main(lambda: _export_anew(chosen, out))
     # The chosen checkpoint is scored once, as it will be used: from the export, on the documents that chose nothing.
     split = "test" if plan.corpus.test else "eval"
     documents: list[Document] = getattr(plan.corpus, split)
@@ -139,11 +139,11 @@ def _train(options: argparse.Namespace) -> None:
     world.leave()
 
 
-def _export_anew(chosen: Path, out: Path, export: object) -> None:
-    import shutil
+def _export_anew(chosen: Path, out: Path) -> None:
+    from layoutner.inference.export import export
 
     shutil.rmtree(out, ignore_errors=True)
-    export(chosen, out)  # type: ignore[operator]
+    export(chosen, out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

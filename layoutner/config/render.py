@@ -95,6 +95,8 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     walk = Walk(framework=None)
     walk.object(root, TOP)
     problems += [f"{found.path}: {found.message}; {found.advice}" for found in walk.findings if found.severity == ERROR]
+    if isinstance(preset.get("zero_optimization"), bool):
+        problems.append("zero_optimization: true or false is the old way to write it; give an object with a stage")
     raise_gathered(f"preset {name} cannot be used", problems)
     zero = preset.setdefault("zero_optimization", {})
     if not zero.get("compute_grad_norm", True):
