@@ -46,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         print(f"{who}error: {error}", file=sys.stderr)
         sys.exit(1)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Everything is written and all ranks have left. What is skipped is the teardown of the interpreter, in which
+        # a thread that gloo or NCCL still runs can abort the process, and so turn a finished run into a failed one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:

@@ -24,6 +24,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    store: Any = None  # the ranks' key-value store; None for a process that is alone
 
     @classmethod
     def join(cls) -> "World":
@@ -39,6 +40,7 @@ class World:
         elif "OMP_NUM_THREADS" not in os.environ:
             beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
+        store = None
         if not distributed.is_initialized():
             backend = "nccl" if on_gpu else "gloo"
             if size == 1:
@@ -51,11 +53,12 @@ class World:
                 ):
                     os.environ.setdefault(name, str(value))
                 os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-                store = distributed.HashStore()  # type: ignore[attr-defined]
-                distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+                alone = distributed.HashStore()  # type: ignore[attr-defined]
+                distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
             else:
-                distributed.init_process_group(backend, timeout=TIMEOUT)
-        return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"))
+                store, _, _ = next(distributed.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+                distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), store)
 
     @property
     def is_main(self) -> bool:
@@ -63,7 +66,18 @@ class World:
         return self.rank == 0
 
     def leave(self) -> None:
-        """Leave the process group, once everything is done. Not called after an exception: others may be gone."""
+        """Leave the process group, once everything is done. Not called after an exception: others may be gone.
+
+        All ranks leave together: none closes its connections while another may still read from them, and rank 0,
+        which may serve the store, is the last to need it.
+        """
+        if self.store is not None:
+            ranks = range(self.size)
+            self.store.set(f"layoutner/done/{self.rank}", "")
+            self.store.wait([f"layoutner/done/{rank}" for rank in ranks], TIMEOUT)
+            self.store.set(f"layoutner/left/{self.rank}", "")
+            if self.is_main:
+                self.store.wait([f"layoutner/left/{rank}" for rank in ranks], TIMEOUT)
         distributed.destroy_process_group()
 
     def sum(self, value: float) -> float:
