@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from layoutner.data.readers import funsd
+from layoutner.config.settings import DataSettings
+from layoutner.data.corpus import read_documents
 from layoutner.inference.draw import COLOURS, draw
 from tests.conftest import launch
 
@@ -66,7 +67,7 @@ def test_every_word_gets_one_label_and_a_probability(exported: Path, forms: Path
     done = launch(command)
     assert done.returncode == 0, done.stderr
     pages = [json.loads(line) for line in out.read_text().splitlines()]
-    documents = funsd.read(forms, "test")
+    documents = read_documents(DataSettings(format="funsd"), forms, "test")
     tags = json.loads((exported / "layoutner.json").read_text())["labels"]
     assert [page["document"] for page in pages] == [document.name for document in documents]
     for page, document in zip(pages, documents, strict=True):

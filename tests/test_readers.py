@@ -7,11 +7,14 @@ import pytest
 from PIL import Image
 
 from layoutner.config.errors import UserError
-from layoutner.config.settings import load
+from layoutner.config.settings import DataSettings, load
 from layoutner.data.corpus import read_corpus, read_documents, split
 from layoutner.data.document import Document
 from layoutner.data.labels import to_spans
-from layoutner.data.readers import funsd, unilm
+
+
+def read(format: str, path: Path, role: str) -> list[Document]:
+    return read_documents(DataSettings(format=format), path, role)  # type: ignore[arg-type]
 
 
 def form(folder: Path, entities: list[dict[str, object]], name: str = "a", size: tuple[int, int] = (200, 400)) -> Path:
@@ -37,7 +40,7 @@ def test_funsd_scales_boxes_drops_blanks_and_groups_words(tmp_path: Path) -> Non
             entity("answer", (" ", [1, 1, 2, 2])),
         ],
     )
-    (document,) = funsd.read(folder, "test")
+    (document,) = read("funsd", folder, "test")
     assert document.words == ("Name", "of", "page", "Ann")
     assert document.boxes == ((50, 50, 250, 100), (275, 50, 300, 100), (0, 997, 1000, 1000), (350, 50, 450, 100))
     assert document.tags == ("B-QUESTION", "I-QUESTION", "O", "B-ANSWER")
@@ -45,17 +48,17 @@ def test_funsd_scales_boxes_drops_blanks_and_groups_words(tmp_path: Path) -> Non
 
 
 def test_funsd_without_labels_is_a_page_to_label(tmp_path: Path) -> None:
-    (document,) = funsd.read(form(tmp_path, [entity(None, ("x", [0, 0, 5, 5]))]), "test")
+    (document,) = read("funsd", form(tmp_path, [entity(None, ("x", [0, 0, 5, 5]))]), "test")
     assert document.tags is None
 
 
 def test_funsd_gives_each_role_its_split(forms: Path) -> None:
-    assert len(funsd.read(forms, "train")) == 24
-    assert len(funsd.read(forms, "test")) == 8
-    assert len(funsd.read(forms / "testing_data", "train")) == 8
-    assert len(funsd.read(forms / "testing_data" / "annotations" / "test-0000.json", "eval")) == 1
+    assert len(read("funsd", forms, "train")) == 24
+    assert len(read("funsd", forms, "test")) == 8
+    assert len(read("funsd", forms / "testing_data", "train")) == 8
+    assert len(read("funsd", forms / "testing_data" / "annotations" / "test-0000.json", "eval")) == 1
     with pytest.raises(UserError, match="none of them for data.eval; name one of them in full, or give a fraction"):
-        funsd.read(forms, "eval")
+        read("funsd", forms, "eval")
 
 
 def test_all_problems_of_all_forms_are_said(tmp_path: Path) -> None:
@@ -68,23 +71,21 @@ def test_all_problems_of_all_forms_are_said(tmp_path: Path) -> None:
     form(tmp_path, [], "d")
     (tmp_path / "annotations" / "d.json").write_text('{"form": [')
     with pytest.raises(UserError) as caught:
-        funsd.read(tmp_path, "train")
+        read("funsd", tmp_path, "train")
     text = str(caught.value)
     assert "6 problem(s)" in text
-    assert (
-        "a.json: word 0 'wide': box [0, 0, 1005, 12] leaves the page (0..1000); [0.0, 0.0, 201.0, 5.0] pixels" in text
-    )
+    assert "a.json: word 0 'wide': box [0, 0, 1005, 12] leaves the page (0..1000); [0, 0, 201, 5] pixels" in text
     assert "a.json: word 1 'back': box [45, 0, 25, 12] is inverted" in text
     assert "b.json: page image" in text
-    assert "c.json: not a FUNSD annotation" in text
-    assert "d.json: not a FUNSD annotation" in text
-    assert "e.json: not a FUNSD annotation: TypeError: a word needs text and a box of four numbers" in text
+    assert "c.json: word 0 3: a word must be text, not int" in text
+    assert "annotations/d.json: not JSON" in text
+    assert "e.json: word 0 'x': box [0, 0, 1, nan] is not four numbers" in text
 
 
 def test_funsd_labels_are_all_there_or_none(tmp_path: Path) -> None:
     form(tmp_path, [entity("Other", ("x", [0, 0, 5, 5])), entity("answer", ("y", [0, 0, 5, 5]))], "a")
     form(tmp_path, [], "b")
-    first, blank = funsd.read(tmp_path, "train")
+    first, blank = read("funsd", tmp_path, "train")
     assert first.tags == ("O", "B-ANSWER")
     assert blank.tags == ()  # a page without words lacks no label
     form(tmp_path, [entity("answer", ("x", [0, 0, 5, 5])), entity(None, ("y", [0, 0, 5, 5]))], "c")
@@ -92,22 +93,22 @@ def test_funsd_labels_are_all_there_or_none(tmp_path: Path) -> None:
     form(tmp_path, [entity("answer", ("\ud800", [0, 0, 5, 5]))], "e")
     form(tmp_path, [entity("answer", ("x", [0, 0, 1e306, 5]))], "f")
     with pytest.raises(UserError) as caught:
-        funsd.read(tmp_path, "train")
+        read("funsd", tmp_path, "train")
     text = str(caught.value)
-    assert "c.json: some entities have a label and some have none" in text
+    assert "c.json: some words have a label and some have none" in text
     assert "d.json: not a FUNSD annotation: TypeError: label '' is not a name" in text
-    assert "e.json: not a FUNSD annotation: UnicodeEncodeError" in text
-    assert "f.json: not a FUNSD annotation: TypeError: a word needs text and a box" in text
+    assert "e.json: word 0 '\\ud800': half a character" in text
+    assert "f.json: word 0 'x': box [0, 0, 1e+306, 5] is not four numbers" in text
 
 
 def test_a_folder_that_is_not_funsd(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a FUNSD folder"):
-        funsd.read(tmp_path, "train")
+        read("funsd", tmp_path, "train")
     with pytest.raises(UserError, match="no such file or folder"):
-        read_documents("funsd", tmp_path / "nowhere", "train")
+        read("funsd", tmp_path / "nowhere", "train")
     form(tmp_path, [entity("answer", (" ", [0, 0, 1, 1]))])
     with pytest.raises(UserError, match="1 documents and not one word"):
-        read_documents("funsd", tmp_path, "train")
+        read("funsd", tmp_path, "train")
 
 
 def write_unilm(folder: Path, rows: list[tuple[str, str, str]], name: str = "train") -> Path:
@@ -126,25 +127,28 @@ BLANK = ("", "", "")
 def test_unilm_joins_the_pieces_of_a_page(tmp_path: Path) -> None:
     rows = [row("a", "B-X", "0 0 1 1", "p.png"), BLANK, row("b", "E-X", "1 1 2 2", "p.png")]  # and no blank line
     rows.append(row("c", "S-Y", "0 0 1000 1000", "q.png"))
-    documents = unilm.read(write_unilm(tmp_path, rows), "train")
+    documents = read("unilm", write_unilm(tmp_path, rows), "train")
     assert [(d.name, d.words, d.tags) for d in documents] == [
         ("p", ("a", "b"), ("B-X", "E-X")),
         ("q", ("c",), ("S-Y",)),
     ]
     assert documents[1].boxes == ((0, 0, 1000, 1000),)
     assert documents[0].page_size == (762, 1000)
-    assert unilm.read(tmp_path / "train.txt", "test")[0].name == "p"
+    assert read("unilm", tmp_path / "train.txt", "test")[0].name == "p"
 
 
 def test_unilm_without_labels(tmp_path: Path) -> None:
-    (document,) = unilm.read(write_unilm(tmp_path, [row("a", None, "0 0 1 1", "p.png")]), "train")
+    (document,) = read("unilm", write_unilm(tmp_path, [row("a", None, "0 0 1 1", "p.png")]), "train")
     assert document.tags is None
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (row("a", "B-X", "0 0 1001 1", "p.png"), r"train.txt line 2: word 'a': box \[0, 0, 1001, 1\] leaves the page"),
+        (
+            row("a", "B-X", "0 0 1001 1", "p.png"),
+            r"train.txt line 1, p.png: word 1 'a': box \[0, 0, 1001, 1\] leaves the page",
+        ),
         (row("a", "B-X", "5 0 1 1", "p.png"), "is inverted"),
         (("a\tO", "a\t0 0 1 1", "a\t1 2 3 4\t0 5\tp.png"), "a page of 0 x 5 pixels"),
         (row("a", "B-X", "0 0 1", "p.png"), "expected 'word<TAB>x0 y0 x1 y1'"),
@@ -157,13 +161,13 @@ def test_unilm_without_labels(tmp_path: Path) -> None:
 def test_unilm_problems_name_the_line(bad: tuple[str, str, str], message: str, tmp_path: Path) -> None:
     write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png"), bad])
     with pytest.raises(UserError, match=message):
-        unilm.read(tmp_path, "train")
+        read("unilm", tmp_path, "train")
 
 
 def test_unilm_without_dev_says_what_there_is(tmp_path: Path) -> None:
     write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png")])
     with pytest.raises(UserError, match=r"dev.txt: no such file; it holds train; data.eval also takes a fraction"):
-        unilm.read(tmp_path, "eval")
+        read("unilm", tmp_path, "eval")
 
 
 def documents(count: int) -> list[Document]:
@@ -233,8 +237,8 @@ def test_funsd_counts_as_in_the_literature(format: str, folder: str, real_data: 
 
 
 def test_both_formats_of_funsd_hold_the_same_pages(real_data: Path) -> None:
-    ours = {d.name: d for d in funsd.read(real_data / "funsd", "test")}
-    theirs = {d.name: d for d in unilm.read(real_data / "funsd_unilm", "test")}
+    ours = {d.name: d for d in read("funsd", real_data / "funsd", "test")}
+    theirs = {d.name: d for d in read("unilm", real_data / "funsd_unilm", "test")}
     assert ours.keys() == theirs.keys()
     for name, document in ours.items():
         assert to_spans(document.tags or ()) == to_spans(theirs[name].tags or ())

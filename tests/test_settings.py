@@ -96,7 +96,7 @@ def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         load(config, {"optimizer": {"lr": "x"}})
     text = str(caught.value)
     assert "the environment: run.seeed: unknown; did you mean 'seed'?" in text
-    assert "the config file: batch.micro_windows: true: no setting takes true or false" in text
+    assert "the config file: batch.micro_windows: true: this setting is no switch" in text
     assert "the command line: optimizer.lr = 'x'" in text
 
 

@@ -9,7 +9,9 @@ from transformers import AutoTokenizer
 from layoutner.config.errors import UserError
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet
-from layoutner.data.windows import FIRST_BOX, IGNORED, LAST_BOX, Windower
+from layoutner.data.windows import IGNORED, Windower
+
+FIRST_BOX, LAST_BOX = (0, 0, 0, 0), (1000, 1000, 1000, 1000)  # of [CLS] and [SEP], as LayoutLM was trained
 
 LABELS = LabelSet("BIO", ("A", "B"))
 TEXTS = ["brass", "wheel", "12", "Order", "x", "steel-frame-panel", "\u200b", "Größe", "日本", "😀", "a b", "O'Neil"]
@@ -82,10 +84,14 @@ def test_room_for_nothing(checkpoints: dict[str, Path]) -> None:
 
 
 def test_the_windows_of_funsd(real_data: Path, minilm: Path) -> None:
-    from layoutner.data.readers import funsd
+    from layoutner.config.settings import DataSettings
+    from layoutner.data.corpus import read_documents
 
     # Its vocabulary is bert-base-uncased's.
     windower = Windower(AutoTokenizer.from_pretrained(minilm), 512, 0)
-    train, test = (windower.windows(funsd.read(real_data / "funsd", role), None) for role in ("train", "test"))
+    train, test = (
+        windower.windows(read_documents(DataSettings(format="funsd"), real_data / "funsd", role), None)
+        for role in ("train", "test")
+    )
     assert (len(train), sum(w.length for w in train)) == (150, 34_066)
     assert (len(test), sum(w.length for w in test)) == (52, 12_970)

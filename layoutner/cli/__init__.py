@@ -196,12 +196,15 @@ def _open(options: argparse.Namespace) -> "tuple[World, list[Document]]":
     if not options.input.exists():
         raise UserError(f"--input {options.input}: no such file or folder")
     quiet()
+    from layoutner.config.settings import DataSettings
     from layoutner.data.corpus import read_documents
     from layoutner.training.world import World
 
     world = World.join()
     _log_on(world)
-    return world, world.agree(lambda: read_documents(options.format, options.input, options.split, "--input"))
+    return world, world.agree(
+        lambda: read_documents(DataSettings(format=options.format), options.input, options.split, said="--input")
+    )
 
 
 def _export(options: argparse.Namespace) -> None:

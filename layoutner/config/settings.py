@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -29,6 +30,12 @@ ALTERNATIVES = (
     ("schedule", ("warmup_steps", "warmup_ratio")),
     ("deepspeed", ("preset", "zero_stage")),
 )
+
+
+FamilyName = Literal[
+    "bert", "roberta", "xlm-roberta", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "bros", "modernbert"
+]
+FormatName = Literal["funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub", "ocr"]
 
 
 def _split_commas(value: Any) -> Any:
@@ -55,10 +62,10 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_value(cls, value: Any) -> Any:
-        # pydantic would take true for 1; no setting is a switch, so it is always a mistake.
-        if isinstance(value, bool):
-            raise ValueError(f"{value}: no setting takes true or false".lower())
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take true for 1.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError(f"{value}: this setting is no switch".lower())
         return value
 
 
@@ -66,8 +73,9 @@ class ModelSettings(Section):
     """[model]: the checkpoint training starts from."""
 
     name_or_path: str | None = Field(None, description="hub name or local folder of the checkpoint to start from")
-    family: Literal["bert", "roberta", "layoutlm"] | None = Field(
-        None, description="network to build; default: the checkpoint's own"
+    family: FamilyName | None = Field(None, description="network to build; default: the checkpoint's own")
+    images: Literal["use", "ignore"] = Field(
+        "use", description="whether layoutlmv3 sees the page image; ignore = text and layout alone"
     )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="probability, everywhere in the network; default: the checkpoint's own"
@@ -77,7 +85,7 @@ class ModelSettings(Section):
 class DataSettings(Section):
     """[data]: the documents."""
 
-    format: Literal["funsd", "unilm"] = Field("funsd", description="reader of the files")
+    format: FormatName = Field("funsd", description="reader of the files")
     train: Path | None = Field(None, description="folder or file of the training documents")
     eval: Annotated[float | Path | None, BeforeValidator(_number_or_text)] = Field(
         None,
@@ -88,9 +96,34 @@ class DataSettings(Section):
     scheme: Literal["BIO", "BIOES"] = Field("BIO", description="tagging scheme of training and of scores")
     max_length: int = Field(512, ge=8, description="sub-words a window, special tokens included")
     stride: int = Field(128, ge=0, description="sub-words that neighbouring windows of a long document share")
+    box_level: Literal["word", "segment"] = Field(
+        "word", description="box of a word: its own, or that of its whole line or field; written into every score"
+    )
+    label_all_subwords: bool = Field(False, description="train on every sub-word of a word, not on the first alone")
+    fix: Literal["none", "clamp", "drop"] = Field(
+        "none",
+        description="boxes off the page or inverted: none = an error, clamp = cut to the page, drop = without the word",
+    )
+    bad_pages: Literal["stop", "skip"] = Field(
+        "stop", description="a page that cannot be read or used: an error, or reported and left out"
+    )
+    choose_by: Literal["eval", "test"] = Field(
+        "eval", description="split that chooses the checkpoint; test flatters the score and is written into it"
+    )
+    folds: int | None = Field(
+        None, ge=2, description="cross-validation: data.eval is one of this many parts of the training documents"
+    )
+    fold: int | None = Field(None, ge=1, description="cross-validation: which part, from 1 to data.folds")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError(f"folds = {self.folds} and fold = {self.fold}: cross-validation takes both")
+        if self.folds is not None and self.fold is not None:
+            if self.eval is not None:
+                raise ValueError(f"folds = {self.folds} and eval = {self.eval}: with folds, a fold is what eval is")
+            if self.fold > self.folds:
+                raise ValueError(f"fold = {self.fold} is not one of the {self.folds} folds")
         if isinstance(self.eval, float) and not 0 < self.eval < 1:
             raise ValueError(f"eval = {self.eval:g}: a fraction lies between 0 and 1, for instance 0.1")
         if self.stride > self.max_length // 2:
@@ -106,6 +139,15 @@ class BatchSettings(Section):
 
     global_windows: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
     micro_windows: int = Field(1, ge=1, description="windows per forward, on one rank")
+
+
+class LossSettings(Section):
+    """[loss]: cross-entropy over the labelled words."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all tags; 0 = off")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="weight of a tag in the loss; balanced = by its rarity among the training words"
+    )
 
 
 class OptimizerSettings(Section):
@@ -210,6 +252,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     batch: BatchSettings = BatchSettings()
+    loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     precision: PrecisionSettings = PrecisionSettings()

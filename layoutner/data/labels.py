@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layoutner.config.errors import UserError
-from layoutner.data.document import Document, read_text
+from layoutner.data.document import Document
+from layoutner.data.files import read_text
 
 PREFIXES = {"BIO": ("B", "I"), "BIOES": ("B", "I", "E", "S")}
 

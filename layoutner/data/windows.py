@@ -10,9 +10,6 @@ from layoutner.data.labels import LabelSet, to_spans, to_tags
 
 IGNORED = -100  # label of a token that is not scored; cross_entropy's ignore_index
 
-FIRST_BOX: Box = (0, 0, 0, 0)  # of [CLS]
-LAST_BOX: Box = (1000, 1000, 1000, 1000)  # of [SEP]
-
 
 @dataclass(frozen=True)
 class Window:
@@ -36,6 +33,9 @@ class Windower:
     tokenizer: Any
     max_length: int  # tokens a window, special tokens included
     stride: int  # tokens that neighbouring windows share, at most
+    box_level: str = "word"  # or "segment": every word has the box around its whole segment
+    # Boxes of the special tokens before and after the words; those of LayoutLM.
+    special_boxes: tuple[Box, Box] = ((0, 0, 0, 0), (1000, 1000, 1000, 1000))
 
     def windows(self, documents: Sequence[Document], labels: LabelSet | None) -> list[Window]:
         """All windows of all documents, in order. With `labels`, the documents' tags become label ids.
@@ -46,7 +46,9 @@ class Windower:
         Raises:
             UserError: max_length leaves no room for words.
         """
-        special = self.tokenizer([], is_split_into_words=True)["input_ids"]
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
+        special = self.tokenizer.backend_tokenizer.encode([], is_pretokenized=True).ids
         room = self.max_length - len(special)
         if room < 1 or self.stride >= room:
             raise UserError(
@@ -66,6 +68,7 @@ class Windower:
     def _cut(self, index: int, document: Document, tags: list[int] | None, room: int) -> list[Window]:
         prefix, pieces, suffix = self._pieces(document.words)
         pieces = [piece[:room] for piece in pieces]
+        word_boxes = document.segment_boxes() if self.box_level == "segment" else document.boxes
         starts = [0]  # token at which word w starts; starts[-1] is the number of tokens
         for piece in pieces:
             starts.append(starts[-1] + len(piece))
@@ -95,7 +98,7 @@ class Windower:
 
         windows = []
         for number, (first, after) in enumerate(spans):
-            input_ids, boxes, answers = [*prefix], [FIRST_BOX] * len(prefix), []
+            input_ids, boxes, answers = [*prefix], [self.special_boxes[0]] * len(prefix), []
             label_ids = [IGNORED] * len(prefix)
             for word in range(first, after):
                 if owner[word] == number:
@@ -103,9 +106,9 @@ class Windower:
                 label_ids.append(tags[word] if tags is not None and owner[word] == number else IGNORED)
                 label_ids.extend([IGNORED] * (len(pieces[word]) - 1))
                 input_ids.extend(pieces[word])
-                boxes.extend([document.boxes[word]] * len(pieces[word]))
+                boxes.extend([word_boxes[word]] * len(pieces[word]))
             input_ids.extend(suffix)
-            boxes.extend([LAST_BOX] * len(suffix))
+            boxes.extend([self.special_boxes[1]] * len(suffix))
             label_ids.extend([IGNORED] * len(suffix))
             if answers:  # a window may hold nothing but words that its neighbours show with more context
                 windows.append(Window(index, input_ids, boxes, label_ids, answers))
@@ -113,8 +116,9 @@ class Windower:
 
     def _pieces(self, words: Sequence[str]) -> tuple[list[int], list[list[int]], list[int]]:
         """Special tokens before, sub-words of each word (never none), special tokens after."""
-        encoding = self.tokenizer(list(words), is_split_into_words=True, truncation=False, verbose=False)
-        ids, word_ids = encoding["input_ids"], encoding.word_ids()
+        # The Rust tokenizer itself: the wrappers of the layout families want boxes, and each its own way.
+        encoding = self.tokenizer.backend_tokenizer.encode(list(words), is_pretokenized=True)
+        ids, word_ids = encoding.ids, encoding.word_ids
         pieces: list[list[int]] = [[] for _ in words]
         for token, word in zip(ids, word_ids, strict=True):
             if word is not None:

@@ -82,7 +82,7 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
 
     world = World.join()
     labeller = Labeller(folder / "export", world)
-    documents = read_documents("funsd", forms, "test")[:1]
+    documents = read_documents(settings.data, forms, "test")[:1]
     pages = predict(labeller, documents, batch_windows=1)
     assert pages is not None, "the demo predicts in one process"
     write_jsonl(folder / "prediction.jsonl", pages)

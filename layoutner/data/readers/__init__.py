@@ -1,11 +1,20 @@
-"""One file a format. A reader turns a path and a role into documents, or raises every problem it found."""
+"""One file a format. A reader turns a path and a role into pages, one after the other.
 
-from collections.abc import Callable
+A reader yields a Page, or a Problem for a page that cannot be read, and goes on behind it. It raises UserError only
+where there is nothing to go on with: not such a folder, no such split. A new format is one file here and one line.
+"""
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from layoutner.data.document import Document
+from layoutner.data.page import Page, Problem
 from layoutner.data.readers import funsd, unilm
 
 ROLES = ("train", "eval", "test")
 
-READERS: dict[str, Callable[[Path, str], list[Document]]] = {"funsd": funsd.read, "unilm": unilm.read}
+Reader = Callable[[Path, str], Iterator[Page | Problem]]
+
+READERS: dict[str, Reader] = {
+    "funsd": funsd.read,
+    "unilm": unilm.read,
+}

@@ -1,19 +1,17 @@
 """FUNSD: one JSON a form under annotations/, its page under images/; words in pixels, grouped in entities."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from layoutner.config.errors import UserError, raise_gathered
-from layoutner.data.document import Document, box_problem, read_text, scale_box
-from layoutner.data.labels import Span, to_tags
+from layoutner.config.errors import UserError
+from layoutner.data.files import image_size, read_json
+from layoutner.data.page import Page, Problem, Word
 
 SPLITS = {"train": "training_data", "test": "testing_data"}
 
 
-def read(path: Path, role: str) -> list[Document]:
+def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read a FUNSD folder, one of its splits, or one annotation file.
 
     Args:
@@ -22,17 +20,13 @@ def read(path: Path, role: str) -> list[Document]:
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: nothing to read there, or all problems of all files, each with file and word.
+        UserError: nothing to read there.
     """
-    files = [path] if path.suffix == ".json" else _annotation_files(path, role)
-    documents, problems = [], []
-    for file in files:
+    for file in [path] if path.suffix == ".json" else _annotation_files(path, role):
         try:
-            documents.append(_read_form(file))
+            yield _read_form(file)
         except UserError as error:
-            problems.extend(str(error).splitlines())
-    raise_gathered(f"{len(problems)} problem(s) in {path}", problems)
-    return documents
+            yield Problem(file.name, "unreadable", str(error))
 
 
 def _annotation_files(path: Path, role: str) -> list[Path]:
@@ -53,59 +47,30 @@ def _annotation_files(path: Path, role: str) -> list[Path]:
     return files
 
 
-def _read_form(file: Path) -> Document:
+def _read_form(file: Path) -> Page:
     image = file.parent.parent / "images" / f"{file.stem}.png"
+    page_size = image_size(image)
+    words: list[Word] = []
     try:
-        with Image.open(image) as page:
-            page_size = page.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file.name}: page image {image}: {error}") from None
-    try:
-        entities = _entities(json.loads(read_text(file)))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        for number, entity in enumerate(read_json(file)["form"]):
+            words.extend(_entity(entity, number))
+    except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{file.name}: not a FUNSD annotation: {type(error).__name__}: {error}") from None
-    words: list[str] = []
-    boxes = []
-    spans = []
-    problems = []
-    for label, entity_words in entities:
-        start = len(words)
-        for text, pixel_box in entity_words:
-            box = scale_box(pixel_box, page_size)
-            if problem := box_problem(box):
-                problems.append(
-                    f"{file.name}: word {len(words)} {text!r}: {problem}; {list(pixel_box)} pixels "
-                    f"on a page of {page_size[0]} x {page_size[1]}"
-                )
-            words.append(text)
-            boxes.append(box)
-        if label is not None and label.lower() != "other" and len(words) > start:
-            spans.append(Span(label.upper(), start, len(words)))
-    labelled = {label is not None for label, entity_words in entities if entity_words}
-    if len(labelled) > 1:
-        problems.append(f"{file.name}: some entities have a label and some have none")
-    if problems:
-        raise UserError("\n".join(problems))
-    tags = None if labelled == {False} else tuple(to_tags(spans, len(words), "BIO"))
-    return Document(file.stem, tuple(words), tuple(boxes), tags, page_size, image)
+        raise UserError(f"not a FUNSD annotation: {type(error).__name__}: {error}") from None
+    return Page(file.name, file.stem, words, page_size, image)
 
 
-def _entities(form: Any) -> list[tuple[str | None, list[tuple[str, tuple[float, float, float, float]]]]]:
-    """(label or None, [(text, pixel box)]) of every entity; blank words are dropped."""
-    entities = []
-    for entity in form["form"]:
-        words = []
-        for word in entity["words"]:
-            text, (x0, y0, x1, y1) = word["text"], (float(side) for side in word["box"])
-            if not isinstance(text, str) or not all(abs(side) < 1e9 for side in (x0, y0, x1, y1)):
-                raise TypeError(f"a word needs text and a box of four numbers, not {text!r} and {word['box']}")
-            text.encode()  # half a character (a lone surrogate) is no text
-            if text.strip():
-                words.append((text, (x0, y0, x1, y1)))
-        label = entity.get("label")
-        if label is not None and not (isinstance(label, str) and label.strip()):
-            raise TypeError(f"label {label!r} is not a name")
-        entities.append((label, words))
-    return entities
+def _entity(entity: Any, number: int) -> list[Word]:
+    """The words of an entity. "other" is O; an entity without a label is one that nobody labelled."""
+    label = entity.get("label")
+    if label is not None and not (isinstance(label, str) and label.strip()):
+        raise TypeError(f"label {label!r} is not a name")
+    words: list[Word] = []
+    for word in entity["words"]:
+        x0, y0, x1, y1 = word["box"]
+        tag = label
+        if label is not None:
+            tag = "O" if label.lower() == "other" else f"{'I' if words else 'B'}-{label.upper()}"
+        words.append(Word(word["text"], (x0, y0, x1, y1), tag, number))
+    return words

@@ -1,25 +1,27 @@
 """The text files of run_seq_labeling.py: {split}.txt, {split}_box.txt, {split}_image.txt, in step line by line."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
 
-from layoutner.config.errors import UserError, raise_gathered
-from layoutner.data.document import Box, Document, box_problem, read_text
+from layoutner.config.errors import UserError
+from layoutner.data.page import Page, Problem, Word
 
 SPLITS = {"train": "train", "eval": "dev", "test": "test"}
 
 
-def read(path: Path, role: str) -> list[Document]:
+def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read one split.
 
-    The preprocessing cut long pages into pieces; consecutive pieces of one page become one document again.
+    The preprocessing cut long pages into pieces; consecutive pieces of one page become one page again.
 
     Args:
         path: the folder (the role picks train, dev or test), or a file {split}.txt in it.
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: a file is missing, or all problems, each with file and line.
+        UserError: a file is missing or is no text.
     """
     if path.suffix == ".txt":
         folder, split = path.parent, path.stem
@@ -31,47 +33,50 @@ def read(path: Path, role: str) -> list[Document]:
         if role == "eval" and there:
             hint += "; data.eval also takes a fraction of the training documents such as 0.1"
         raise UserError(f"{folder / f'{split}.txt'}: no such file; {hint}")
-    names = [f"{split}.txt", f"{split}_box.txt", f"{split}_image.txt"]
-    rows = zip_longest(
-        *([line.rstrip() for line in read_text(folder / name).split("\n")] for name in names), fillvalue=""
-    )
+    files = [folder / f"{split}{suffix}.txt" for suffix in ("", "_box", "_image")]
+    try:
+        with ExitStack() as stack:
+            opened = [stack.enter_context(file.open(encoding="utf-8-sig", newline="\n")) for file in files]
+            yield from _pages(split, zip_longest(*opened, fillvalue=""))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder}: {split}.txt and its companions cannot be read: {error}") from None
 
-    pages: list[_Page] = []
-    problems: list[str] = []
+
+def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Problem]:
+    """Pages in the order of the files. A page with a line that cannot be read is a Problem."""
+    image, size, start = "", (0, 0), 1
+    words: list[Word] = []
+    broken: list[str] = []  # lines that cannot be read
     for number, (text_row, box_row, image_row) in enumerate(rows, 1):
-        if not text_row and not box_row and not image_row:
+        lines = text_row.rstrip(), box_row.rstrip(), image_row.rstrip()
+        if not any(lines):
             continue
         try:
-            word, tag, box, size, image = _parse(text_row, box_row, image_row)
+            word, its_size, its_image = _parse(*lines)
         except UserError as error:
-            problems.append(f"{split}.txt line {number}: {error}")
+            broken.append(f"line {number}: {error}")
             continue
-        if not pages or pages[-1].image != image:
-            pages.append(_Page(image, size))
-        pages[-1].words.append(word)
-        pages[-1].boxes.append(box)
-        pages[-1].tags.append(tag)
-    labelled = {tag is not None for page in pages for tag in page.tags}
-    if len(labelled) > 1:
-        problems.append(f"{split}.txt: some words have a label and some have none")
-    raise_gathered(f"{len(problems)} problem(s) in {folder}", problems)
-    return [page.document() for page in pages]
+        if its_image != image:
+            if words or broken:
+                yield _page(split, start, image, words, size, broken)
+            image, size, start, words, broken = its_image, its_size, number, [], []
+        words.append(word)
+    if words or broken:
+        yield _page(split, start, image, words, size, broken)
 
 
-class _Page:
-    def __init__(self, image: str, size: tuple[int, int]) -> None:
-        self.image, self.size = image, size
-        self.words: list[str] = []
-        self.boxes: list[Box] = []
-        self.tags: list[str | None] = []
-
-    def document(self) -> Document:
-        tags = tuple(tag for tag in self.tags if tag is not None)
-        return Document(Path(self.image).stem, tuple(self.words), tuple(self.boxes), tags or None, self.size)
+def _page(
+    split: str, start: int, image: str, words: list[Word], size: tuple[int, int], broken: list[str]
+) -> Page | Problem:
+    if broken:
+        more = f" (and {len(broken) - 1} more lines of this page)" if len(broken) > 1 else ""
+        return Problem(f"{split}.txt", "unreadable", broken[0] + more)
+    return Page(f"{split}.txt line {start}, {image}", Path(image).stem, words, size, unit="thousandths")
 
 
-def _parse(text_row: str, box_row: str, image_row: str) -> tuple[str, str | None, Box, tuple[int, int], str]:
-    word, *tag = text_row.split("\t")
+def _parse(text_row: str, box_row: str, image_row: str) -> tuple[Word, tuple[int, int], str]:
+    """(word, page size, image name) of three lines."""
+    text, *tag = text_row.split("\t")
     try:
         box_word, box_text = box_row.split("\t")
         image_word, _, size_text, image = image_row.split("\t")
@@ -79,19 +84,13 @@ def _parse(text_row: str, box_row: str, image_row: str) -> tuple[str, str | None
         width, height = (int(side) for side in size_text.split())
     except ValueError:
         raise UserError(
-            f"word {word!r}: _box.txt says {box_row!r} and _image.txt {image_row!r}; expected "
+            f"word {text!r}: _box.txt says {box_row!r} and _image.txt {image_row!r}; expected "
             "'word<TAB>x0 y0 x1 y1' and 'word<TAB>x0 y0 x1 y1<TAB>width height<TAB>file'"
         ) from None
     if min(width, height) < 1:
-        raise UserError(f"word {word!r}: a page of {width} x {height} pixels")
-    if not word == box_word == image_word:
-        raise UserError(f"the three files are out of step: {word!r}, {box_word!r}, {image_word!r}")
-    if not word.strip():
-        raise UserError("a blank word")
+        raise UserError(f"word {text!r}: a page of {width} x {height} pixels")
+    if not text == box_word == image_word:
+        raise UserError(f"the three files are out of step: {text!r}, {box_word!r}, {image_word!r}")
     if len(tag) > 1:
-        raise UserError(f"word {word!r}: more than one label: {tag}")
-    if tag and tag[0] != "O" and tag[0][:2] not in ("B-", "I-", "E-", "S-"):
-        raise UserError(f"word {word!r}: label {tag[0]!r} is neither O nor B-, I-, E- or S- and a type")
-    if problem := box_problem((x0, y0, x1, y1)):
-        raise UserError(f"word {word!r}: {problem}")
-    return word, tag[0] if tag else None, (x0, y0, x1, y1), (width, height), image
+        raise UserError(f"word {text!r}: more than one label: {tag}")
+    return Word(text, (x0, y0, x1, y1), tag[0] if tag else None), (width, height), image

@@ -1,0 +1,208 @@
+"""A page as its file tells it, before anything of it is trusted, and how it becomes a Document.
+
+Readers only parse: they yield Pages, and a Problem for each page that cannot be read. What is wrong with words, boxes
+and tags is found here, once for all formats, and repaired where the settings say so.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from layoutner.data.document import Box, Document
+from layoutner.data.labels import Span, to_spans, to_tags
+
+Fix = Literal["none", "clamp", "drop"]
+
+
+class Problem(NamedTuple):
+    """Something wrong with one page or one word."""
+
+    source: str  # file, or file and line
+    kind: str  # short and always the same words, so that problems can be counted
+    what: str  # the value, and what to do where that is not plain
+    word: int | None = None  # index among the page's words as its file holds them
+    text: str = ""  # that word
+    fatal: bool = True  # False: worth a look, and training goes on
+
+    def __str__(self) -> str:
+        where = "" if self.word is None else f"word {self.word} {self.text!r}: "
+        return f"{self.source}: {where}{self.what}"
+
+
+class Word(NamedTuple):
+    """A word as its file tells it."""
+
+    text: str
+    box: tuple[float, float, float, float]  # x0, y0, x1, y1, in the unit that the Page names
+    tag: str | None = None  # "O", or prefix-type such as "B-TOTAL"; None where nobody labelled it
+    segment: int | None = None  # words of one line or field of the page share a number
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page as its file tells it."""
+
+    source: str  # file, or file and line: what messages call it
+    name: str
+    words: list[Word]
+    page_size: tuple[int, int]  # width, height, in pixels
+    image: Path | None = None
+    unit: Literal["pixels", "thousandths"] = "pixels"  # of the boxes
+
+
+@dataclass
+class Tally:
+    """What was repaired or left out while pages were read."""
+
+    repaired: Counter[str] = field(default_factory=Counter)  # what -> how often
+    skipped: int = 0  # pages left out because they could not be used
+    first_skipped: Problem | None = None
+
+    def skip(self, problem: Problem) -> None:
+        """Count a page that is left out."""
+        self.skipped += 1
+        self.first_skipped = self.first_skipped or problem
+
+    def lines(self, role: str) -> list[str]:
+        """For the run's log."""
+        found = [f"{role}: {count} {what}" for what, count in sorted(self.repaired.items())]
+        if self.skipped:
+            first = f"the first: {self.first_skipped}"
+            found.append(f"{role}: {self.skipped} page(s) left out (data.bad_pages = skip); {first}")
+        return found
+
+
+def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, list[Problem]]:
+    """Check a page and make it a Document.
+
+    Blank words are dropped. Boxes off the page or inverted are problems with fix "none"; "clamp" cuts them to the
+    page and turns them round, "drop" leaves their words out. Tags become those of the spans that conlleval reads.
+
+    Returns:
+        The document (None where a problem is fatal), and all problems, repaired ones not among them.
+    """
+    problems: list[Problem] = []
+    kept: list[int] = []  # index in page.words
+    boxes: dict[int, Box] = {}
+    width, height = page.page_size
+    if min(width, height) < 1:
+        return None, [Problem(page.source, "page size", f"a page of {width} x {height} pixels")]
+    for index, word in enumerate(page.words):
+        if problem := _text_problem(word.text):
+            problems.append(Problem(page.source, "not text", problem, index, word.text))
+            continue
+        if not word.text.strip():
+            tally.repaired["blank word(s) dropped"] += 1
+            continue
+        if not all(isinstance(side, int | float) and abs(side) < 1e9 for side in word.box):
+            what = f"box {list(word.box)} is not four numbers"
+            problems.append(Problem(page.source, "not a box", what, index, word.text))
+            continue
+        box = _scaled(page, word.box)
+        if found := box_problem(box):
+            kind, what = found
+            pixels = f"; {list(word.box)} pixels on a page of {width} x {height}" if page.unit == "pixels" else ""
+            if fix == "none":
+                advice = "data.fix = clamp or drop repairs it"
+                problems.append(Problem(page.source, kind, f"{what}{pixels}; {advice}", index, word.text))
+            elif fix == "drop":
+                tally.repaired[f"word(s) dropped, {kind} (data.fix = drop)"] += 1
+                continue
+            else:
+                tally.repaired[f"box(es) clamped, {kind} (data.fix = clamp)"] += 1
+                box = _clamped(box)
+        kept.append(index)
+        boxes[index] = box
+    tags, tag_problems = _tags(page, kept)
+    problems += tag_problems
+    if any(problem.fatal for problem in problems):
+        return None, problems
+    words = [page.words[index] for index in kept]
+    segments = tuple(word.segment for word in words if word.segment is not None)
+    document = Document(
+        page.name,
+        tuple(word.text for word in words),
+        tuple(boxes[index] for index in kept),
+        tags,
+        page.page_size,
+        page.image,
+        segments if len(segments) == len(words) else None,
+    )
+    return document, problems
+
+
+def _text_problem(text: Any) -> str | None:
+    if not isinstance(text, str):
+        return f"a word must be text, not {type(text).__name__}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "half a character (a lone surrogate) is no text"
+    return None
+
+
+def _scaled(page: Page, box: tuple[float, float, float, float]) -> Box:
+    x0, y0, x1, y1 = box
+    if page.unit == "thousandths":
+        return int(x0), int(y0), int(x1), int(y1)
+    width, height = page.page_size
+    # Rounded down as in the LayoutLM preprocessing.
+    return int(1000 * x0 / width), int(1000 * y0 / height), int(1000 * x1 / width), int(1000 * y1 / height)
+
+
+def box_problem(box: Box) -> tuple[str, str] | None:
+    """(kind, what) is wrong with a scaled box, or None."""
+    x0, y0, x1, y1 = box
+    if min(box) < 0 or max(box) > 1000:
+        return "box off the page", f"box {list(box)} leaves the page (0..1000)"
+    if x1 < x0 or y1 < y0:
+        return "inverted box", f"box {list(box)} is inverted (x1 < x0 or y1 < y0)"
+    return None
+
+
+def _clamped(box: Box) -> Box:
+    x0, y0, x1, y1 = (min(1000, max(0, side)) for side in box)
+    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+def _tags(page: Page, kept: list[int]) -> tuple[tuple[str, ...] | None, list[Problem]]:
+    """Tags of the kept words. An entity that loses a word to a repair is still one entity."""
+    given = [word.tag for word in page.words]
+    tags = [tag for tag in given if tag is not None]
+    if not kept:
+        return (), []  # a page without words lacks no label
+    if not tags:
+        return None, []
+    problems = []
+    if len(tags) < len(given):
+        what = "some words have a label and some have none"
+        return None, [Problem(page.source, "labels incomplete", what)]
+    before = "O"
+    bioes = any(tag[:2] in ("E-", "S-") for tag in tags)
+    for index, tag in enumerate(tags):
+        if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-") or not tag[2:]):
+            what = f"label {tag!r} is neither O nor B-, I-, E- or S- and a type"
+            problems.append(Problem(page.source, "malformed label", what, index, page.words[index].text))
+        elif not _may_follow(before, tag, bioes):
+            what = f"label {tag} after {before}: read as the start of an entity"
+            word = page.words[index].text
+            problems.append(Problem(page.source, "illegal tag sequence", what, index, word, fatal=False))
+        before = tag
+    if len(kept) == len(given):
+        return tuple(tags), problems
+    place = {index: position for position, index in enumerate(kept)}
+    spans = []
+    for kind, start, end in to_spans(tags):
+        left = [place[index] for index in range(start, end) if index in place]
+        if left:
+            spans.append(Span(kind, left[0], left[-1] + 1))
+    return tuple(to_tags(spans, len(kept), "BIOES" if bioes else "BIO")), problems
+
+
+def _may_follow(before: str, tag: str, bioes: bool) -> bool:
+    """Whether a tag may stand after another in the strict reading of its scheme."""
+    open_before = before[:2] in ("B-", "I-") if bioes else before != "O"
+    if tag[:2] in ("I-", "E-"):
+        return open_before and before[2:] == tag[2:]
+    return not (bioes and open_before)
