@@ -26,4 +26,4 @@ $(VENV)/pretrained: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .hypothesis .ruff_cache

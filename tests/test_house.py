@@ -15,6 +15,8 @@ OWNERS = {
     "wandb": "training/tracking.py",
     "tomli_w": "config/settings.py",
     "pydantic_settings": "config/settings.py",
+    "datasets": "data/readers/hub.py",
+    "pytesseract": "data/readers/ocr.py",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -8,9 +8,10 @@ from PIL import Image
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings, load
-from layoutner.data.corpus import read_corpus, read_documents, split
+from layoutner.data.corpus import read_corpus, read_documents
 from layoutner.data.document import Document
 from layoutner.data.labels import to_spans
+from layoutner.data.splits import split
 
 
 def read(format: str, path: Path, role: str) -> list[Document]:
@@ -171,7 +172,7 @@ def test_unilm_without_dev_says_what_there_is(tmp_path: Path) -> None:
 
 
 def documents(count: int) -> list[Document]:
-    return [Document(str(n), ("w",), ((0, 0, 1, 1),), ("B-X",), (10, 10)) for n in range(count)]
+    return [Document(str(n), (f"w{n}",), ((0, 0, 1, 1),), ("B-X",), (10, 10)) for n in range(count)]
 
 
 def test_a_fraction_is_split_off_by_document_and_seed() -> None:

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class NoSplitError(UserError):
+    """A data set does not hold the split that was asked for; it holds others."""
+
+
 def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
     """Raise one UserError that lists every problem of one input; do nothing when there is none.
 

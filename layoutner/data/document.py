@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from layoutner.config.errors import UserError
+
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, in thousandths of the page's width and height
 
 
@@ -22,10 +24,10 @@ class Document:
         """For every word the box around its whole segment.
 
         Raises:
-            ValueError: the document has no segments.
+            UserError: the document has no segments.
         """
         if self.segments is None:
-            raise ValueError(f"{self.name}: has no segments")
+            raise UserError(f"{self.name}: box_level = segment takes the boxes of lines or fields, and it names none")
         around: dict[int, Box] = {}
         for segment, box in zip(self.segments, self.boxes, strict=True):
             around[segment] = union(around.get(segment, box), box)

@@ -65,9 +65,13 @@ def inside(folder: Path, name: str) -> Path:
     """The path `name` relative to a data folder.
 
     Raises:
-        UserError: it leads out of the folder.
+        UserError: it is no path, or leads out of the folder.
     """
     path = folder / name
-    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        outside = not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # NUL, half a character, too long, a circle of links
+        raise UserError(f"{name!r} is no path: {error}") from None
+    if outside:
         raise UserError(f"{name!r} leads out of {folder}")
     return path

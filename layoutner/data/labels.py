@@ -71,6 +71,17 @@ class LabelSet:
         """Tag -> id."""
         return {tag: index for index, tag in enumerate(self.tags)}
 
+    @property
+    def continued(self) -> list[int]:
+        """Id of a word's tag -> id that the word's later sub-words carry where all of them are trained on.
+
+        O for O, else the I- of the type, whatever the word's prefix. transformers' run_ner.py does so after B- and
+        I- (its `b_to_i_label`) and repeats E- and S-, as if each sub-word ended the entity anew. Sub-words after an
+        E- or S- cannot make a legal BIOES sequence: the first one keeps the word's tag, because there it is read.
+        """
+        ids = self.ids
+        return [0 if tag == "O" else ids[f"I-{tag.partition('-')[2]}"] for tag in self.tags]
+
     @classmethod
     def from_tags(cls, tags: Sequence[str]) -> "LabelSet":
         """The label set whose `tags` these are, in any order (as a checkpoint's id-to-label map holds them)."""

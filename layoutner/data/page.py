@@ -49,6 +49,7 @@ class Page:
     page_size: tuple[int, int]  # width, height, in pixels
     image: Path | None = None
     unit: Literal["pixels", "thousandths"] = "pixels"  # of the boxes
+    notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
 
 
 @dataclass
@@ -86,8 +87,10 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
     kept: list[int] = []  # index in page.words
     boxes: dict[int, Box] = {}
     width, height = page.page_size
-    if min(width, height) < 1:
-        return None, [Problem(page.source, "page size", f"a page of {width} x {height} pixels")]
+    if not all(isinstance(side, int) and 1 <= side < 10**9 for side in page.page_size):
+        return None, [Problem(page.source, "page size", f"a page of {width!r} x {height!r} pixels")]
+    if problem := _text_problem(page.name):
+        return None, [Problem(page.source, "not text", f"the page's name {page.name!r}: {problem}")]
     for index, word in enumerate(page.words):
         if problem := _text_problem(word.text):
             problems.append(Problem(page.source, "not text", problem, index, word.text))
@@ -116,6 +119,7 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
         boxes[index] = box
     tags, tag_problems = _tags(page, kept)
     problems += tag_problems
+    problems += page.notes
     if any(problem.fatal for problem in problems):
         return None, problems
     words = [page.words[index] for index in kept]
@@ -181,9 +185,10 @@ def _tags(page: Page, kept: list[int]) -> tuple[tuple[str, ...] | None, list[Pro
     before = "O"
     bioes = any(tag[:2] in ("E-", "S-") for tag in tags)
     for index, tag in enumerate(tags):
-        if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-") or not tag[2:]):
+        if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-") or not tag[2:] or _text_problem(tag)):
             what = f"label {tag!r} is neither O nor B-, I-, E- or S- and a type"
             problems.append(Problem(page.source, "malformed label", what, index, page.words[index].text))
+            tag = "O"  # for the one that follows
         elif not _may_follow(before, tag, bioes):
             what = f"label {tag} after {before}: read as the start of an entity"
             word = page.words[index].text

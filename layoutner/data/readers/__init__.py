@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from layoutner.data.page import Page, Problem
-from layoutner.data.readers import funsd, unilm
+from layoutner.data.readers import cord, funsd, hub, jsonl, ocr, sroie, unilm, xfund
 
 ROLES = ("train", "eval", "test")
 
@@ -17,4 +17,10 @@ Reader = Callable[[Path, str], Iterator[Page | Problem]]
 READERS: dict[str, Reader] = {
     "funsd": funsd.read,
     "unilm": unilm.read,
+    "cord": cord.read,
+    "sroie": sroie.read,
+    "xfund": xfund.read,
+    "jsonl": jsonl.read,
+    "hub": hub.read,
+    "ocr": ocr.read,
 }

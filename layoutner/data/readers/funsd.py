@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layoutner.config.errors import UserError
+from layoutner.config.errors import NoSplitError, UserError
 from layoutner.data.files import image_size, read_json
 from layoutner.data.page import Page, Problem, Word
 
@@ -36,7 +36,7 @@ def _annotation_files(path: Path, role: str) -> list[Path]:
         if not there:
             raise UserError(f"{path}: not a FUNSD folder: it has neither annotations/ nor training_data/annotations/")
         if SPLITS.get(role) not in there:
-            raise UserError(
+            raise NoSplitError(
                 f"{path}: holds {' and '.join(there)}, none of them for data.{role}; name one of them in full"
                 + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
             )
@@ -53,15 +53,15 @@ def _read_form(file: Path) -> Page:
     words: list[Word] = []
     try:
         for number, entity in enumerate(read_json(file)["form"]):
-            words.extend(_entity(entity, number))
-    except (KeyError, TypeError, ValueError) as error:
+            words.extend(entity_words(entity, number))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"not a FUNSD annotation: {type(error).__name__}: {error}") from None
     return Page(file.name, file.stem, words, page_size, image)
 
 
-def _entity(entity: Any, number: int) -> list[Word]:
+def entity_words(entity: Any, number: int) -> list[Word]:
     """The words of an entity. "other" is O; an entity without a label is one that nobody labelled."""
     label = entity.get("label")
     if label is not None and not (isinstance(label, str) and label.strip()):

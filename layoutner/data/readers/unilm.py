@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
 
-from layoutner.config.errors import UserError
+from layoutner.config.errors import NoSplitError, UserError
 from layoutner.data.page import Page, Problem, Word
 
 SPLITS = {"train": "train", "eval": "dev", "test": "test"}
@@ -32,7 +32,8 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         hint = f"it holds {', '.join(there)}" if there else "expected {train,dev,test}.txt with _box and _image beside"
         if role == "eval" and there:
             hint += "; data.eval also takes a fraction of the training documents such as 0.1"
-        raise UserError(f"{folder / f'{split}.txt'}: no such file; {hint}")
+        problem = f"{folder / f'{split}.txt'}: no such file; {hint}"
+        raise NoSplitError(problem) if there else UserError(problem)
     files = [folder / f"{split}{suffix}.txt" for suffix in ("", "_box", "_image")]
     try:
         with ExitStack() as stack:

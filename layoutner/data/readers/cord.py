@@ -1,0 +1,77 @@
+"""CORD versions 1 and 2: one JSON a receipt under json/, its page under image/; words as quads, grouped in lines."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from layoutner.config.errors import UserError
+from layoutner.data.files import image_size, read_json
+from layoutner.data.page import Page, Problem, Word
+from layoutner.data.readers.splits import split_folder
+
+SPLITS = {"train": "train", "eval": "dev", "test": "test"}
+
+
+def read(path: Path, role: str) -> Iterator[Page | Problem]:
+    """Read a CORD folder, one of its splits, or one file.
+
+    A line of `valid_line` is an entity, its type the category in capitals (MENU.NM), and a segment; the category
+    "other" is O, and lines without a category are lines that nobody labelled. The words keep the order of the file.
+
+    Args:
+        path: a folder with train/, dev/ and test/ (the role picks one), a folder with json/ and, where the images
+            are there, image/, a folder of .json files, or one .json file.
+        role: "train", "eval" or "test".
+
+    Raises:
+        UserError: nothing to read there.
+    """
+    for file in [path] if path.suffix == ".json" else _files(path, role):
+        try:
+            yield _receipt(file)
+        except UserError as error:
+            yield Problem(file.name, "unreadable", str(error))
+
+
+def _files(path: Path, role: str) -> list[Path]:
+    if files := sorted(path.glob("*.json")):
+        return files
+    folder = split_folder(path, role, SPLITS, "json") / "json"
+    if not (files := sorted(folder.glob("*.json"))):
+        raise UserError(f"{folder}: holds no .json file")
+    return files
+
+
+def _receipt(file: Path) -> Page:
+    words: list[Word] = []
+    try:
+        receipt = read_json(file)
+        if "ground_truth" in receipt:  # a row of the Hugging Face data set: the same JSON as text
+            receipt = json.loads(receipt["ground_truth"])
+        images = [file.parent.parent / "image" / f"{file.stem}{suffix}" for suffix in (".png", ".jpg")]
+        image = next((image for image in images if image.is_file()), None)
+        stated = receipt["meta"]["image_size"] if image is None else {}
+        page_size = (stated["width"], stated["height"]) if image is None else image_size(image)
+        for number, line in enumerate(receipt["valid_line"]):
+            words.extend(_line(line, number))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file}: not a CORD receipt: {type(error).__name__}: {error}") from None
+    return Page(file.name, file.stem, words, page_size, image)
+
+
+def _line(line: Any, number: int) -> list[Word]:
+    category = line.get("category")
+    if category is not None and not (isinstance(category, str) and category.strip() and category.isprintable()):
+        raise TypeError(f"category {str(category)[:80]!r} is not a name")
+    words: list[Word] = []
+    for word in line["words"]:
+        quad = word["quad"]
+        xs, ys = [quad[f"x{corner}"] for corner in (1, 2, 3, 4)], [quad[f"y{corner}"] for corner in (1, 2, 3, 4)]
+        tag = category
+        if category is not None:
+            tag = "O" if category.lower() == "other" else f"{'I' if words else 'B'}-{category.upper()}"
+        words.append(Word(word["text"], (min(xs), min(ys), max(xs), max(ys)), tag, number))
+    return words

@@ -1,0 +1,130 @@
+"""JSON lines: one page a line. Our own format, and what `layoutner predict` writes.
+
+Each line is an object in UTF-8, at most 64 MiB long; blank lines are skipped. Its keys:
+
+    "document"    text, required: the page's name. Names may repeat; messages tell pages apart by file and line.
+    "page_size"   [width, height] of the page in pixels, whole numbers, required.
+    "words"       a list of objects in reading order, required; it may be empty:
+        "text"    text, required. Blank words are dropped.
+        "box"     [x0, y0, x1, y1], required: left, top, right, bottom in the document's "unit".
+        "label"   "O", or B-, I-, E- or S- and a type, such as "B-TOTAL"; on every word of a page, or on none.
+        "segment" whole number, optional: words of one line or field of the page share it.
+    "unit"        "thousandths" of the page's width and height (the default) or "pixels": what boxes are measured in.
+    "image"       optional: path of the page image relative to the file's folder, and inside it.
+
+A key that is null counts as absent, and all other keys are ignored: "probability" of a word and "entities" of a page,
+which predict adds, and whatever anyone wants to keep beside.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, BinaryIO
+
+from layoutner.config.errors import NoSplitError, UserError
+from layoutner.data.files import image_size, inside
+from layoutner.data.page import Page, Problem, Word
+
+ROLES = ("train", "eval", "test")
+STDIN = Path("/dev/stdin")
+LONGEST_LINE = 64 * 2**20  # bytes, line end included
+
+
+def read(path: Path, role: str) -> Iterator[Page | Problem]:
+    """Read JSON lines, one after the other.
+
+    Args:
+        path: a file; /dev/stdin, whose images are looked for in the working folder; or a folder: its
+            {role}.jsonl, or all its *.jsonl where it has none of train.jsonl, eval.jsonl and test.jsonl.
+        role: "train", "eval" or "test".
+
+    Raises:
+        UserError: nothing to read there.
+    """
+    if path == STDIN:
+        yield from _lines(sys.stdin.buffer, "stdin", Path())
+        return
+    for file in _files(path, role) if path.is_dir() else [path]:
+        try:
+            with file.open("rb") as lines:
+                yield from _lines(lines, file.name, file.parent)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error}") from None
+
+
+def _files(folder: Path, role: str) -> list[Path]:
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise UserError(f"{folder}: holds no .jsonl file")
+    there = [file for file in files if file.stem in ROLES]
+    if there and folder / f"{role}.jsonl" not in there:
+        raise NoSplitError(
+            f"{folder}: holds {', '.join(file.name for file in there)}, none of them for data.{role}; "
+            "name one of them in full"
+            + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
+        )
+    return [folder / f"{role}.jsonl"] if there else files
+
+
+def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]:
+    number = 0
+    while line := lines.readline(LONGEST_LINE + 1):
+        number += 1
+        source = f"{name} line {number}"
+        if len(line) > LONGEST_LINE:
+            while line and not line.endswith(b"\n"):
+                line = lines.readline(2**20)
+            what = f"longer than {LONGEST_LINE / 2**20:g} MiB; one document a line"
+            yield Problem(source, "unreadable", what)
+        elif line.strip():
+            try:
+                yield _page(line, source, folder)
+            except UserError as error:
+                yield Problem(source, "unreadable", str(error))
+
+
+def _page(line: bytes, source: str, folder: Path) -> Page:
+    try:
+        page = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON: {error}; one document a line") from None
+    if not isinstance(page, dict):
+        raise UserError(f"{short(page)} is not a document; expected an object")
+    name, size, words, unit = (page.get(key) for key in ("document", "page_size", "words", "unit"))
+    if not (isinstance(name, str) and name.strip()):
+        raise UserError(f'"document" is {short(name)}; expected the name of the page')
+    if not (isinstance(size, list) and len(size) == 2):
+        raise UserError(f'"page_size" is {short(size)}; expected [width, height] in pixels')
+    if not isinstance(words, list):
+        raise UserError(f'"words" is {short(words)}; expected a list of words')
+    if unit not in (None, "thousandths", "pixels"):
+        raise UserError(f'"unit" is {short(unit)}; expected "thousandths" or "pixels"')
+    made = [_word(word, index) for index, word in enumerate(words)]
+    return Page(source, name, made, (size[0], size[1]), _image(page.get("image"), folder), unit or "thousandths")
+
+
+def _word(word: Any, index: int) -> Word:
+    if not isinstance(word, dict):
+        raise UserError(f"word {index}: {short(word)} is not a word; expected an object")
+    text, box, label, segment = (word.get(key) for key in ("text", "box", "label", "segment"))
+    if not isinstance(text, str):
+        raise UserError(f'word {index}: "text" is {short(text)}; expected text')
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)):
+        raise UserError(f'word {index}: "box" is {short(box)}; expected four numbers, [x0, y0, x1, y1]')
+    if not (label is None or isinstance(label, str)):
+        raise UserError(f'word {index}: "label" is {short(label)}; expected a label such as "B-TOTAL"')
+    if not (segment is None or (isinstance(segment, int) and not isinstance(segment, bool))):
+        raise UserError(f'word {index}: "segment" is {short(segment)}; expected a whole number')
+    return Word(text, (box[0], box[1], box[2], box[3]), label, segment)
+
+
+def _image(name: Any, folder: Path) -> Path | None:
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise UserError(f'"image" is {short(name)}; expected a path relative to {folder.resolve()}')
+    image = inside(folder, name)
+    image_size(image)  # an image that cannot be read is found here, not in the middle of a run
+    return image

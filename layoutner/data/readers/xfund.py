@@ -1,0 +1,84 @@
+"""XFUND: one JSON a language and split, {lang}.{train|val}.json, that holds all its forms; words in pixels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from layoutner.config.errors import NoSplitError, UserError
+from layoutner.data.files import image_size, inside, read_json
+from layoutner.data.page import Page, Problem, Word
+from layoutner.data.readers.funsd import entity_words
+
+SPLITS = {"train": "train", "eval": "val", "test": "test"}  # XFUND itself has no test split
+LARGEST_FILE = 512 * 2**20  # bytes; those of XFUND have up to some ten MiB
+
+
+def read(path: Path, role: str) -> Iterator[Page | Problem]:
+    """Read an XFUND folder or one of its files.
+
+    Page images are taken from beside the JSON file or from a folder of its name (zh.train/ for zh.train.json);
+    a page without one is read all the same.
+
+    Args:
+        path: a folder, of which every language's file of the role's split is read, or one .json file.
+        role: "train", "eval" (the split val) or "test".
+
+    Raises:
+        UserError: nothing to read there.
+    """
+    for file in [path] if path.suffix == ".json" else _files(path, role):
+        try:
+            documents = _documents(file)
+        except UserError as error:
+            yield Problem(file.name, "unreadable", str(error))
+            continue
+        for number, document in enumerate(documents):
+            source = f"{file.name} document {number}"
+            try:
+                yield _page(document, source, file)
+            except UserError as error:
+                yield Problem(source, "unreadable", str(error))
+
+
+def _files(path: Path, role: str) -> list[Path]:
+    files = sorted(path.glob(f"*.{SPLITS[role]}.json"))
+    if not files:
+        there = sorted(file.name for split in SPLITS.values() for file in path.glob(f"*.{split}.json"))
+        if not there:
+            raise UserError(f"{path}: not an XFUND folder: it holds no file such as zh.train.json or zh.val.json")
+        raise NoSplitError(
+            f"{path}: holds {', '.join(there)}, none of them for data.{role}; name one of them in full"
+            + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
+        )
+    return files
+
+
+def _documents(file: Path) -> list[Any]:
+    content = read_json(file, LARGEST_FILE)
+    documents = content.get("documents") if isinstance(content, dict) else None
+    if not isinstance(documents, list):
+        raise UserError(f'{file}: not an XFUND file: it has no list "documents"')
+    return documents
+
+
+def _page(document: Any, source: str, file: Path) -> Page:
+    words: list[Word] = []
+    try:
+        name, image = document["id"], document["img"]
+        page_size = (image["width"], image["height"])
+        if not (isinstance(name, str) and isinstance(image["fname"], str)):
+            raise TypeError("id and fname must be text")
+        for number, entity in enumerate(document["document"]):
+            words.extend(entity_words(entity, number))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"not an XFUND document: {type(error).__name__}: {error}") from None
+    return Page(source, name, words, page_size, _image(file, image["fname"]))
+
+
+def _image(file: Path, name: str) -> Path | None:
+    for folder in (file.parent, file.with_suffix("")):
+        image = inside(folder, name)
+        if image.is_file():
+            image_size(image)  # an image that cannot be read is found here, not in the middle of a run
+            return image
+    return None

@@ -1,0 +1,206 @@
+"""CORD receipts of both versions."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from layoutner.config.errors import UserError
+from layoutner.data.document import Document
+from layoutner.data.labels import to_spans
+from layoutner.data.page import Page, Problem, Tally, to_document
+from layoutner.data.readers import READERS
+from layoutner.data.readers.cord import read
+
+
+def word(text: object, x0: int = 10, y0: int = 20, x1: int = 60, y1: int = 40) -> dict[str, Any]:
+    quad = {"x1": x0, "y1": y0 + 2, "x2": x1, "y2": y0, "x3": x1, "y3": y1, "x4": x0 + 1, "y4": y1}
+    return {"quad": quad, "is_key": 0, "row_id": 1, "text": text}
+
+
+def receipt() -> dict[str, Any]:
+    return {
+        "gt_parse": {"menu": []},
+        "meta": {"version": "2.0.0", "split": "train", "image_id": 0, "image_size": {"width": 200, "height": 400}},
+        "valid_line": [
+            {"words": [word("Nasi"), word(" "), word("Goreng", 70, 20, 120, 40)], "category": "menu.nm", "group_id": 3},
+            {"words": [word("x"), word("thanks")], "category": "Other", "group_id": 4},
+            {"words": [word("Tea")], "category": "menu.nm", "group_id": 5},
+            {"words": [], "category": "menu.price", "group_id": 5},
+            {"words": [word("75,000")], "category": "total.total_price", "group_id": 6},
+        ],
+    }
+
+
+def write(folder: Path, content: object, name: str = "a") -> Path:
+    (folder / "json").mkdir(parents=True, exist_ok=True)
+    (folder / "json" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def documents(path: Path, role: str = "train") -> list[Document | list[Problem]]:
+    made: list[Document | list[Problem]] = []
+    for page in READERS["cord"](path, role):
+        document, problems = (None, [page]) if isinstance(page, Problem) else to_document(page, "none", Tally())
+        made.append(document or problems)
+    return made
+
+
+def one(path: Path, role: str = "train") -> Document:
+    (document,) = documents(path, role)
+    assert isinstance(document, Document), document
+    return document
+
+
+def problem(path: Path) -> str:
+    (problems,) = documents(path)
+    assert isinstance(problems, list), problems
+    return str(problems[0])
+
+
+def test_lines_are_entities_and_segments(tmp_path: Path) -> None:
+    document = one(write(tmp_path, receipt()))
+    assert document.words == ("Nasi", "Goreng", "x", "thanks", "Tea", "75,000")
+    assert document.tags == ("B-MENU.NM", "I-MENU.NM", "O", "O", "B-MENU.NM", "B-TOTAL.TOTAL_PRICE")
+    assert document.segments == (0, 0, 1, 1, 2, 4)
+    assert document.boxes[:2] == ((50, 50, 300, 100), (350, 50, 600, 100))
+    assert (document.name, document.page_size, document.image) == ("a", (200, 400), None)
+
+
+def test_the_image_tells_the_size_where_it_is_there(tmp_path: Path) -> None:
+    write(tmp_path, receipt() | {"meta": None})
+    assert "a.json: not a CORD receipt: TypeError" in problem(tmp_path)
+    (tmp_path / "image").mkdir()
+    Image.new("L", (400, 80)).save(tmp_path / "image" / "a.png")
+    document = one(tmp_path)
+    assert (document.page_size, document.image) == ((400, 80), tmp_path / "image" / "a.png")
+    assert document.boxes[0] == (25, 250, 150, 500)
+    (tmp_path / "image" / "a.png").write_bytes(b"no image")
+    assert "a.png" in problem(tmp_path)
+
+
+def test_a_row_of_the_hub_is_the_same_receipt(tmp_path: Path) -> None:
+    plain = one(write(tmp_path / "plain", receipt()))
+    assert one(write(tmp_path / "row", {"ground_truth": json.dumps(receipt())})) == plain
+    assert "not a CORD receipt" in problem(write(tmp_path / "bad", {"ground_truth": "{"}))
+    assert "not a CORD receipt" in problem(write(tmp_path / "worse", {"ground_truth": 3}))
+
+
+def test_a_receipt_without_categories_is_a_page_to_label(tmp_path: Path) -> None:
+    content = receipt()
+    for line in content["valid_line"]:
+        line.pop("category")
+    assert one(write(tmp_path, content)).tags is None
+    content["valid_line"][0]["category"] = "menu.nm"
+    assert "some words have a label and some have none" in problem(write(tmp_path, content))
+
+
+def test_roles_have_their_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds neither json/ nor train/json/"):
+        documents(tmp_path)
+    for name in ("train", "dev", "test"):
+        write(tmp_path / name, receipt(), f"of-{name}")
+    assert [one(tmp_path, role).name for role in ("train", "eval", "test")] == ["of-train", "of-dev", "of-test"]
+    assert one(tmp_path / "dev", "train").name == "of-dev"
+    assert one(tmp_path / "dev" / "json", "train").name == "of-dev"
+    assert one(tmp_path / "dev" / "json" / "of-dev.json", "test").name == "of-dev"
+    (tmp_path / "test" / "json" / "of-test.json").unlink()
+    with pytest.raises(UserError, match=r"test/json: holds no .json file"):
+        documents(tmp_path, "test")
+    (tmp_path / "dev" / "json" / "of-dev.json").unlink()
+    (tmp_path / "dev" / "json").rmdir()
+    with pytest.raises(UserError, match="holds train and test, none of them for data.eval"):
+        documents(tmp_path, "eval")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "TypeError"),
+        (3, "TypeError"),
+        ({}, "KeyError: 'meta'"),
+        (receipt() | {"valid_line": [{"words": [], "category": "\ud800"}]}, r"category '\ud800' is not a name"),
+        (receipt() | {"valid_line": [{"words": [{"text": "x"}], "category": "menu.nm"}]}, "KeyError: 'quad'"),
+        (receipt() | {"valid_line": ["x"]}, "AttributeError"),
+        (receipt() | {"valid_line": [{"words": [], "category": 3}]}, "TypeError: category '3' is not a name"),
+        (receipt() | {"valid_line": [{"words": [word(3)]}]}, "a word must be text, not int"),
+        (receipt() | {"valid_line": [{"words": [word("x", -10)]}]}, "leaves the page"),
+        (receipt() | {"meta": {"image_size": {"width": "1", "height": 9}}}, "a page of '1' x 9 pixels"),
+        (receipt() | {"meta": {"image_size": {"width": 10**300, "height": 9}}}, "a page of 1000"),
+    ],
+)
+def test_what_is_not_cord_is_a_problem_of_its_page(tmp_path: Path, content: object, message: str) -> None:
+    first, second = documents(write(write(tmp_path, content), receipt(), "b"))
+    assert isinstance(first, list)
+    assert message in str(first[0])
+    assert "a.json" in str(first[0])
+    assert isinstance(second, Document)
+
+
+NASTY = [None, True, -1, 1e308, 10**4000, float("nan"), "", "x" * 10_000, "\ud800", "\0", [], {}, [[]], {"text": 1}]
+
+
+def mutate(value: Any, chance: random.Random) -> Any:
+    """The value with something nasty in one place of it."""
+    if not isinstance(value, dict | list) or not value or chance.random() < 0.1:
+        return chance.choice(NASTY)
+    key: Any = chance.choice(list(value)) if isinstance(value, dict) else chance.randrange(len(value))
+    if chance.random() < 0.1:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        left = [(name, part) for name, part in pairs if name != key]
+        return dict(left) if isinstance(value, dict) else [part for _, part in left]
+    copy: Any = value.copy()
+    copy[key] = mutate(value[key], chance)
+    return copy
+
+
+def test_mutated_files_end_in_a_page_or_a_problem(tmp_path: Path) -> None:
+    chance = random.Random(4)
+    ends: Counter[str] = Counter()
+    file = write(tmp_path, receipt()) / "json" / "a.json"
+    text = file.read_text()
+    for trial in range(400):
+        file.write_text(json.dumps(mutate(receipt(), chance)) if trial % 4 else text[: chance.randrange(len(text))])
+        (document,) = documents(tmp_path)
+        if isinstance(document, Document):
+            ends["document"] += 1
+        else:
+            assert "a.json" in str(document[0])
+            str(document[0]).encode()
+            ends["problem"] += 1
+    assert min(ends["document"], ends["problem"]) > 50, ends
+
+
+@pytest.mark.parametrize(
+    ("fix", "pages", "words", "entities", "repaired"),
+    [
+        ("none", 594, 14190, 8171, {}),
+        ("clamp", 600, 14344, 8267, {"box(es) clamped, box off the page (data.fix = clamp)": 11}),
+        ("drop", 600, 14333, 8266, {"word(s) dropped, box off the page (data.fix = drop)": 11}),
+    ],
+)
+def test_the_real_receipts(
+    real_data: Path, fix: Any, pages: int, words: int, entities: int, repaired: dict[str, int]
+) -> None:
+    tally = Tally()
+    types: Counter[str] = Counter()
+    problems: Counter[str] = Counter()
+    seen = [0, 0]
+    for page in read(real_data / "cord_v1", "train"):
+        assert isinstance(page, Page), page
+        document, found = to_document(page, fix, tally)
+        problems.update(problem.kind for problem in found)
+        if document is not None:
+            types.update(span.type for span in to_spans(document.tags or ()))
+            seen = [seen[0] + 1, seen[1] + len(document.words)]
+    assert (*seen, types.total()) == (pages, words, entities)
+    # Of the 30 published categories menu.etc is in none of these lines.
+    assert len(types) == 29
+    assert tally.repaired == {"blank word(s) dropped": 1, **repaired}
+    assert problems == ({"box off the page": 11} if fix == "none" else {})
+    if fix == "clamp":
+        assert types.most_common(3) == [("MENU.PRICE", 1560), ("MENU.NM", 1558), ("MENU.CNT", 1461)]

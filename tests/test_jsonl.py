@@ -1,0 +1,194 @@
+"""JSON lines to documents."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from layoutner.config.errors import UserError
+from layoutner.config.settings import DataSettings
+from layoutner.data.corpus import read_documents
+from layoutner.data.document import Document
+from layoutner.data.page import Problem
+from layoutner.data.readers import jsonl
+from tests.mutations import mutated_bytes, mutated_values, outcomes
+
+
+def read(path: Path, role: str = "train") -> list[Document]:
+    return read_documents(DataSettings(format="jsonl"), path, role)
+
+
+def page(name: str = "a", **more: Any) -> dict[str, Any]:
+    words = [
+        {"text": "Total", "box": [10, 20, 110, 40], "label": "B-KEY", "segment": 4},
+        {"text": "9.00", "box": [900, 20, 1000, 40], "label": "O", "segment": 5},
+    ]
+    return {"document": name, "page_size": [200, 400], "words": words, **more}
+
+
+def write(path: Path, *pages: Any) -> Path:
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in pages), encoding="utf-8")
+    return path
+
+
+def test_a_line_becomes_a_document(tmp_path: Path) -> None:
+    Image.new("L", (20, 40)).save(tmp_path / "p.png")
+    plain = {"document": "b", "page_size": [9, 9], "words": [{"text": "x", "box": [0, 0, 1, 1], "label": None}]}
+    path = write(tmp_path / "x.jsonl", page(image="p.png"), plain, page("c", words=[]))
+    first, second, third = read(path)
+    assert first == Document(
+        "a",
+        ("Total", "9.00"),
+        ((10, 20, 110, 40), (900, 20, 1000, 40)),
+        ("B-KEY", "O"),
+        (200, 400),
+        tmp_path / "p.png",
+        (4, 5),
+    )
+    assert (second.words, second.tags, second.segments, second.image) == (("x",), None, None, None)
+    assert third.words == ()
+
+
+def test_pixels_are_scaled_to_the_page(tmp_path: Path) -> None:
+    words = [{"text": "x", "box": [20, 100, 200, 400]}]
+    (document,) = read(write(tmp_path / "x.jsonl", page(unit="pixels", words=words)))
+    assert document.boxes == ((100, 250, 1000, 1000),)
+
+
+def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_end(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + json.dumps(page("a")).encode() + b"\r\n \n\n" + json.dumps(page("a")).encode()
+    )
+    assert [document.name for document in read(tmp_path / "x.jsonl")] == ["a", "a"]  # names may repeat
+    write(tmp_path / "x.jsonl", page(), page())
+    with (tmp_path / "x.jsonl").open("ab") as file:
+        file.write(b"\n" + json.dumps(page()).encode()[:-9])
+    with pytest.raises(UserError, match=r"1 problem\(s\) .*\n.*x.jsonl line 4: not JSON: .*; one document a line"):
+        read(tmp_path / "x.jsonl")
+
+
+def test_a_folder_holds_a_file_a_role_or_is_read_whole(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no .jsonl file"):
+        read(tmp_path)
+    write(tmp_path / "b.jsonl", page("b"))
+    write(tmp_path / "a.jsonl", page("a"))
+    assert [document.name for document in read(tmp_path, "eval")] == ["a", "b"]
+    write(tmp_path / "train.jsonl", page("t"))
+    assert [document.name for document in read(tmp_path, "train")] == ["t"]
+    with pytest.raises(UserError, match=r"holds train.jsonl, none of them for data.eval; .* or give a fraction"):
+        read(tmp_path, "eval")
+
+
+def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (20, 40)).save("p.png")
+    lines = json.dumps(page(image="p.png")) + "\n{}\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    document, problem = jsonl.read(Path("/dev/stdin"), "test")
+    assert document.image == Path("p.png")  # type: ignore[union-attr]
+    assert str(problem) == 'stdin line 2: "document" is None; expected the name of the page'
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"document": " "}, "\"document\" is ' '; expected the name of the page"),
+        ({"page_size": [1]}, '"page_size" is [1]; expected [width, height] in pixels'),
+        ({"page_size": [10**400, 5]}, "a page of 1000"),
+        ({"page_size": [2.5, 5]}, "a page of 2.5 x 5 pixels"),
+        ({"words": None}, '"words" is None; expected a list of words'),
+        ({"unit": "inch"}, '"unit" is \'inch\'; expected "thousandths" or "pixels"'),
+        ({"words": ["x"]}, "word 0: 'x' is not a word; expected an object"),
+        ({"words": [{"text": 3}]}, 'word 0: "text" is 3; expected text'),
+        ({"words": [{"text": "x", "box": [1, 2, 3, "4"]}]}, "word 0: \"box\" is [1, 2, 3, '4']; expected four numbers"),
+        ({"words": [{"text": "x", "box": [0, 0, 1, 1], "label": 3}]}, 'word 0: "label" is 3; expected a label'),
+        ({"words": [{"text": "x", "box": [0, 0, 1, 1], "label": "B-\ud800"}]}, r"label 'B-\ud800' is neither O nor"),
+        (
+            {"words": [{"text": "x", "box": [0, 0, 1, 1], "segment": "3"}]},
+            "word 0: \"segment\" is '3'; expected a whole",
+        ),
+        ({"document": "\ud800"}, r"the page's name '\ud800': half a character"),
+        ({"image": 3}, '"image" is 3; expected a path relative to'),
+        ({"image": "../x.png"}, "'../x.png' leads out of"),
+        ({"image": "/etc/passwd"}, "'/etc/passwd' leads out of"),
+        ({"image": "a\0b"}, "is no path"),
+        ({"image": "\ud800"}, "is no path"),
+        ({"image": "none.png"}, "none.png: [Errno 2] No such file"),
+    ],
+)
+def test_a_line_that_is_no_document(tmp_path: Path, change: dict[str, Any], what: str) -> None:
+    (tmp_path / "x.jsonl").write_text(
+        json.dumps(page()) + "\n" + json.dumps(page(**change)) + "\n" + json.dumps(page())
+    )
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "x.jsonl")
+    _, line = str(caught.value).splitlines()
+    assert line.startswith("  - x.jsonl line 2: ")
+    assert what in line
+    assert len(line) < 1000
+
+
+def test_a_line_without_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of a gigabyte, made as it is read: never is more asked for at once than the limit."""
+    asked: list[int] = []
+
+    def parts() -> Iterator[bytes]:
+        yield json.dumps(page("first")).encode() + b"\n"
+        left = 2**30
+        while left:
+            size = min(asked[-1], left)
+            left -= size
+            yield b"x" * size
+        yield b"\n"
+        yield json.dumps(page("last")).encode()
+        yield b""
+
+    source = parts()
+    limit = 2**20
+    monkeypatch.setattr(jsonl, "LONGEST_LINE", limit)
+    stdin = SimpleNamespace(buffer=SimpleNamespace(readline=lambda size: (asked.append(size), next(source))[1]))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    first, problem, last = jsonl.read(jsonl.STDIN, "test")
+    assert max(asked) == limit + 1
+    assert (first.name, last.name) == ("first", "last")  # type: ignore[union-attr]
+    assert problem == Problem("stdin line 2", "unreadable", "longer than 1 MiB; one document a line")
+
+
+def test_the_longest_line_is_still_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.jsonl", page())
+    monkeypatch.setattr(jsonl, "LONGEST_LINE", path.stat().st_size)
+    assert len(read(path)) == 1
+    monkeypatch.setattr(jsonl, "LONGEST_LINE", path.stat().st_size - 1)
+    with pytest.raises(UserError, match="x.jsonl line 1: longer than"):
+        read(path)
+
+
+def test_what_predict_writes_is_read_again(tmp_path: Path) -> None:
+    from layoutner.inference.output import to_jsonl
+    from layoutner.inference.predict import to_page
+    from layoutner.training.evaluate import WordLabel
+
+    words = ("שלום", "🙂", "x\u2028y")
+    document = Document("p\u200d1", words, ((0, 0, 9, 9), (10, 0, 20, 9), (30, 0, 40, 9)), None, (7, 8))
+    answers = [WordLabel(label, 0.5) for label in (1, 2, 0)]
+    line = to_jsonl(to_page(document, answers, ["O", "B-X", "I-X"], tmp_path))
+    (tmp_path / "x.jsonl").write_text(line if line.endswith("\n") else line + "\n", encoding="utf-8")
+    (again,) = read(tmp_path / "x.jsonl")
+    assert again == Document(document.name, words, document.boxes, ("B-X", "I-X", "O"), (7, 8))
+
+
+def test_mutated_lines_end_in_documents_or_problems(tmp_path: Path) -> None:
+    Image.new("L", (20, 40)).save(tmp_path / "p.png")
+    sound = page(image="p.png", unit="thousandths", entities=[{"type": "KEY", "words": [0, 1]}])
+    lines = [json.dumps(mutated).encode() for mutated in mutated_values(sound, 400, seed=1)]
+    lines += mutated_bytes(json.dumps(sound, ensure_ascii=False).encode(), 300, seed=2)
+    (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
+    documents, problems = outcomes("jsonl", tmp_path / "x.jsonl", "train", "x.jsonl line ")
+    assert documents > 50
+    assert problems > 200

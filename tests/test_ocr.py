@@ -1,0 +1,154 @@
+"""Page images to words, with a real tesseract where there is one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import reduce
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from layoutner.config.errors import UserError
+from layoutner.config.settings import DataSettings
+from layoutner.data.corpus import read_documents
+from layoutner.data.document import Document, union
+from layoutner.data.page import Page, Problem
+from layoutner.data.readers import ocr
+
+pytest.importorskip("pytesseract", reason="pip install 'layoutner[ocr]'")
+LINES = ("Invoice number 4711", "Total 93.50")
+
+
+@pytest.fixture
+def tesseract(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("tesseract") is None:
+        pytest.skip("no tesseract: apt-get install tesseract-ocr")
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+
+
+def page(*lines: str, mode: str = "RGB") -> Image.Image:
+    """600 x 300 pixels; line n starts at (40, 40 + 100 n), in letters of 40 pixels."""
+    image = Image.new("RGB", (600, 300), "white")
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(image).text((40, 40 + 100 * number), line, "black", ImageFont.load_default(40))
+    return image.convert(mode)
+
+
+def read(path: Path) -> list[Document]:
+    return read_documents(DataSettings(format="ocr"), path, "test")
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_words_boxes_and_lines_of_an_image(tmp_path: Path) -> None:
+    page(*LINES).save(tmp_path / "scan.png")
+    (document,) = read(tmp_path / "scan.png")
+    assert document.words == ("Invoice", "number", "4711", "Total", "93.50")
+    assert document.segments == (0, 0, 0, 1, 1)
+    assert document.tags is None
+    assert document.page_size == (600, 300)
+    assert document.image == tmp_path / "scan.png"
+    for boxes, number in ((document.boxes[:3], 0), (document.boxes[3:], 1)):
+        around = reduce(union, boxes)
+        alone = page(*(line if place == number else "" for place, line in enumerate(LINES)))
+        drawn = ImageOps.invert(alone).getbbox()
+        *sides, bottom = (around[side] * (600, 300)[side % 2] / 1000 for side in range(4))
+        assert drawn is not None
+        assert sides == pytest.approx(drawn[:3], abs=4)  # pixels
+        assert drawn[3] - 2 <= bottom < drawn[3] + 12  # tesseract leaves room for descenders
+
+
+@pytest.mark.usefixtures("tesseract")
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.jpg", "CMYK"), ("a.gif", "P"), ("a.tif", "1"), ("a.webp", "RGBA"), ("a.png", "LA")]
+)
+def test_any_kind_of_image(tmp_path: Path, name: str, mode: str) -> None:
+    page("Total 93.50", mode=mode).save(tmp_path / name)
+    (document,) = read(tmp_path / name)
+    assert document.words == ("Total", "93.50")
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_a_folder_goes_on_behind_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page("First").save(tmp_path / "a.png")
+    page("Cut").save(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:-1000])
+    (tmp_path / "c.jpg").write_bytes(b"no image")
+    Image.new("1", (1000, 500)).save(tmp_path / "d.png")
+    page("Last").save(tmp_path / "e.PNG")
+    (tmp_path / "notes.txt").write_text("not a page")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)
+    first, *problems, last = ocr.read(tmp_path, "test")
+    assert isinstance(first, Page)
+    assert isinstance(last, Page)
+    assert [word.text for word in first.words + last.words] == ["First", "Last"]
+    cut, bad, bomb = map(str, problems)
+    assert "b.png: image file is truncated" in cut
+    assert "c.jpg: cannot identify image file" in bad
+    assert "d.png: Image size (500000 pixels) exceeds limit" in bomb
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_a_tiff_of_several_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = Image.new("1", (1000, 500))
+    page("First").save(tmp_path / "fax.tif", save_all=True, append_images=[bomb, page("Third")])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)
+    first, second, third = ocr.read(tmp_path / "fax.tif", "test")
+    assert isinstance(first, Page)
+    assert isinstance(third, Page)
+    assert (first.name, first.image, first.words[0].text) == ("fax-1", None, "First")
+    assert (third.name, third.source, third.words[0].text) == ("fax-3", "fax.tif page 3", "Third")
+    assert isinstance(second, Problem)
+    assert "fax.tif page 2: " in str(second)
+    assert "a page of 1000 x 500 pixels is taken for a decompression bomb" in str(second)
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_a_blank_page_has_no_words_and_a_failing_tesseract_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page().save(tmp_path / "a.png")
+    (blank,) = ocr.read(tmp_path, "test")
+    assert isinstance(blank, Page)
+    assert blank.words == []
+    monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path))  # no language there
+    (problem,) = ocr.read(tmp_path, "test")
+    assert isinstance(problem, Problem)
+    assert "a.png: " in str(problem)
+    assert "\n" not in str(problem)
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_a_tesseract_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page("First").save(tmp_path / "a.png")
+    program = tmp_path / "bin" / "tesseract"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(ocr, "LONGEST_PAGE", 0.2)
+    (problem,) = ocr.read(tmp_path, "test")
+    assert str(problem).endswith("a.png: Tesseract process timeout")
+
+
+def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page().save(tmp_path / "a.png")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"needs the program tesseract.* none on PATH: apt-get install tesseract-ocr"):
+        read(tmp_path)
+    code = (
+        "import sys; sys.modules['pytesseract'] = None\n"
+        "from pathlib import Path; from layoutner.data.readers import ocr\n"
+        "try: next(ocr.read(Path('x'), 'train'))\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'layoutner[ocr]' and apt-get install tesseract-ocr" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no image \(.png, .jpg"):
+        read(tmp_path)

@@ -1,0 +1,318 @@
+"""SROIE receipts: lines to words, key values to labels, and what is said where one is not found."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from layoutner.config.errors import UserError
+from layoutner.data.document import Document
+from layoutner.data.labels import to_spans
+from layoutner.data.page import Page, Problem, Tally, Word, to_document
+from layoutner.data.readers import READERS
+from layoutner.data.readers.key_values import find_values
+
+SIZE = (400, 1000)
+LINES = [
+    "BOOK SHOP (JOHOR) SDN BHD",
+    "NO.53 55,57 & 59, JALAN SAGU 18,",
+    "81100 JOHOR BAHRU, JOHOR.",
+    "DATE:25/12/2018 8:13",
+    "SUB-TOTAL RM19.00",
+    "TOTAL: RM9.00",
+    "CASH 10.00",
+]
+VALUES = {
+    "company": "Book Shop (JOHOR) Sdn. Bhd.",
+    "date": "25/12/2018",
+    "address": "NO.53 55,57 & 59, JALAN SAGU 18, 81100 JOHOR BAHRU, JOHOR",
+    "total": "9.00",
+}
+
+
+def line(text: str, row: int, left: int = 20, right: int = 380) -> str:
+    y0, y1 = 20 + 40 * row, 50 + 40 * row
+    return f"{left},{y0},{right},{y0},{right},{y1},{left},{y1},{text}"
+
+
+def receipt(
+    folder: Path, lines: list[str] = LINES, values: object = VALUES, name: str = "a", image: bool = True
+) -> Path:
+    """A SROIE folder with this receipt in it; values None: nobody labelled it."""
+    for kind in ("box", "entities", "img"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    text = "\r\n".join(line(text, row) for row, text in enumerate(lines))
+    (folder / "box" / f"{name}.csv").write_text(text, encoding="utf-8", newline="")
+    if values is not None:
+        (folder / "entities" / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+    if image:
+        Image.new("L", SIZE).save(folder / "img" / f"{name}.jpg")
+    return folder
+
+
+def pages(path: Path, role: str = "train") -> list[Page | Problem]:
+    return list(READERS["sroie"](path, role))
+
+
+def document(path: Path) -> tuple[Document, list[Problem]]:
+    (page,) = pages(path)
+    assert isinstance(page, Page), page
+    made, problems = to_document(page, "none", Tally())
+    assert made is not None, problems
+    return made, problems
+
+
+def entities(path: Path) -> list[tuple[str, str]]:
+    made, _ = document(path)
+    return [(span.type, " ".join(made.words[span.start : span.end])) for span in to_spans(made.tags or ())]
+
+
+def find(lines: list[str], key: str, value: str) -> tuple[str, str] | None:
+    """(text, how) of a value in lines below each other; "a | b" are two lines beside each other."""
+    words = []
+    for row, text in enumerate(lines):
+        for column, part in enumerate(text.split(" | ")):
+            number = row * 10 + column
+            words += [Word(word, (100 * column, 40 * row, 90, 40 * row + 30), None, number) for word in part.split()]
+    match = find_values(words, {key: value}).get(key)
+    return match and (" ".join(word.text for word in words[match.start : match.end]), match.how)
+
+
+def test_a_receipt_is_labelled(tmp_path: Path) -> None:
+    made, problems = document(receipt(tmp_path))
+    assert problems == []
+    assert entities(tmp_path) == [
+        ("COMPANY", "BOOK SHOP (JOHOR) SDN BHD"),
+        ("ADDRESS", "NO.53 55,57 & 59, JALAN SAGU 18, 81100 JOHOR BAHRU, JOHOR."),
+        ("DATE", "DATE:25/12/2018"),
+        ("TOTAL", "RM9.00"),
+    ]
+    assert made.page_size == SIZE
+    assert made.image == tmp_path / "img" / "a.jpg"
+    assert made.segments is not None
+    assert Counter(made.segments) == {0: 5, 1: 7, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2}
+
+
+def test_a_line_is_shared_out_by_characters_spaces_counted(tmp_path: Path) -> None:
+    receipt(tmp_path, ["ab  c, d "], None)
+    (page,) = pages(tmp_path)
+    assert isinstance(page, Page)
+    # 20..380 over the eight characters of "ab  c, d": 45 pixels each.
+    assert [(word.text, word.box) for word in page.words] == [
+        ("ab", (20, 20, 110, 50)),
+        ("c,", (200, 20, 290, 50)),
+        ("d", (335, 20, 380, 50)),
+    ]
+    made, _ = document(tmp_path)
+    assert made.tags is None
+    assert made.segment_boxes() == ((50, 20, 950, 50),) * 3
+
+
+def test_the_corners_may_lean(tmp_path: Path) -> None:
+    receipt(tmp_path, [], None)
+    (tmp_path / "box" / "a.csv").write_text("10,20,90,10,100,40,12,50,word\n\n")
+    (page,) = pages(tmp_path)
+    assert isinstance(page, Page)
+    assert [word.box for word in page.words] == [(10, 10, 100, 50)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "value", "expected"),
+    [
+        (["A SHOP", "a  shop ltd"], "company", "A Shop Ltd.", ("a shop ltd", "other punctuation")),
+        (["THE SHOP LTD", "SHOP LTD"], "company", "shop ltd", ("SHOP LTD", "exact")),
+        (["SHOPPING", "SHOP"], "company", "shop", ("SHOP", "exact")),
+        (["RSTORAN WAN SHENG", "No. 2"], "company", "RESTORAN WAN SHENG", ("RSTORAN WAN SHENG", "approximate")),
+        (["TAX INVOICE", "No. 2"], "company", "RESTORAN WAN SHENG", None),
+        (["1, HIGH STREET", "TEL 5", "LONDON"], "address", "1, High Street London", None),
+        (["14, HIGH STREET", "4 High Street"], "address", "4, High Street", ("4 High Street", "other punctuation")),
+        (["printed 1/2/18", "DATE: | 1/2/18"], "date", "1/2/18", ("1/2/18", "exact")),
+        (["11/2/18 1/2/180 1/2/18T9"], "date", "1/2/18", ("1/2/18T9", "exact")),
+        (["2018-12-25"], "date", "25/12/2018", None),
+        (["9.000 19.00 1,9.00 9.00"], "total", "9.00", ("9.00", "exact")),
+        (["90.0", "900"], "total", "9.00", None),
+        (["9", ".00"], "total", "9.00", None),
+        (["1,007.50"], "total", "RM 1007.50", ("1,007.50", "other punctuation")),
+        (["43.70"], "total", "43.7", ("43.70", "other punctuation")),
+        (["43.70"], "total", "none", None),
+        (["x"], "company", "...", None),
+        (["straße"], "company", "STRASSE", ("straße", "exact")),
+    ],
+)
+def test_values_are_found(lines: list[str], key: str, value: str, expected: tuple[str, str] | None) -> None:
+    assert find(lines, key, value) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "row"),
+    [
+        (["Total | 5.00", "Grand total | 5.00", "Cash | 5.00", "Change | 0.00"], 1),
+        (["Tea | 5.00", "Sub-total | 5.00", "TOTAL | 5.00", "Total excl. tax | 5.00", "5.00"], 2),
+        (["Tea | 5.00", "Subtotal | 5.00", "Net amount | 5.00", "Cash | 5.00"], 2),
+        (["Tea | 5.00", "Subtotal | 5.00", "Cake | 5.00"], 1),
+        (["Tea | 5.00", "Cake | 5.00"], 1),
+    ],
+)
+def test_of_several_totals_the_one_that_people_mean(lines: list[str], row: int) -> None:
+    words = []
+    for number, text in enumerate(lines):
+        for column, part in enumerate(text.split(" | ")):
+            box = (100 * column, 40 * number, 100 * column + 90, 40 * number + 30)
+            words += [Word(word, box, None, 2 * number + column) for word in part.split()]
+    match = find_values(words, {"total": "5.00"})["total"]
+    assert words[match.start].box[1] == 40 * row
+
+
+def test_no_word_has_two_values() -> None:
+    words = [Word(word, (0, 0, 9, 9), None, 0) for word in ("SHOP", "12", "SHOP")]
+    found = find_values(words, {"company": "shop", "address": "shop", "total": "12", "date": "12"})
+    assert {key: (match.start, match.end) for key, match in found.items()} == {
+        "company": (0, 1),
+        "address": (2, 3),
+        "date": (1, 2),
+    }
+
+
+def test_what_is_not_found_is_said_and_not_fatal(tmp_path: Path) -> None:
+    values = {"company": "BOOK SHOP (JOHOP) SDN BHD", "date": "1/1/2001", "total": " ", "colour": 3}
+    made, problems = document(receipt(tmp_path, values=values))
+    assert [(problem.kind, problem.fatal, str(problem)) for problem in problems] == [
+        (
+            "value found approximately",
+            False,
+            "a.csv: word 0 'BOOK': company 'BOOK SHOP (JOHOP) SDN BHD' was taken to be 'BOOK SHOP (JOHOR) SDN BHD'",
+        ),
+        ("value not given", False, "a.csv: address is missing or empty"),
+        ("value not found", False, "a.csv: date '1/1/2001' is not on the page"),
+        ("value not given", False, "a.csv: total is missing or empty"),
+    ]
+    assert Counter(made.tags) == {"B-COMPANY": 1, "I-COMPANY": 4, "O": 19}
+
+
+def test_page_sizes_stand_in_for_images(tmp_path: Path) -> None:
+    folder = receipt(tmp_path / "train", image=False)
+    receipt(folder, name="b", image=False)
+    receipt(folder, name="c")
+    (tmp_path / "page_sizes.tsv").write_text("key\twidth_px\theight_px\na\t500\t600\nc\t1\t1\n")
+    first, second, third = pages(tmp_path)
+    assert isinstance(first, Page)
+    assert (first.page_size, first.image) == ((500, 600), None)
+    assert isinstance(second, Problem)
+    assert "b.csv: the size of its page is not known: neither img/b.jpg nor a line of page_sizes.tsv" in str(second)
+    assert isinstance(third, Page)
+    assert third.page_size == SIZE
+    (folder / "page_sizes.tsv").write_text("key\twidth_px\theight_px\na\t500\n")
+    with pytest.raises(UserError, match=r"train/page_sizes.tsv line 2: 'a\\t500' is not key, width, height"):
+        pages(tmp_path)
+
+
+def test_roles_have_their_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds neither box/ nor train/box/"):
+        pages(tmp_path)
+    receipt(tmp_path / "train", name="one")
+    receipt(tmp_path / "test", name="two", values=None)
+    assert [page.name for page in pages(tmp_path, "train") if isinstance(page, Page)] == ["one"]
+    assert [page.name for page in pages(tmp_path, "test") if isinstance(page, Page)] == ["two"]
+    assert [page.name for page in pages(tmp_path / "test", "eval") if isinstance(page, Page)] == ["two"]
+    assert [page.name for page in pages(tmp_path / "test/box/two.csv") if isinstance(page, Page)] == ["two"]
+    with pytest.raises(UserError, match="holds train and test, none of them for data.eval; .* fraction"):
+        pages(tmp_path, "eval")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("box/a.csv", b"1,2,3\n", "line 1 is not eight corners and a text: '1,2,3'"),
+        ("box/a.csv", b"\n1,2,3,4,5,6,7,x,word", "line 2 is not eight corners and a text: '1,2,3,4,5,6,7,x,word'"),
+        ("box/a.csv", b"\xff\xfe", "cannot be read"),
+        ("box/a.csv", b" " * (2**20 + 1), "1 MiB is more than 1 MiB"),
+        ("entities/a.json", b"[1", "not JSON"),
+        ("entities/a.json", b"[1]", "not an object of key values but list"),
+        ("entities/a.json", b'{"total": 9.0}', "total = 9.0 is not text"),
+        ("img/a.jpg", b"no image", "page image"),
+    ],
+)
+def test_a_bad_file_is_a_problem_of_its_page(tmp_path: Path, file: str, content: bytes, message: str) -> None:
+    receipt(receipt(tmp_path), name="b")
+    (tmp_path / file).write_bytes(content)
+    first, second = pages(tmp_path)
+    assert isinstance(first, Problem)
+    assert first.source == "a.csv"
+    assert message in first.what
+    assert Path(file).name in first.what
+    assert isinstance(second, Page)
+
+
+NASTY = [b"", b"\0", b",", b"9" * 5000, b"1e400", b"-1", b"nan", b'"', b"{", b"null", b"\xff", "\u202e😀".encode()]
+
+
+def mutate(content: bytes, chance: random.Random) -> bytes:
+    """Content with one to three places cut out, cut off or replaced by something nasty."""
+    for _ in range(chance.randint(1, 3)):
+        start = chance.randrange(len(content) + 1)
+        end = min(len(content), start + chance.choice((0, 1, 5, 50, 10**6)))
+        content = content[:start] + chance.choice(NASTY) + content[end:]
+    return content
+
+
+def test_mutated_files_end_in_a_page_or_a_problem(tmp_path: Path) -> None:
+    chance = random.Random(4)
+    ends: Counter[str] = Counter()
+    receipt(tmp_path, image=False)
+    (tmp_path / "page_sizes.tsv").write_text("key\twidth_px\theight_px\na\t500\t600\n")
+    whole = {name: (tmp_path / name).read_bytes() for name in ("box/a.csv", "entities/a.json", "page_sizes.tsv")}
+    for trial in range(300):
+        name = list(whole)[trial % 3]
+        (tmp_path / name).write_bytes(mutate(whole[name], chance))
+        try:
+            (page,) = pages(tmp_path)
+        except UserError as error:
+            ends["sizes" if "page_sizes.tsv" in str(error) else "nameless"] += 1
+        else:
+            made, problems = (None, [page]) if isinstance(page, Problem) else to_document(page, "none", Tally())
+            assert all("a.csv" in str(problem) or "a.json" in str(problem) for problem in problems)
+            ends["problem" if made is None else "document"] += 1
+        (tmp_path / name).write_bytes(whole[name])
+    assert ends["nameless"] == 0
+    assert min(ends[end] for end in ("sizes", "problem", "document")) > 20, ends
+
+
+def test_a_page_of_nothing_but_matches_comes_to_an_end() -> None:
+    words = [Word(text, (0, 0, 9, 9), None, 0) for text in ["11"] * 4001 + ["22"] * 4000]
+    found = find_values(words, {"company": "11" * 4001, "address": "2" * 4000 + "3", "date": "2222", "total": "22"})
+    assert {key: (match.start, match.end) for key, match in found.items()} == {
+        "company": (0, 4001),
+        "date": (4001, 4003),
+        "total": (4003, 4004),
+    }
+
+
+def test_the_real_receipts(real_data: Path) -> None:
+    found: Counter[str] = Counter()
+    notes: Counter[tuple[str, str]] = Counter()
+    tally = Tally()
+    words = 0
+    for page in pages(real_data / "sroie2019", "train"):
+        assert isinstance(page, Page), page
+        made, problems = to_document(page, "none", tally)
+        assert made is not None, problems
+        assert made.tags is not None
+        words += len(made.words)
+        found.update(span.type for span in to_spans(made.tags))
+        notes.update((problem.kind, problem.what.split()[0]) for problem in problems)
+    # A plain search for the letters and digits over the joined lines finds 613, 623, 590 and 625 of the 626.
+    assert found == {"COMPANY": 625, "DATE": 623, "ADDRESS": 623, "TOTAL": 625}
+    assert notes == {
+        ("value found approximately", "company"): 12,
+        ("value found approximately", "address"): 33,
+        ("value not found", "company"): 1,
+        ("value not found", "date"): 3,
+        ("value not found", "address"): 2,
+        ("value not given", "address"): 1,
+        ("value not given", "total"): 1,
+    }
+    assert words == 72390
+    assert not tally.repaired

@@ -1,0 +1,120 @@
+"""XFUND files to documents."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from layoutner.config.errors import UserError
+from layoutner.config.settings import DataSettings
+from layoutner.data.corpus import read_documents
+from layoutner.data.document import Document
+from tests.mutations import mutated_bytes, mutated_values, outcomes
+
+
+def read(path: Path, role: str = "train") -> list[Document]:
+    return read_documents(DataSettings(format="xfund"), path, role)
+
+
+def entity(label: str, text: str, boxes: list[list[int]], number: int = 0) -> dict[str, Any]:
+    words = [{"box": box, "text": word} for box, word in zip(boxes, text.split(), strict=True)]
+    return {"box": boxes[0], "text": text, "label": label, "words": words, "linking": [[0, 1]], "id": number}
+
+
+def form(name: str = "zh_train_0", *entities: dict[str, Any]) -> dict[str, Any]:
+    entities = entities or (
+        entity("header", "申 请", [[100, 40, 150, 80], [150, 40, 200, 80]]),
+        entity("question", "姓 名 :", [[10, 100, 30, 120], [30, 100, 50, 120], [50, 100, 60, 120]], 1),
+        entity("answer", "王", [[70, 100, 90, 120]], 2),
+        entity("other", "第1页", [[0, 380, 200, 400]], 3),
+    )
+    image = {"fname": f"{name}.jpg", "width": 200, "height": 400}
+    return {"id": name, "uid": "0ac1", "document": list(entities), "img": image}
+
+
+def write(folder: Path, name: str, *documents: Any) -> Path:
+    lang, split, _ = name.split(".")
+    content = {"lang": lang, "version": "0.1", "split": split, "documents": list(documents)}
+    (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return folder / name
+
+
+def test_a_form_becomes_words_tags_and_segments(tmp_path: Path) -> None:
+    (document,) = read(write(tmp_path, "zh.train.json", form()))
+    assert document.name == "zh_train_0"
+    assert document.words == ("申", "请", "姓", "名", ":", "王", "第1页")
+    assert document.tags == ("B-HEADER", "I-HEADER", "B-QUESTION", "I-QUESTION", "I-QUESTION", "B-ANSWER", "O")
+    assert document.segments == (0, 0, 1, 1, 1, 2, 3)
+    assert document.boxes[0] == (500, 100, 750, 200)
+    assert document.boxes[-1] == (0, 950, 1000, 1000)
+    assert document.page_size == (200, 400)
+    assert document.image is None
+
+
+def test_a_role_is_a_split_of_every_language(tmp_path: Path) -> None:
+    write(tmp_path, "zh.train.json", form("zh_train_0"), form("zh_train_1"))
+    write(tmp_path, "ja.train.json", form("ja_train_0"))
+    write(tmp_path, "zh.val.json", form("zh_val_0"))
+    assert [document.name for document in read(tmp_path)] == ["ja_train_0", "zh_train_0", "zh_train_1"]
+    assert [document.name for document in read(tmp_path, "eval")] == ["zh_val_0"]
+    assert [document.name for document in read(tmp_path / "zh.train.json", "test")] == ["zh_train_0", "zh_train_1"]
+    with pytest.raises(UserError, match=r"holds ja.train.json, zh.train.json, zh.val.json, none of them for data.test"):
+        read(tmp_path, "test")
+    (tmp_path / "zh.val.json").unlink()
+    with pytest.raises(UserError, match=r"none of them for data.eval; .* fraction of the training documents"):
+        read(tmp_path, "eval")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="not an XFUND folder"):
+        read(tmp_path / "empty")
+
+
+def test_page_images_stand_beside_the_file_or_in_its_folder(tmp_path: Path) -> None:
+    file = write(tmp_path, "zh.train.json", form("a"), form("b"), form("c"))
+    Image.new("L", (20, 40)).save(tmp_path / "a.jpg")
+    (tmp_path / "zh.train").mkdir()
+    Image.new("L", (20, 40)).save(tmp_path / "zh.train" / "b.jpg")
+    assert [d.image for d in read(file)] == [tmp_path / "a.jpg", tmp_path / "zh.train" / "b.jpg", None]
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"zh.train.json document 0: page image .*a.jpg: cannot identify image file"):
+        read(file)
+
+
+def test_a_broken_document_is_a_problem_and_the_others_go_on(tmp_path: Path) -> None:
+    escape = {**form("f"), "img": {"fname": "../../secret.png", "width": 1, "height": 1}}
+    odd = [
+        {**form("b"), "document": 5},
+        7,
+        {**form("d"), "id": 3},
+        form("e", entity("x", "a", [[0, 0, 201, 9]])),
+        escape,
+    ]
+    file = write(tmp_path, "zh.train.json", form("a"), *odd, form("g"))
+    write(tmp_path, "ja.train.json")
+    (tmp_path / "ja.train.json").write_text('{"documents": [')
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    text = str(caught.value)
+    assert "6 problem(s)" in text
+    assert "ja.train.json: " in text
+    assert "zh.train.json document 1: not an XFUND document: TypeError: 'int' object is not iterable" in text
+    assert "zh.train.json document 2: not an XFUND document" in text
+    assert "zh.train.json document 3: not an XFUND document: TypeError: id and fname must be text" in text
+    assert "zh.train.json document 4: word 0 'a': box [0, 0, 1005, 22] leaves the page" in text
+    assert "zh.train.json document 5: '../../secret.png' leads out of" in text
+    settings = DataSettings(format="xfund", bad_pages="skip")
+    assert [document.name for document in read_documents(settings, file, "train")] == ["a", "g"]
+
+
+def test_mutated_files_end_in_documents_or_problems(tmp_path: Path) -> None:
+    file = tmp_path / "zh.train.json"
+    value = {"lang": "zh", "documents": [form("a"), form("b")]}
+    counts = [0, 0]
+    contents = [json.dumps(mutated).encode() for mutated in mutated_values(value, 250, seed=1)]
+    contents += mutated_bytes(json.dumps(value, ensure_ascii=False).encode(), 250, seed=2)
+    for content in contents:
+        file.write_bytes(content)
+        for index, count in enumerate(outcomes("xfund", file, "train", "zh.train.json")):
+            counts[index] += count
+    assert min(counts) > 100
