@@ -55,32 +55,15 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoints(forms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small untrained checkpoints by family; roberta with a byte-level BPE of its own."""
+    """Small untrained checkpoints by family: all but layoutlmv2, whose backbone no package index holds."""
     from layoutner.demo.checkpoint import make_checkpoint
+    from tests.tiny_families import make_tiny
 
     folder = tmp_path_factory.mktemp("checkpoints")
     for family in ("bert", "layoutlm"):
         make_checkpoint(folder / family, forms, family, seed=3)
-    _make_roberta(folder / "roberta")
-    return {family: folder / family for family in ("bert", "layoutlm", "roberta")}
-
-
-def _make_roberta(folder: Path) -> None:
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import RobertaConfig, RobertaForTokenClassification, RobertaTokenizerFast
-
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    bpe = ByteLevelBPETokenizer(add_prefix_space=True)
-    bpe.train_from_iterator(["order date 12 Feb brass wheel From To page"], vocab_size=400, special_tokens=special)
-    folder.mkdir()
-    bpe.save_model(str(folder))
-    tokenizer = RobertaTokenizerFast.from_pretrained(folder, add_prefix_space=True)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(3)
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=258, **size)
-    RobertaForTokenClassification(config).save_pretrained(folder)
+    tiny = make_tiny(folder, forms, wordpiece=folder / "bert")
+    return {"bert": folder / "bert", "layoutlm": folder / "layoutlm", **tiny}
 
 
 def free_port() -> int:

@@ -18,24 +18,30 @@ RANKS = (1, 2)
 Results = dict[int, dict[str, Any]]
 
 
+def write_pages(folder: Path, words: list[str], tags: list[str]) -> None:
+    """21 pages in unilm's format: with 8 windows a step, the last step of an epoch has 5."""
+    folder.mkdir()
+    dice = random.Random(5)
+    rows: list[tuple[str, str, str]] = []
+    for page, length in enumerate([1, 60, 3, 40, 17, 8, 2, 100, 1, 5, 33, 1, 70, 9, 2, 25, 1, 50, 4, 12, 80]):
+        for _ in range(length):
+            x, y = dice.randrange(900), dice.randrange(900)
+            word, tag = dice.choice(words), dice.choice(tags)
+            image = f"{word}\t0 0 1 1\t100 100\t{page}.png"
+            rows.append((f"{word}\t{tag}", f"{word}\t{x} {y} {x + 50} {y + 20}", image))
+        rows.append(("", "", ""))
+    for index, name in enumerate(("train", "train_box", "train_image")):
+        (folder / f"{name}.txt").write_text("\n".join(row[index] for row in rows))
+
+
 @pytest.fixture(scope="module")
 def results(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Measured by the worker on 1 and on 2 ranks, over windows of very unequal label counts."""
     folder = tmp_path_factory.mktemp("steps")
     (folder / "checkpoint").symlink_to(checkpoints["layoutlm"])
-    (folder / "data").mkdir()
-    dice = random.Random(5)
-    rows: list[tuple[str, str, str]] = []
-    # 21 pages: with 8 windows a step, the last step of an epoch has 5.
-    for page, words in enumerate([1, 60, 3, 40, 17, 8, 2, 100, 1, 5, 33, 1, 70, 9, 2, 25, 1, 50, 4, 12, 80]):
-        for _ in range(words):
-            x, y = dice.randrange(900), dice.randrange(900)
-            word, tag = dice.choice(["brass", "wheel", "12", "Feb"]), dice.choice(["O", "S-A", "S-B"])
-            image = f"{word}\t0 0 1 1\t100 100\t{page}.png"
-            rows.append((f"{word}\t{tag}", f"{word}\t{x} {y} {x + 50} {y + 20}", image))
-        rows.append(("", "", ""))
-    for index, name in enumerate(("train", "train_box", "train_image")):
-        (folder / "data" / f"{name}.txt").write_text("\n".join(row[index] for row in rows))
+    write_pages(folder / "data", ["brass", "wheel", "12", "Feb"], ["O", "S-A", "S-B"])
+    # Words of one and of several sub-words, and tags of very unequal frequency.
+    write_pages(folder / "skewed", ["brass", "12-wheel", "12"], [*["O"] * 12, "S-A", "S-A", "S-B"])
     found = {}
     for ranks in RANKS:
         out = folder / f"{ranks}.json"
@@ -54,8 +60,20 @@ def test_the_gradient_is_that_of_the_whole_global_batch(stage: str, micro: str, 
     measured = results[ranks][f"fp32/{stage}/{micro}"]
     assert len(measured["gradient"]) == 3
     assert max(measured["gradient"]) <= 1e-5
+    assert max(map(abs, measured["loss error"])) <= 1e-5
     assert max(map(abs, measured["norm"])) <= 1e-5
     assert max(measured["weights"]) <= 1e-5  # AdamW, decay, clipping and schedule as in plain PyTorch
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_smoothing_and_all_sub_words_are_exact_too(stage: str, ranks: int, results: Results) -> None:
+    # Against torch's cross_entropy(weight=..., label_smoothing=..., reduction="mean") over the whole global batch.
+    measured = results[ranks][f"weighted/{stage}"]
+    assert len(measured["gradient"]) == 3
+    assert max(measured["gradient"]) <= 1e-5
+    assert max(map(abs, measured["norm"])) <= 1e-5
+    assert max(map(abs, measured["loss error"])) <= 1e-5
 
 
 def test_the_loss_curve_does_not_depend_on_the_ranks(results: Results) -> None:

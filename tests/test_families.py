@@ -1,29 +1,62 @@
 """Checkpoints become token classifiers, or the run stops."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil
 
 from layoutner.config.errors import UserError
-from layoutner.config.settings import load
-from layoutner.data.batches import collate
+from layoutner.config.settings import FamilyName, load
+from layoutner.data.batches import Batch, collate
 from layoutner.data.document import Document
-from layoutner.data.windows import Windower
-from layoutner.model.families import FAMILIES, Checkpoint, build, model_inputs, open_checkpoint
+from layoutner.data.images import PageImages
+from layoutner.data.windows import IGNORED, Window, Windower
+from layoutner.model.families import FAMILIES, model_inputs
+from layoutner.model.loading import Checkpoint, build, open_checkpoint
+from layoutner.model.parameters import decay_groups
 
 TAGS = ["O", "B-X", "I-X"]
 
 
-def opened(name: Path | str, family: str | None = None) -> Checkpoint:
-    return open_checkpoint(
-        load(None, {"model": {"name_or_path": str(name), **({"family": family} if family else {})}}).model
-    )
+# Beside input_ids and attention_mask.
+TAKES = {"layoutlm": {"bbox"}, "layoutlmv3": {"bbox", "pixel_values"}, "lilt": {"bbox"}, "bros": {"bbox"}}
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_family_takes_its_inputs_and_keeps_its_weights(family: str, checkpoints: dict[str, Path]) -> None:
+def opened(name: Path | str, family: str | None = None, images: str = "use") -> Checkpoint:
+    given = {"name_or_path": str(name), "images": images, **({"family": family} if family else {})}
+    return open_checkpoint(load(None, {"model": given}).model)
+
+
+BUILT = sorted(FAMILIES.keys() - {"layoutlmv2"})
+
+
+def inputs_of(checkpoint: Checkpoint, *documents: Document, length: int = 256) -> dict[str, torch.Tensor]:
+    special_boxes = FAMILIES[checkpoint.family].special_boxes
+    windows = Windower(checkpoint.tokenizer, length, 0, special_boxes=special_boxes).windows(documents, None)
+    batch = collate(windows, checkpoint.tokenizer.pad_token_id)
+    return model_inputs(checkpoint.family, batch, "cpu", checkpoint.pages)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Document:
+    """A page of two words, with a picture."""
+    Image.effect_noise((30, 40), 80).save(tmp_path / "page.png")
+    boxes = ((0, 0, 500, 10), (500, 0, 1000, 10))
+    return Document("d", ("brass", "wheel"), boxes, None, (30, 40), tmp_path / "page.png")
+
+
+def test_the_table_holds_every_family_of_the_settings() -> None:
+    assert set(FAMILIES) == set(get_args(FamilyName))
+
+
+@pytest.mark.parametrize("family", BUILT)
+def test_a_family_takes_its_inputs_and_keeps_its_weights(
+    family: str, checkpoints: dict[str, Path], page: Document
+) -> None:
     checkpoint = opened(checkpoints[family])
     assert checkpoint.family == family
     assert checkpoint.max_length == 256
@@ -32,21 +65,150 @@ def test_a_family_takes_its_inputs_and_keeps_its_weights(family: str, checkpoint
     for name, parameter in model.named_parameters():
         if "classifier" not in name and "pooler" not in name:
             assert torch.equal(parameter, weights[name]), name
-    page = Document("d", ("brass", "wheel"), ((0, 0, 500, 10), (500, 0, 1000, 10)), None, (10, 10))
-    (window,) = Windower(checkpoint.tokenizer, 256, 0).windows([page], None)
-    inputs = model_inputs(family, collate([window], checkpoint.tokenizer.pad_token_id), "cpu")
-    assert ("bbox" in inputs) == (family == "layoutlm")
+    inputs = inputs_of(checkpoint, page)
+    assert inputs.keys() == {"input_ids", "attention_mask"} | TAKES.get(family, set())
+    if "bbox" in inputs:
+        scale, end = (1000, 1) if family == "bros" else (1, 1000 if family == "layoutlm" else 0)
+        assert inputs["bbox"][0, 0].tolist() == [0, 0, 0, 0]
+        assert inputs["bbox"][0, 1].tolist() == pytest.approx([0, 0, 500 / scale, 10 / scale])
+        assert inputs["bbox"][inputs["input_ids"] == checkpoint.tokenizer.sep_token_id].tolist() == [[end] * 4]
     logits = model(**inputs).logits
     assert logits.shape == (*inputs["input_ids"].shape, 3)
     assert model.config.id2label == {0: "O", 1: "B-X", 2: "I-X"}
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
 
 
-def test_the_full_length_of_a_roberta_fits_its_positions(checkpoints: dict[str, Path]) -> None:
-    checkpoint = opened(checkpoints["roberta"])
-    model = build(checkpoint, TAGS, None)
-    ids = torch.full((1, checkpoint.max_length), 7)
-    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+@pytest.mark.parametrize("family", BUILT)
+def test_dropout_is_set_everywhere(family: str, checkpoints: dict[str, Path]) -> None:
+    config = build(opened(checkpoints[family]), TAGS, dropout=0.25).config.to_dict()
+    names = {name for name in config if "dropout" in name}
+    assert len(names) >= 2
+    assert {config[name] for name in names} == {0.25}
+
+
+@pytest.mark.parametrize("family", BUILT)
+def test_the_full_length_fits_the_positions_and_one_more_does_not(
+    family: str, checkpoints: dict[str, Path], page: Document
+) -> None:
+    checkpoint = opened(checkpoints[family])
+    model = build(checkpoint, TAGS, None).eval()
+
+    def logits(length: int) -> torch.Tensor:
+        window = Window(0, [7] * length, [page.boxes[0]] * length, [IGNORED] * length, [], page.image)
+        batch = collate([window], checkpoint.tokenizer.pad_token_id, multiple_of=1)
+        found: torch.Tensor = model(**model_inputs(family, batch, "cpu", checkpoint.pages)).logits
+        return found
+
+    assert logits(256).shape == (1, 256, 3)
+    if family != "modernbert":  # rotary positions know no end
+        with pytest.raises((IndexError, RuntimeError)):
+            logits(257)
+
+
+@pytest.mark.parametrize("family", BUILT)
+def test_a_rank_without_windows_computes_numbers(family: str, checkpoints: dict[str, Path]) -> None:
+    checkpoint = opened(checkpoints[family])
+    model = build(checkpoint, TAGS, None).eval()
+    assert torch.isfinite(model(**inputs_of(checkpoint)).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "images"), [*((family, "use") for family in BUILT), ("layoutlmv3", "ignore"), ("bert", "ignore")]
+)
+def test_frozen_is_what_gets_no_gradient_and_nothing_else(
+    family: str, images: str, checkpoints: dict[str, Path], page: Document
+) -> None:
+    checkpoint = opened(checkpoints[family], images=images)
+    model = build(checkpoint, TAGS, 0.0)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model(**inputs_of(checkpoint, page)).logits.square().sum().backward()
+    assert frozen == {name for name, parameter in model.named_parameters() if parameter.grad is None}
+
+
+@pytest.mark.parametrize("family", BUILT)
+def test_biases_and_norms_are_not_decayed(family: str, checkpoints: dict[str, Path]) -> None:
+    model = build(opened(checkpoints[family]), TAGS, None)
+    decayed, free = ({id(p) for p in group["params"]} for group in decay_groups(model, 0.1))
+    names = dict(model.named_parameters())
+    assert {name for name in names if id(names[name]) in free} == {
+        name for name in names if name.endswith(".bias") or "norm" in name.lower().split(".")[-2]
+    }
+    assert len(decayed) + len(free) == len(names)
+
+
+@pytest.mark.parametrize("family", [family for family in BUILT if family not in ("bert", "layoutlm", "bros")])
+def test_every_word_starts_as_a_word_here_and_in_an_export(
+    family: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    tokenizer = opened(checkpoints[family]).tokenizer
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        encoding = one.backend_tokenizer.encode(["brass", "wheel"], is_pretokenized=True)
+        firsts = [encoding.tokens[encoding.word_ids.index(word)] for word in (0, 1)]
+        assert [first[0] for first in firsts] == ["▁" if family == "xlm-roberta" else "Ġ"] * 2
+
+
+def test_a_pretrained_head_layer_is_kept(checkpoints: dict[str, Path]) -> None:
+    weights = load_file(checkpoints["modernbert"] / "model.safetensors")
+    model = build(opened(checkpoints["modernbert"]), TAGS, None)
+    assert torch.equal(model.head.dense.weight, weights["head.dense.weight"])
+
+
+def test_layoutlmv2_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "layoutlmv2"}')
+    with pytest.raises(UserError, match="layoutlmv2: its image backbone needs detectron2, which is not installed"):
+        opened(tmp_path)
+
+
+def test_layoutlmv2_pictures_are_blue_first_and_not_normalised(page: Document) -> None:
+    # The picture is all that can be tried without its backbone.
+    Image.new("RGB", (30, 40), (10, 20, 30)).save(page.image)
+    pages = PageImages(LayoutLMv2ImageProcessorPil(apply_ocr=False))
+    batch = Batch(*[torch.zeros(1, 1, 4, dtype=torch.long)] * 4, images=(page.image,))
+    inputs = model_inputs("layoutlmv2", batch, "cpu", pages)
+    assert inputs.keys() == {"input_ids", "attention_mask", "bbox", "image"}
+    assert inputs["image"].shape == (1, 3, 224, 224)
+    assert inputs["image"].unique(dim=-1).unique(dim=-2).flatten().tolist() == [30, 20, 10]
+
+
+def test_a_tokenizer_that_pads_otherwise_than_the_network_is_refused(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    mixed = without(checkpoints["lilt"], tmp_path / "mixed")
+    config = (mixed / "config.json").read_text()
+    (mixed / "config.json").write_text(config.replace('"pad_token_id": 1', '"pad_token_id": 0'))
+    with pytest.raises(UserError, match="its tokenizer pads with token 1 and its network with 0"):
+        opened(mixed)
+
+
+def test_images_need_the_image_processor_of_the_checkpoint(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    bare = without(checkpoints["layoutlmv3"], tmp_path / "bare", "preprocessor_config.json")
+    with pytest.raises(UserError, match="image processor cannot be opened.*model.images = ignore does without"):
+        opened(bare)
+    assert opened(bare, images="ignore").pages is None
+    other = without(checkpoints["layoutlmv3"], tmp_path / "other")
+    text = (other / "preprocessor_config.json").read_text()
+    (other / "preprocessor_config.json").write_text(text.replace(": 32", ": 48"))
+    with pytest.raises(UserError, match="makes 48 x 48 pixels, its network takes 32 x 32"):
+        opened(other)
+    blind = without(checkpoints["layoutlmv3"], tmp_path / "blind")
+    text = (blind / "config.json").read_text()
+    (blind / "config.json").write_text(text.replace('"visual_embed": true', '"visual_embed": false'))
+    with pytest.raises(UserError, match="was made without page images"):
+        opened(blind)
+
+
+def test_bf16_weights_take_boxes_and_pixels_in_fp32(checkpoints: dict[str, Path], page: Document) -> None:
+    for family in ("bros", "layoutlmv3"):
+        checkpoint = opened(checkpoints[family])
+        model = build(checkpoint, TAGS, None).eval()
+        inputs = inputs_of(checkpoint, page)
+        whole = model(**inputs).logits
+        for parameter in model.parameters():  # as DeepSpeed does, which leaves buffers alone
+            parameter.data = parameter.data.bfloat16()
+        assert torch.allclose(model(**inputs).logits.float(), whole, atol=0.02)
 
 
 def test_a_bert_starts_a_layoutlm(checkpoints: dict[str, Path]) -> None:
@@ -178,5 +340,5 @@ def test_truncated_weights_are_refused(checkpoints: dict[str, Path], tmp_path: P
 
 def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(UserError, match="is a 't5'; layoutner builds bert, roberta, layoutlm"):
+    with pytest.raises(UserError, match="is a 't5'; layoutner builds bert, roberta, xlm-roberta, layoutlm, "):
         opened(tmp_path)

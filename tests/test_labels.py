@@ -1,10 +1,11 @@
 """Spans and tags, there and back."""
 
 import random
+from pathlib import Path
 
 import pytest
 
-from layoutner.data.labels import LabelSet, Span, to_spans, to_tags
+from layoutner.data.labels import LabelSet, Span, read_labels, to_spans, to_tags
 
 
 def test_spans_of_both_schemes() -> None:
@@ -48,3 +49,22 @@ def test_label_set_of_a_model_comes_back() -> None:
         assert labels.tags[0] == "O"
         assert labels.ids["O"] == 0
         assert LabelSet.from_tags(labels.tags) == labels
+
+
+def test_later_sub_words_continue_the_entity_of_their_word() -> None:
+    labels = LabelSet("BIO", ("A", "B"))
+    assert [labels.tags[label] for label in labels.continued] == ["O", "I-A", "I-A", "I-B", "I-B"]
+    labels = LabelSet("BIOES", ("A",))
+    assert labels.tags == ["O", "B-A", "I-A", "E-A", "S-A"]
+    assert [labels.tags[label] for label in labels.continued] == ["O", "I-A", "I-A", "I-A", "I-A"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["O\nB-X\nI-X\nB-Y\nI-Y\n", "B-X\r\nI-X\r\nB-Y\r\nI-Y", "S-X\nB-X\nE-X\nI-X\n\n  S-Y\n", "X\nY\n", "I-X\nO\nI-Y"],
+)
+def test_a_labels_file_in_either_scheme_with_or_without_o(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(text.encode())
+    assert read_labels(path, "BIO").tags == ["O", "B-X", "I-X", "B-Y", "I-Y"]
+    assert read_labels(path, "BIOES").tags == ["O", *(f"{prefix}-{kind}" for kind in "XY" for prefix in "BIES")]

@@ -68,7 +68,7 @@ def test_the_measurement_would_see_an_error(measured: dict[str, Any]) -> None:
 @pytest.mark.parametrize("family", ["bert", "roberta", "layoutlm"])
 def test_parameters_are_counted_exactly(family: str, checkpoints: dict[str, Path]) -> None:
     from layoutner.config.settings import ModelSettings
-    from layoutner.model.families import build, open_checkpoint
+    from layoutner.model.loading import build, open_checkpoint
 
     config = json.loads((checkpoints[family] / "config.json").read_text())
     network = Network.from_config(config, family, 5)
@@ -82,7 +82,7 @@ def test_parameters_are_counted_exactly(family: str, checkpoints: dict[str, Path
 
 def test_a_bert_that_starts_a_layoutlm_is_counted_as_one(checkpoints: dict[str, Path]) -> None:
     from layoutner.config.settings import ModelSettings
-    from layoutner.model.families import build, open_checkpoint
+    from layoutner.model.loading import build, open_checkpoint
 
     config = json.loads((checkpoints["bert"] / "config.json").read_text())
     settings = ModelSettings(name_or_path=str(checkpoints["bert"]), family="layoutlm")

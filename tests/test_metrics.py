@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from layoutner.config.errors import UserError
 from layoutner.data.batches import Batch
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet
 from layoutner.data.windows import Window
-from layoutner.training.evaluate import evaluate, in_document_order, label_words
+from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
 from layoutner.training.metrics import score
 from layoutner.training.world import World
 
@@ -17,7 +18,7 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 def test_scores_are_strict_and_by_entity() -> None:
     truth = [["B-A", "I-A", "O", "B-B"], ["B-A", "O"]]
     predicted = [["B-A", "I-A", "O", "B-A"], ["I-A", "O"]]  # a lone I-A is no entity in strict mode
-    scores = score(truth, predicted, scheme="BIO", split="test", loss=0.5, windows=2)
+    scores = score(truth, predicted, scheme="BIO", split="test", box_level="word", loss=0.5, windows=2)
     assert (scores.precision, scores.recall) == (1 / 2, 1 / 3)
     assert scores.f1 == pytest.approx(0.4)
     assert scores.by_entity["A"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "entities": 2}
@@ -28,13 +29,13 @@ def test_scores_are_strict_and_by_entity() -> None:
 
 def test_bioes_is_scored_by_its_own_scheme() -> None:
     truth = [["S-A", "B-A", "E-A"]]
-    scores = score(truth, [["B-A", "B-A", "E-A"]], scheme="BIOES", split="test", loss=0.0, windows=1)
+    scores = score(truth, [["B-A", "B-A", "E-A"]], scheme="BIOES", split="test", box_level="word", loss=0.0, windows=1)
     assert (scores.precision, scores.recall) == (1.0, 0.5)
 
 
 @pytest.mark.parametrize("predicted", ["O", "B-A"])
 def test_pages_without_entities_score_zero_without_a_warning(predicted: str) -> None:
-    scores = score([["O"]], [[predicted]], scheme="BIO", split="eval", loss=0.0, windows=1)
+    scores = score([["O"]], [[predicted]], scheme="BIO", split="eval", box_level="word", loss=0.0, windows=1)
     assert (scores.precision, scores.recall, scores.f1) == (0.0, 0.0, 0.0)
 
 
@@ -58,12 +59,15 @@ def test_words_are_labelled_once_from_the_window_that_answers() -> None:
     reference = torch.nn.functional.cross_entropy(expected, torch.tensor([1, 0, 1]), reduction="sum")
     assert loss == pytest.approx(float(reference), rel=1e-6)
     assert page[0].probability == pytest.approx(float(expected[0].softmax(0).max()))
-    scores = evaluate(fixed, documents, windows, LabelSet("BIO", ("X",)), "eval", 2, 0, ALONE)
+    scores = evaluate(fixed, [(documents, windows)], LabelSet("BIO", ("X",)), "eval", "word", 2, 0, ALONE)
     assert (scores.f1, scores.counts["entities"]) == (1.0, 2)
     assert scores.loss == pytest.approx(loss / 3)
 
 
 def test_a_word_without_an_answer_is_a_failure() -> None:
     documents = [Document("d", ("a", "b"), ((0, 0, 1, 1),) * 2, None, (10, 10))]
-    with pytest.raises(AssertionError, match="words and answers differ"):
-        in_document_order({}, documents)
+    with pytest.raises(UserError, match="coverage: 1 of 2 words have no label, and 0 labels .* the first: d, word 1"):
+        in_document_order({(0, 0): WordLabel(0, 1.0)}, documents)
+    answers = {(0, 0): WordLabel(0, 1.0), (0, 1): WordLabel(0, 1.0), (3, 4): WordLabel(0, 1.0)}
+    with pytest.raises(UserError, match="coverage: 0 of 2 words .* 1 labels have no word; the first: document 3"):
+        in_document_order(answers, documents)

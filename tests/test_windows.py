@@ -1,15 +1,26 @@
 """Words to windows and back: nothing lost, nothing twice."""
 
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from seqeval.metrics import f1_score
+from seqeval.scheme import IOB2
 from transformers import AutoTokenizer
 
 from layoutner.config.errors import UserError
+from layoutner.data.batches import Batch
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet
 from layoutner.data.windows import IGNORED, Windower
+from layoutner.training.evaluate import evaluate
+from layoutner.training.world import World
+from tests.conftest import launch
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 FIRST_BOX, LAST_BOX = (0, 0, 0, 0), (1000, 1000, 1000, 1000)  # of [CLS] and [SEP], as LayoutLM was trained
 
@@ -70,6 +81,54 @@ def test_sub_words_follow_their_word(checkpoints: dict[str, Path]) -> None:
     assert window.boxes == [FIRST_BOX, *[(1, 2, 3, 4)] * pieces, (5, 6, 7, 8), LAST_BOX]
 
 
+@pytest.mark.parametrize(("scheme", "tag"), [("BIO", "B-A"), ("BIOES", "S-A")])
+def test_all_sub_words_carry_a_label_where_asked(scheme: str, tag: str, checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    labels = LabelSet(scheme, ("A", "B"))
+    page = Document("d", ("steel-frame", "x-x"), ((1, 2, 3, 4), (5, 6, 7, 8)), ("B-A", "O"), (10, 10))
+    (window,) = Windower(tokenizer, 64, 0).windows([page], labels, all_subwords=True)
+    steel, x = (len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in page.words)
+    first, later = labels.ids[tag], labels.ids["I-A"]
+    assert window.labels == [IGNORED, first, *[later] * (steel - 1), *[0] * x, IGNORED]
+    assert window.answers == [(1, 0), (1 + steel, 1)]
+    assert window.labelled == steel + x
+
+
+def test_a_special_token_printed_on_a_page_is_no_special_token(checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    page = Document("d", ("[SEP]", "x", "[PAD]"), ((1, 2, 3, 4),) * 3, None, (10, 10))
+    (window,) = Windower(tokenizer, 64, 0).windows([page], None)
+    unknown, (x,) = tokenizer.unk_token_id, tokenizer("x", add_special_tokens=False)["input_ids"]
+    assert window.input_ids == [tokenizer.cls_token_id, unknown, x, unknown, tokenizer.sep_token_id]
+
+
+def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    dice = random.Random(9)
+    pages = [document(dice, words) for words in (0, 1, 150, 37)]
+
+    def by_piece(piece: int) -> int:
+        return piece * 7 % len(LABELS.tags)
+
+    def forward(batch: Batch) -> torch.Tensor:
+        # Answers by the sub-word alone, so that a word gets the same label in any window.
+        return torch.nn.functional.one_hot(by_piece(batch.input_ids_BT), len(LABELS.tags)).float()
+
+    encode = tokenizer.backend_tokenizer.encode
+    pieces = [[encode([word], is_pretokenized=True, add_special_tokens=False).ids for word in d.words] for d in pages]
+    predicted = [[LABELS.tags[by_piece((ids or [tokenizer.unk_token_id])[0])] for ids in page] for page in pieces]
+    truth = f1_score([list(d.tags or ()) for d in pages], predicted, mode="strict", scheme=IOB2)
+    assert 0 < truth < 1
+    counts = set()
+    for cut in ((512, 128), (256, 0), (64, 16), (16, 7), (8, 3), (8, 0)):
+        windows = Windower(tokenizer, *cut).windows(pages, LABELS)
+        scores = evaluate(forward, [(pages, windows)], LABELS, "test", "word", 3, tokenizer.pad_token_id, ALONE)
+        assert scores.f1 == pytest.approx(truth, abs=1e-12)
+        assert scores.counts["words"] == 188
+        counts.add(scores.counts["windows"])
+    assert len(counts) >= 5
+
+
 def test_a_word_longer_than_a_window_keeps_its_first_sub_words(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("x-" * 50, "x"), ((0, 0, 1, 1),) * 2, ("B-A", "O"), (10, 10))
@@ -95,3 +154,43 @@ def test_the_windows_of_funsd(real_data: Path, minilm: Path) -> None:
     )
     assert (len(train), sum(w.length for w in train)) == (150, 34_066)
     assert (len(test), sum(w.length for w in test)) == (52, 12_970)
+
+
+FORMATS = {"funsd": "funsd", "unilm": "funsd_unilm"}  # format -> folder: the same forms
+
+
+def test_both_formats_of_funsd_give_the_same_windows(real_data: Path, minilm: Path) -> None:
+    from layoutner.config.settings import DataSettings
+    from layoutner.data.corpus import read_corpus
+
+    windower = Windower(AutoTokenizer.from_pretrained(minilm), 512, 128)
+    found = []
+    for format, folder in FORMATS.items():
+        path = real_data / folder
+        corpus = read_corpus(DataSettings(format=format, train=path, eval=0.2, test=path), 5)
+        found.append(
+            [
+                [
+                    (window.document, window.input_ids, window.boxes, window.labels, window.answers)
+                    for window in windower.windows(documents, corpus.labels)
+                ]
+                for documents in (corpus.train, corpus.eval, corpus.test)
+            ]
+        )
+    assert found[0] == found[1]
+    assert sum(label != IGNORED for split in found[0] for window in split for label in window[3]) == 21_888 + 8_707
+
+
+def test_both_formats_of_funsd_give_the_same_losses(
+    real_data: Path, train_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    losses = []
+    for format, folder in FORMATS.items():
+        run, data = tmp_path / format, real_data / folder
+        arguments = train_arguments(run, data__format=format, data__train=data, data__eval=0.1, run__eval_every=2)
+        done = launch(["layoutner", "train", *arguments, "--schedule.max_steps=4"])
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses.append([(line["train/loss"], line["train/grad_norm"], line.get("eval/loss")) for line in lines])
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]

@@ -83,7 +83,7 @@ def _network_config(name: str) -> dict[str, Any]:
         return config
     quiet()
     from layoutner.config.settings import ModelSettings
-    from layoutner.model.families import open_checkpoint
+    from layoutner.model.loading import open_checkpoint
 
     opened: dict[str, Any] = open_checkpoint(ModelSettings(name_or_path=name)).config.to_dict()
     return opened

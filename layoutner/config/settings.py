@@ -117,13 +117,19 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (self.folds is None) != (self.fold is None):
-            raise ValueError(f"folds = {self.folds} and fold = {self.fold}: cross-validation takes both")
-        if self.folds is not None and self.fold is not None:
+        if self.fold is not None and self.folds is None:
+            raise ValueError(f"fold = {self.fold} of how many? give folds too")
+        if self.folds is not None:
             if self.eval is not None:
                 raise ValueError(f"folds = {self.folds} and eval = {self.eval}: with folds, a fold is what eval is")
-            if self.fold > self.folds:
+            if self.fold is not None and self.fold > self.folds:
                 raise ValueError(f"fold = {self.fold} is not one of the {self.folds} folds")
+        if self.choose_by == "test":
+            if self.eval is not None or self.folds is not None:
+                given = f"eval = {self.eval}" if self.folds is None else f"folds = {self.folds}"
+                raise ValueError(f"choose_by = test and {given}: the test split chooses alone, or not at all")
+            if self.test is None:
+                raise ValueError("choose_by = test and no test: give data.test")
         if isinstance(self.eval, float) and not 0 < self.eval < 1:
             raise ValueError(f"eval = {self.eval:g}: a fraction lies between 0 and 1, for instance 0.1")
         if self.stride > self.max_length // 2:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -56,6 +57,7 @@ class Batch:
     attention_mask_BT: torch.Tensor
     boxes_BT4: torch.Tensor  # 0..1000
     labels_BT: torch.Tensor  # label ids, IGNORED elsewhere
+    images: tuple[Path, ...] = ()  # page image of each window, where there is one; read when a network sees it
 
 
 def collate(windows: Sequence[Window], pad_token_id: int, multiple_of: int = 8) -> Batch:
@@ -76,4 +78,5 @@ def collate(windows: Sequence[Window], pad_token_id: int, multiple_of: int = 8) 
         attention_mask_BT[row, : window.length] = 1
         boxes_BT4[row, : window.length] = torch.tensor(window.boxes)
         labels_BT[row, : window.length] = torch.tensor(window.labels)
-    return Batch(input_ids_BT, attention_mask_BT, boxes_BT4, labels_BT)
+    images = tuple(window.image for window in windows if window.image is not None)
+    return Batch(input_ids_BT, attention_mask_BT, boxes_BT4, labels_BT, images)

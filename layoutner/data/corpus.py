@@ -1,6 +1,5 @@
 """The documents of a run by role, checked as a whole before any model is loaded."""
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet, labels_of, read_labels
 from layoutner.data.page import Problem, Tally, to_document
 from layoutner.data.readers import READERS
+from layoutner.data.splits import fold, leaks, split
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,35 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     """
     if settings.train is None:
         raise UserError("data.train is missing: the folder or file of the training documents")
+    if settings.folds is not None and settings.fold is None:
+        raise UserError(
+            f"data.folds = {settings.folds} without data.fold: `layoutner cross-validate` trains all of them, "
+            "and data.fold = 1 the first"
+        )
     notes: list[str] = []
     train = _read(settings, settings.train, "train", notes)
+    # Of all training documents, so that every fold and every fraction has the same labels.
+    labels = _label_set(settings, train)
+    test = [] if settings.test is None else _read(settings, settings.test, "test", notes)
     evaluation: list[Document] = []
-    if isinstance(settings.eval, float):
+    if settings.choose_by == "test":
+        evaluation = test
+        notes.append(f"note: the checkpoint is chosen by the {len(test)} test pages (data.choose_by = test)")
+    elif settings.folds is not None and settings.fold is not None:
+        train, evaluation = fold(train, settings.folds, settings.fold, seed)
+        _demand_words(evaluation, f"fold {settings.fold} of {settings.folds} of the training documents")
+        notes.append(f"eval: fold {settings.fold} of {settings.folds} of the training documents")
+    elif isinstance(settings.eval, float):
         train, evaluation = split(train, settings.eval, seed)
         _demand_words(evaluation, f"data.eval = {settings.eval:g} of the training documents")
         _demand_words(train, f"what data.eval = {settings.eval:g} leaves of the training documents")
     elif settings.eval is not None:
         evaluation = _read(settings, settings.eval, "eval", notes)
-    test = [] if settings.test is None else _read(settings, settings.test, "test", notes)
-    labels = _label_set(settings, train)
+    roles = {"train": train, "eval": evaluation, "test": test}
+    if settings.choose_by == "test":
+        del roles["eval"]
+    if settings.test is not None or isinstance(settings.eval, Path):
+        notes += leaks({role: documents for role, documents in roles.items() if documents})
     problems = []
     for role, documents in (("train", train), ("eval", evaluation), ("test", test)):
         problems += check_labels(documents, labels, role)
@@ -54,7 +72,8 @@ def _read(settings: DataSettings, path: Path, role: str, notes: list[str]) -> li
     tally = Tally()
     documents = read_documents(settings, path, role, tally)
     notes += tally.lines(role)
-    return documents
+    # By name, so that a seed deals the same pages whatever format, file order or file system they come from.
+    return sorted(documents, key=lambda document: document.name)
 
 
 def stream(
@@ -113,20 +132,6 @@ def _demand_words(documents: list[Document], where: str) -> None:
         raise UserError(f"{where}: {len(documents)} documents and not one word")
 
 
-def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
-    """Part a fraction of the documents from the rest: (the rest, the fraction), both in their old order.
-
-    Raises:
-        UserError: one of the two would be empty.
-    """
-    count = round(len(documents) * fraction)
-    if not 0 < count < len(documents):
-        raise UserError(f"data.eval = {fraction:g} of {len(documents)} documents is {count}: none would be left over")
-    chosen = set(random.Random(f"{seed}/eval").sample(range(len(documents)), count))
-    rest = [document for index, document in enumerate(documents) if index not in chosen]
-    return rest, [document for index, document in enumerate(documents) if index in chosen]
-
-
 def check_labels(documents: list[Document], labels: LabelSet, role: str) -> list[str]:
     """Problems of the tags of documents that must be labelled, by file and word."""
     problems = []
@@ -144,10 +149,13 @@ def check_labels(documents: list[Document], labels: LabelSet, role: str) -> list
 
 
 def _label_set(settings: DataSettings, train: list[Document]) -> LabelSet:
-    if settings.labels is not None:
-        return read_labels(settings.labels, settings.scheme)
-    if settings.format == "unilm" and settings.train is not None:
-        folder = settings.train if settings.train.is_dir() else settings.train.parent
-        if (folder / "labels.txt").is_file():
-            return read_labels(folder / "labels.txt", settings.scheme)
-    return labels_of(train, settings.scheme)
+    file = None if settings.train is None else labels_file(settings, settings.train)
+    return labels_of(train, settings.scheme) if file is None else read_labels(file, settings.scheme)
+
+
+def labels_file(settings: DataSettings, path: Path) -> Path | None:
+    """The list of labels: data.labels, else the labels.txt that unilm has beside the documents; None without one."""
+    if settings.labels is None and settings.format == "unilm":
+        file = (path if path.is_dir() else path.parent) / "labels.txt"
+        return file if file.is_file() else None
+    return settings.labels

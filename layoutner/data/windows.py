@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
@@ -18,12 +19,18 @@ class Window:
     document: int  # index of the document
     input_ids: list[int]
     boxes: list[Box]
-    labels: list[int]  # id of the tag at the first sub-word of a word this window answers for, else IGNORED
-    answers: list[tuple[int, int]]  # (token, word): the words this window answers for
+    labels: list[int]  # id of the tag at the first sub-word (or all) of a word this window answers for, else IGNORED
+    answers: list[tuple[int, int]]  # (first sub-word's token, word): the words this window answers for
+    image: Path | None = None  # of the document's page
 
     @property
     def length(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def labelled(self) -> int:
+        """Tokens with a label: what the loss is summed over."""
+        return len(self.labels) - self.labels.count(IGNORED)
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,13 @@ class Windower:
     # Boxes of the special tokens before and after the words; those of LayoutLM.
     special_boxes: tuple[Box, Box] = ((0, 0, 0, 0), (1000, 1000, 1000, 1000))
 
-    def windows(self, documents: Sequence[Document], labels: LabelSet | None) -> list[Window]:
+    def windows(
+        self, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False
+    ) -> list[Window]:
         """All windows of all documents, in order. With `labels`, the documents' tags become label ids.
+
+        A tag stands at its word's first sub-word, which is where the word is read; with `all_subwords` the later
+        ones are labelled too, as `LabelSet.continued` says.
 
         Every word is answered for, and labelled, by exactly one window: the one that shows most context
         around it. So nothing is counted twice where windows overlap.
@@ -60,12 +72,15 @@ class Windower:
             if document.words:
                 tags = None
                 if labels is not None and document.tags is not None:
-                    spans = to_spans(document.tags)
-                    tags = [labels.ids[tag] for tag in to_tags(spans, len(document.words), labels.scheme)]
+                    ids = labels.ids
+                    firsts = [ids[t] for t in to_tags(to_spans(document.tags), len(document.words), labels.scheme)]
+                    continued = labels.continued
+                    tags = [(first, continued[first] if all_subwords else IGNORED) for first in firsts]
                 found.extend(self._cut(index, document, tags, room))
         return found
 
-    def _cut(self, index: int, document: Document, tags: list[int] | None, room: int) -> list[Window]:
+    def _cut(self, index: int, document: Document, tags: list[tuple[int, int]] | None, room: int) -> list[Window]:
+        """Windows of one document. `tags` are label ids: of a word's first sub-word and of its later ones."""
         prefix, pieces, suffix = self._pieces(document.words)
         pieces = [piece[:room] for piece in pieces]
         word_boxes = document.segment_boxes() if self.box_level == "segment" else document.boxes
@@ -101,17 +116,19 @@ class Windower:
             input_ids, boxes, answers = [*prefix], [self.special_boxes[0]] * len(prefix), []
             label_ids = [IGNORED] * len(prefix)
             for word in range(first, after):
+                first_id, later_id = IGNORED, IGNORED
                 if owner[word] == number:
                     answers.append((len(input_ids), word))
-                label_ids.append(tags[word] if tags is not None and owner[word] == number else IGNORED)
-                label_ids.extend([IGNORED] * (len(pieces[word]) - 1))
+                    if tags is not None:
+                        first_id, later_id = tags[word]
+                label_ids.extend([first_id, *[later_id] * (len(pieces[word]) - 1)])
                 input_ids.extend(pieces[word])
                 boxes.extend([word_boxes[word]] * len(pieces[word]))
             input_ids.extend(suffix)
             boxes.extend([self.special_boxes[1]] * len(suffix))
             label_ids.extend([IGNORED] * len(suffix))
             if answers:  # a window may hold nothing but words that its neighbours show with more context
-                windows.append(Window(index, input_ids, boxes, label_ids, answers))
+                windows.append(Window(index, input_ids, boxes, label_ids, answers, document.image))
         return windows
 
     def _pieces(self, words: Sequence[str]) -> tuple[list[int], list[list[int]], list[int]]:
@@ -119,13 +136,16 @@ class Windower:
         # The Rust tokenizer itself: the wrappers of the layout families want boxes, and each its own way.
         encoding = self.tokenizer.backend_tokenizer.encode(list(words), is_pretokenized=True)
         ids, word_ids = encoding.ids, encoding.word_ids
+        unknown = self.tokenizer.unk_token_id
+        unknown = self.tokenizer.pad_token_id if unknown is None else unknown
+        special = set(self.tokenizer.all_special_ids)
         pieces: list[list[int]] = [[] for _ in words]
         for token, word in zip(ids, word_ids, strict=True):
             if word is not None:
-                pieces[word].append(token)
+                # "[SEP]" or "</s>" printed on a page is text, and must not pass for the end of it.
+                pieces[word].append(unknown if token in special else token)
         # A word of characters that the tokenizer drops would have no token, and so no label.
-        unknown = self.tokenizer.unk_token_id
-        pieces = [piece or [self.tokenizer.pad_token_id if unknown is None else unknown] for piece in pieces]
+        pieces = [piece or [unknown] for piece in pieces]
         inner = [place for place, word in enumerate(word_ids) if word is not None] or [len(ids) // 2]
         prefix = ids[: inner[0]]
         suffix = ids[inner[-1] + 1 :] if any(word is not None for word in word_ids) else ids[inner[0] :]

@@ -14,8 +14,9 @@ from layoutner.data.corpus import read_documents
 from layoutner.demo.checkpoint import make_checkpoint
 from layoutner.demo.forms import make_forms
 from layoutner.inference.draw import draw
-from layoutner.inference.labeller import Labeller
-from layoutner.inference.predict import predict, write_jsonl
+from layoutner.inference.labeller import Labelled, Labeller
+from layoutner.inference.output import Output, to_jsonl
+from layoutner.inference.predict import to_page
 from layoutner.training.world import World
 
 MARK = "demo.json"  # says that a folder is a demo's, and may be replaced by the next one
@@ -33,8 +34,8 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
     """
     made = {"model": ("name_or_path",), "data": ("format", "train", "test", "labels")}
     given = [f"{s}.{key}" for s, keys in made.items() for key in keys if key in overrides.get(s, {})]
-    if given or settings.model.family == "roberta":
-        what = ", ".join(given) or "model.family = roberta"
+    if given or settings.model.family not in (None, "layoutlm", "bert"):
+        what = ", ".join(given) or f"model.family = {settings.model.family}"
         raise UserError(
             f"{what}: the demo makes its own forms and its own layoutlm or bert; `layoutner train` takes yours"
         )
@@ -82,11 +83,19 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
 
     world = World.join()
     labeller = Labeller(folder / "export", world)
+    types, tags = labeller.labels.types, labeller.labels.tags
+    output = Output(folder / "prediction.jsonl")
+    output.open()
+
+    def take(labelled: Labelled) -> None:
+        for document, answers in labelled:
+            page = to_page(document, answers, tags, folder)
+            output.write(to_jsonl(page))
+            draw(page, document.image, types, folder / "prediction.png")
+
     documents = read_documents(settings.data, forms, "test")[:1]
-    pages = predict(labeller, documents, batch_windows=1)
-    assert pages is not None, "the demo predicts in one process"
-    write_jsonl(folder / "prediction.jsonl", pages)
-    draw(pages[0], documents[0].image, labeller.labels.types, folder / "prediction.png")
+    labeller.label(documents, 1, take)
+    output.finish()
     world.leave()
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     print(f"[4/4] {documents[0].name} predicted in {folder / 'prediction.jsonl'}, drawn in {folder / 'prediction.png'}")

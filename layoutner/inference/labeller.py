@@ -1,7 +1,8 @@
 """A trained model folder, ready to label documents."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,28 @@ from layoutner.config.errors import UserError, first_line, raise_gathered
 from layoutner.data.batches import Batch
 from layoutner.data.corpus import check_labels
 from layoutner.data.document import Document
+from layoutner.data.images import PageImages
 from layoutner.data.labels import LabelSet
-from layoutner.data.windows import Windower
-from layoutner.model.families import FAMILIES, model_inputs, open_tokenizer
+from layoutner.data.page import Problem
+from layoutner.data.windows import Window, Windower
+from layoutner.model.families import FAMILIES, accept_fp32, model_inputs
+from layoutner.model.loading import demand_packages, open_pages, open_tokenizer
 from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
 from layoutner.training.folder import PREPROCESSING_FILE
 from layoutner.training.metrics import Scores
 from layoutner.training.world import World
+
+# What is read at a time, to be sorted by length and shared out. Not a matter of ranks: the same chunks on any number.
+CHUNK_PAGES = 256
+CHUNK_WORDS = 65_536  # no more pages are added from here on
+
+Labelled = list[tuple[Document, list[WordLabel]]]  # documents, each with one answer a word
+
+
+def refuse(problems: list[Problem]) -> None:
+    """Stop for pages whose image is lacking."""
+    what = f"{len(problems)} document(s) lack the page image that the model takes"
+    raise_gathered(what, [str(problem) for problem in problems])
 
 
 class Labeller:
@@ -37,6 +53,7 @@ class Labeller:
             tags: list[str] = preprocessing["labels"]
             self.labels = LabelSet.from_tags(tags)
             max_length, stride = preprocessing["max_length"], preprocessing["stride"]
+            box_level, images = preprocessing["box_level"], preprocessing["images"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder}: not a model exported by layoutner ({PREPROCESSING_FILE}: {error}); "
@@ -46,6 +63,7 @@ class Labeller:
             raise UserError(
                 f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not known here"
             )
+        demand_packages(self.family)
         self.world = world
         # Weights stay in the number format they were trained in, so that scores repeat; a CPU computes fp16 in fp32.
         try:
@@ -60,37 +78,121 @@ class Labeller:
                 f"{folder}: not a whole export: {len(lost)} weights are missing {lost[:10]}, "
                 f"{model.config.num_labels} outputs for {len(tags)} labels"
             )
-        self.tokenizer = open_tokenizer(str(folder), self.family, model.config.vocab_size)
-        self.windower = Windower(self.tokenizer, max_length, stride)
+        self.tokenizer = open_tokenizer(str(folder), self.family, model.config)
+        self.pages = open_pages(str(folder), self.family, model.config, images == "use")
+        if self.pages is not None:
+            self.pages = PageImages(self.pages.processor, kept=CHUNK_PAGES)  # no page is needed after its chunk
+        special_boxes = FAMILIES[self.family].special_boxes
+        self.windower = Windower(self.tokenizer, max_length, stride, box_level, special_boxes)
         if world.device.type == "cpu" and model.dtype == torch.float16:
             model = model.float()
+        accept_fp32(self.family, model)
         self.model = model.to(world.device).eval()
 
     def _forward(self, batch: Batch) -> torch.Tensor:
-        logits: torch.Tensor = self.model(**model_inputs(self.family, batch, self.world.device)).logits
+        inputs = model_inputs(self.family, batch, self.world.device, self.pages)
+        logits: torch.Tensor = self.model(**inputs).logits
         return logits
 
-    def label(self, documents: Sequence[Document], batch_windows: int) -> list[list[WordLabel]] | None:
-        """One answer for every word of every document, on rank 0; None elsewhere."""
-        windows = self.windower.windows(documents, None)
-        answers, _ = label_words(self._forward, windows, batch_windows, self.tokenizer.pad_token_id, self.world)
-        return in_document_order(answers, documents) if self.world.is_main else None
+    def label(
+        self,
+        documents: Iterable[Document],
+        batch_windows: int,
+        take: Callable[[Labelled], None],
+        lost: Callable[[list[Problem]], None] = refuse,
+    ) -> None:
+        """One answer for every word of every document, chunk by chunk, so that memory does not grow with the input.
 
-    def evaluate(self, documents: Sequence[Document], split: str, batch_windows: int) -> Scores:
-        """Scores of labelled documents.
+        All ranks call it. Which windows share a forward does not depend on their number, so nor do the answers.
+
+        Args:
+            documents: those of rank 0 count.
+            batch_windows: windows a forward.
+            take: called on rank 0 with each chunk, in order; its failure is raised on all ranks, as is that of reading.
+            lost: called on rank 0 with the pages whose image the network takes and cannot have. Where it does not
+                raise, they are left out.
+        """
+        for chunk in self._chunks(documents, lost):
+            windows = self.windower.windows(chunk, None)
+            answers, _ = label_words(self._forward, windows, batch_windows, self.tokenizer.pad_token_id, self.world)
+            self.world.on_main(partial(_hand_over, take, chunk, answers))
+
+    def evaluate(
+        self,
+        documents: Iterable[Document],
+        split: str,
+        batch_windows: int,
+        lost: Callable[[list[Problem]], None] = refuse,
+    ) -> Scores:
+        """Scores of labelled documents, those of rank 0, the same on every rank. `lost` is that of `label`.
 
         Raises:
-            UserError: documents without labels, or with labels the model does not know.
+            UserError: documents without labels, or with labels the model does not know; no word at all.
         """
-        problems = check_labels(list(documents), self.labels, split)
-        raise_gathered(f"{len(problems)} label problem(s)", problems)
         return evaluate(
             self._forward,
-            documents,
-            self.windower.windows(documents, self.labels),
+            self._labelled_parts(self._chunks(documents, lost), split),
             self.labels,
             split,
+            self.windower.box_level,
             batch_windows,
             self.tokenizer.pad_token_id,
             self.world,
         )
+
+    def _labelled_parts(
+        self, chunks: Iterable[list[Document]], split: str
+    ) -> Iterator[tuple[list[Document], list[Window]]]:
+        for chunk in chunks:
+            problems = check_labels(chunk, self.labels, split)
+            raise_gathered(f"{len(problems)} label problem(s)", problems)
+            yield chunk, self.windower.windows(chunk, self.labels)
+
+    def _chunks(self, documents: Iterable[Document], lost: Callable[[list[Problem]], None]) -> Iterator[list[Document]]:
+        """Rank 0's documents, on every rank, as many at a time as are held in memory."""
+        source = iter(documents)
+        while chunk := self.world.on_main(lambda: _next_chunk(source)):
+            if self.pages is None:
+                yield chunk
+            elif problems := self._image_problems(chunk, self.pages):
+                self.world.on_main(partial(lost, list(problems.values())))
+                yield [document for index, document in enumerate(chunk) if index not in problems]
+            else:
+                yield chunk
+
+    def _image_problems(self, chunk: list[Document], pages: PageImages) -> dict[int, Problem]:
+        """{document: what keeps the network from seeing it}, on every rank; each rank opens its share."""
+        found: dict[int, Problem] = {}
+        for index in range(self.world.rank, len(chunk), self.world.size):
+            if what := _image_problem(chunk[index].image, pages):
+                found[index] = Problem(chunk[index].name, "no page image", what)
+        shares = self.world.gather(found) or []
+        merged = {index: problem for share in shares for index, problem in share.items()}
+        result: dict[int, Problem] = self.world.from_main(dict(sorted(merged.items())))
+        return result
+
+
+def _image_problem(image: Path | None, pages: PageImages) -> str | None:
+    """What keeps the network from seeing a page; its picture, resized, is kept for the forward."""
+    if image is None:
+        return "has no page image"
+    try:
+        pages.pixels([image])
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _next_chunk(source: Iterator[Document]) -> list[Document]:
+    chunk: list[Document] = []
+    words = 0
+    while len(chunk) < CHUNK_PAGES and words < CHUNK_WORDS and (document := next(source, None)) is not None:
+        chunk.append(document)
+        words += len(document.words)
+    return chunk
+
+
+def _hand_over(
+    take: Callable[[Labelled], None], chunk: list[Document], answers: dict[tuple[int, int], WordLabel]
+) -> None:
+    take(list(zip(chunk, in_document_order(answers, chunk), strict=True)))

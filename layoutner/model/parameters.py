@@ -7,8 +7,9 @@ from torch import nn
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two optimizer groups: biases and LayerNorm weights are not decayed, everything else is."""
+    norms = {id(module.weight) for module in model.modules() if isinstance(module, nn.LayerNorm)}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (free if name.endswith("bias") or "LayerNorm" in name else decayed).append(parameter)
+        (free if name.endswith("bias") or id(parameter) in norms else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

@@ -65,7 +65,7 @@ class Engine:
         """Hand the model over to DeepSpeed.
 
         Args:
-            model: fp32, the same on every rank.
+            model: fp32, the same on every rank; what gets no gradient is frozen.
             config: as rendered.
 
         Raises:
@@ -74,9 +74,6 @@ class Engine:
         if world.device.type == "cpu":
             # An all-reduce for inference that training never calls, and that takes a compiler and a minute.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        for name, parameter in model.named_parameters():
-            if ".pooler." in name:  # a token classifier does not use it: no gradient, so no update either
-                parameter.requires_grad_(False)
         groups = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
         # LR 0 until the schedule sets one, so that the step DeepSpeed takes while building changes no weight.
         groups = [{**group, "lr": 0.0} for group in groups]

@@ -1,11 +1,13 @@
 """All ranks predict; windows merge to words; rank 0 scores once."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
+from layoutner.config.errors import UserError
 from layoutner.data.batches import Batch, collate
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet, to_spans, to_tags
@@ -67,31 +69,64 @@ def in_document_order(
     """One answer for every word of every document.
 
     Raises:
-        AssertionError: a word without an answer, or an answer without a word.
+        UserError: a word without an answer, or an answer without a word. No input leads there: it guards scores and
+            predictions against a fault of the merge.
     """
-    assert len(answers) == sum(len(document.words) for document in documents), "words and answers differ in number"
+    words = {(index, word) for index, document in enumerate(documents) for word in range(len(document.words))}
+    if wrong := sorted(words ^ answers.keys()):
+        index, word = wrong[0]
+        where = f"{documents[index].name}, word {word}" if wrong[0] in words else f"document {index}, word {word}"
+        raise UserError(
+            f"coverage: {len(words - answers.keys())} of {len(words)} words have no label, and "
+            f"{len(answers.keys() - words)} labels have no word; the first: {where}. This is a fault of layoutner: "
+            "please report it with that document"
+        )
     return [[answers[index, word] for word in range(len(document.words))] for index, document in enumerate(documents)]
 
 
 def evaluate(
     forward: Forward,
-    documents: Sequence[Document],
-    windows: Sequence[Window],
+    parts: Iterable[tuple[Sequence[Document], Sequence[Window]]],
     labels: LabelSet,
     split: str,
+    box_level: str,
     batch_windows: int,
     pad_token_id: int,
     world: World,
 ) -> Scores:
-    """Scores of labelled documents, the same on every rank."""
-    answers, loss = label_words(forward, windows, batch_windows, pad_token_id, world)
+    """Scores of labelled documents, the same on every rank.
+
+    Args:
+        parts: documents with their windows, the same on every rank; of each part only the tags are kept.
+
+    Raises:
+        UserError: no word to score.
+    """
+    truth: list[list[str]] = []
+    predicted: list[list[str]] = []
+    loss, count, tags = 0.0, 0, labels.tags
+
+    def keep(documents: Sequence[Document], answers: dict[tuple[int, int], WordLabel]) -> None:
+        predicted.extend([tags[answer.label] for answer in page] for page in in_document_order(answers, documents))
+        truth.extend(to_tags(to_spans(d.tags or ()), len(d.words), labels.scheme) for d in documents)
 
     def scores() -> Scores:
-        tags = labels.tags
-        predicted = [[tags[answer.label] for answer in page] for page in in_document_order(answers, documents)]
-        truth = [to_tags(to_spans(d.tags or ()), len(d.words), labels.scheme) for d in documents]
+        if not any(truth):
+            raise UserError(f"{split}: {len(truth)} documents and not one word to score")
         mean = loss / sum(map(len, truth))
-        return score(truth, predicted, scheme=labels.scheme, split=split, loss=mean, windows=len(windows))
+        return score(
+            truth,
+            predicted,
+            scheme=labels.scheme,
+            split=split,
+            box_level=box_level,
+            loss=mean,
+            windows=count,
+        )
 
+    for documents, windows in parts:
+        answers, part = label_words(forward, windows, batch_windows, pad_token_id, world)
+        world.on_main(partial(keep, documents, answers))
+        loss, count = loss + part, count + len(windows)
     result: Scores = world.on_main(scores)
     return result

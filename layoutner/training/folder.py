@@ -35,12 +35,18 @@ def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: di
         raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
 
 
-def save_skeleton(folder: Path, model: Any, tokenizer: Any, dtype: str) -> None:
-    """Configuration and tokenizer of the model in training: with weights beside them, a whole checkpoint."""
+def save_skeleton(folder: Path, model: Any, tokenizer: Any, image_processor: Any, dtype: str) -> None:
+    """All of the model in training but its weights: with them beside it, a whole checkpoint.
+
+    Args:
+        image_processor: None where the network does not see page images.
+    """
     model.config.architectures = [type(model).__name__]
     model.config.dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
     model.config.save_pretrained(folder / SKELETON_FOLDER)
     tokenizer.save_pretrained(folder / SKELETON_FOLDER)
+    if image_processor is not None:
+        image_processor.save_pretrained(folder / SKELETON_FOLDER)
 
 
 def environment(world: World) -> dict[str, Any]:

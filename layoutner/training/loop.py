@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings
-from layoutner.data.batches import collate, share, step_windows
-from layoutner.model.families import build, model_inputs
-from layoutner.model.loss import summed_cross_entropy
+from layoutner.data.batches import Batch, collate, share, step_windows
+from layoutner.model.families import model_inputs
+from layoutner.model.loading import build
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training.checkpoint import TrainState
 from layoutner.training.engine import Engine, Step, require_dtype
@@ -42,7 +43,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
     logger.info("%s", plan.describe())
     torch.manual_seed(run.seed)  # the new head is the same on every rank
     model = build(plan.checkpoint, plan.corpus.labels.tags, settings.model.dropout)
-    world.on_main(lambda: save_skeleton(run.output_dir, model, plan.checkpoint.tokenizer, settings.precision.dtype))
+    world.on_main(lambda: _save_skeleton(plan, model))
     engine = Engine(model, plan.ds_config, world)
     state = TrainState(step=0)
     if resumed is not None:
@@ -104,6 +105,16 @@ def _plan(settings: Settings, world: World) -> Plan:
     return make_plan(settings, world.size)
 
 
+def _save_skeleton(plan: Plan, model: nn.Module) -> None:
+    pages, precision = plan.checkpoint.pages, plan.settings.precision
+    processor = None if pages is None else pages.processor
+    save_skeleton(plan.settings.run.output_dir, model, plan.checkpoint.tokenizer, processor, precision.dtype)
+
+
+def _inputs(plan: Plan, batch: Batch, world: World) -> dict[str, torch.Tensor]:
+    return model_inputs(plan.checkpoint.family, batch, world.device, plan.checkpoint.pages)
+
+
 def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tuple[Step, float, int]:
     """Forward, backward and update over the windows of one step: (what happened, mean loss, real tokens).
 
@@ -113,7 +124,7 @@ def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tupl
     settings = plan.settings
     epoch, place = divmod(step, math.ceil(len(windows) / plan.batch.global_windows))
     indices = step_windows(settings.run.seed, epoch, place, len(windows), plan.batch.global_windows)
-    labels = sum(len(windows[index].answers) for index in indices)
+    total_weight = plan.loss.total_weight(windows[index] for index in indices)
     forwards = share(indices, [window.length for window in windows], plan.batch.micro_windows, world.size)[world.rank]
     # Dropout's masks depend on seed, step and rank alone, so a resumed run draws the same ones.
     torch.manual_seed((settings.run.seed * 1_000_003 + step) * 4099 + world.rank)
@@ -121,11 +132,11 @@ def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tupl
     summed_loss = torch.zeros((), device=world.device)
     for number, one in enumerate(forwards):
         batch = collate([windows[index] for index in one], plan.checkpoint.tokenizer.pad_token_id)
-        logits_BTL = engine.forward(model_inputs(plan.checkpoint.family, batch, world.device))
-        summed = summed_cross_entropy(logits_BTL, batch.labels_BT.to(world.device))
-        engine.backward(summed * (world.size / labels), last=number == len(forwards) - 1)
+        logits_BTL = engine.forward(_inputs(plan, batch, world))
+        summed = plan.loss.summed(logits_BTL, batch.labels_BT.to(world.device))
+        engine.backward(summed * (world.size / total_weight), last=number == len(forwards) - 1)
         summed_loss += summed.detach()
-    mean_loss = world.sum(float(summed_loss)) / labels
+    mean_loss = world.sum(float(summed_loss)) / total_weight
     if not math.isfinite(mean_loss):
         # All ranks hold the same number, so all stop here, before the update.
         names = sorted({plan.corpus.train[windows[index].document].name for index in indices})
@@ -140,11 +151,11 @@ def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tupl
 def _evaluate(plan: Plan, engine: Engine, world: World) -> Scores:
     engine.eval()
     return evaluate(
-        lambda batch: engine.forward(model_inputs(plan.checkpoint.family, batch, world.device)),
-        plan.corpus.eval,
-        plan.windows["eval"],
+        lambda batch: engine.forward(_inputs(plan, batch, world)),
+        [(plan.corpus.eval, plan.windows["eval"])],
         plan.corpus.labels,
         "eval",
+        plan.settings.data.box_level,
         plan.batch.micro_windows,
         plan.checkpoint.tokenizer.pad_token_id,
         world,

@@ -24,7 +24,7 @@ class Scores:
     counts: dict[str, int]  # documents, windows, words, entities, predicted_entities
     scheme: str
     split: str
-    box_level: str = "word"  # boxes are those of words, not of segments taken from the ground truth
+    box_level: str  # "word", or "segment": boxes of whole lines or fields, which may come from the ground truth
 
     def to_dict(self) -> dict[str, Any]:
         """As written to scores.json."""
@@ -45,6 +45,7 @@ def score(
     *,
     scheme: str,
     split: str,
+    box_level: str,
     loss: float,
     windows: int,
 ) -> Scores:
@@ -87,4 +88,5 @@ def score(
         },
         scheme=scheme,
         split=split,
+        box_level=box_level,
     )

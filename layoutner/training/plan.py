@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from layoutner.config.batch_plan import BatchPlan, plan_batch
-from layoutner.config.errors import UserError
+from layoutner.config.errors import UserError, raise_gathered
 from layoutner.config.render import render
 from layoutner.config.schedule import Schedule, plan_schedule
 from layoutner.config.settings import Settings
 from layoutner.data.batches import share, step_windows
 from layoutner.data.corpus import Corpus, read_corpus
 from layoutner.data.document import Document
+from layoutner.data.images import image_problem
 from layoutner.data.windows import Window, Windower
-from layoutner.model.families import Checkpoint, open_checkpoint
+from layoutner.model.families import FAMILIES
+from layoutner.model.loading import Checkpoint, open_checkpoint
+from layoutner.model.loss import Loss, make_loss
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Plan:
     corpus: Corpus
     checkpoint: Checkpoint
     windows: dict[str, list[Window]]  # by role
+    loss: Loss
     batch: BatchPlan
     schedule: Schedule
     ds_config: dict[str, Any]
@@ -38,7 +42,8 @@ class Plan:
             "labels": labels.tags,
             "max_length": data.max_length,
             "stride": data.stride,
-            "box_level": "word",
+            "box_level": data.box_level,
+            "images": "ignore" if self.checkpoint.pages is None else "use",
         }
 
     @property
@@ -53,6 +58,8 @@ class Plan:
             "seed": settings.run.seed,
             "optimizer": settings.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm"}),
             "preprocessing": self.preprocessing,
+            "label_all_subwords": settings.data.label_all_subwords,
+            "loss": settings.loss.model_dump(mode="json"),
             "training_windows": len(self.windows["train"]),
             "training_documents": _digest(self.corpus.train),
             "eval_documents": _digest(self.corpus.eval),
@@ -69,8 +76,14 @@ class Plan:
                 lines.append(
                     f"{role}: {len(documents)} documents, {words} words, {len(windows)} windows, {tokens} tokens"
                 )
+        lines += self.corpus.notes
         labels = self.corpus.labels
         lines.append(f"labels: {len(labels.tags)} in {labels.scheme}: O and {', '.join(labels.types)}")
+        if self.settings.data.label_all_subwords:
+            labelled = sum(window.labelled for window in self.windows["train"])
+            lines.append(f"labelled: every sub-word, {labelled} tokens an epoch")
+        if self.loss.smoothing or self.loss.weights:
+            lines.append(f"loss: {self.loss.describe(labels.tags)}")
         lines.append(f"batch: {self.batch}")
         if not self.corpus.eval:
             lines.append("note: no data.eval, so checkpoints are not compared and the last one is the chosen one")
@@ -113,7 +126,8 @@ def make_plan(settings: Settings, ranks: int) -> Plan:
     corpus, checkpoint, windows = cut_windows(settings)
     schedule = plan_schedule(settings.schedule, settings.batch.global_windows, len(windows["train"]))
     ds_config = render(settings, batch, schedule)
-    return Plan(settings, corpus, checkpoint, windows, batch, schedule, ds_config)
+    loss = make_loss(settings.loss, windows["train"], len(corpus.labels.tags))
+    return Plan(settings, corpus, checkpoint, windows, loss, batch, schedule, ds_config)
 
 
 def cut_windows(settings: Settings) -> tuple[Corpus, Checkpoint, dict[str, list[Window]]]:
@@ -125,7 +139,25 @@ def cut_windows(settings: Settings) -> tuple[Corpus, Checkpoint, dict[str, list[
             f"data.max_length = {settings.data.max_length}, but {checkpoint.name} has positions for "
             f"{checkpoint.max_length} tokens: give at most that"
         )
-    windower = Windower(checkpoint.tokenizer, settings.data.max_length, settings.data.stride)
     roles = ("train", "eval", "test")
-    windows = {role: windower.windows(getattr(corpus, role), corpus.labels) for role in roles}
+    if checkpoint.pages is not None:
+        documents = [document for role in roles for document in getattr(corpus, role)]
+        problems = [problem for document in documents if (problem := image_problem(document))]
+        raise_gathered(
+            f"{len(problems)} of {len(documents)} documents lack a page image that {checkpoint.family} takes "
+            "(model.images = ignore does without, if the family can)",
+            problems,
+        )
+    windower = Windower(
+        checkpoint.tokenizer,
+        settings.data.max_length,
+        settings.data.stride,
+        settings.data.box_level,
+        FAMILIES[checkpoint.family].special_boxes,
+    )
+    # Scores read words by their first sub-word, so that is all that evaluation labels.
+    everywhere = {"train": settings.data.label_all_subwords}
+    windows = {
+        role: windower.windows(getattr(corpus, role), corpus.labels, everywhere.get(role, False)) for role in roles
+    }
     return corpus, checkpoint, windows

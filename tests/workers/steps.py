@@ -19,8 +19,8 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.config.settings import load
 from layoutner.data.batches import collate, step_windows
-from layoutner.model.families import build, model_inputs
-from layoutner.model.loss import summed_cross_entropy
+from layoutner.model.families import model_inputs
+from layoutner.model.loading import build
 from layoutner.model.parameters import decay_groups
 from layoutner.training.engine import DTYPES, Engine, Step
 from layoutner.training.loop import _optimizer_step
@@ -75,13 +75,23 @@ def new_model(plan: Plan) -> Any:
 
 
 def reference_loss(plan: Plan, model: Any, step: int) -> torch.Tensor:
-    """(sum of cross-entropy over the global batch) / (number of its labels), in one padded batch."""
+    """torch's own mean over the whole global batch, in one padded batch."""
     windows = plan.windows["train"]
     per_epoch = -(-len(windows) // plan.batch.global_windows)
     indices = step_windows(plan.settings.run.seed, *divmod(step, per_epoch), len(windows), plan.batch.global_windows)
     batch = collate([windows[i] for i in indices], plan.checkpoint.tokenizer.pad_token_id)
-    logits = model(**model_inputs(plan.checkpoint.family, batch, "cpu")).logits
-    return summed_cross_entropy(logits, batch.labels_BT) / (batch.labels_BT != -100).sum()
+    logits = model(**model_inputs(plan.checkpoint.family, batch, "cpu", plan.checkpoint.pages)).logits
+    weight = None
+    if plan.settings.loss.class_weights == "balanced":
+        ids = torch.tensor([label for window in windows for label in window.labels if label != -100])
+        counts = ids.bincount(minlength=len(plan.corpus.labels.tags))
+        assert (counts > 0).all()
+        assert counts.max() > 4 * counts.min()
+        weight = len(ids) / (len(counts) * counts)
+    smoothing = plan.settings.loss.label_smoothing
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.labels_BT.flatten(), weight=weight, label_smoothing=smoothing
+    )
 
 
 def relative_error(found: dict[str, torch.Tensor], model: Any) -> float:
@@ -96,14 +106,12 @@ def measure(folder: Path, world: World, steps: int, **overrides: str) -> dict[st
     plan = plan_for(folder, world, **overrides)
     model = new_model(plan)
     reference = copy.deepcopy(model).to(DTYPES[plan.settings.precision.dtype]).float()
-    for name, parameter in reference.named_parameters():
-        parameter.requires_grad_("pooler" not in name)
     groups = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in decay_groups(reference, 0.1)]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
     start = {name: parameter.detach().clone() for name, parameter in reference.named_parameters()}
     engine = RecordingEngine(model, plan.ds_config, world)
     found: dict[str, list[float]] = {
-        name: [] for name in ("gradient", "loss", "lr", "norm", "scale", "applied", "weights", "skipped")
+        name: [] for name in ("gradient", "loss", "loss error", "lr", "norm", "scale", "applied", "weights", "skipped")
     }
     for step in range(steps):
         outcome, loss, _ = _optimizer_step(plan, engine, step, world)
@@ -121,6 +129,7 @@ def measure(folder: Path, world: World, steps: int, **overrides: str) -> dict[st
         else:
             found["norm"].append(outcome.grad_norm)
         found["loss"].append(loss)
+        found["loss error"].append(loss / float(truth.detach()) - 1)
         found["lr"].append(outcome.lr)
         found["scale"].append(outcome.loss_scale)
         found["applied"].append(float(outcome.applied))
@@ -145,6 +154,9 @@ def main() -> None:
             overrides = {"deepspeed.zero_stage": stage, "batch.micro_windows": micro}
             results[f"fp32/{stage}/{micro}"] = measure(folder, world, 3, **overrides)
         half = {"deepspeed.zero_stage": stage, "batch.micro_windows": "2"}
+        weighted = {"loss.class_weights": "balanced", "loss.label_smoothing": "0.1"}
+        skewed = {"data.train": str(folder / "skewed"), "data.label_all_subwords": "true"}
+        results[f"weighted/{stage}"] = measure(folder, world, 3, **half, **weighted, **skewed)
         results[f"bf16/{stage}"] = measure(folder, world, 4, **{**half, "precision.dtype": "bf16"})
         # Without clipping, which would hide a gradient that is divided by the wrong scale.
         growing = {"precision.loss_scale_window": "2", "precision.initial_scale_power": "8"}

@@ -1,0 +1,229 @@
+"""`layoutner train`, and `layoutner cross-validate`, which does it once a fold."""
+
+import argparse
+import gc
+import json
+import logging
+import shutil
+import statistics
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
+from layoutner.config.errors import UserError
+from layoutner.config.settings import Settings, load
+
+if TYPE_CHECKING:
+    from layoutner.training.world import World
+
+logger = logging.getLogger("layoutner")
+
+
+def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add `train` and `cross-validate`."""
+    train = commands.add_parser("train", help="train, evaluate, save; under deepspeed or torchrun on many ranks")
+    add_settings(train)
+    cross = commands.add_parser(
+        "cross-validate", help="train data.folds models, each scored on the part of the documents it did not see"
+    )
+    add_settings(cross)
+
+
+def _train(options: argparse.Namespace) -> None:
+    settings = load(options.config, overrides(options))
+    world = _join()
+    run_once(settings, world)
+    world.leave()
+
+
+def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
+    """Train, export the chosen checkpoint and score it. All ranks call it.
+
+    Returns:
+        What was written to scores.json; None without data.eval and data.test.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    from layoutner.data.document import Document
+    from layoutner.inference.labeller import Labeller
+    from layoutner.training.folder import SCORES_FILE, write_json
+    from layoutner.training.loop import train
+
+    plan, chosen = train(settings, world)
+    run = settings.run.output_dir
+    out = run / "export"
+    world.on_main(lambda: _export_anew(chosen, out))
+    # The chosen checkpoint is scored once, as it will be used: from the export, on the test documents if there are any.
+    split = "test" if plan.corpus.test else "eval"
+    documents: list[Document] = getattr(plan.corpus, split)
+    written = None
+    if documents:
+        scores = Labeller(out, world).evaluate(documents, split, settings.batch.micro_windows)
+        checkpoint: dict[str, Any] = {"step": int(chosen.name.removeprefix("step-"))}
+        warning = ""
+        if settings.data.choose_by == "test":
+            checkpoint |= {"by": "test f1", "chosen_on_test": True}
+            warning = "\n  the checkpoint was chosen on these test pages (data.choose_by = test), which flatters it"
+        else:
+            checkpoint["by"] = "eval f1" if plan.corpus.eval else "last step"
+        written = {**scores.to_dict(), "checkpoint": checkpoint}
+        world.on_main(lambda: write_json(run / SCORES_FILE, written))
+        logger.info("%s%s", scores, warning)
+    logger.info("%s exported to %s", chosen.name, out)
+    return written
+
+
+def _export_anew(chosen: Path, out: Path) -> None:
+    from layoutner.inference.export import export
+
+    shutil.rmtree(out, ignore_errors=True)
+    export(chosen, out)
+
+
+def _cross_validate(options: argparse.Namespace) -> None:
+    settings = load(options.config, overrides(options))
+    folds = _folds(settings)
+    world = _join()
+    import torch
+
+    from layoutner.training.folder import SCORES_FILE, write_json
+
+    if settings.run.eval_every:
+        logger.info(
+            "note: every run.eval_every = %d steps a fold's model is scored on the part it holds out, and the best is "
+            "taken, which flatters the score; run.eval_every = 0 takes the last",
+            settings.run.eval_every,
+        )
+    found: list[dict[str, Any]] = []
+    for number in range(1, folds + 1):
+        own = _of_fold(settings, number)
+        scores = world.on_main(partial(_finished, own, SCORES_FILE))
+        if scores is None:
+            logger.info("fold %d of %d in %s", number, folds, own.run.output_dir)
+            scores = run_once(own, world)
+            assert scores is not None, "a fold has evaluation documents"
+            # DeepSpeed's engine holds itself in circles; the next fold needs its memory.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        else:
+            logger.info("fold %d of %d: scored already in %s", number, folds, own.run.output_dir)
+        found.append(scores)
+    summary = summarise(found)
+    world.on_main(lambda: write_json(settings.run.output_dir / SCORES_FILE, summary))
+    logger.info("%s", _table(summary))
+    world.leave()
+
+
+def _folds(settings: Settings) -> int:
+    """The number of folds, if the settings are those of a cross-validation.
+
+    Raises:
+        UserError: they are not.
+    """
+    data = settings.data
+    if data.folds is None:
+        raise UserError("data.folds is missing: the number of parts, each of which is held out once, such as 5")
+    if data.fold is not None:
+        raise UserError(f"data.fold = {data.fold}: cross-validate trains every fold; `layoutner train` trains one")
+    if data.test is not None:
+        # A model a fold would give a test score a fold, and the best of them would be a choice made on the test pages.
+        raise UserError(
+            f"data.test = {data.test}: cross-validation scores the held-out folds alone; to score test documents, "
+            "`layoutner train` on all training documents"
+        )
+    if settings.run.resume not in ("never", "auto"):
+        raise UserError(f"run.resume = {settings.run.resume}: cross-validation takes never or auto")
+    return data.folds
+
+
+def _of_fold(settings: Settings, number: int) -> Settings:
+    """Settings of the run that holds one fold out."""
+    folder = settings.run.output_dir
+    name = f"fold-{number}"
+    return settings.model_copy(
+        update={
+            "data": settings.data.model_copy(update={"fold": number}),
+            "run": settings.run.model_copy(update={"output_dir": folder / name}),
+            "wandb": settings.wandb.model_copy(update={"name": f"{settings.wandb.name or folder.name}-{name}"}),
+        }
+    )
+
+
+def _finished(settings: Settings, scores_file: str) -> dict[str, Any] | None:
+    """Scores of a fold that an earlier call finished, where run.resume = auto.
+
+    Raises:
+        UserError: that call had other settings.
+    """
+    folder = settings.run.output_dir
+    if settings.run.resume != "auto" or not (folder / scores_file).is_file():
+        return None
+    there, here = (
+        {line for line in text.splitlines() if not line.startswith("resume = ")}
+        for text in ((folder / "settings.toml").read_text(encoding="utf-8"), settings.to_toml())
+    )
+    if there != here:
+        raise UserError(
+            f"{folder} was trained with other settings: {', '.join(sorted(there - here)) or 'fewer'} there, "
+            f"{', '.join(sorted(here - there)) or 'fewer'} here; give another run.output_dir"
+        )
+    scores: dict[str, Any] = json.loads((folder / scores_file).read_text(encoding="utf-8"))
+    return scores
+
+
+def summarise(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the scores of all folds say together.
+
+    Args:
+        found: their scores.json, in order; at least two.
+
+    Returns:
+        F1 of each fold, mean and standard deviation (divided by n - 1) over the folds, and the sums of their counts.
+    """
+    each = [scores["f1"] for scores in found]
+    return {
+        "f1": {"mean": statistics.fmean(each), "std": statistics.stdev(each)},
+        "folds": [
+            {"fold": number} | {key: scores[key] for key in ("f1", "precision", "recall", "loss", "checkpoint")}
+            for number, scores in enumerate(found, 1)
+        ],
+        "counts": {key: sum(scores["counts"][key] for scores in found) for key in found[0]["counts"]},
+        "scheme": found[0]["scheme"],
+        "split": "eval",
+        "box_level": found[0]["box_level"],
+    }
+
+
+def _table(summary: dict[str, Any]) -> str:
+    folds, counts = summary["folds"], summary["counts"]
+    lines = [f"{len(folds)} folds: {counts['documents']} documents, {counts['words']} words, {summary['scheme']}"]
+    lines.append(f"  {'held out':12} {'precision':>9} {'recall':>9} {'f1':>9} {'step':>9}")
+    lines += [
+        f"  {'fold ' + str(f['fold']):12} {f['precision']:9.4f} {f['recall']:9.4f} {f['f1']:9.4f} "
+        f"{f['checkpoint']['step']:9d}"
+        for f in folds
+    ]
+    lines.append(f"F1 {summary['f1']['mean']:.4f}, standard deviation {summary['f1']['std']:.4f}")
+    return "\n".join(lines)
+
+
+def _join() -> "World":
+    """Join the ranks, with layoutner's log on rank 0's standard output, and of DeepSpeed only warnings."""
+    quiet()
+    from layoutner.training.world import World
+
+    world = World.join()
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO if world.is_main else logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    return world
+
+
+COMMANDS = {
+    "train": _train,
+    "cross-validate": _cross_validate,
+}

@@ -1,0 +1,126 @@
+"""Parting documents, near-identical pages always together: a page must not be scored by its own copy."""
+
+import random
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+from layoutner.config.errors import UserError
+from layoutner.data.document import Document
+from layoutner.data.duplicates import find_groups, find_pairs, join
+
+# Share of data.eval's pages that may be in data.test too: public sets hold a page in a hundred twice by accident.
+ACCIDENT = 0.1
+
+
+def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
+    """Part a fraction of the documents from the rest: (the rest, the fraction), both in their old order.
+
+    Groups of near-identical pages stay whole. The fraction never exceeds its rounded count, and falls short of it
+    only where no page or group is small enough to fill it up.
+
+    Raises:
+        UserError: one of the two would be empty.
+    """
+    count = round(len(documents) * fraction)
+    if not 0 < count < len(documents):
+        raise UserError(f"data.eval = {fraction:g} of {len(documents)} documents is {count}: none would be left over")
+    units = _units(documents)
+    dice = random.Random(f"{seed}/eval")
+    drawn = dice.sample(range(len(units)), min(count, len(units)))
+    others = sorted(set(range(len(units))) - set(drawn))
+    chosen: set[int] = set()
+    for number in [*drawn, *dice.sample(others, len(others))]:
+        if len(chosen) + len(units[number]) <= count:
+            chosen.update(units[number])
+    if not chosen:
+        raise UserError(
+            f"data.eval = {fraction:g} of {len(documents)} documents is {count}, but near-identical pages stay "
+            f"together and the smallest of their {len(units)} groups has {min(map(len, units))}; take a larger fraction"
+        )
+    return _parted(documents, chosen)
+
+
+def fold(documents: list[Document], folds: int, number: int, seed: int) -> tuple[list[Document], list[Document]]:
+    """Part one fold of a cross-validation from the rest: (the rest, the fold), both in their old order.
+
+    Groups of near-identical pages stay whole. Every document is in exactly one fold; folds differ by one document at
+    most, or by more where groups are too large to be dealt out evenly.
+
+    Args:
+        folds: how many.
+        number: which one, from 1.
+
+    Raises:
+        UserError: a fold would be empty.
+    """
+    units = _units(documents)
+    if len(units) < folds:
+        raise UserError(
+            f"data.folds = {folds} of {len(documents)} documents in {len(units)} groups of near-identical pages: "
+            "at least one fold would be empty"
+        )
+    shuffled = random.Random(f"{seed}/folds").sample(units, len(units))
+    dealt: list[set[int]] = [set() for _ in range(folds)]
+    for unit in sorted(shuffled, key=len, reverse=True):
+        min(dealt, key=len).update(unit)
+    return _parted(documents, dealt[number - 1])
+
+
+def _units(documents: Sequence[Document]) -> list[list[int]]:
+    """Indices of documents that stay together, in the order of their first."""
+    groups = find_groups(documents)
+    alone = set(range(len(documents))) - {index for group in groups for index in group}
+    return sorted([*groups, *([index] for index in alone)])
+
+
+def _parted(documents: list[Document], chosen: Iterable[int]) -> tuple[list[Document], list[Document]]:
+    inside = set(chosen)
+    rest = [document for index, document in enumerate(documents) if index not in inside]
+    return rest, [document for index, document in enumerate(documents) if index in inside]
+
+
+def leaks(roles: dict[str, list[Document]]) -> list[str]:
+    """Which pages of one role are near-identical to pages of another: a line for each two roles that share some.
+
+    Args:
+        roles: documents of "train", "eval" and "test", or of some of them, in this order.
+
+    Raises:
+        UserError: pages that choose the checkpoint are those of the test split.
+    """
+    everything = [(role, document) for role, documents in roles.items() for document in documents]
+    pairs = find_pairs([document for _, document in everything])
+    lines = []
+    for one, other in combinations(roles, 2):
+        twins = _twins(join(pairs, len(everything)), everything, one, other)
+        if (one, other) == ("eval", "test"):
+            same = _twins(join([pair for pair in pairs if pair.identical], len(everything)), everything, one, other)
+            if (count := sum(len(ours) for ours, _ in same)) > ACCIDENT * len(roles[one]):
+                raise UserError(
+                    f"{count} of {len(roles[one])} pages of data.eval are pages of data.test, such as {same[0][0][0]}: "
+                    "this would choose the checkpoint on the test pages. Take them out of data.eval, or give part of "
+                    "the training documents (data.eval = 0.1); data.choose_by = test, without data.eval, does it on "
+                    "purpose and writes so into the score"
+                )
+        if twins:
+            count = sum(len(theirs) for _, theirs in twins)
+            some = ", ".join(f"{theirs[0]} ({ours[0]})" for ours, theirs in twins[:3]) + (", ..." if twins[3:] else "")
+            lines.append(
+                f"note: {count} of {len(roles[other])} pages of data.{other} are identical or near-identical to pages "
+                f"of data.{one}: {some}"
+            )
+    return lines
+
+
+def _twins(
+    groups: list[list[int]], everything: list[tuple[str, Document]], one: str, other: str
+) -> list[tuple[list[str], list[str]]]:
+    """Groups with pages of both roles: names of those of the one, names of those of the other."""
+    found = []
+    for group in groups:
+        names: dict[str, list[str]] = {one: [], other: []}
+        for role, document in (everything[index] for index in group):
+            names.setdefault(role, []).append(document.name)
+        if names[one] and names[other]:
+            found.append((names[one], names[other]))
+    return found

@@ -1,0 +1,61 @@
+"""The documents of a prediction or a score, one after the other, from a path or from standard input."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from layoutner.config.errors import UserError, raise_gathered
+from layoutner.config.settings import DataSettings, FormatName
+from layoutner.data.corpus import stream
+from layoutner.data.document import Document
+from layoutner.data.page import Problem, Tally
+from layoutner.data.readers.jsonl import STDIN
+from layoutner.data.readers.ocr import SUFFIXES
+
+
+def guess_format(path: Path) -> FormatName:
+    """The format of a path where it is plain: an image or a folder of nothing else, or jsonl; else funsd."""
+    if path == STDIN or path.suffix.lower() == ".jsonl":
+        return "jsonl"
+    names = [path] if path.is_file() else (entry for entry in _entries(path) if not entry.name.startswith("."))
+    images = [name.suffix.lower() in SUFFIXES for name in names]
+    return "ocr" if images and all(images) else "funsd"
+
+
+def _entries(path: Path) -> Iterator[Path]:
+    try:
+        yield from path.iterdir()
+    except OSError:
+        return  # the reader says why
+
+
+class ReportingTally(Tally):
+    """A tally that says on standard error what is left out, when it is left out."""
+
+    def skip(self, problem: Problem) -> None:
+        super().skip(problem)
+        print(f"left out: {problem}", file=sys.stderr, flush=True)
+
+    def skip_all(self, problems: list[Problem]) -> None:
+        """Count pages that are left out."""
+        for problem in problems:
+            self.skip(problem)
+
+
+def documents(settings: DataSettings, path: Path, split: str, tally: Tally) -> Iterator[Document]:
+    """Documents to label or score. Nothing is read before the first is asked for.
+
+    Raises:
+        UserError: a page that stops the run, nothing to read, not one page.
+    """
+    count = 0
+    for found in stream(settings, path, split, tally, said="--input"):
+        if not isinstance(found, Document):
+            problems = [str(problem) for problem in found if problem.fatal]
+            advice = "--data.bad_pages skip leaves such pages out"
+            raise_gathered(f"{len(problems)} problem(s) in a page of {path} ({advice})", problems)
+        else:
+            count += 1
+            yield found
+    if not count and not tally.skipped:
+        raise UserError(f"--input {path}: holds no document")

@@ -1,0 +1,114 @@
+"""Predictions as files: a line of JSON a page, or the old script's word and label a line."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from layoutner.config.errors import UserError
+
+
+class Output:
+    """A file that appears under its name only when it is whole, or standard output. Rank 0 alone opens it."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+        self._partial: Path | None = None  # beside the file; None for what cannot be renamed, such as a pipe
+
+    def open(self) -> None:
+        """Begin.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self.path is None:
+            self._file = sys.stdout.buffer
+            return
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder; name a file in it")
+        try:
+            if self.path.exists() and not self.path.is_file():
+                self._file = self.path.open("wb")
+                return
+            whole = self.path.resolve()  # a link stays a link
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = whole.with_name(f".{whole.name}.partial")
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def write(self, text: str) -> None:
+        """Write, and hand on to whoever reads at the other end.
+
+        Raises:
+            UserError: it cannot be written, for instance for a full disk.
+            BrokenPipeError: nobody reads standard output any more.
+        """
+        assert self._file is not None, "written before it was opened"
+        try:
+            # Half a character in a file's name is no UTF-8; escaped it still is JSON.
+            self._file.write(text.encode("utf-8", "backslashreplace"))
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def finish(self) -> None:
+        """Everything is written: the file gets its name.
+
+        Raises:
+            UserError: as `write`.
+        """
+        assert self._file is not None, "finished before it was opened"
+        if self.path is None:
+            return
+        try:
+            if self._partial is not None:
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if self._partial is not None:
+                self._partial.rename(self.path.resolve())
+                self._partial = None
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def discard(self) -> None:
+        """Leave nothing of what was not finished."""
+        if self._file is not None and self.path is not None:
+            with suppress(OSError):  # what a full disk did not take is tried once more
+                self._file.close()
+        if self._partial is not None:
+            self._partial.unlink(missing_ok=True)
+
+    def _failed(self, error: OSError) -> UserError:
+        if self.path is None:
+            close_stdout()
+        return UserError(f"{self.path or 'standard output'}: cannot be written: {error}")
+
+
+def close_stdout() -> None:
+    """What could not be written to standard output is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def to_jsonl(page: dict[str, Any]) -> str:
+    """One line, as the reader "jsonl" takes it, for those too who count more characters than a line feed as its end."""
+    line = json.dumps(page, ensure_ascii=False)
+    return re.sub("[\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"
+
+
+def to_unilm(page: dict[str, Any]) -> str:
+    """As test_predictions.txt of run_seq_labeling.py: a word, a space and its label a line, then an empty line.
+
+    The white space inside a word, if any, becomes one space; the label is what follows the line's last.
+    """
+    return "".join(f"{' '.join(word['text'].split())} {word['label']}\n" for word in page["words"]) + "\n"
+
+
+FORMATS: dict[str, Callable[[dict[str, Any]], str]] = {"jsonl": to_jsonl, "unilm": to_unilm}

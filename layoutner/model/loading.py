@@ -1,0 +1,293 @@
+"""A checkpoint is opened, and becomes a token classifier of its family."""
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import pre_tokenizers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    LayoutLMConfig,
+)
+from transformers.utils import is_detectron2_available
+
+from layoutner.config.errors import UserError, first_line
+from layoutner.config.settings import ModelSettings
+from layoutner.data.images import PageImages
+from layoutner.model.families import FAMILIES, accept_fp32, untrained
+
+# Size of new layout tables against the word embeddings they are added to (both as standard deviation per element):
+# six of them are summed, and at 1 the text model would be drowned.
+LAYOUT_SCALE = 0.1
+
+# Weights that a checkpoint may lack or have left over: the heads of other tasks, the pooler that a token classifier has
+# not, and constants that older versions of transformers saved or did not save.
+HEADS = ("classifier.", "cls.", "lm_head.", "qa_outputs.", "pooler.", "head.", "decoder.")
+CONSTANTS = ("embeddings.position_ids", "visual_bbox", "inv_freq", "num_batches_tracked")
+
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "embedding_dropout",
+    "attention_dropout",
+    "mlp_dropout",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint looked at, but not loaded: what is needed to cut documents into windows."""
+
+    name: str
+    family: str  # the family to build
+    config: Any  # transformers configuration of the checkpoint as it is
+    tokenizer: Any  # fast tokenizer
+    pages: PageImages | None = None  # None where the network does not see page images
+
+    @property
+    def max_length(self) -> int:
+        """Longest window, in tokens."""
+        first = int(self.config.pad_token_id) + 1 if FAMILIES[self.family].positions_after_padding else 0
+        return int(self.config.max_position_embeddings) - first
+
+
+def open_checkpoint(settings: ModelSettings) -> Checkpoint:
+    """Read a checkpoint's configuration and tokenizer.
+
+    Raises:
+        UserError: no name, nothing there, a family that is not supported or cannot start from this
+            checkpoint, no fast tokenizer, no image processor where page images are seen, a package that is missing.
+    """
+    name = settings.name_or_path
+    if name is None:
+        raise UserError(
+            "model.name_or_path is missing: a hub name such as microsoft/layoutlm-base-uncased, or a folder"
+        )
+    if (Path(name).exists() or name.startswith((".", "/", "~"))) and not (Path(name) / "config.json").is_file():
+        raise UserError(f"model.name_or_path = {name}: there is no config.json in it, so it is no checkpoint folder")
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
+    family = settings.family or config.model_type
+    if family not in FAMILIES:
+        raise UserError(
+            f"model.name_or_path = {name}: is a {config.model_type!r}; layoutner builds {', '.join(FAMILIES)} "
+            "(set model.family only if the checkpoint can start one)"
+        )
+    if family != config.model_type and (config.model_type, family) != ("bert", "layoutlm"):
+        raise UserError(
+            f"model.family = {family}, but {name} is a {config.model_type!r}: only a bert checkpoint can start "
+            "another family, layoutlm"
+        )
+    demand_packages(family)
+    tokenizer = open_tokenizer(name, family, config)
+    return Checkpoint(name, family, config, tokenizer, open_pages(name, family, config, settings.images == "use"))
+
+
+def demand_packages(family: str) -> None:
+    """Refuse a family whose network is built on a package that is not installed.
+
+    Raises:
+        UserError: layoutlmv2 without detectron2.
+    """
+    if family == "layoutlmv2" and not is_detectron2_available():
+        raise UserError(
+            "layoutlmv2: its image backbone needs detectron2, which is not installed and which no package index holds: "
+            "https://detectron2.readthedocs.io tells how to build it. layoutlmv3 needs no such package"
+        )
+
+
+def open_pages(name: str, family: str, config: Any, use: bool) -> PageImages | None:
+    """The image processor of a checkpoint whose network sees page images; None where it does not.
+
+    Args:
+        use: model.images = use.
+
+    Raises:
+        UserError: no image processor there, one of another size than the network's, or a network that sees images
+            and must not, or the other way round.
+    """
+    row = FAMILIES[family]
+    if row.image is None or (row.image_optional and not use):
+        return None
+    if not use:
+        raise UserError(f"model.images = ignore: a {family} has no network without page images; layoutlmv3 has")
+    otherwise = "; model.images = ignore does without page images" if row.image_optional else ""
+    if not getattr(config, "visual_embed", True):
+        raise UserError(f"{name}: was made without page images (visual_embed = false){otherwise}")
+    try:
+        # The PIL one, whatever else is installed, so that pixels are the same everywhere.
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil", apply_ocr=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise UserError(f"{name}: its image processor cannot be opened: {first_line(error)}{otherwise}") from None
+    size = (processor.size.height, processor.size.width)
+    if hasattr(config, "input_size") and size != (config.input_size, config.input_size):
+        raise UserError(
+            f"{name}: its image processor makes {size[0]} x {size[1]} pixels, its network takes {config.input_size} x "
+            f"{config.input_size}: they are not of one checkpoint"
+        )
+    return PageImages(processor)
+
+
+def open_tokenizer(name: str, family: str, config: Any) -> Any:
+    """The fast tokenizer of a checkpoint.
+
+    Args:
+        config: the network's.
+
+    Raises:
+        UserError: none there (transformers then makes an empty one, to which every word is unknown), not a fast one,
+            no padding or another than the network's, or more tokens than the network has embeddings for.
+    """
+    vocab_size = int(config.vocab_size)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **dict(FAMILIES[family].tokenizer_options))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{name}: its tokenizer cannot be opened: {first_line(error)}") from None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(f"{name}: its tokenizer has no vocabulary (no tokenizer.json, vocab.txt or the like in it)")
+    if not tokenizer.is_fast:
+        raise UserError(f"{name}: has no fast tokenizer, which aligning words needs")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{name}: its tokenizer has no padding token, which batches need")
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            f"{name}: its tokenizer has {len(tokenizer)} tokens and its network embeddings for {vocab_size}: "
+            "they are not of one checkpoint"
+        )
+    if FAMILIES[family].positions_after_padding and tokenizer.pad_token_id != config.pad_token_id:
+        raise UserError(
+            f"{name}: its tokenizer pads with token {tokenizer.pad_token_id} and its network with "
+            f"{config.pad_token_id}, behind which its positions start: they are not of one checkpoint"
+        )
+    if ("add_prefix_space", True) in FAMILIES[family].tokenizer_options:
+        _put_space_before_words(tokenizer)
+    return tokenizer
+
+
+def _put_space_before_words(tokenizer: Any) -> None:
+    """Tokenizers of no class of their own, as ModernBERT's, record add_prefix_space and do not act on it."""
+    first = tokenizer.backend_tokenizer.pre_tokenizer
+    parts: Any = first if isinstance(first, pre_tokenizers.Sequence) else [first]
+    for part in parts:
+        if isinstance(part, pre_tokenizers.ByteLevel):
+            part.add_prefix_space = True
+
+
+def build(checkpoint: Checkpoint, tags: list[str], dropout: float | None) -> nn.Module:
+    """The token classifier: the checkpoint's weights, and a new head unless the checkpoint labels these very tags.
+
+    Args:
+        tags: id -> tag; the head has one output each.
+        dropout: replaces every dropout probability of the network; None leaves the checkpoint's.
+
+    Raises:
+        UserError: weights that are missing, left over or of another shape beyond the head and pooler (and,
+            where a BERT starts a LayoutLM, the layout tables), each listed.
+    """
+    config = copy.deepcopy(checkpoint.config)
+    own_tags = [config.id2label.get(index) for index in range(config.num_labels)]
+    if own_tags == tags and checkpoint.family == config.model_type:
+        model = _load(AutoModelForTokenClassification, checkpoint, _with_dropout(config, dropout), new=("pooler.",))
+        return _prepared(model, checkpoint)
+    if checkpoint.family != config.model_type:
+        fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
+        config = LayoutLMConfig(**fields)
+    config.id2label = dict(enumerate(tags))
+    config.label2id = {tag: index for index, tag in enumerate(tags)}
+    model = AutoModelForTokenClassification.from_config(_with_dropout(config, dropout), dtype=torch.float32)
+    kept_head = FAMILIES[checkpoint.family].kept_head
+    backbone = _load(AutoModelForTokenClassification if kept_head else AutoModel, checkpoint, checkpoint.config, HEADS)
+    for part in kept_head:
+        getattr(model, part).load_state_dict(getattr(backbone, part).state_dict())
+    into = getattr(model, model.base_model_prefix)
+    report = into.load_state_dict(backbone.base_model.state_dict(), strict=False)
+    layout = tuple(f"embeddings.{axis}_position_embeddings." for axis in "xyhw")
+    adapted = checkpoint.family != checkpoint.config.model_type
+    _demand_none(checkpoint.name, "missing", report.missing_keys, layout if adapted else ())
+    _demand_none(checkpoint.name, "left over", report.unexpected_keys, HEADS)
+    if adapted:
+        init_layout_tables(into.embeddings)
+    return _prepared(model, checkpoint)
+
+
+def _prepared(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """What gets no gradient is not trained: an optimizer would decay it, and ranks would wait for it."""
+    accept_fp32(checkpoint.family, model)
+    for name in untrained(checkpoint.family, model, sees_images=checkpoint.pages is not None):
+        model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+def _load(loader: Any, checkpoint: Checkpoint, config: Any, new: tuple[str, ...]) -> Any:
+    """from_pretrained that stops where transformers would only warn."""
+    try:
+        model, report = loader.from_pretrained(
+            checkpoint.name,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # said below, with their names
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{checkpoint.name}: its weights cannot be loaded: {first_line(error)}") from None
+    _demand_none(checkpoint.name, "missing", report["missing_keys"], new)
+    _demand_none(checkpoint.name, "left over", report["unexpected_keys"], HEADS)
+    _demand_none(checkpoint.name, "of another shape", [str(key) for key in report["mismatched_keys"]], ())
+    return model
+
+
+def _demand_none(name: str, what: str, keys: Iterable[str], allowed: tuple[str, ...]) -> None:
+    known = [f".{part}" for part in (*allowed, *CONSTANTS)]
+    keys = sorted(key for key in keys if not any(part in f".{key}" for part in known))
+    if keys:
+        raise UserError(
+            f"{name}: {len(keys)} weights are {what}, so the network would not be the pretrained one: "
+            f"{', '.join(keys[:10])}{', ...' if len(keys) > 10 else ''}"
+        )
+
+
+def _with_dropout(config: Any, dropout: float | None) -> Any:
+    if dropout is not None:
+        for key in DROPOUTS:
+            if hasattr(config, key):
+                setattr(config, key, dropout)
+    return config
+
+
+@torch.no_grad()
+def init_layout_tables(embeddings: Any, scale: float = LAYOUT_SCALE) -> None:
+    """Fill new layout tables with waves of the coordinate, so that neighbouring coordinates start out alike.
+
+    A few hundred pages show most coordinates a few times or never; a table of noise would have to learn each.
+    Columns 2i and 2i+1 of a table are sine and cosine at a wavelength that falls from 2000 to 20 thousandths of the
+    page (the form of Vaswani et al. 2017, section 3.5), each table in a random rotation of its own, so that the six
+    sums of x0, y0, x1, y1, h and w stay apart.
+
+    Args:
+        embeddings: the LayoutLM's embeddings module.
+        scale: standard deviation of a table's elements, in units of that of the word embeddings.
+    """
+    size = float(embeddings.word_embeddings.weight.std()) * scale
+    for axis in "xyhw":
+        table = getattr(embeddings, f"{axis}_position_embeddings").weight
+        coordinate = torch.arange(table.shape[0], dtype=torch.float32)[:, None]
+        wavelength = 2000 * (20 / 2000) ** torch.linspace(0, 1, -(-table.shape[1] // 2))[None]
+        angle = 2 * math.pi * coordinate / wavelength
+        waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, : table.shape[1]]
+        rotation, _ = torch.linalg.qr(torch.randn(table.shape[1], table.shape[1]))
+        mixed = (waves - waves.mean(0)) @ rotation  # the text model's mean embedding stays where it is
+        table.copy_(mixed * (size / mixed.std()))

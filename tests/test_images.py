@@ -1,0 +1,69 @@
+"""Page images as a network sees them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import LayoutLMv3ImageProcessorPil
+
+from layoutner.config.errors import UserError
+from layoutner.data.document import Document
+from layoutner.data.images import PageImages, image_problem, read_image
+
+PROCESSOR = LayoutLMv3ImageProcessorPil(
+    apply_ocr=False, size={"height": 24, "width": 32}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
+)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    Image.effect_noise((60, 90), 90).convert("RGB").save(tmp_path / "page.png")
+    return tmp_path / "page.png"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA", "P", "CMYK"])
+def test_pixels_are_those_of_the_image_processor(mode: str, page: Path) -> None:
+    picture = Image.open(page).convert(mode)
+    path = page.with_suffix(".tif")
+    picture.save(path)
+    expected = PROCESSOR(picture.convert("RGB"), return_tensors="pt")["pixel_values"]
+    pixels = PageImages(PROCESSOR).pixels([path, path])
+    assert pixels.dtype == torch.float32
+    assert torch.allclose(pixels, expected.repeat(2, 1, 1, 1), atol=1e-6)
+
+
+def test_no_image_is_one_black_page() -> None:
+    pixels = PageImages(PROCESSOR).pixels([])
+    assert pixels.shape == (1, 3, 24, 32)
+    assert pixels[0, :, 0, 0].tolist() == pytest.approx([-0.4 / 0.2, -0.5 / 0.3, -0.6 / 0.4])
+
+
+def test_a_page_is_read_once_and_no_more_pages_are_kept_than_said(page: Path) -> None:
+    others = [page.with_name(f"{number}.png") for number in range(2)]
+    for other in others:
+        other.write_bytes(page.read_bytes())
+    pages = PageImages(PROCESSOR, kept=2)
+    first = pages.pixels([page, others[0]])
+    page.unlink()
+    assert torch.equal(pages.pixels([page, others[0]]), first)
+    pages.pixels(others)  # the page that was there longest makes room
+    with pytest.raises(UserError, match="page.png"):
+        pages.pixels([page])
+
+
+def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torn, text = tmp_path / "torn.png", tmp_path / "text.png"
+    torn.write_bytes(page.read_bytes()[:-2000])
+    text.write_text("no image")
+    for path in (torn, text, tmp_path / "missing.png", tmp_path):
+        with pytest.raises(UserError, match=f"page image {path}: "):
+            read_image(path)
+    # The header of a torn image is whole: it is found out when the page is read.
+    whole, lost = Document("a", (), (), (), (60, 90), torn), Document("b", (), (), (), (60, 90), text)
+    assert image_problem(whole) is None
+    assert "b: page image" in str(image_problem(lost))
+    assert image_problem(Document("c", (), (), (), (60, 90))) == "c: has no page image"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match="page.png: .*decompression bomb"):
+        read_image(page)

@@ -1,0 +1,522 @@
+"""Prediction as a stream: what comes in, what comes out, on any number of ranks, and what is left when it fails."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+
+from layoutner.cli import main
+from layoutner.config.errors import UserError
+from layoutner.config.settings import DataSettings
+from layoutner.data.corpus import read_documents
+from layoutner.data.document import Document
+from layoutner.data.labels import LabelSet
+from layoutner.data.page import Problem
+from layoutner.inference import labeller as labeller_module
+from layoutner.inference.draw import LARGEST_SIDE, Drawings, draw
+from layoutner.inference.input import guess_format
+from layoutner.inference.labeller import Labelled, Labeller
+from layoutner.inference.output import Output, to_unilm
+from layoutner.inference.predict import to_page
+from layoutner.training.evaluate import WordLabel
+from layoutner.training.world import World
+from tests.conftest import ROOT, free_port, launch
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+LABELS = LabelSet("BIO", ("SENDER", "TOTAL"))
+LAYOUTNER = Path(sys.executable).parent / "layoutner"
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model as `layoutner export` leaves one: it labels at random, and the same always."""
+    folder = tmp_path_factory.mktemp("models") / "layoutlm"
+    torch.manual_seed(5)
+    tags = dict(enumerate(LABELS.tags))
+    config = AutoConfig.from_pretrained(checkpoints["layoutlm"], id2label=tags)
+    network = AutoModelForTokenClassification.from_config(config)
+    network.classifier.weight.data.normal_(0, 2)
+    network.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoints["layoutlm"]).save_pretrained(folder)
+    preprocessing = {"family": "layoutlm", "scheme": "BIO", "labels": LABELS.tags, "max_length": 64, "stride": 16}
+    preprocessing |= {"box_level": "word", "images": "ignore"}
+    (folder / "layoutner.json").write_text(json.dumps(preprocessing))
+    return folder
+
+
+def page(name: str, words: list[str], **more: object) -> dict[str, Any]:
+    boxes = [
+        [10 * (index % 90), 5 * (index % 190), 10 * (index % 90) + 9, 5 * (index % 190) + 4]
+        for index in range(len(words))
+    ]
+    found = [{"text": word, "box": box} for word, box in zip(words, boxes, strict=True)]
+    return {"document": name, "page_size": [600, 800], "words": found, **more}
+
+
+def lines(*pages: dict[str, Any] | str) -> str:
+    return "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in pages)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """`layoutner ...` in this process: (exit code, standard output, standard error)."""
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, *capsys.readouterr()
+
+
+def environment() -> dict[str, str]:
+    """Of a process of its own: one thread, on the CPU."""
+    return {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# What comes out
+
+
+def test_what_predict_writes_is_read_again(
+    model: Path, forms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "forms").symlink_to(forms)
+    out = tmp_path / "words.jsonl"
+    form = tmp_path / "forms" / "testing_data" / "annotations" / "test-0000.json"
+    assert call(capsys, "predict", form, "--model", model, "--output", out) == (0, "", "")
+    (source,) = read_documents(DataSettings(), form, "test")
+    (again,) = read_documents(DataSettings(format="jsonl"), out, "test")
+    assert (again.name, again.words, again.boxes) == (source.name, source.words, source.boxes)
+    assert (again.page_size, again.segments) == (source.page_size, source.segments)
+    assert again.image is None  # behind the link, so outside the folder of the output
+    (written,) = map(json.loads, out.read_text().splitlines())
+    assert again.tags == tuple(word["label"] for word in written["words"])
+    # The image is named where a reader of the output's folder may open it, relative to that folder.
+    inside = forms / "words.jsonl"
+    assert call(capsys, "predict", form, "--model", model, "--output", inside)[0] == 0
+    (again,) = read_documents(DataSettings(format="jsonl"), inside, "test")
+    inside.unlink()
+    assert again.image is not None
+    assert again.image.resolve() == source.image.resolve() if source.image else False
+
+
+def test_entities_have_the_box_around_their_words() -> None:
+    boxes = ((10, 20, 30, 40), (5, 25, 50, 35), (0, 0, 1, 1))
+    document = Document("d", ("a", "b", "c"), boxes, None, (10, 10), None, (0, 0, 1))
+    answers = [WordLabel(1, 0.9), WordLabel(2, 0.8), WordLabel(0, 0.123456789)]
+    made = to_page(document, answers, LABELS.tags, None)
+    assert made["entities"] == [{"type": "SENDER", "text": "a b", "box": [5, 20, 50, 40], "words": [0, 2]}]
+    assert made["words"][2] == {"text": "c", "box": [0, 0, 1, 1], "segment": 1, "label": "O", "probability": 0.123457}
+
+
+def test_the_old_script_s_format_has_a_word_and_its_label_a_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(page("a", ["New\u2028 York", "x"]), page("b", ["y"])))
+    code, out, _ = call(capsys, "predict", tmp_path / "in.jsonl", "--model", model, "--output-format", "unilm")
+    _, told, _ = call(capsys, "predict", tmp_path / "in.jsonl", "--model", model)
+    labels = [word["label"] for line in told.splitlines() for word in json.loads(line)["words"]]
+    assert code == 0
+    assert out == f"New York {labels[0]}\nx {labels[1]}\n\ny {labels[2]}\n\n"
+    assert to_unilm({"words": []}) == "\n"
+
+
+# What comes in
+
+
+def test_any_text_is_labelled(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [
+        "🧾",
+        "👩\u200d👩\u200d👧",
+        "סך־הכול",
+        "المجموع",
+        "nul\0byte",
+        "\u200b",
+        "x" * 20_000,
+        "\u202eevil",
+        "a\u2028b\x85c",
+    ]
+    empty = page("empty", [])
+    (tmp_path / "in.jsonl").write_text(lines(empty, page("odd", texts), page("long", ["total"] * 10_000)))
+    code, out, err = call(capsys, "predict", tmp_path / "in.jsonl", "--model", model, "--draw", tmp_path / "drawn")
+    assert (code, err) == (0, "")
+    pages = [json.loads(line) for line in out.splitlines()]
+    assert [len(one["words"]) for one in pages] == [0, len(texts), 10_000]
+    assert [word["text"] for word in pages[1]["words"]] == texts
+    assert pages[0]["entities"] == []
+    assert all(word["label"] in LABELS.tags for one in pages for word in one["words"])
+    assert left_behind(tmp_path / "drawn") == ["empty.png", "long.png", "odd.png"]
+
+
+def test_an_input_without_a_page_is_an_error(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.jsonl").write_text("\n")
+    code, out, err = call(capsys, "predict", tmp_path / "in.jsonl", "--model", model)
+    assert (code, out, "holds no document" in err) == (2, "", True)
+    (tmp_path / "in.jsonl").write_text(lines(page("blank", [])))
+    code, out, err = call(capsys, "evaluate", tmp_path / "in.jsonl", "--model", model)
+    assert (code, out, "1 documents and not one word to score" in err) == (2, "", True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one INPUT, not none"),
+        (["a", "--input", "b"], "give one INPUT, not two"),
+        (["-", "--data.format", "funsd"], "standard input is read as jsonl"),
+        (["nowhere"], "--input nowhere: no such file or folder"),
+        ([".", "--data.format", "pdf"], "invalid choice: 'pdf'"),
+    ],
+)
+def test_a_mistake_in_the_options_is_found_at_once(
+    arguments: list[str], message: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, "predict", "--model", model, *arguments)
+    assert (code, message in err) == (2, True)
+
+
+def test_the_format_is_guessed_where_it_is_plain(tmp_path: Path) -> None:
+    for name in ("scans/a.PNG", "scans/.DS_Store", "mixed/a.png", "mixed/a.txt", "in.jsonl", "a.jpg", "form.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    guesses = {name: guess_format(tmp_path / name) for name in ("scans", "mixed", "in.jsonl", "a.jpg", "form.json")}
+    assert guesses == {"scans": "ocr", "mixed": "funsd", "in.jsonl": "jsonl", "a.jpg": "ocr", "form.json": "funsd"}
+    assert guess_format(Path("/dev/stdin")) == "jsonl"
+
+
+def test_an_image_is_read_by_ocr_or_says_what_is_missing(model: Path, forms: Path) -> None:
+    image = forms / "testing_data" / "images" / "test-0000.png"
+    done = launch(["layoutner", "predict", image, "--model", model], PATH="/nowhere")
+    assert done.returncode == 2
+    assert "tesseract" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# Ranks
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 pages, more than a chunk, of 0 to 29 words; a bad one in each chunk."""
+    file = tmp_path_factory.mktemp("many") / "in.jsonl"
+    pages: list[dict[str, Any] | str] = [page(f"p{n}", [f"w{n}-{m}" for m in range(n % 30)]) for n in range(300)]
+    pages[17], pages[290] = "{", lines(page("off", ["x"])).replace("[0, 0, 9, 4]", "[0, 0, 9, 4000]")[:-1]
+    file.write_text(lines(*pages))
+    return file
+
+
+def test_two_ranks_give_the_answers_of_one(model: Path, many: Path, tmp_path: Path) -> None:
+    options = ["--model", str(model), "--data.bad_pages", "skip"]
+    alone = launch(["layoutner", "predict", many, *options, "--output", tmp_path / "alone.jsonl"])
+    assert alone.returncode == 0, alone.stderr
+    left_out = [line for line in alone.stderr.splitlines() if line.startswith("left out: ")]
+    assert [line.split(":")[1] for line in left_out] == [" in.jsonl line 18", " in.jsonl line 291"]
+    assert "input: 2 page(s) left out" in alone.stderr
+    pages = [json.loads(line) for line in (tmp_path / "alone.jsonl").read_text().splitlines()]
+    assert [one["document"] for one in pages] == [f"p{n}" for n in range(300) if n not in (17, 290)]
+
+    two = ["--nproc_per_node", 2, "--master_port", free_port(), "-m", "layoutner", "predict", "-", *options]
+    done = run_with(many, ["torchrun", *two, "--output", tmp_path / "torchrun.jsonl"])
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("left out: ")] == [
+        line.replace("in.jsonl", "stdin") for line in left_out
+    ]
+    assert (tmp_path / "torchrun.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+
+    two = ["--num_gpus", 2, "--master_port", free_port(), "--module", "layoutner", "predict", "--input", many, *options]
+    done = launch(["deepspeed", *two, "--output", tmp_path / "deepspeed.jsonl"])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "deepspeed.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+
+
+def test_a_bad_page_stops_two_ranks(model: Path, many: Path, tmp_path: Path) -> None:
+    command = ["torchrun", "--nproc_per_node", 2, "--master_port", free_port(), "-m", "layoutner", "predict", many]
+    done = launch([*command, "--model", model, "--output", tmp_path / "out.jsonl"])
+    assert done.returncode != 0
+    assert "layoutner: error: 1 problem(s) in a page of" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def run_with(stdin: Path, command: list[object]) -> subprocess.CompletedProcess[str]:
+    tool, *arguments = map(str, command)
+    with stdin.open() as file:
+        return subprocess.run(
+            [str(LAYOUTNER.with_name(tool)), *arguments],
+            stdin=file, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT, env=environment(),
+        )  # fmt: skip
+
+
+MEASURED = """
+import re, sys
+from layoutner.cli import main
+main(sys.argv[1:])
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=sys.stderr)
+"""
+
+
+def test_memory_does_not_grow_with_the_input(model: Path, tmp_path: Path) -> None:
+    peaks = {}
+    for count in (300, 4000):
+        file = tmp_path / f"{count}.jsonl"
+        text = lines(page("p", ["total"] * 15))
+        with file.open("w") as out:
+            out.writelines(text for _ in range(count))
+        command = [sys.executable, "-c", MEASURED, "predict", file, "--model", model, "--output", tmp_path / "out"]
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, timeout=200, check=False, env=environment()
+        )
+        assert done.returncode == 0, done.stderr
+        assert len((tmp_path / "out").read_text().splitlines()) == count
+        peaks[count] = int(done.stderr) / 1024
+    assert peaks[4000] - peaks[300] < 16  # MiB
+
+
+# What is left when it fails
+
+
+@pytest.mark.parametrize("bad", ["{", '{"document": "x"}', json.dumps(page("x", ["\ud800"]))])
+def test_a_bad_page_stops_and_leaves_what_was_there(
+    bad: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(page("a", ["x"]), bad))
+    out = tmp_path / "out.jsonl"
+    command = ["predict", tmp_path / "in.jsonl", "--model", model, "--output", out]
+    code, told, err = call(capsys, *command)
+    assert (code, told) == (2, "")
+    assert err.count("error") == 1
+    assert "in.jsonl line 2" in err
+    assert left_behind(tmp_path) == ["in.jsonl"]
+    out.write_text("of before")
+    assert call(capsys, *command)[0] == 2
+    assert out.read_text() == "of before"
+    code, _, err = call(capsys, *command, "--data.bad_pages", "skip")
+    assert (code, len(err.splitlines())) == (0, 2)
+    assert [json.loads(line)["document"] for line in out.read_text().splitlines()] == ["a"]
+    assert left_behind(tmp_path) == ["in.jsonl", "out.jsonl"]
+
+
+def test_boxes_are_repaired_as_asked_and_counted(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = page("a", ["x", "y"])
+    broken["words"][1]["box"] = [0, 0, 5, 1200]
+    (tmp_path / "in.jsonl").write_text(lines(broken))
+    command = ["predict", tmp_path / "in.jsonl", "--model", model, "--data.fix"]
+    code, out, err = call(capsys, *command, "clamp")
+    assert (code, err) == (0, "input: 1 box(es) clamped, box off the page (data.fix = clamp)\n")
+    assert json.loads(out)["words"][1]["box"] == [0, 0, 5, 1000]
+    code, out, _ = call(capsys, *command, "drop")
+    assert (code, [word["text"] for word in json.loads(out)["words"]]) == (0, ["x"])
+
+
+def test_an_interrupt_leaves_what_was_there(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("of before")
+    process = subprocess.Popen(
+        [str(LAYOUTNER), "predict", "-", "--model", str(model), "--output", str(out)],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write(lines(*(page("p", ["x"]) for _ in range(256))))  # a chunk; the next one never comes
+    process.stdin.flush()
+    partial = tmp_path / ".out.jsonl.partial"
+    end = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert len(partial.read_text().splitlines()) == 256
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert process.stderr.read() == "layoutner: interrupted\n"
+    process.stdin.close()
+    process.stderr.close()
+    assert out.read_text() == "of before"
+    assert left_behind(tmp_path) == ["out.jsonl"]
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=200, check=False, cwd=ROOT, env=environment()
+    )
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(model: Path, many: Path, tmp_path: Path) -> None:
+    predict = f"{LAYOUTNER} predict {many} --model {model} --data.bad_pages skip"
+    done = shell(f"ulimit -f 8; {predict} --output {tmp_path / 'out.jsonl'} 2>&1 | grep -v '^left out'")
+    assert done.stdout == f"layoutner: error: {tmp_path / 'out.jsonl'}: cannot be written: [Errno 27] File too large\n"
+    assert left_behind(tmp_path) == []
+    done = shell(f"{predict} > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "layoutner: error: standard output: cannot be written: [Errno 28] No space left on device"
+    )
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, many: Path) -> None:
+    done = shell(
+        f"{LAYOUTNER} predict {many} --model {model} --data.bad_pages skip | head -c 9; exit ${{PIPESTATUS[0]}}"
+    )
+    assert done.stdout == '{"documen'
+    assert re.sub("left out: .*\n", "", done.stderr) == ""
+    assert done.returncode == 141
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(page("a", ["x"])))
+    assert call(capsys, "predict", tmp_path / "in.jsonl", "--model", model, "--output", "/dev/null")[0] == 0
+    assert Path("/dev/null").is_char_device()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert call(capsys, "predict", tmp_path / "in.jsonl", "--model", model, "--output", tmp_path / "link")[0] == 0
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((tmp_path / "target").read_text())["document"] == "a"
+
+
+def test_an_output_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    output = Output(tmp_path / "new" / "out")
+    output.open()
+    output.write("half \ud800")
+    assert not (tmp_path / "new" / "out").exists()
+    output.finish()
+    output.discard()
+    assert (tmp_path / "new" / "out").read_bytes() == b"half \\ud800"
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        Output(tmp_path / "file" / "out").open()
+
+
+# Page images that the network takes
+
+
+class Pages:
+    """Stands for the page images of a network that sees them: a file that says "good" is one."""
+
+    def pixels(self, images: list[Path]) -> None:
+        for image in images:
+            if not image.is_file():
+                raise UserError(f"page image {image}: gone")
+
+
+def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labeller = Labeller(model, ALONE)
+    monkeypatch.setattr(labeller, "pages", Pages())
+    monkeypatch.setattr(labeller, "_forward", lambda batch: torch.zeros(*batch.input_ids_BT.shape, len(LABELS.tags)))
+    monkeypatch.setattr(labeller_module, "CHUNK_PAGES", 2)
+    (tmp_path / "there.png").touch()
+    images = [tmp_path / "there.png", tmp_path / "gone.png", None, tmp_path / "there.png"]
+    documents = [Document(f"d{n}", ("x",), ((0, 0, 1, 1),), ("O",), (9, 9), image) for n, image in enumerate(images)]
+    taken: list[str] = []
+    lost: list[Problem] = []
+
+    def take(labelled: Labelled) -> None:
+        taken.extend(document.name for document, _ in labelled)
+
+    labeller.label(iter(documents), 8, take, lost.extend)
+    assert taken == ["d0", "d3"]
+    assert [str(problem) for problem in lost] == [
+        f"d1: page image {tmp_path / 'gone.png'}: gone",
+        "d2: has no page image",
+    ]
+    assert labeller.evaluate(documents, "test", 8, lost.extend).counts["documents"] == 2
+    with pytest.raises(UserError, match=r"1 document\(s\) lack the page image that the model takes:\n  - d1: page"):
+        labeller.label(documents, 8, take)
+
+
+def test_documents_are_read_chunk_by_chunk(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labeller_module, "CHUNK_PAGES", 3)
+    monkeypatch.setattr(labeller_module, "CHUNK_WORDS", 10)
+    read = 0
+
+    def documents() -> Iterator[Document]:
+        nonlocal read
+        for count in (1, 1, 1, 1, 20, 1, 1):
+            read += 1
+            yield Document(f"d{read}", ("x",) * count, ((0, 0, 1, 1),) * count, None, (9, 9))
+
+    chunks: list[tuple[int, int]] = []
+    Labeller(model, ALONE).label(documents(), 8, lambda labelled: chunks.append((len(labelled), read)))
+    assert chunks == [(3, 3), (2, 5), (2, 7)]
+
+
+# Drawings
+
+
+def drawable(name: str, size: tuple[int, int] = (90, 60)) -> dict[str, Any]:
+    return {"document": name, "page_size": list(size), "words": [{"text": "x", "box": [0, 0, 9, 9]}], "entities": []}
+
+
+def test_drawings_stay_in_their_folder_each_in_its_own_file(tmp_path: Path) -> None:
+    names = [
+        "../../x",
+        "/etc/passwd",
+        "a/b",
+        "a_b",
+        "A_b",
+        "nul\0",
+        "..",
+        "",
+        "é" * 300,
+        "é" * 299,
+        "\ud800",
+        ".hid",
+        "x~2",
+    ]
+    drawings = Drawings(tmp_path / "drawn", ("A",))
+    made = [drawings.add(drawable(name), None).name for name in [*names, "x", "x"]]
+    assert made[:8] == [
+        "_.._x.png",
+        "_etc_passwd.png",
+        "a_b.png",
+        "a_b~2.png",
+        "A_b~3.png",
+        "nul_.png",
+        "page.png",
+        "page~2.png",
+    ]
+    assert made[8:10] == ["é" * 100 + ".png", "é" * 100 + "~2.png"]
+    assert made[10:] == ["_.png", "hid.png", "x_2.png", "x.png", "x~2.png"]
+    assert left_behind(tmp_path / "drawn") == sorted(made)
+    assert left_behind(tmp_path) == ["drawn"]
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        Drawings(tmp_path / "drawn" / "x.png", ("A",))
+
+
+def red(picture: Image.Image) -> bool:
+    return any(colour == (255, 0, 0) for _, colour in picture.getcolors(2**24) or [])
+
+
+def test_a_page_whose_image_cannot_be_read_is_drawn_on_white_with_a_note(tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    draw(drawable("torn"), tmp_path / "torn.png", ("A",), tmp_path / "noted.png")
+    draw(drawable("none"), None, ("A",), tmp_path / "plain.png")
+    with Image.open(tmp_path / "noted.png") as noted, Image.open(tmp_path / "plain.png") as plain:
+        assert noted.size == (90, 60 + 48)
+        assert plain.size == (90, 60 + 24)
+        assert (red(noted), red(plain)) == (True, False)
+        assert noted.crop((0, 0, 90, 60)).tobytes() == plain.crop((0, 0, 90, 60)).tobytes()
+
+
+def test_a_picture_fits_its_page_and_a_vast_page_is_drawn_smaller(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), "blue").save(tmp_path / "small.png")
+    draw(drawable("small"), tmp_path / "small.png", ("A",), tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as out:
+        assert out.getpixel((89, 59)) == (0, 0, 255)
+    draw(drawable("vast", (10**8, 10**6)), None, ("A",), tmp_path / "vast.png")
+    with Image.open(tmp_path / "vast.png") as out:
+        assert out.size[0] == LARGEST_SIDE
+        assert out.size[1] < 200
