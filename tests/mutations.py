@@ -1,15 +1,9 @@
-"""JSON that somebody else got wrong: random changes to a sound value, and what a reader must make of them."""
+"""Files that somebody else got wrong: random changes to a sound JSON value, or to the bytes of any file."""
 
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-from layoutner.config.settings import DataSettings
-from layoutner.data.corpus import stream
-from layoutner.data.document import Document
-from layoutner.data.page import Tally
 
 ODD: list[Any] = [
     *(None, True, -1, 0, 3.5, 10**400, -(10**9), 1e308, float("nan"), float("inf")),
@@ -71,20 +65,3 @@ def mutated_bytes(content: bytes, count: int, seed: int) -> Iterator[bytes]:
             yield content[:place]
         else:
             yield content[:place] + dice.choice(odd) + content[place + (change == 1) :]
-
-
-def outcomes(format: str, path: Path, role: str, named: str) -> tuple[int, int]:
-    """(documents, problems) of a path. Each document is sound, each problem names its file in one printable line."""
-    documents = problems = 0
-    for found in stream(DataSettings(format=format), path, role, Tally()):  # type: ignore[arg-type]
-        if isinstance(found, Document):
-            documents += 1
-            json.dumps([found.name, found.words, found.tags], ensure_ascii=False).encode()
-            assert all(isinstance(side, int) and 0 <= side <= 1000 for box in found.boxes for side in box)
-            assert found.image is None or found.image.is_file()
-        else:
-            problems += len(found)
-            for problem in found:
-                assert str(problem).startswith(named)
-                assert "\n" not in str(problem).encode().decode()
-    return documents, problems

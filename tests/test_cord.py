@@ -1,7 +1,6 @@
 """CORD receipts of both versions."""
 
 import json
-import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -139,40 +138,6 @@ def test_what_is_not_cord_is_a_problem_of_its_page(tmp_path: Path, content: obje
     assert message in str(first[0])
     assert "a.json" in str(first[0])
     assert isinstance(second, Document)
-
-
-NASTY = [None, True, -1, 1e308, 10**4000, float("nan"), "", "x" * 10_000, "\ud800", "\0", [], {}, [[]], {"text": 1}]
-
-
-def mutate(value: Any, chance: random.Random) -> Any:
-    """The value with something nasty in one place of it."""
-    if not isinstance(value, dict | list) or not value or chance.random() < 0.1:
-        return chance.choice(NASTY)
-    key: Any = chance.choice(list(value)) if isinstance(value, dict) else chance.randrange(len(value))
-    if chance.random() < 0.1:
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        left = [(name, part) for name, part in pairs if name != key]
-        return dict(left) if isinstance(value, dict) else [part for _, part in left]
-    copy: Any = value.copy()
-    copy[key] = mutate(value[key], chance)
-    return copy
-
-
-def test_mutated_files_end_in_a_page_or_a_problem(tmp_path: Path) -> None:
-    chance = random.Random(4)
-    ends: Counter[str] = Counter()
-    file = write(tmp_path, receipt()) / "json" / "a.json"
-    text = file.read_text()
-    for trial in range(400):
-        file.write_text(json.dumps(mutate(receipt(), chance)) if trial % 4 else text[: chance.randrange(len(text))])
-        (document,) = documents(tmp_path)
-        if isinstance(document, Document):
-            ends["document"] += 1
-        else:
-            assert "a.json" in str(document[0])
-            str(document[0]).encode()
-            ends["problem"] += 1
-    assert min(ends["document"], ends["problem"]) > 50, ends
 
 
 @pytest.mark.parametrize(

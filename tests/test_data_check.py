@@ -208,6 +208,8 @@ def test_a_split_whose_files_are_incomplete_is_a_problem_of_it(
         ([".", "--data.stride=x"], "data.stride = 'x'"),
         ([".", "--model=nothing/here"], "model.name_or_path = nothing/here: cannot be opened"),
         ([".", "--fxi=clamp"], "unknown argument --fxi=clamp"),
+        ([".", "--data.folds=3"], "--data.folds=3: `layoutner data` does not take it"),
+        (["sub/empty.jsonl", "--data.format=jsonl"], "empty.jsonl: holds no document"),
     ],
 )
 def test_what_cannot_be_looked_at_exits_with_2(
@@ -218,10 +220,21 @@ def test_what_cannot_be_looked_at_exits_with_2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "empty.jsonl").touch()
     code, out, err = call(capsys, *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("layoutner: error: ")
     assert message in err
+
+
+def test_segment_boxes_where_there_are_no_segments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = {"document": "a", "page_size": [9, 9], "words": [{"text": "x", "box": [0, 0, 9, 9]}]}
+    (tmp_path / "f.jsonl").write_text(json.dumps(page))
+    arguments = (tmp_path / "f.jsonl", "--data.format=jsonl", "--data.box_level")
+    assert call(capsys, *arguments, "word")[0] == 0
+    code, out, _ = call(capsys, *arguments, "segment")
+    assert (code, "f.jsonl line 1: data.box_level = segment needs lines or fields" in out) == (1, True)
 
 
 def test_no_torch_unless_a_model_is_named(forms: Path) -> None:

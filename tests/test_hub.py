@@ -15,7 +15,6 @@ from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
-from tests.mutations import mutated_bytes, mutated_values, outcomes
 
 datasets = pytest.importorskip("datasets", reason="pip install 'layoutner[hub]'")
 
@@ -268,24 +267,3 @@ def test_without_the_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "data.format = hub needs the package datasets: pip install 'layoutner[hub]'\n"
-
-
-def test_mutated_data_files_end_in_documents_or_problems(tmp_path: Path) -> None:
-    """JSON and parquet files under a folder: Arrow reads a file whole or not, and then the one line names it."""
-    sound = {**row(), "ner_tags": ["O", "B-X", "I-X"]}
-    binary = parquet(tmp_path / "x.parquet", row("a"), row("b")).read_bytes()
-    files = [("train.jsonl", json.dumps(value).encode()) for value in mutated_values(sound, 30, seed=1)]
-    files += [("train.jsonl", content) for content in mutated_bytes(json.dumps(sound).encode(), 10, seed=2)]
-    files += [("train.parquet", content) for content in mutated_bytes(binary, 15, seed=3)]
-    problems = 0
-    refused: list[tuple[Path, str]] = []
-    for number, (name, content) in enumerate(files):
-        folder = tmp_path / f"forms-{number}"
-        folder.mkdir()
-        (folder / name).write_bytes(content)
-        try:
-            problems += outcomes("hub", folder, "train", str(folder))[1]
-        except UserError as error:
-            refused.append((folder, str(error)))
-    assert all(said.startswith(str(folder)) and "\n" not in said for folder, said in refused)
-    assert min(problems, len(refused)) > 10

@@ -9,7 +9,10 @@ from transformers import LayoutLMv3ImageProcessorPil
 
 from layoutner.config.errors import UserError
 from layoutner.data.document import Document
-from layoutner.data.images import PageImages, image_problem, read_image
+from layoutner.data.files import image_size
+from layoutner.data.images import PageImages, read_image
+from layoutner.training.page_images import demand_images, image_problems
+from layoutner.training.world import World
 
 PROCESSOR = LayoutLMv3ImageProcessorPil(
     apply_ocr=False, size={"height": 24, "width": 32}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
@@ -59,11 +62,20 @@ def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path, monkeypatch
     for path in (torn, text, tmp_path / "missing.png", tmp_path):
         with pytest.raises(UserError, match=f"page image {path}: "):
             read_image(path)
-    # The header of a torn image is whole: it is found out when the page is read.
-    whole, lost = Document("a", (), (), (), (60, 90), torn), Document("b", (), (), (), (60, 90), text)
-    assert image_problem(whole) is None
-    assert "b: page image" in str(image_problem(lost))
-    assert image_problem(Document("c", (), (), (), (60, 90))) == "c: has no page image"
+    # The header of a torn image is whole: it is found out when the page is read, which training does first.
+    assert image_size(torn) == (60, 90)
+    images = {"whole": page, "torn": torn, "text": text, "none": None}
+    documents = [Document(name, (), (), (), (60, 90), image) for name, image in images.items()]
+    alone = World(rank=0, size=1, device=torch.device("cpu"))
+    problems = image_problems(documents, PageImages(PROCESSOR), alone)
+    assert list(problems) == [1, 2, 3]
+    assert [str(problem).partition(f"{tmp_path}")[0] for problem in problems.values()] == [
+        "torn: page image ",
+        "text: page image ",
+        "none: has no page image",
+    ]
+    with pytest.raises(UserError, match=r"3 of 4 documents have a page image that cannot be read:\n  - torn: page"):
+        demand_images(documents, PageImages(PROCESSOR), alone)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match="page.png: .*decompression bomb"):
         read_image(page)

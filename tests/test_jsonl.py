@@ -17,7 +17,6 @@ from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
 from layoutner.data.page import Problem
 from layoutner.data.readers import jsonl
-from tests.mutations import mutated_bytes, mutated_values, outcomes
 
 
 def read(path: Path, role: str = "train") -> list[Document]:
@@ -69,7 +68,7 @@ def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_end(tmp_path: Pat
     write(tmp_path / "x.jsonl", page(), page())
     with (tmp_path / "x.jsonl").open("ab") as file:
         file.write(b"\n" + json.dumps(page()).encode()[:-9])
-    with pytest.raises(UserError, match=r"1 problem\(s\) .*\n.*x.jsonl line 4: not JSON: .*; one document a line"):
+    with pytest.raises(UserError, match=r"1 problem\(s\) .*: x.jsonl line 4: not JSON: .*; one document a line"):
         read(tmp_path / "x.jsonl")
 
 
@@ -128,8 +127,8 @@ def test_a_line_that_is_no_document(tmp_path: Path, change: dict[str, Any], what
     )
     with pytest.raises(UserError) as caught:
         read(tmp_path / "x.jsonl")
-    _, line = str(caught.value).splitlines()
-    assert line.startswith("  - x.jsonl line 2: ")
+    (line,) = str(caught.value).splitlines()
+    assert ": x.jsonl line 2: " in line
     assert what in line
     assert len(line) < 1000
 
@@ -181,14 +180,3 @@ def test_what_predict_writes_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(line if line.endswith("\n") else line + "\n", encoding="utf-8")
     (again,) = read(tmp_path / "x.jsonl")
     assert again == Document(document.name, words, document.boxes, ("B-X", "I-X", "O"), (7, 8))
-
-
-def test_mutated_lines_end_in_documents_or_problems(tmp_path: Path) -> None:
-    Image.new("L", (20, 40)).save(tmp_path / "p.png")
-    sound = page(image="p.png", unit="thousandths", entities=[{"type": "KEY", "words": [0, 1]}])
-    lines = [json.dumps(mutated).encode() for mutated in mutated_values(sound, 400, seed=1)]
-    lines += mutated_bytes(json.dumps(sound, ensure_ascii=False).encode(), 300, seed=2)
-    (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
-    documents, problems = outcomes("jsonl", tmp_path / "x.jsonl", "train", "x.jsonl line ")
-    assert documents > 50
-    assert problems > 200

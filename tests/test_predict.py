@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
 from layoutner.cli import main
 from layoutner.config.errors import UserError
@@ -32,6 +32,7 @@ from layoutner.inference.predict import to_page
 from layoutner.training.evaluate import WordLabel
 from layoutner.training.world import World
 from tests.conftest import ROOT, free_port, launch
+from tests.tiny_families import make_export
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 LABELS = LabelSet("BIO", ("SENDER", "TOTAL"))
@@ -41,18 +42,7 @@ LAYOUTNER = Path(sys.executable).parent / "layoutner"
 @pytest.fixture(scope="module")
 def model(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model as `layoutner export` leaves one: it labels at random, and the same always."""
-    folder = tmp_path_factory.mktemp("models") / "layoutlm"
-    torch.manual_seed(5)
-    tags = dict(enumerate(LABELS.tags))
-    config = AutoConfig.from_pretrained(checkpoints["layoutlm"], id2label=tags)
-    network = AutoModelForTokenClassification.from_config(config)
-    network.classifier.weight.data.normal_(0, 2)
-    network.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(checkpoints["layoutlm"]).save_pretrained(folder)
-    preprocessing = {"family": "layoutlm", "scheme": "BIO", "labels": LABELS.tags, "max_length": 64, "stride": 16}
-    preprocessing |= {"box_level": "word", "images": "ignore"}
-    (folder / "layoutner.json").write_text(json.dumps(preprocessing))
-    return folder
+    return make_export(checkpoints["layoutlm"], tmp_path_factory.mktemp("models"), LABELS.tags)
 
 
 def page(name: str, words: list[str], **more: object) -> dict[str, Any]:
@@ -185,6 +175,15 @@ def test_a_mistake_in_the_options_is_found_at_once(
 ) -> None:
     code, _, err = call(capsys, "predict", "--model", model, *arguments)
     assert (code, message in err) == (2, True)
+
+
+def test_a_standard_input_that_is_empty_or_closed_is_said(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stdin, what in ((TextIOWrapper(BytesIO()), "holds no document"), (None, "is closed")):
+        message = f"standard input{':' if stdin else ''} {what}"
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert call(capsys, "predict", "-", "--model", model) == (2, "", f"layoutner: error: {message}\n")
 
 
 def test_the_format_is_guessed_where_it_is_plain(tmp_path: Path) -> None:
@@ -433,7 +432,7 @@ def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
         "d2: has no page image",
     ]
     assert labeller.evaluate(documents, "test", 8, lost.extend).counts["documents"] == 2
-    with pytest.raises(UserError, match=r"1 document\(s\) lack the page image that the model takes:\n  - d1: page"):
+    with pytest.raises(UserError, match=r"1 document\(s\) lack the page image that the model takes: d1: page"):
         labeller.label(documents, 8, take)
 
 

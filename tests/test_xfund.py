@@ -11,7 +11,6 @@ from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
-from tests.mutations import mutated_bytes, mutated_values, outcomes
 
 
 def read(path: Path, role: str = "train") -> list[Document]:
@@ -105,16 +104,3 @@ def test_a_broken_document_is_a_problem_and_the_others_go_on(tmp_path: Path) -> 
     assert "zh.train.json document 5: '../../secret.png' leads out of" in text
     settings = DataSettings(format="xfund", bad_pages="skip")
     assert [document.name for document in read_documents(settings, file, "train")] == ["a", "g"]
-
-
-def test_mutated_files_end_in_documents_or_problems(tmp_path: Path) -> None:
-    file = tmp_path / "zh.train.json"
-    value = {"lang": "zh", "documents": [form("a"), form("b")]}
-    counts = [0, 0]
-    contents = [json.dumps(mutated).encode() for mutated in mutated_values(value, 250, seed=1)]
-    contents += mutated_bytes(json.dumps(value, ensure_ascii=False).encode(), 250, seed=2)
-    for content in contents:
-        file.write_bytes(content)
-        for index, count in enumerate(outcomes("xfund", file, "train", "zh.train.json")):
-            counts[index] += count
-    assert min(counts) > 100

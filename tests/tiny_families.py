@@ -1,12 +1,15 @@
 """An untrained network of one or two layers for every family, with a tokenizer of the kind that family has."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BrosConfig,
     BrosForTokenClassification,
@@ -92,6 +95,29 @@ def make_tiny(folder: Path, forms: Path, wordpiece: Path) -> dict[str, Path]:
         folder / "layoutlmv3"
     )
     return {family: folder / family for family in FAMILIES}
+
+
+def make_export(checkpoint: Path, folder: Path, tags: list[str], images: str = "ignore") -> Path:
+    """An untrained model as `layoutner export` leaves one: it labels at random, and the same always.
+
+    Args:
+        checkpoint: a folder of one of the families, named after it.
+        images: "use" or "ignore", as layoutner.json has it.
+    """
+    out = folder / checkpoint.name
+    torch.manual_seed(5)
+    config = AutoConfig.from_pretrained(checkpoint, id2label=dict(enumerate(tags)))
+    network = AutoModelForTokenClassification.from_config(config)
+    for name, weight in network.classifier.named_parameters():
+        if name.endswith("weight"):
+            weight.data.normal_(0, 2)
+    network.save_pretrained(out)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(out)
+    if images == "use":
+        shutil.copy(checkpoint / "preprocessor_config.json", out)
+    preprocessing = {"family": checkpoint.name, "scheme": "BIO", "labels": tags, "max_length": 64, "stride": 16}
+    (out / "layoutner.json").write_text(json.dumps({**preprocessing, "box_level": "word", "images": images}))
+    return out
 
 
 def _byte_level_bpe(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:

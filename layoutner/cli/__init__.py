@@ -93,7 +93,12 @@ def _run(arguments: list[str]) -> None:
             "--fix",
             "--all",
         ]
-        raise UserError(f"unknown argument {strangers[0]}: {did_you_mean(strangers[0].partition('=')[0], known)}")
+        name = strangers[0].partition("=")[0]
+        if name in known:
+            raise UserError(
+                f"{strangers[0]}: `layoutner {options.command}` does not take it; --help lists what it takes"
+            )
+        raise UserError(f"unknown argument {strangers[0]}: {did_you_mean(name, known)}")
     COMMANDS[options.action if options.command == "config" else options.command](options)
 
 

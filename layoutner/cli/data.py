@@ -19,14 +19,14 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     check = actions.add_parser("check", help="count what there is and list what is wrong; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
-    for key in ("format", "labels", "fix", "max_length", "stride"):
+    for key in ("format", "labels", "fix", "box_level", "max_length", "stride"):
         field = DataSettings.model_fields[key]
         check.add_argument(
             f"--data.{key}",
             *([f"--{key}"] if key in ("labels", "fix") else []),
             dest=f"data.{key}",
             metavar=None if get_args(field.annotation)[1:] and key != "labels" else "VALUE",
-            choices=get_args(field.annotation) if key in ("format", "fix") else None,
+            choices=get_args(field.annotation) if key in ("format", "fix", "box_level") else None,
             help=(field.description or "") + ("" if field.default is None else f" (default: {field.default})"),
         )
     check.add_argument(

@@ -24,7 +24,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument(
-            "where", nargs="?", metavar="INPUT", help="folder or file of documents; - = jsonl on stdin"
+            "where", nargs="?", metavar="INPUT", help="folder, file or hub name of documents; - = jsonl on stdin"
         )
         command.add_argument("--input", metavar="INPUT", help="the same")
         command.add_argument("--model", type=Path, required=True, help="folder made by `layoutner export`")

@@ -13,7 +13,7 @@ class NoSplitError(UserError):
 
 
 def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
-    """Raise one UserError that lists every problem of one input; do nothing when there is none.
+    """Raise one UserError that lists every problem of one input, in one line where it is one; nothing where it is none.
 
     Args:
         what: a heading such as "12 problems in /data/funsd".
@@ -22,6 +22,8 @@ def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
     """
     if not problems:
         return
+    if len(problems) == 1:
+        raise UserError(f"{what}: {problems[0]}")
     lines = [f"  - {problem}" for problem in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  ... and {len(problems) - shown} more")

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from layoutner.config.errors import NoSplitError, UserError
 from layoutner.config.settings import DataSettings
-from layoutner.data.corpus import labels_file
+from layoutner.data.corpus import checked, labels_file
 from layoutner.data.document import Document
 from layoutner.data.duplicates import find_pairs
 from layoutner.data.labels import read_labels, to_spans
-from layoutner.data.page import Page, Problem, Tally, to_document
+from layoutner.data.page import Page, Problem, Tally
 from layoutner.data.readers import READERS, ROLES
 from layoutner.data.windows import Windower
 
@@ -187,7 +187,10 @@ def check(settings: DataSettings, path: Path, role: str | None, windower: Window
 
 def _read_all(settings: DataSettings, path: Path) -> dict[str, Split]:
     if path.is_file():
-        return {WHOLE: _read(settings, path, "train")}
+        whole = _read(settings, path, "train")
+        if not whole.documents and not whole.problems:
+            raise UserError(f"{path}: holds no document")
+        return {WHOLE: whole}
     splits: dict[str, Split] = {}
     failures: list[UserError] = []
     for role in ROLES:
@@ -213,15 +216,12 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
     """
     split = Split()
     for page in _pages(settings, path, role, split):
-        if isinstance(page, Problem):
-            split.problems.append(page)
-            split.unusable += 1
-            continue
-        document, problems = to_document(page, settings.fix, split.tally)
+        document, problems = checked(page, settings, split.tally)
         split.problems += problems
         if document is None:
             split.unusable += 1
         else:
+            assert isinstance(page, Page), "a Problem is no document"
             split.documents.append(document)
             split.sources.append(page.source)
     return split

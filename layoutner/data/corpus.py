@@ -8,7 +8,7 @@ from layoutner.config.errors import UserError, raise_gathered
 from layoutner.config.settings import DataSettings
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet, labels_of, read_labels
-from layoutner.data.page import Problem, Tally, to_document
+from layoutner.data.page import Page, Problem, Tally, to_document
 from layoutner.data.readers import READERS
 from layoutner.data.splits import fold, leaks, split
 
@@ -93,19 +93,24 @@ def stream(
     if settings.format != "hub" and not path.exists():
         raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
     for page in READERS[settings.format](path, role):
-        if isinstance(page, Problem):
-            document, problems = None, [page]
-        else:
-            document, problems = to_document(page, settings.fix, tally)
-            if document is not None and settings.box_level == "segment" and document.segments is None:
-                what = "data.box_level = segment needs lines or fields, and this page has none; take word"
-                document, problems = None, [Problem(page.source, "no segments", what)]
+        document, problems = checked(page, settings, tally)
         if document is not None:
             yield document
         elif settings.bad_pages == "skip":
-            tally.skip(problems[0])
+            tally.skip(next(problem for problem in problems if problem.fatal))
         else:
             yield problems
+
+
+def checked(page: Page | Problem, settings: DataSettings, tally: Tally) -> tuple[Document | None, list[Problem]]:
+    """What a reader yields, as a document (None where a problem stops a run) and its problems; see `to_document`."""
+    if isinstance(page, Problem):
+        return None, [page]
+    document, problems = to_document(page, settings.fix, tally)
+    if document is not None and settings.box_level == "segment" and document.segments is None:
+        what = "data.box_level = segment needs lines or fields, and this page has none; take word"
+        return None, [*problems, Problem(page.source, "no segments", what)]
+    return document, problems
 
 
 def read_documents(

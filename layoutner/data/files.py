@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from PIL import Image
 from layoutner.config.errors import UserError
 
 LARGEST_PAGE = 64 * 2**20  # bytes of one page's text file; real ones take thousands
+# Of the many that Pillow knows; among the others are EPS, for which it starts another program.
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 
 
 def read_text(path: Path, largest: int = LARGEST_PAGE) -> str:
@@ -25,7 +29,7 @@ def read_text(path: Path, largest: int = LARGEST_PAGE) -> str:
         if not path.is_file():
             raise UserError(f"{path}: cannot be read: {'not a file' if path.exists() else 'no such file'}")
         if (size := path.stat().st_size) > largest:
-            raise UserError(f"{path}: cannot be read: {size / 2**20:.0f} MiB is more than {largest / 2**20:.0f} MiB")
+            raise UserError(f"{path}: cannot be read: its {size:,} bytes are more than {largest:,}")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -46,19 +50,31 @@ def read_json(path: Path, largest: int = LARGEST_PAGE) -> Any:
         raise UserError(f"{path}: not JSON: {error}") from None
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image in pixels, from its header.
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image of which only the header is read yet.
 
     Raises:
-        UserError: missing, not an image, or so large that unpacking it would take the memory (a decompression bomb).
+        UserError: missing, not an image, damaged as far as it is read, or so large that unpacking it would take the
+            memory (a decompression bomb).
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"page image {path}: {error}") from None
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
+                yield image
+    except Exception as error:  # whatever a decoder trips over in damaged bytes, there is no image to be had
+        raise UserError(f"page image {path}: {error or type(error).__name__}") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image in pixels, from its header.
+
+    Raises:
+        UserError: as `open_image`.
+    """
+    with open_image(path) as image:
+        return image.size
 
 
 def inside(folder: Path, name: str) -> Path:

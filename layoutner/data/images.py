@@ -1,6 +1,5 @@
 """Page images: from the file to the pixels that a network sees."""
 
-import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -9,9 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from layoutner.config.errors import UserError
-from layoutner.data.document import Document
-from layoutner.data.files import image_size
+from layoutner.data.files import open_image
 
 KEPT_PAGES = 2048  # of 150 KB each at 224 x 224 pixels: 300 MB a rank
 
@@ -62,21 +59,5 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         UserError: missing, no image, damaged, or so large that unpacking it would take the memory.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.convert("RGB")
-    except Exception as error:  # whatever a decoder trips over in damaged bytes, there is no image to be had
-        raise UserError(f"page image {path}: {error or type(error).__name__}") from None
-
-
-def image_problem(document: Document) -> str | None:
-    """What keeps a network from seeing the page, as far as the image's header tells; None if nothing does."""
-    if document.image is None:
-        return f"{document.name}: has no page image"
-    try:
-        image_size(document.image)
-    except UserError as error:
-        return f"{document.name}: {error}"
-    return None
+    with open_image(path) as image:
+        return image.convert("RGB")

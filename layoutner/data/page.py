@@ -14,6 +14,8 @@ from layoutner.data.labels import Span, to_spans, to_tags
 
 Fix = Literal["none", "clamp", "drop"]
 
+LONGEST_MESSAGE = 1000  # characters
+
 
 class Problem(NamedTuple):
     """Something wrong with one page or one word."""
@@ -27,7 +29,10 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         where = "" if self.word is None else f"word {self.word} {self.text!r}: "
-        return f"{self.source}: {where}{self.what}"
+        line = f"{self.source}: {where}{self.what}"
+        # Words and labels of a damaged file may be megabytes, or move the cursor of a terminal.
+        line = "".join(letter if letter.isprintable() else "?" for letter in line[:LONGEST_MESSAGE])
+        return line if len(line) < LONGEST_MESSAGE else f"{line} ..."
 
 
 class Word(NamedTuple):

@@ -58,4 +58,4 @@ def documents(settings: DataSettings, path: Path, split: str, tally: Tally) -> I
             count += 1
             yield found
     if not count and not tally.skipped:
-        raise UserError(f"--input {path}: holds no document")
+        raise UserError(f"{'standard input' if path == STDIN else f'--input {path}'}: holds no document")

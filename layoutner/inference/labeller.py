@@ -23,6 +23,7 @@ from layoutner.model.loading import demand_packages, open_pages, open_tokenizer
 from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
 from layoutner.training.folder import PREPROCESSING_FILE
 from layoutner.training.metrics import Scores
+from layoutner.training.page_images import image_problems
 from layoutner.training.world import World
 
 # What is read at a time, to be sorted by length and shared out. Not a matter of ranks: the same chunks on any number.
@@ -154,33 +155,11 @@ class Labeller:
         while chunk := self.world.on_main(lambda: _next_chunk(source)):
             if self.pages is None:
                 yield chunk
-            elif problems := self._image_problems(chunk, self.pages):
+            elif problems := image_problems(chunk, self.pages, self.world):
                 self.world.on_main(partial(lost, list(problems.values())))
                 yield [document for index, document in enumerate(chunk) if index not in problems]
             else:
                 yield chunk
-
-    def _image_problems(self, chunk: list[Document], pages: PageImages) -> dict[int, Problem]:
-        """{document: what keeps the network from seeing it}, on every rank; each rank opens its share."""
-        found: dict[int, Problem] = {}
-        for index in range(self.world.rank, len(chunk), self.world.size):
-            if what := _image_problem(chunk[index].image, pages):
-                found[index] = Problem(chunk[index].name, "no page image", what)
-        shares = self.world.gather(found) or []
-        merged = {index: problem for share in shares for index, problem in share.items()}
-        result: dict[int, Problem] = self.world.from_main(dict(sorted(merged.items())))
-        return result
-
-
-def _image_problem(image: Path | None, pages: PageImages) -> str | None:
-    """What keeps the network from seeing a page; its picture, resized, is kept for the forward."""
-    if image is None:
-        return "has no page image"
-    try:
-        pages.pixels([image])
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _next_chunk(source: Iterator[Document]) -> list[Document]:

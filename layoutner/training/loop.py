@@ -20,6 +20,7 @@ from layoutner.training.engine import Engine, Step, require_dtype
 from layoutner.training.evaluate import evaluate
 from layoutner.training.folder import open_folder, save_skeleton
 from layoutner.training.metrics import Scores
+from layoutner.training.page_images import demand_images
 from layoutner.training.plan import Plan, make_plan
 from layoutner.training.tracking import open_tracker
 from layoutner.training.world import World
@@ -37,6 +38,9 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
         UserError: anything the user can mend.
     """
     plan = world.agree(lambda: _plan(settings, world))
+    if plan.checkpoint.pages is not None:
+        documents = [*plan.corpus.train, *plan.corpus.eval, *plan.corpus.test]
+        demand_images(documents, plan.checkpoint.pages, world)
     run = settings.run
     resumed = world.on_main(lambda: checkpoints.to_resume(settings, plan.shape))
     world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, world))

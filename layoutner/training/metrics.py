@@ -34,8 +34,9 @@ class Scores:
         rows = [(kind, s["precision"], s["recall"], s["f1"], int(s["entities"])) for kind, s in self.by_entity.items()]
         rows.append(("all", self.precision, self.recall, self.f1, self.counts["entities"]))
         lines = [f"{self.split}: {self.counts['documents']} documents, {self.counts['words']} words, {self.scheme}"]
-        lines.append(f"  {'':12} {'precision':>9} {'recall':>9} {'f1':>9} {'entities':>9}")
-        lines += [f"  {kind:12} {p:9.4f} {r:9.4f} {f:9.4f} {n:9d}" for kind, p, r, f, n in rows]
+        width = max(12, *(len(kind) for kind, *_ in rows))
+        lines.append(f"  {'':{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'entities':>9}")
+        lines += [f"  {kind:{width}} {p:9.4f} {r:9.4f} {f:9.4f} {n:9d}" for kind, p, r, f, n in rows]
         return "\n".join(lines)
 
 

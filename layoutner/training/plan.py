@@ -12,7 +12,6 @@ from layoutner.config.settings import Settings
 from layoutner.data.batches import share, step_windows
 from layoutner.data.corpus import Corpus, read_corpus
 from layoutner.data.document import Document
-from layoutner.data.images import image_problem
 from layoutner.data.windows import Window, Windower
 from layoutner.model.families import FAMILIES
 from layoutner.model.loading import Checkpoint, open_checkpoint
@@ -142,7 +141,7 @@ def cut_windows(settings: Settings) -> tuple[Corpus, Checkpoint, dict[str, list[
     roles = ("train", "eval", "test")
     if checkpoint.pages is not None:
         documents = [document for role in roles for document in getattr(corpus, role)]
-        problems = [problem for document in documents if (problem := image_problem(document))]
+        problems = [f"{document.name}: has no page image" for document in documents if document.image is None]
         raise_gathered(
             f"{len(problems)} of {len(documents)} documents lack a page image that {checkpoint.family} takes "
             "(model.images = ignore does without, if the family can)",

@@ -34,7 +34,8 @@ def _annotation_files(path: Path, role: str) -> list[Path]:
     if not (path / "annotations").is_dir():
         there = [name for name in SPLITS.values() if (path / name / "annotations").is_dir()]
         if not there:
-            raise UserError(f"{path}: not a FUNSD folder: it has neither annotations/ nor training_data/annotations/")
+            what = "it has neither annotations/ nor training_data/annotations/; data.format names other formats"
+            raise UserError(f"{path}: not a FUNSD folder: {what}")
         if SPLITS.get(role) not in there:
             raise NoSplitError(
                 f"{path}: holds {' and '.join(there)}, none of them for data.{role}; name one of them in full"

@@ -13,6 +13,7 @@ once, by the digest of its bytes.
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         import datasets
     except ImportError:
         raise UserError("data.format = hub needs the package datasets: pip install 'layoutner[hub]'") from None
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs of a damaged file is raised below as well
     # The library raises what its parts raise: of Arrow, of the network, its own.
     try:
         dataset, split = _one_split(_load(path, datasets), path, role)

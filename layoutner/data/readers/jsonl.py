@@ -44,6 +44,8 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         UserError: nothing to read there.
     """
     if path == STDIN:
+        if sys.stdin is None:
+            raise UserError("standard input is closed")
         yield from _lines(sys.stdin.buffer, "stdin", Path())
         return
     for file in _files(path, role) if path.is_dir() else [path]:

@@ -16,7 +16,7 @@ How = Literal["exact", "other punctuation", "approximate"]
 # from the transcript by single characters (JLN for JIN), rarely by a whole word.
 TOLERANCE = 0.15
 SHORTEST = 8  # letters and digits of a value that is looked for approximately
-LARGEST_SEARCH = 4_000_000  # letters of the page times letters of the value: seconds; a real receipt takes 100,000
+LARGEST_SEARCH = 1_000_000  # letters of the page times letters of the value; a real receipt takes 100,000
 MOST_PLACES = 300  # of one value's characters on one page that are looked at; a real receipt has up to a hundred
 
 
@@ -150,7 +150,8 @@ def _goes_on(text: str, amount: bool) -> bool:
 
 def _amounts(text: str) -> list[Decimal]:
     """The numbers of a text that have a decimal point: 1,234.50 is 1234.5."""
-    return [Decimal(number.replace(",", "")) for number in re.findall(r"[0-9][0-9,]*\.[0-9]+", text)]
+    numbers = re.findall(r"[0-9][0-9,]*+(?:\.[0-9]+)?", text)  # whole ones too, so that none is begun on twice
+    return [Decimal(number.replace(",", "")) for number in numbers if "." in number]
 
 
 def _approximate(text: _Text, pattern: str) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from layoutner.config.errors import UserError, first_line
-from layoutner.data.files import image_size
+from layoutner.data.files import IMAGE_FORMATS, image_size
 from layoutner.data.page import Page, Problem, Word
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
@@ -59,7 +59,7 @@ def _files(folder: Path) -> list[Path]:
 def _pages(file: Path, pytesseract: Any) -> Iterator[Page | Problem]:
     """The pages of one file. Beyond its header, a broken image may make Pillow raise nearly anything."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
             # A photo may hold a preview, and a GIF may move; only in a TIFF is a second picture a second page.
             frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
             for number in range(frames):

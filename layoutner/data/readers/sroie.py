@@ -13,7 +13,7 @@ from layoutner.data.readers.splits import split_folder
 
 SPLITS = {"train": "train", "test": "test"}
 SIZES = "page_sizes.tsv"
-LARGEST_FILE = 2**20  # bytes of one receipt's lines; real ones take thousands
+LARGEST_FILE = 2**16  # bytes of one receipt's lines, and of its values; real ones take up to 7,000
 
 
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
@@ -109,7 +109,7 @@ def _words(line: str, number: int, file: Path) -> Iterator[Word]:
 
 
 def _values(file: Path) -> dict[str, str]:
-    values: Any = read_json(file)
+    values: Any = read_json(file, LARGEST_FILE)
     if not isinstance(values, dict):
         raise UserError(f"{file}: not an object of key values but {type(values).__name__}")
     for key in RULES:

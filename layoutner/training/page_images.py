@@ -1,0 +1,44 @@
+"""Page images that cannot be read, found by all ranks together before any of them needs one."""
+
+from collections.abc import Sequence
+
+from layoutner.config.errors import UserError, raise_gathered
+from layoutner.data.document import Document
+from layoutner.data.images import PageImages
+from layoutner.data.page import Problem
+from layoutner.training.world import World
+
+
+def demand_images(documents: Sequence[Document], pages: PageImages, world: World) -> None:
+    """Read every page image whole, once: a torn one met in a step would stop its rank and leave the others waiting.
+
+    All ranks call it, and each reads its share. What was read is kept as `PageImages` says.
+
+    Raises:
+        UserError: pages whose image is lacking, all of them by name, the same on every rank.
+    """
+    problems = image_problems(documents, pages, world)
+    what = f"{len(problems)} of {len(documents)} documents have a page image that cannot be read"
+    raise_gathered(what, [str(problem) for problem in problems.values()])
+
+
+def image_problems(documents: Sequence[Document], pages: PageImages, world: World) -> dict[int, Problem]:
+    """Index of a document -> what keeps the network from seeing it, on every rank; each rank reads its share."""
+    found: dict[int, Problem] = {}
+    for index in range(world.rank, len(documents), world.size):
+        if what := _problem(documents[index], pages):
+            found[index] = Problem(documents[index].name, "no page image", what)
+    shares = world.gather(found) or []
+    merged = {index: problem for share in shares for index, problem in share.items()}
+    result: dict[int, Problem] = world.from_main(dict(sorted(merged.items())))
+    return result
+
+
+def _problem(document: Document, pages: PageImages) -> str | None:
+    if document.image is None:
+        return "has no page image"
+    try:
+        pages.pixels([document.image])
+    except UserError as error:
+        return str(error)
+    return None
