@@ -1,23 +1,63 @@
 #!/usr/bin/env bash
-# One training run as a Slurm job; what follows the script's name is handed to `layoutner train` as it stands:
+# A training run as a Slurm job; what follows the script's name is handed to `layoutner train` as it stands:
 #
-#   sbatch --gpus-per-node=4 slurm/train.sh --config funsd-layoutlm-base --data.train data/funsd
+#   sbatch --nodes=2 --gpus-per-node=4 slurm/train.sh --config funsd-layoutlm-base --data.train data/funsd
 #
-# Submit from the activated virtual environment and from the folder that relative paths start from. On every node
-# one task starts a process for each of the node's GPUs (without GPUs: for each of the task's CPUs).
+# Submit from the activated virtual environment and from the folder that relative paths start from. Every GPU gets a
+# process of its own (without GPUs: every CPU of --cpus-per-task). Before the time limit, and when the job is
+# preempted, the run saves, and the job is put back into the queue, where it goes on from there.
+# slurm/README.md says how to adapt partition, account and container.
 #SBATCH --job-name=layoutner
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=USR1@120
 set -euo pipefail
 
-processes=${SLURM_GPUS_ON_NODE:-${SLURM_CPUS_PER_TASK:-1}}
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-# Jobs that share a node differ in their id, so in their port.
-port=$((20000 + SLURM_JOB_ID % 20000))
+gpus=${SLURM_GPUS_ON_NODE:-0}
+if [ "$gpus" -gt 0 ]; then
+  tasks=$gpus
+  cpus=$((SLURM_CPUS_ON_NODE / gpus))
+  if [ "$cpus" -eq 0 ]; then
+    echo "train.sh: $SLURM_CPUS_ON_NODE CPUs for $gpus GPUs a node: ask for more, as in sbatch --cpus-per-gpu=8" >&2
+    exit 2
+  fi
+else
+  tasks=${SLURM_CPUS_PER_TASK:-1}
+  cpus=1
+fi
 
-# srun has not taken over --cpus-per-task from sbatch since Slurm 22.05.
-exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" python -m torch.distributed.run \
-  --nnodes "$SLURM_NNODES" --nproc-per-node "$processes" \
-  --rdzv-backend c10d --rdzv-endpoint "$head:$port" --rdzv-id "$SLURM_JOB_ID" \
-  -m layoutner train "$@"
+# Where the ranks meet: the first node, on a port that is free on it now. Slurm runs this script on that node.
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+export MASTER_ADDR MASTER_PORT
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus}
+export WANDB_MODE=${WANDB_MODE:-offline} # compute nodes seldom reach the network; `wandb sync` sends it later
+
+# In an array of slurm/sweep.sh each task takes one of the values, and a run folder of its own.
+if [ -n "${SWEEP_KEY:-}" ]; then
+  IFS=, read -ra values <<<"$SWEEP_VALUES"
+  value=${values[$SLURM_ARRAY_TASK_ID]}
+  set -- "$@" "--$SWEEP_KEY=$value" "--run.output_dir=$SWEEP_DIR/$SWEEP_KEY-$value"
+fi
+
+# A job that was put back goes on where it saved, whatever was said at first.
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+  set -- "$@" --run.resume=auto
+fi
+
+# One task a rank. Rank 0 writes to the job's log, every other rank to one of its own beside it.
+# shellcheck disable=SC2016  # the ranks expand it
+rank='export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=$SLURM_TASKS_HERE
+if [ "$RANK" -gt 0 ]; then exec >>"$SLURM_JOB_NAME-$SLURM_JOB_ID-rank$RANK.log" 2>&1; fi
+exec python -u -m layoutner train "$@"'
+code=0
+SLURM_TASKS_HERE=$tasks srun --kill-on-bad-exit=1 --ntasks-per-node="$tasks" --ntasks=$((tasks * SLURM_NNODES)) \
+  --cpus-per-task="$cpus" bash -c "$rank" rank "$@" || code=$?
+
+# 75: the run has saved and wants to go on.
+if [ "$code" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID" || echo "train.sh: the job was not put back (cancelled?); submit it again" >&2
+fi
+exit "$code"

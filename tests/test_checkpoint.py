@@ -1,38 +1,66 @@
-"""What counts as a checkpoint, and which one is taken."""
+"""What counts as a checkpoint, which one is taken, and what happens to torn, altered and unwritable ones."""
 
 import json
-from dataclasses import asdict
+import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import load
-from layoutner.inference.export import chosen_checkpoint
-from layoutner.training.checkpoint import TrainState, checkpoint_path, complete_checkpoints, read_state, to_resume
+from layoutner.inference.export import chosen_checkpoint, export
+from layoutner.training.checkpoint import (
+    Identity,
+    TrainState,
+    _write,
+    changes,
+    checkpoint_path,
+    complete_checkpoints,
+    damage,
+    read_state,
+    to_resume,
+)
 
-SHAPE: dict[str, object] = {"ranks": 2, "zero_stage": 0}
+IDENTITY = Identity(meaning={"seed": 1}, settings={"optimizer": {"lr": 0.1}, "run": {"resume": "never"}}, ranks=2)
 
 
-def checkpoint(run: Path, step: int, best: int | None = None) -> Path:
-    folder = checkpoint_path(run, step)
-    folder.mkdir(parents=True)
-    (folder / "state.json").write_text(json.dumps({**asdict(TrainState(step, best, 0.5, 1.0)), **SHAPE}))
-    return folder
+def checkpoint(run: Path, step: int, best: int | None = None, keep: int = 0) -> Path:
+    """Write one as rank 0 does."""
+    tensors = {"weight": torch.full((3,), float(step))}
+    state = TrainState(step, best, 0.5, 1.0)
+    record = {"state": vars(state), "engine": {}, **vars(IDENTITY)}
+    _write(run, state, tensors, {"master/weight": tensors["weight"]}, record, keep)
+    return checkpoint_path(run, step)
 
 
-def resumed(run: Path, resume: str, shape: dict[str, object] = SHAPE) -> Path | None:
-    return to_resume(load(None, {"run": {"output_dir": str(run), "resume": resume}}), shape)
+def resumed(run: Path, resume: str, identity: Identity = IDENTITY) -> Path | None:
+    return to_resume(load(None, {"run": {"output_dir": str(run), "resume": resume}}), identity)
 
 
-def test_a_checkpoint_is_complete_under_its_own_name_with_its_state(tmp_path: Path) -> None:
+def names(run: Path) -> list[str]:
+    return [folder.name for folder in complete_checkpoints(run)]
+
+
+def test_a_checkpoint_is_complete_when_its_manifest_says_so(tmp_path: Path) -> None:
     checkpoint(tmp_path, 2)
     checkpoint(tmp_path, 1_000_000)
     checkpoint(tmp_path, 30)
-    (tmp_path / "checkpoints" / "step-000099").mkdir()  # no state: torn
+    (tmp_path / "checkpoints" / "step-000099").mkdir()  # no manifest: torn
     (tmp_path / "checkpoints" / ".step-000100.partial").mkdir()
     (tmp_path / "checkpoints" / "step-old").mkdir()
-    assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["step-000002", "step-000030", "step-1000000"]
+    assert names(tmp_path) == ["step-000002", "step-000030", "step-1000000"]
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-000030\n"
+    assert damage(checkpoint_path(tmp_path, 30)) is None
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 7):
+        checkpoint(tmp_path, step, best=2 if step > 1 else None, keep=2)
+    assert names(tmp_path) == ["step-000002", "step-000005", "step-000006"]
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_auto_takes_the_newest_or_starts_afresh(tmp_path: Path) -> None:
@@ -46,6 +74,40 @@ def test_auto_takes_the_newest_or_starts_afresh(tmp_path: Path) -> None:
         resumed(tmp_path, str(checkpoint_path(tmp_path, 3)))
 
 
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("harm", ["cut", "gone", "altered"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    file: str, harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older, newer = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    path = newer / file
+    content = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with caplog.at_level(logging.WARNING):
+        assert resumed(tmp_path, "auto") == older
+    assert f"{newer} is damaged" in caplog.text
+    with pytest.raises(UserError, match="not a complete layoutner checkpoint"):
+        resumed(tmp_path, str(newer))
+    # Nothing is lost for what goes on: the same step is written again over the damaged one.
+    assert resumed(tmp_path, "must") == older
+    checkpoint(tmp_path, 2)
+    assert resumed(tmp_path, "must") == newer
+
+
+def test_nothing_but_damaged_checkpoints_is_not_a_fresh_start(tmp_path: Path) -> None:
+    (checkpoint(tmp_path, 1) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
+        resumed(tmp_path, "auto")
+
+
 def test_resume_is_fatal_when_asked_for_and_not_to_be_had(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no complete checkpoint"):
         resumed(tmp_path, "must")
@@ -54,8 +116,32 @@ def test_resume_is_fatal_when_asked_for_and_not_to_be_had(tmp_path: Path) -> Non
     checkpoint(tmp_path, 1)
     with pytest.raises(UserError, match="the newest step-000001: run.resume = auto goes on"):
         resumed(tmp_path, "never")
-    with pytest.raises(UserError, match="ranks = 2 there, 4 here"):
-        resumed(tmp_path, "auto", {**SHAPE, "ranks": 4})
+    with pytest.raises(UserError, match="seed = 1 there, 2 here"):
+        resumed(tmp_path, "auto", Identity({"seed": 2}, {}, 2))
+
+
+def test_what_has_changed_is_listed() -> None:
+    saved: dict[str, Any] = vars(IDENTITY)
+    assert changes(saved, IDENTITY) == []
+    now = Identity({"seed": 1}, {"optimizer": {"lr": 0.2}, "run": {"resume": "auto"}}, ranks=3)
+    assert changes(saved, now) == ["ranks 2 -> 3", "optimizer.lr 0.1 -> 0.2"]
+
+
+@pytest.mark.parametrize("what", ["full", "read-only"])
+def test_what_cannot_be_written_leaves_what_was_there(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(tmp_path, 1)
+
+    def fail(path: Path) -> None:
+        raise OSError(28, "No space left on device") if what == "full" else PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("layoutner.training.checkpoint._flush", fail)
+    with pytest.raises(UserError, match="could not be written.*the checkpoints before it are as they were"):
+        checkpoint(tmp_path, 2)
+    assert names(tmp_path) == ["step-000001"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["latest", "step-000001"]
+    assert damage(checkpoint_path(tmp_path, 1)) is None
 
 
 def test_the_best_checkpoint_is_exported_else_the_newest(tmp_path: Path) -> None:
@@ -68,8 +154,17 @@ def test_the_best_checkpoint_is_exported_else_the_newest(tmp_path: Path) -> None
     assert chosen_checkpoint(tmp_path).name == "step-000001"
 
 
-def test_a_state_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
-    (folder / "state.json").write_text('{"step": 1}')
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match="model.safetensors has other contents than were written"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 1)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     with pytest.raises(UserError, match="not a complete layoutner checkpoint"):
-        read_state(folder)
+        read_state(tmp_path)
+    assert json.loads((folder / "manifest.json").read_text())["files"].keys() == set(FILES) - {"manifest.json"}

@@ -85,7 +85,7 @@ def test_a_page_without_its_picture_is_named_before_training(checkpoints: dict[s
         data = {"format": "jsonl", "train": str(tmp_path / "pages.jsonl"), "max_length": "64", "stride": "0"}
         return cut_windows(load(None, {"model": model, "data": data}))[0]
 
-    with pytest.raises(UserError, match="1 of 2 documents lack .* layoutlmv3 takes [^-]*- unseen: has no page image"):
+    with pytest.raises(UserError, match="1 of 2 documents .*unseen: has no page image"):
         corpus("use")
     assert len(corpus("ignore").train) == 2
 

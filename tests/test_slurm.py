@@ -1,45 +1,198 @@
-"""slurm/train.sh on a real Slurm cluster."""
+"""slurm/train.sh on a real Slurm cluster of two nodes."""
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, launch
+
+Arguments = Callable[..., list[str]]
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+TWO_NODES = ["--nodes=2", "--cpus-per-task=1"]
+
+
+def slurm(*command: object) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, env=ENVIRONMENT, cwd=ROOT)
+    return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")
-def cluster() -> None:
-    """A cluster that answers; `.ci/run` starts one where it can."""
-    if shutil.which("sbatch") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
-        pytest.skip("no Slurm cluster answers (sbatch and sinfo)")
+def nodes() -> int:
+    """How many nodes answer; `.ci/run` starts a cluster where it can."""
+    if shutil.which("sbatch") is None:
+        pytest.skip("no Slurm (sbatch)")
+    done = subprocess.run(["sinfo", "--noheader", "--Node"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no Slurm cluster answers (sinfo)")
+    return len(done.stdout.splitlines())
 
 
-def submit(folder: Path, options: list[str], arguments: list[str]) -> tuple[int, str]:
-    """sbatch and wait: exit code of the job, and its log."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    command = ["sbatch", "--wait", f"--output={folder}/job.log", *options, str(ROOT / "slurm" / "train.sh"), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, timeout=240, capture_output=True, text=True, check=False)
-    log = folder / "job.log"
-    return done.returncode, log.read_text() if log.exists() else done.stderr
+@pytest.fixture(scope="module")
+def two_nodes(nodes: int) -> None:
+    if nodes < 2:
+        pytest.skip(f"the Slurm cluster has {nodes} node, and this needs two")
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_job_trains_on_two_processes(train_arguments: Callable[..., list[str]], forms: Path, tmp_path: Path) -> None:
+class Job:
+    """A submitted run."""
+
+    def __init__(self, folder: Path, options: list[str], arguments: list[str]) -> None:
+        self.log = folder / "job.log"
+        command = ["sbatch", "--parsable", "--chdir", folder, f"--output={self.log}", *options]
+        self.id = slurm(*command, ROOT / "slurm" / "train.sh", *arguments)
+
+    def field(self, name: str) -> str:
+        found = re.search(rf"\b{name}=(\S+)", slurm("scontrol", "show", "job", self.id))
+        assert found is not None
+        return found[1]
+
+    def wait(self, *states: str, seconds: float = 200) -> str:
+        deadline = time.monotonic() + seconds
+        while (state := self.field("JobState")) not in states:
+            assert time.monotonic() < deadline, f"job {self.id} is {state}\n{self.text()[-3000:]}"
+            time.sleep(0.5)
+        return state
+
+    def wait_for_step(self, run: Path, step: int) -> None:
+        deadline = time.monotonic() + 150
+        while not any(row["step"] >= step for row in metrics(run)):
+            assert time.monotonic() < deadline, self.text()[-3000:]
+            assert self.field("JobState") in ("PENDING", "CONFIGURING", "RUNNING"), self.text()[-3000:]
+            time.sleep(0.1)
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+@pytest.fixture
+def submit(tmp_path: Path) -> Iterator[Callable[[list[str], list[str]], Job]]:
+    jobs = []
+
+    def submit_one(options: list[str], arguments: list[str]) -> Job:
+        jobs.append(Job(tmp_path, options, arguments))
+        return jobs[-1]
+
+    yield submit_one
+    for job in jobs:
+        subprocess.run(["scancel", "--signal=KILL", "--full", job.id], capture_output=True, check=False)
+        subprocess.run(["scancel", job.id], capture_output=True, check=False)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def ranks_of(run: Path) -> list[int]:
+    """Process ids of the ranks that train this run, the main process of each first in line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"layoutner" in command and any(str(run).encode() in part for part in command):
+            found.append(int(process.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_nodes")
+def test_a_job_trains_on_two_nodes(submit: Any, train_arguments: Arguments, forms: Path, tmp_path: Path) -> None:
     run = tmp_path / "a run"  # a space must survive the way through sbatch and srun
-    code, log = submit(tmp_path, ["--cpus-per-task=2"], train_arguments(run, data__test=forms))
-    assert code == 0, log[-3000:]
+    job = submit(TWO_NODES, train_arguments(run, data__test=forms))
+    job.wait("COMPLETED")
     assert json.loads((run / "environment.json").read_text())["world_size"] == 2
     assert json.loads((run / "scores.json").read_text())["split"] == "test"
+    assert (tmp_path / f"layoutner-{job.id}-rank1.log").exists()
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_mistake_fails_the_job_and_is_said(train_arguments: Callable[..., list[str]], tmp_path: Path) -> None:
-    code, log = submit(tmp_path, ["--cpus-per-task=2"], train_arguments(tmp_path / "run", batch__micro_windows=3))
-    assert code != 0
-    assert "batch.micro_windows = 2 or 4" in log
+@pytest.mark.usefixtures("nodes")
+def test_a_mistake_fails_the_job_and_is_said(submit: Any, train_arguments: Arguments, tmp_path: Path) -> None:
+    job = submit(["--cpus-per-task=2"], train_arguments(tmp_path / "run", batch__micro_windows=3))
+    job.wait("FAILED")
+    assert "batch.micro_windows = 2 or 4" in job.text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_nodes")
+def test_a_preempted_job_goes_on_as_if_nothing_had_happened(
+    submit: Any, train_arguments: Arguments, tmp_path: Path
+) -> None:
+    settings = {"schedule__max_steps": 300, "model__dropout": 0.1, "run__save_every": 0, "precision__dtype": "fp32"}
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    job = submit(TWO_NODES, train_arguments(run, **settings))
+    job.wait_for_step(run, 5)
+    slurm("scancel", "--signal=USR1", job.id)  # what --signal=USR1@120 sends before the time limit
+    deadline = time.monotonic() + 60
+    while job.field("Restarts") != "1" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    # Slurm keeps a requeued job back for two minutes.
+    deadline = time.monotonic() + 60
+    while job.field("JobState") == "COMPLETING" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    saved = sorted(folder.name for folder in (run / "checkpoints").glob("step-*"))
+    assert len(saved) == 1
+    slurm("scontrol", "update", f"JobId={job.id}", "StartTime=now")
+    job.wait("COMPLETED")
+    assert f"resumed from {run}/checkpoints/{saved[0]}" in job.text()
+    assert "SIGUSR1: saved after step" in job.text()  # the log was appended to
+
+    done = launch(["torchrun", "--nproc-per-node", 2, "-m", "layoutner", "train", *train_arguments(whole, **settings)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    computed = ("step", "train/loss", "train/lr", "train/grad_norm")
+    assert [[row[key] for key in computed] for row in metrics(run)] == [
+        [row[key] for key in computed] for row in metrics(whole)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_nodes")
+def test_a_killed_rank_ends_the_job(submit: Any, train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = submit(TWO_NODES, train_arguments(run, schedule__max_steps=100_000))
+    job.wait_for_step(run, 3)
+    victims = [pid for pid in ranks_of(run) if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes() + b"\0"]
+    start = time.monotonic()
+    os.kill(victims[0], signal.SIGKILL)
+    job.wait("FAILED", seconds=60)
+    assert time.monotonic() - start < 60
+    assert ranks_of(run) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_nodes")
+def test_scancel_saves_and_ends(submit: Any, train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = submit(TWO_NODES, train_arguments(run, schedule__max_steps=100_000))
+    job.wait_for_step(run, 3)
+    slurm("scancel", job.id)
+    job.wait("CANCELLED", seconds=60)
+    deadline = time.monotonic() + 60
+    while ranks_of(run) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert ranks_of(run) == []
+    assert list((run / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nodes")
+def test_a_sweep_is_one_run_a_value(train_arguments: Arguments, tmp_path: Path) -> None:
+    arguments = [a for a in train_arguments(tmp_path / "unused") if not a.startswith("--run.output_dir")]
+    options = ["--parsable", "--wait", "--chdir", tmp_path, "--cpus-per-task=1"]
+    slurm(ROOT / "slurm" / "sweep.sh", "run.seed", "1,2", tmp_path / "runs", *options, "--", *arguments)
+    first, second = (metrics(tmp_path / "runs" / f"run.seed-{seed}") for seed in (1, 2))
+    assert len(first) == len(second) == 6
+    assert first[0]["train/loss"] != second[0]["train/loss"]

@@ -1,12 +1,8 @@
 """Whole runs through the real launchers: what they write, what they compute, how they fail."""
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -178,8 +174,8 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
     # At such a learning rate nothing changes: the first evaluation stays the best.
     done = launch(["layoutner", "train", *train_arguments(run, **more, data__eval=0.25, run__eval_every=2)])
     assert done.returncode == 0, done.stderr[-3000:]
-    kept = sorted(folder.name for folder in (run / "checkpoints").iterdir())
-    best = json.loads((run / "checkpoints" / "step-000006" / "state.json").read_text())["best_step"]
+    kept = sorted(folder.name for folder in (run / "checkpoints").glob("step-*"))
+    best = json.loads((run / "checkpoints" / "step-000006" / "state.json").read_text())["state"]["best_step"]
     assert kept == sorted({f"step-{best:06d}", "step-000005", "step-000006"})
 
 
@@ -222,11 +218,11 @@ def test_a_folder_with_checkpoints_is_not_trained_over(run_on_one_rank: Path, tr
     assert (run_on_one_rank / "settings.toml").read_bytes() == settings
 
 
-def test_a_checkpoint_of_another_shape_is_not_resumed(run_on_one_rank: Path, train_arguments: Arguments) -> None:
-    arguments = train_arguments(run_on_one_rank, run__resume="auto", deepspeed__zero_stage=1, data__eval=0.25)
+def test_a_checkpoint_of_another_meaning_is_not_resumed(run_on_one_rank: Path, train_arguments: Arguments) -> None:
+    arguments = train_arguments(run_on_one_rank, run__resume="auto", batch__global_windows=4, data__eval=0.25)
     done = launch(["layoutner", "train", *arguments])
     assert done.returncode == 2
-    assert "zero_stage = 0 there, 1 here" in done.stderr
+    assert "global_windows = 8 there, 4 here" in done.stderr
 
 
 def test_a_full_disk_is_said_and_loses_nothing(train_arguments: Arguments, tmp_path: Path) -> None:
@@ -249,36 +245,6 @@ def test_a_full_disk_is_said_and_loses_nothing(train_arguments: Arguments, tmp_p
     assert not list(run.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_ends_the_job(victim: int, train_arguments: Arguments, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=5)
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, "--module", "layoutner", "train", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(run.glob("checkpoints/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-
-    def ranks() -> list[int]:
-        """Process ids of this run's ranks, by rank."""
-        found = {}
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                words = entry.read_bytes().decode().split("\0")
-                if any(str(run) in word for word in words) and any(word.startswith("--local_rank=") for word in words):
-                    rank = next(word for word in words if word.startswith("--local_rank="))
-                    found[rank] = int(entry.parent.name)
-        return [found[rank] for rank in sorted(found)]
-
-    pids = ranks()
-    assert len(pids) == 2
-    os.kill(pids[victim], signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
-    assert ranks() == []
-
-
 def test_a_run_that_starts_from_another_runs_checkpoint(
     run_on_one_rank: Path, train_arguments: Arguments, tmp_path: Path
 ) -> None:
@@ -291,24 +257,6 @@ def test_a_run_that_starts_from_another_runs_checkpoint(
         done = launch(["layoutner", "train", *train_arguments(tmp_path / "x", **{**more, **changed})])
         assert done.returncode == 2
         assert "cannot be resumed by this run" in done.stderr
-
-
-def test_ctrl_c_ends_without_a_traceback(train_arguments: Arguments, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=5)
-    command = [sys.executable, "-u", "-m", "layoutner", "train", *arguments]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list(run.glob("checkpoints/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "layoutner: interrupted" in errors
-    assert "Traceback" not in errors
 
 
 @pytest.mark.gpu

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from layoutner import __version__
 from layoutner.cli import config, data, inference, training
 from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
-from layoutner.config.errors import UserError, first_line
+from layoutner.config.errors import Preempted, UserError, first_line
 from layoutner.config.settings import did_you_mean, load, sections
 
 ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # exit codes; 128 + SIGINT and 128 + SIGPIPE, as shells have it
+AGAIN = 75  # the run has saved and wants to be started again; EX_TEMPFAIL of sysexits.h
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `layoutner`, `python -m layoutner` and the launchers. Exits with 0, 1, 2, 130 or 141."""
+    """Entry point of `layoutner`, `python -m layoutner` and the launchers. Exits with 0, 1, 2, 75, 130 or 141."""
     rank = int(os.environ.get("RANK", "0"))
     who = f"layoutner: rank {rank}: " if rank else "layoutner: "
+    code = 0
     try:
         _run(_without_local_rank(sys.argv[1:] if arguments is None else list(arguments)))
     except UserError as error:
@@ -28,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"{who}interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Preempted as stopped:
+        if rank == 0:
+            print(f"{who}{stopped}; run.resume = auto goes on from there", file=sys.stderr)
+        code = AGAIN
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
@@ -46,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # a thread that gloo or NCCL still runs can abort the process, and so turn a finished run into a failed one.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
+    if code:
+        sys.exit(code)
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:

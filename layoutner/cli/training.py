@@ -33,9 +33,8 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _train(options: argparse.Namespace) -> None:
     settings = load(options.config, overrides(options))
-    world = _join()
-    run_once(settings, world)
-    world.leave()
+    with _join(settings) as world:
+        run_once(settings, world)
 
 
 def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
@@ -86,7 +85,11 @@ def _export_anew(chosen: Path, out: Path) -> None:
 def _cross_validate(options: argparse.Namespace) -> None:
     settings = load(options.config, overrides(options))
     folds = _folds(settings)
-    world = _join()
+    with _join(settings) as world:
+        _train_folds(settings, folds, world)
+
+
+def _train_folds(settings: Settings, folds: int, world: "World") -> None:
     import torch
 
     from layoutner.training.folder import SCORES_FILE, write_json
@@ -115,7 +118,6 @@ def _cross_validate(options: argparse.Namespace) -> None:
     summary = summarise(found)
     world.on_main(lambda: write_json(settings.run.output_dir / SCORES_FILE, summary))
     logger.info("%s", _table(summary))
-    world.leave()
 
 
 def _folds(settings: Settings) -> int:
@@ -211,12 +213,12 @@ def _table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _join() -> "World":
+def _join(settings: Settings) -> "World":
     """Join the ranks, with layoutner's log on rank 0's standard output, and of DeepSpeed only warnings."""
     quiet()
     from layoutner.training.world import World
 
-    world = World.join()
+    world = World.join(settings.run.rank_timeout)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO if world.is_main else logging.WARNING)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""What the command line turns into a message and an exit code."""
 
 
 class UserError(ValueError):
@@ -10,6 +10,13 @@ class UserError(ValueError):
 
 class NoSplitError(UserError):
     """A data set does not hold the split that was asked for; it holds others."""
+
+
+class Preempted(Exception):
+    """A signal asked the run to end; it has saved where it stands, and wants to be started again.
+
+    The command line exits with 75.
+    """
 
 
 def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
@@ -30,6 +37,6 @@ def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
     raise UserError("\n".join([f"{what}:", *lines]))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception of a library says, in one line, for a message of our own."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

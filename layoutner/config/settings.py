@@ -238,6 +238,12 @@ class RunSettings(Section):
     resume: str = Field(
         "never", description="never | auto (newest complete checkpoint, if any) | must | path of a checkpoint"
     )
+    rank_timeout: float = Field(
+        45.0,
+        ge=0,
+        description="seconds after which a rank that does not answer, or that reads data while others wait, "
+        "ends the job; 0 = off",
+    )
 
 
 class WandbSettings(Section):

@@ -8,6 +8,7 @@ from layoutner.training.checkpoint import (
     WEIGHTS_FILE,
     checkpoint_path,
     complete_checkpoints,
+    damage,
     read_state,
 )
 from layoutner.training.folder import PREPROCESSING_FILE, SKELETON_FOLDER
@@ -42,6 +43,8 @@ def export(source: Path, out: Path) -> Path:
     is_checkpoint = (source / WEIGHTS_FILE).is_file() and source.parent.name == "checkpoints"
     checkpoint = source if is_checkpoint else chosen_checkpoint(source)
     run = checkpoint.parent.parent
+    if problem := damage(checkpoint):
+        raise UserError(f"{checkpoint}: damaged, so it is not exported: {problem}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something already; export into a new folder")
     out = out.resolve()

@@ -1,22 +1,42 @@
-"""Checkpoints of a run: written under another name, renamed when complete, found again."""
+"""Checkpoints of a run: written beside, flushed, listed in a manifest, renamed last; verified when they are read.
 
+RUN/checkpoints/step-000123/
+    model.safetensors      all weights in the number format they are trained in: what export and prediction read
+    optimizer.safetensors  fp32 weights and Adam's two moments of every trained parameter, whole
+    state.json             where the run stands, and what another run must share to go on from there
+    manifest.json          bytes and SHA-256 of the other three; a folder without it is no checkpoint
+
+Nothing in it depends on the number of ranks or the ZeRO stage, and nothing is a pickle, so nothing in it can run code.
+"""
+
+import hashlib
 import json
+import logging
+import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import Settings
 from layoutner.training.engine import Engine
 from layoutner.training.world import World
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "checkpoints"
 STATE_FILE = "state.json"
-WEIGHTS_FILE = "model.safetensors"  # all weights as trained: what export, evaluation and prediction read
+WEIGHTS_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+MANIFEST_FILE = "manifest.json"
+LATEST_FILE = "latest"  # name of the newest complete checkpoint, for people and scripts
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -30,15 +50,56 @@ class TrainState:
     best_loss: float = 0.0  # between equal F1, the lower loss is the better
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, as its checkpoints remember it."""
+
+    meaning: dict[str, Any]  # what another run must share, or the numbers would mean something else
+    settings: dict[str, Any]  # the whole tree, to say what has changed
+    ranks: int
+
+
 def checkpoint_path(run: Path, step: int) -> Path:
     """Folder of the checkpoint after `step` optimizer steps."""
     return run / FOLDER / f"step-{step:06d}"
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run folder, oldest first."""
-    folders = [f for f in (run / FOLDER).glob("step-*") if _NAME.fullmatch(f.name) and (f / STATE_FILE).is_file()]
+    """Checkpoints of a run folder that have all their files in full length, oldest first. Contents: see `damage`."""
+    folders = [f for f in (run / FOLDER).glob("step-*") if _NAME.fullmatch(f.name) and not _torn(f)]
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def _manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    manifest: dict[str, dict[str, Any]] = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+    return manifest
+
+
+def _torn(checkpoint: Path) -> str | None:
+    """What is missing of a checkpoint, by its manifest; None where every file has its full length."""
+    try:
+        for name, expected in _manifest(checkpoint).items():
+            size = (checkpoint / name).stat().st_size
+            if size != expected["bytes"]:
+                return f"{name} has {size} bytes instead of {expected['bytes']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return first_line(error)
+    return None
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None where every byte is as it was written. Reads all of it."""
+    if torn := _torn(checkpoint):
+        return torn
+    for name, expected in _manifest(checkpoint).items():
+        if _sha256(checkpoint / name) != expected.get("sha256"):
+            return f"{name} has other contents than were written"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state(checkpoint: Path) -> TrainState:
@@ -47,75 +108,146 @@ def read_state(checkpoint: Path) -> TrainState:
     Raises:
         UserError: not a complete checkpoint.
     """
-    try:
-        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        return TrainState(**{field.name: state[field.name] for field in fields(TrainState)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{checkpoint}: not a complete layoutner checkpoint: {error}") from None
+    state = _read_record(checkpoint)["state"]
+    return TrainState(**{field.name: state[field.name] for field in fields(TrainState)})
 
 
-def save(engine: Engine, run: Path, state: TrainState, shape: dict[str, object], keep: int, world: World) -> None:
-    """Write the checkpoint of `state.step` on all ranks, then remove those that are no longer kept.
+def _read_record(checkpoint: Path) -> dict[str, Any]:
+    if problem := _torn(checkpoint):
+        raise UserError(f"{checkpoint}: not a complete layoutner checkpoint: {problem}")
+    record: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    return record
 
-    It appears under its name only when every file of every rank is in place.
+
+def save(engine: Engine, run: Path, state: TrainState, identity: Identity, keep: int, world: World) -> None:
+    """Write the checkpoint of `state.step`, then remove those that are no longer kept. All ranks call it.
+
+    Rank 0 writes. The checkpoint appears under its name only when every byte of it is on the disk.
 
     Args:
-        shape: what another run must share to resume from it (ranks, ZeRO stage, number format).
         keep: how many of the newest stay, beside the best; 0 = all.
 
     Raises:
-        UserError: it could not be written; what was there before still is.
+        UserError: on every rank: it could not be written; what was there before still is.
     """
-    folder, final = run / FOLDER, checkpoint_path(run, state.step)
-    partial = f".{final.name}.partial"
-    world.on_main(lambda: _remove_torn(folder))
-    try:
-        engine.save(folder, partial, asdict(state))
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        raise UserError(_not_written(final, error)) from None
-    weights = engine.weights()
+    weights, moments = engine.weights(), engine.moments()
+    record = {"state": asdict(state), "engine": engine.counters(), **asdict(identity)}
+    world.on_main(lambda: _write(run, state, weights, moments, record, keep))
 
-    def finish() -> None:
-        save_file(weights, folder / partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / partial / STATE_FILE).write_text(json.dumps({**asdict(state), **shape}), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        (folder / partial).rename(final)
+
+def _write(
+    run: Path,
+    state: TrainState,
+    weights: dict[str, torch.Tensor],
+    moments: dict[str, torch.Tensor],
+    record: dict[str, Any],
+    keep: int,
+) -> None:
+    folder, final = run / FOLDER, checkpoint_path(run, state.step)
+    partial = folder / f".{final.name}.partial"
+    try:
+        for torn in folder.glob(".step-*.partial"):
+            shutil.rmtree(torn)
+        partial.mkdir(parents=True)
+        save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(moments, partial / OPTIMIZER_FILE)
+        (partial / STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
+        files = {name: _flushed(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE)}
+        (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
+        _flush(partial / MANIFEST_FILE)
+        _flush(partial)
+        shutil.rmtree(final, ignore_errors=True)  # only ever a damaged one, of a run that went on before it
+        partial.rename(final)
+        latest = folder / f".{LATEST_FILE}.partial"
+        latest.write_text(final.name + "\n", encoding="utf-8")
+        latest.rename(folder / LATEST_FILE)
+        _flush(folder)
         if keep:
             best = checkpoint_path(run, state.best_step) if state.best_step is not None else None
             for old in complete_checkpoints(run)[:-keep]:
                 if old != best:
-                    shutil.rmtree(old)
-
-    def finish_or_say() -> None:
-        try:
-            finish()
-        except (OSError, SafetensorError) as error:
-            raise UserError(_not_written(final, error)) from None
-
-    world.on_main(finish_or_say)
-
-
-def _remove_torn(folder: Path) -> None:
-    for torn in folder.glob(".step-*.partial"):
-        shutil.rmtree(torn, ignore_errors=True)
+                    # Renamed first: a kill while it is removed leaves no torn checkpoint under its name.
+                    shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"{final}: could not be written: {first_line(error)}; the checkpoints before it are as they "
+            "were: make room, then go on with run.resume = auto"
+        ) from None
 
 
-def _not_written(checkpoint: Path, error: Exception) -> str:
-    return (
-        f"{checkpoint}: could not be written: {first_line(error)}; the checkpoints before it are as they "
-        "were: make room, then go on with run.resume = auto"
-    )
+def _flushed(path: Path) -> dict[str, Any]:
+    """The manifest's line of a file that is on the disk."""
+    _flush(path)
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
-def to_resume(settings: Settings, shape: dict[str, object]) -> Path | None:
-    """The checkpoint that run.resume asks for; None for a fresh start.
+def _flush(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Saved:
+    """A checkpoint being taken over. All ranks hold one; rank 0 reads, and shares every tensor."""
+
+    def __init__(self, checkpoint: Path, world: World) -> None:
+        self.path = checkpoint
+        self.record: dict[str, Any] = world.on_main(lambda: _read_record(checkpoint))
+        self._world = world
+        self._files: dict[str, Any] = {}
+        if world.is_main:
+            for name in (WEIGHTS_FILE, OPTIMIZER_FILE):
+                self._files[name] = safe_open(checkpoint / name, "pt")
+        names = {name: list(file.keys()) for name, file in self._files.items()}
+        self._names: dict[str, list[str]] = world.from_main(names)
+
+    @property
+    def state(self) -> TrainState:
+        return TrainState(**self.record["state"])
+
+    def into_model(self, model: nn.Module) -> None:
+        """Put the weights into an fp32 model, from fp32 where they are trained.
+
+        Raises:
+            UserError: on every rank: other weights than the model's.
+        """
+        wanted = dict(model.named_parameters())
+        there = set(self._names[WEIGHTS_FILE])
+        if missing := sorted(wanted.keys() - there):
+            raise UserError(f"{self.path}: {len(missing)} weights of the network are not in it: {missing[:10]}")
+        for name, parameter in wanted.items():
+            parameter.data.copy_(self._read(f"master/{name}", name, parameter.shape))
+
+    def into_engine(self, engine: Engine) -> None:
+        """Give the engine its optimizer's memory and its counters."""
+        engine.restore(self.record["engine"], lambda name, shape: self._read(name, None, shape))
+
+    def _read(self, name: str, else_weight: str | None, shape: torch.Size) -> torch.Tensor:
+        tensor = None
+        if self._world.is_main:
+            if name in self._names[OPTIMIZER_FILE] or else_weight is None:
+                tensor = self._files[OPTIMIZER_FILE].get_tensor(name)
+            else:
+                tensor = self._files[WEIGHTS_FILE].get_tensor(else_weight)
+        return self._world.share(tensor, shape)
+
+
+def to_resume(settings: Settings, identity: Identity) -> Path | None:
+    """The checkpoint that run.resume asks for; None for a fresh start. Rank 0 alone calls it.
+
+    A damaged one is named, and the one before it is taken.
 
     Raises:
-        UserError: "never" in a folder that holds checkpoints, "must" or a path without one, or a checkpoint of
-            another shape.
+        UserError: "never" in a folder that holds checkpoints, "must" or a path without one, nothing but damaged
+            ones, or a checkpoint of another meaning.
     """
     run, resume = settings.run.output_dir, settings.run.resume
     there = complete_checkpoints(run)
+    torn = [f for f in sorted((run / FOLDER).glob("step-*")) if _NAME.fullmatch(f.name) and f not in there]
     if resume == "never":
         if there:
             raise UserError(
@@ -124,24 +256,52 @@ def to_resume(settings: Settings, shape: dict[str, object]) -> Path | None:
             )
         return None
     if resume in ("auto", "must"):
-        if not there and resume == "must":
+        checkpoint = _newest_undamaged([*there, *torn])
+        if checkpoint is None and (there or torn):
+            raise UserError(
+                f"run.resume = {resume}: every checkpoint in {run / FOLDER} is damaged; to start afresh give another "
+                "run.output_dir"
+            )
+        if checkpoint is None and resume == "must":
             raise UserError(f"run.resume = must, but {run / FOLDER} holds no complete checkpoint")
-        checkpoint = there[-1] if there else None
     else:
         checkpoint = Path(resume)
+        if problem := damage(checkpoint):
+            raise UserError(f"run.resume = {resume}: not a complete layoutner checkpoint: {problem}")
+        newer = [other.name for other in there[-1:] if checkpoint.resolve() in (c.resolve() for c in there[:-1])]
+        if newer:
+            raise UserError(
+                f"run.resume = {resume}: {newer[0]} stands beside it and is newer, and would be taken for this run's; "
+                "to branch off there, give another run.output_dir"
+            )
     if checkpoint is None:
         return None
-    newer = [other.name for other in there[-1:] if checkpoint.resolve() in (c.resolve() for c in there[:-1])]
-    if newer:
-        raise UserError(
-            f"run.resume = {resume}: {newer[0]} stands beside it and is newer, and would be taken for this run's; "
-            "to branch off there, give another run.output_dir"
-        )
-    read_state(checkpoint)
-    saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    saved = _read_record(checkpoint)["meaning"]
     differs = [
-        f"{key} = {saved.get(key)} there, {value} here" for key, value in shape.items() if saved.get(key) != value
+        f"{key} = {saved.get(key)} there, {value} here"
+        for key, value in identity.meaning.items()
+        if saved.get(key) != value
     ]
     if differs:
         raise UserError(f"{checkpoint}: cannot be resumed by this run: {'; '.join(differs)}")
     return checkpoint
+
+
+def _newest_undamaged(checkpoints: list[Path]) -> Path | None:
+    for checkpoint in sorted(checkpoints, key=lambda f: -int(f.name.removeprefix("step-"))):
+        if problem := damage(checkpoint):
+            logger.warning("%s is damaged (%s): not used, the one before it is taken", checkpoint, problem)
+        else:
+            return checkpoint
+    return None
+
+
+def changes(saved: dict[str, Any], identity: Identity) -> list[str]:
+    """What this run does otherwise than the one that wrote the checkpoint, where and when it writes aside."""
+    found = [f"ranks {saved['ranks']} -> {identity.ranks}"] if saved["ranks"] != identity.ranks else []
+    for section, values in identity.settings.items():
+        before = saved["settings"].get(section, {})
+        for key, value in values.items():
+            if before.get(key) != value and (section, key) not in (("run", "resume"), ("run", "output_dir")):
+                found.append(f"{section}.{key} {before.get(key)} -> {value}")
+    return found

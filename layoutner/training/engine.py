@@ -12,8 +12,8 @@ What is put right here, and why (read in DeepSpeed 0.19.8, and held by tests/tes
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +29,9 @@ with contextlib.redirect_stdout(None):  # the accelerator's detection prints
 from layoutner.config.errors import UserError, first_line
 from layoutner.model.parameters import decay_groups
 from layoutner.training.world import World
+
+# What AdamW keeps of a parameter: its weights in fp32, and the moving averages of its gradient and of the square of it.
+MOMENTS = ("master", "exp_avg", "exp_avg_sq")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -84,6 +87,17 @@ class Engine:
         self._stage: int = config["zero_optimization"]["stage"]
         self._fp16: bool = self._engine.fp16_enabled()
         self._forget_building_step()
+        # At ZeRO 0 in bf16 or fp16: parameter -> its fp32 copy.
+        halves, wholes = (getattr(self._engine.optimizer, f"{name}_groups", ()) for name in ("fp16", "fp32"))
+        self._masters = (
+            {
+                id(half): whole
+                for one, other in zip(halves, wholes, strict=True)
+                for half, whole in zip(one, other, strict=True)
+            }
+            if self._stage == 0
+            else {}
+        )
         self._own_scaler: Any = None
         if self._fp16:
             self._take_over_loss_scale()
@@ -198,26 +212,109 @@ class Engine:
             collected |= {n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in persistent}
         return collected
 
-    def save(self, folder: Path, name: str, state: dict[str, Any]) -> None:
-        """Write a DeepSpeed checkpoint to folder/name, with `state` in it."""
-        scaler = vars(self._own_scaler) if self._own_scaler is not None else None
-        client_state = {"layoutner": state, "layoutner_loss_scaler": scaler}
-        self._engine.save_checkpoint(str(folder), tag=name, client_state=client_state, save_latest=False)
+    def counters(self) -> dict[str, Any]:
+        """Numbers that the next step depends on beside weights and moments; plain numbers, for JSON."""
+        steps = [float(state["step"]) for state in self._engine.basic_optimizer.state.values() if "step" in state]
+        scaler = vars(self._scaler) if self._fp16 else {}
+        return {
+            "updates": int(steps[0]) if steps else 0,  # Adam's bias correction counts these: skipped steps are none
+            "skipped_steps": self.skipped_steps,
+            "loss_scaler": {name: value for name, value in scaler.items() if isinstance(value, int | float)},
+        }
 
-    def load(self, folder: Path, name: str) -> dict[str, Any]:
-        """Restore what `save` wrote and return its `state`.
+    def moments(self) -> dict[str, torch.Tensor]:
+        """The optimizer's memory, whole and by parameter, in fp32 on the CPU of rank 0; empty elsewhere.
 
-        Raises:
-            UserError: DeepSpeed found nothing to load.
+        Names are KIND/PARAMETER with the kinds of MOMENTS. None depends on the ranks or the ZeRO stage, so that any
+        other number of ranks at any other stage can go on from them.
         """
-        path, client_state = self._engine.load_checkpoint(str(folder), tag=name)
-        if path is None:
-            raise UserError(f"{folder / name}: DeepSpeed could load nothing from it")
-        if self._own_scaler is not None:
-            vars(self._own_scaler).update(client_state["layoutner_loss_scaler"])
-            self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
-        state: dict[str, Any] = client_state["layoutner"]
-        return state
+        self._fill_optimizer_state()
+        main = self._engine.global_rank == 0
+        collected = {}
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                for kind in MOMENTS:
+                    whole = self._whole(parameter, kind)
+                    if main:
+                        collected[f"{kind}/{name}"] = whole.detach().float().cpu().contiguous().clone()
+        return collected
+
+    @torch.no_grad()
+    def restore(self, counters: dict[str, Any], read: Callable[[str, torch.Size], torch.Tensor]) -> None:
+        """Take over what `counters` and `moments` gave, on these ranks and at this stage.
+
+        The weights themselves must have been in the model that the engine was built of.
+
+        Args:
+            read: (name as in `moments`, shape) -> the whole tensor, fp32; every rank calls it, in the same order.
+        """
+        self._fill_optimizer_state(counters["updates"])
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                for kind in MOMENTS:
+                    self._set_part(parameter, kind, read(f"{kind}/{name}", self._shape(parameter)))
+        self._engine.skipped_steps = counters["skipped_steps"]
+        if self._fp16:
+            vars(self._scaler).update(counters["loss_scaler"])
+            if self._own_scaler is not None:
+                self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
+
+    def _fill_optimizer_state(self, updates: int | None = None) -> None:
+        """Give the optimizer the state that it would make in its first step, and `updates` as the count of steps."""
+        optimizer, inner = self._engine.optimizer, self._engine.basic_optimizer
+        # The flat fp32 partitions of ZeRO 3, of ZeRO 1 and 2, of ZeRO 1 in bf16; at ZeRO 0 the parameters themselves.
+        for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+            if hasattr(optimizer, name):
+                masters = list(getattr(optimizer, name))
+                break
+        else:
+            masters = [parameter for group in inner.param_groups for parameter in group["params"]]
+        for master in masters:
+            state = inner.state[master]
+            if "exp_avg" not in state:
+                state.update(
+                    step=torch.zeros((), dtype=torch.float32, device=master.device),
+                    exp_avg=torch.zeros_like(master),
+                    exp_avg_sq=torch.zeros_like(master),
+                )
+            if updates is not None:
+                is_tensor = torch.is_tensor(state["step"])
+                state["step"] = torch.full_like(state["step"], float(updates)) if is_tensor else updates
+        if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+            # Again: DeepSpeed links them when it has stepped the first group, when the second has no state yet.
+            optimizer._hp_optimizer_states_linked = False
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+        return getattr(parameter, "ds_shape", parameter.shape)
+
+    def _whole(self, parameter: nn.Parameter, kind: str) -> torch.Tensor:
+        """A parameter's fp32 weights or one of its moments, gathered from the ranks."""
+        if self._stage == 0:
+            master = self._masters.get(id(parameter), parameter)
+            whole = master if kind == "master" else self._engine.basic_optimizer.state[master][kind]
+        elif kind == "master":
+            whole = deepspeed.utils.safe_get_full_fp32_param(parameter)
+        else:
+            whole = deepspeed.utils.safe_get_full_optimizer_state(parameter, kind)
+        return whole  # type: ignore[no-any-return]
+
+    def _set_part(self, parameter: Any, kind: str, whole: torch.Tensor) -> None:
+        """Write this rank's part of a parameter's fp32 weights or of one of its moments."""
+        if self._stage == 0:
+            self._whole(parameter, kind).copy_(whole)
+        elif self._stage == 3:
+            # DeepSpeed's setter for whole tensors cannot cut one that the ranks do not divide; its own part it can.
+            size = parameter.ds_tensor.numel()
+            start = size * self._engine.optimizer._get_param_partition_rank(parameter)
+            part = torch.zeros(size, dtype=whole.dtype, device=whole.device)
+            piece = whole.flatten()[start : start + size]
+            part[: piece.numel()] = piece
+            self._engine.optimizer.set_local_hp_param(part, parameter, None if kind == "master" else kind)
+        elif kind == "master":
+            deepspeed.utils.safe_set_full_fp32_param(parameter, whole)
+        else:
+            deepspeed.utils.safe_set_full_optimizer_state(parameter, whole, kind)
 
     def close(self) -> None:
         """Release what DeepSpeed holds."""

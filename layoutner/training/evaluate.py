@@ -46,8 +46,10 @@ def label_words(
     for number in range(forwards):
         start = (number * world.size + world.rank) * batch_windows
         mine = [windows[index] for index in order[start : start + batch_windows]]
-        batch = collate(mine, pad_token_id)
-        logits_BTL = forward(batch).float().cpu()
+        with world.doing("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
+            batch = collate(mine, pad_token_id)
+        with world.doing("shared", "evaluating"):
+            logits_BTL = forward(batch).float().cpu()
         loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
         for window, logits_TL in zip(mine, logits_BTL, strict=False):
             tokens = [token for token, _ in window.answers]

@@ -52,18 +52,13 @@ def save_skeleton(folder: Path, model: Any, tokenizer: Any, image_processor: Any
 def environment(world: World) -> dict[str, Any]:
     """Versions, commit, ranks and device; no variable of the environment, so no secret."""
     packages = ("torch", "deepspeed", "transformers", "tokenizers", "pydantic", "seqeval", "wandb")
-    device = world.device.type
-    if device == "cuda":
-        import torch
-
-        device = torch.cuda.get_device_name(world.device)
     return {
         "layoutner": __version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "world_size": world.size,
-        "device": device,
+        "device": world.device_name,
         "cpus": len(os.sched_getaffinity(0)),
         "platform": platform.platform(),
     }

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,23 +10,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import Settings
+from layoutner.config.errors import Preempted, UserError
+from layoutner.config.settings import PrecisionSettings, Settings
 from layoutner.data.batches import Batch, collate, share, step_windows
 from layoutner.model.families import model_inputs
 from layoutner.model.loading import build
 from layoutner.training import checkpoint as checkpoints
-from layoutner.training.checkpoint import TrainState
+from layoutner.training import preflight
+from layoutner.training.checkpoint import Saved, TrainState
 from layoutner.training.engine import Engine, Step, require_dtype
 from layoutner.training.evaluate import evaluate
 from layoutner.training.folder import open_folder, save_skeleton
 from layoutner.training.metrics import Scores
 from layoutner.training.page_images import demand_images
 from layoutner.training.plan import Plan, make_plan
+from layoutner.training.preemption import Stop
 from layoutner.training.tracking import open_tracker
 from layoutner.training.world import World
 
 logger = logging.getLogger(__name__)
+
+OVERFLOWS = 10  # skipped steps in a row that are worth a warning
 
 
 def train(settings: Settings, world: World) -> tuple[Plan, Path]:
@@ -36,69 +41,96 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
 
     Raises:
         UserError: anything the user can mend.
+        Preempted: a signal asked the run to end, and it has saved where it stands.
     """
-    plan = world.agree(lambda: _plan(settings, world))
+    logger.info("%s", preflight.table(settings, world))
+    with world.doing("local", "reading checkpoint and documents"):
+        plan = world.agree(lambda: _plan(settings, world))
+        preflight.require_same_plan(plan, world)
     if plan.checkpoint.pages is not None:
-        documents = [*plan.corpus.train, *plan.corpus.eval, *plan.corpus.test]
-        demand_images(documents, plan.checkpoint.pages, world)
+        with world.doing("local", "reading page images"):
+            documents = [*plan.corpus.train, *plan.corpus.eval, *plan.corpus.test]
+            demand_images(documents, plan.checkpoint.pages, world)
     run = settings.run
-    resumed = world.on_main(lambda: checkpoints.to_resume(settings, plan.shape))
+    identity = plan.identity
+    resumed = world.on_main(lambda: checkpoints.to_resume(settings, identity))
     world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, world))
     logger.info("%s", plan.describe())
     torch.manual_seed(run.seed)  # the new head is the same on every rank
-    model = build(plan.checkpoint, plan.corpus.labels.tags, settings.model.dropout)
+    with world.doing("local", "loading the checkpoint"):
+        model = build(plan.checkpoint, plan.corpus.labels.tags, settings.model.dropout)
     world.on_main(lambda: _save_skeleton(plan, model))
-    engine = Engine(model, plan.ds_config, world)
+    saved = Saved(resumed, world) if resumed is not None else None
+    if saved is not None:
+        saved.into_model(model)
+    with world.doing("shared", "starting DeepSpeed"):
+        engine = Engine(model, plan.ds_config, world)
     state = TrainState(step=0)
-    if resumed is not None:
-        state = TrainState(**engine.load(resumed.parent, resumed.name))
-        if resumed.parent.parent.resolve() != run.output_dir.resolve():
+    if saved is not None:
+        saved.into_engine(engine)
+        state = saved.state
+        if saved.path.parent.parent.resolve() != run.output_dir.resolve():
             state = TrainState(step=state.step)  # the best checkpoint of another run is not in this folder
-        logger.info("resumed from %s", resumed)
-    tracker = world.agree(lambda: open_tracker(settings, world, state.step))
+        changed = checkpoints.changes(saved.record, identity)
+        logger.info("resumed from %s; changed since: %s", saved.path, "; ".join(changed) or "nothing")
+    with world.doing("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
+        tracker = world.agree(lambda: open_tracker(settings, world, state.step))
     total = plan.schedule.total
     seconds, tokens, steps = 0.0, 0, 0  # since the last logged step, without evaluating and saving
+    overflows = 0  # in a row
 
-    while state.step < total:
-        # All ranks: one optimizer step over the same global batch.
-        start = time.perf_counter()
-        outcome, loss, step_tokens = _optimizer_step(plan, engine, state.step, world)
-        state = replace(state, step=state.step + 1)
-        seconds, tokens, steps = seconds + time.perf_counter() - start, tokens + step_tokens, steps + 1
-        metrics: dict[str, float] = {}
+    with Stop() as stop:
+        while state.step < total:
+            # All ranks: one optimizer step over the same global batch.
+            start = time.perf_counter()
+            with world.doing("shared", f"training step {state.step + 1}"):
+                outcome, loss, step_tokens = _optimizer_step(plan, engine, state.step, world)
+            overflows = 0 if outcome.applied else overflows + 1
+            if world.is_main:
+                _warn_of_overflow(settings.precision, state.step + 1, overflows, engine.loss_scale)
+            state = replace(state, step=state.step + 1)
+            seconds, tokens, steps = seconds + time.perf_counter() - start, tokens + step_tokens, steps + 1
+            metrics: dict[str, float] = {}
 
-        # All ranks: the numbers of the step (rank 0 writes them).
-        if run.log_every and (state.step % run.log_every == 0 or state.step == total):
-            metrics = {
-                "train/loss": loss,
-                "train/lr": outcome.lr,
-                "train/grad_norm": outcome.grad_norm,
-                "train/loss_scale": outcome.loss_scale,
-                "train/skipped_steps": engine.skipped_steps,
-                "throughput/tokens_per_s": tokens / seconds,
-                "time/step_s": seconds / steps,
-                "memory/peak_GiB": world.peak_memory_gib(),
-            }
-            logger.info("%s", _line(state.step, total, metrics))
-            seconds, tokens, steps = 0.0, 0, 0
+            # All ranks: the numbers of the step (rank 0 writes them).
+            if run.log_every and (state.step % run.log_every == 0 or state.step == total):
+                metrics = {
+                    "train/loss": loss,
+                    "train/lr": outcome.lr,
+                    "train/grad_norm": outcome.grad_norm,
+                    "train/loss_scale": outcome.loss_scale,
+                    "train/skipped_steps": engine.skipped_steps,
+                    "throughput/tokens_per_s": tokens / seconds,
+                    "time/step_s": seconds / steps,
+                    "memory/peak_GiB": world.peak_memory_gib(),
+                }
+                logger.info("%s", _line(state.step, total, metrics))
+                seconds, tokens, steps = 0.0, 0, 0
 
-        # All ranks: evaluate, and keep the best checkpoint.
-        better = False
-        if plan.corpus.eval and ((run.eval_every and state.step % run.eval_every == 0) or state.step == total):
-            scores = _evaluate(plan, engine, world)
-            logger.info("step %d/%d eval f1 %.4f loss %.4f", state.step, total, scores.f1, scores.loss)
-            metrics |= {f"eval/{name}": getattr(scores, name) for name in ("f1", "precision", "recall", "loss")}
-            better = state.best_step is None or (scores.f1, -scores.loss) > (state.best_f1, -state.best_loss)
-            if better:
-                state = replace(state, best_step=state.step, best_f1=scores.f1, best_loss=scores.loss)
-        if metrics:
-            tracker.log(state.step, metrics)
+            # All ranks: evaluate, and keep the best checkpoint.
+            better = False
+            if plan.corpus.eval and ((run.eval_every and state.step % run.eval_every == 0) or state.step == total):
+                scores = _evaluate(plan, engine, world)
+                logger.info("step %d/%d eval f1 %.4f loss %.4f", state.step, total, scores.f1, scores.loss)
+                metrics |= {f"eval/{name}": getattr(scores, name) for name in ("f1", "precision", "recall", "loss")}
+                better = state.best_step is None or (scores.f1, -scores.loss) > (state.best_f1, -state.best_loss)
+                if better:
+                    state = replace(state, best_step=state.step, best_f1=scores.f1, best_loss=scores.loss)
+            if metrics:
+                tracker.log(state.step, metrics)
 
-        # All ranks: save.
-        if better or state.step == total or (run.save_every and state.step % run.save_every == 0):
-            checkpoints.save(engine, run.output_dir, state, plan.shape, run.keep_checkpoints, world)
+            # All ranks: save; and end here, all together, where any of them was asked to.
+            asked = int(world.max(stop.signal))
+            if asked or better or state.step == total or (run.save_every and state.step % run.save_every == 0):
+                with world.doing("shared", "saving"):
+                    checkpoints.save(engine, run.output_dir, state, identity, run.keep_checkpoints, world)
+            if asked and state.step < total:
+                with world.doing("main", "closing its metrics"):
+                    tracker.close()
+                raise Preempted(f"{signal.Signals(asked).name}: saved after step {state.step} of {total}")
 
-    tracker.close()
+    with world.doing("main", "closing its metrics"):
+        tracker.close()
     engine.close()
     chosen = state.best_step if state.best_step is not None else state.step
     return plan, checkpoints.checkpoint_path(run.output_dir, chosen)
@@ -135,8 +167,10 @@ def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tupl
     engine.train()
     summed_loss = torch.zeros((), device=world.device)
     for number, one in enumerate(forwards):
-        batch = collate([windows[index] for index in one], plan.checkpoint.tokenizer.pad_token_id)
-        logits_BTL = engine.forward(_inputs(plan, batch, world))
+        with world.doing("local", f"reading the windows of step {step + 1}"):
+            batch = collate([windows[index] for index in one], plan.checkpoint.tokenizer.pad_token_id)
+            inputs = _inputs(plan, batch, world)
+        logits_BTL = engine.forward(inputs)
         summed = plan.loss.summed(logits_BTL, batch.labels_BT.to(world.device))
         engine.backward(summed * (world.size / total_weight), last=number == len(forwards) - 1)
         summed_loss += summed.detach()
@@ -146,10 +180,27 @@ def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tupl
         names = sorted({plan.corpus.train[windows[index].document].name for index in indices})
         raise UserError(
             f"the loss of optimizer step {step + 1} is {mean_loss}: training stops before the weights are spoilt. "
-            f"A lower optimizer.lr, more warm-up or precision.dtype = bf16 may help. Documents: {', '.join(names[:20])}"
+            "A lower optimizer.lr, more warm-up or precision.dtype = bf16 may help. "
+            f"Windows: {', '.join(map(str, sorted(indices)[:20]))}. Documents: {', '.join(names[:20])}"
         )
     outcome = engine.step(plan.schedule.deepspeed_position(step))
     return outcome, mean_loss, sum(windows[index].length for index in indices)
+
+
+def _warn_of_overflow(precision: PrecisionSettings, step: int, in_a_row: int, loss_scale: float) -> None:
+    """Say what to do while DeepSpeed still goes on: an overflow at the floor of the loss scale ends the run."""
+    at_floor = precision.loss_scale == 0 and loss_scale <= precision.min_loss_scale
+    if in_a_row and (at_floor or in_a_row % OVERFLOWS == 0):
+        floor = f"precision.min_loss_scale = {precision.min_loss_scale}, where the next overflow may end the run"
+        now = f"its floor, {floor}" if at_floor else f"{loss_scale:g}"
+        logger.warning(
+            "warning: step %d is the %d. in a row that fp16 overflowed and skipped; the loss scale is at %s. "
+            "precision.dtype = bf16 does away with it; a lower optimizer.lr, more schedule.warmup_steps or, where the "
+            "scale is fixed, a lower precision.loss_scale may help",
+            step,
+            in_a_row,
+            now,
+        )
 
 
 def _evaluate(plan: Plan, engine: Engine, world: World) -> Scores:

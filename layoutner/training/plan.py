@@ -1,6 +1,7 @@
 """Everything a run derives before a model is loaded, so that what is wrong is said before a GPU is held."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,11 @@ from layoutner.config.schedule import Schedule, plan_schedule
 from layoutner.config.settings import Settings
 from layoutner.data.batches import share, step_windows
 from layoutner.data.corpus import Corpus, read_corpus
-from layoutner.data.document import Document
 from layoutner.data.windows import Window, Windower
 from layoutner.model.families import FAMILIES
 from layoutner.model.loading import Checkpoint, open_checkpoint
 from layoutner.model.loss import Loss, make_loss
+from layoutner.training.checkpoint import Identity
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,25 @@ class Plan:
         }
 
     @property
-    def shape(self) -> dict[str, object]:
-        """What must be as it was for a checkpoint to be resumed: without it the numbers would mean something else."""
+    def identity(self) -> Identity:
+        """What a checkpoint remembers. Ranks, ZeRO stage and micro-batch may change: they compute the same."""
         settings = self.settings
-        return {
-            "ranks": self.batch.ranks,
-            "zero_stage": self.ds_config["zero_optimization"]["stage"],
-            "precision": settings.precision.model_dump(mode="json"),
-            "global_windows": self.batch.global_windows,
-            "seed": settings.run.seed,
-            "optimizer": settings.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm"}),
-            "preprocessing": self.preprocessing,
-            "label_all_subwords": settings.data.label_all_subwords,
-            "loss": settings.loss.model_dump(mode="json"),
-            "training_windows": len(self.windows["train"]),
-            "training_documents": _digest(self.corpus.train),
-            "eval_documents": _digest(self.corpus.eval),
-        }
+        return Identity(
+            meaning={
+                "precision": settings.precision.model_dump(mode="json"),
+                "global_windows": self.batch.global_windows,
+                "seed": settings.run.seed,
+                "optimizer": settings.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm"}),
+                "loss": settings.loss.model_dump(mode="json"),
+                "preprocessing": self.preprocessing,
+                "training_windows": _digest(
+                    (window.document, window.input_ids, window.boxes, window.labels) for window in self.windows["train"]
+                ),
+                "eval_documents": _digest((d.name, d.words, d.boxes, d.tags) for d in self.corpus.eval),
+            },
+            settings=settings.model_dump(mode="json"),
+            ranks=self.batch.ranks,
+        )
 
     def describe(self) -> str:
         """The arithmetic of the run, for its first lines."""
@@ -109,10 +112,12 @@ class Plan:
         return 1 - sum(lengths) / padded
 
 
-def _digest(documents: list[Document]) -> str:
-    """Tells other pages, words or tags from the same."""
-    content = [(document.name, document.words, document.boxes, document.tags) for document in documents]
-    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def _digest(rows: Iterable[object]) -> str:
+    """Tells other data from the same."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr(row).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def make_plan(settings: Settings, ranks: int) -> Plan:

@@ -47,7 +47,9 @@ class JsonLines:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):
                     continue  # a line that a killed run left half written
-        path.write_text("".join(kept), encoding="utf-8")
+        partial = path.with_name(f".{path.name}.partial")  # a kill here must not cost the lines of before
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.rename(path)
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:

@@ -2,15 +2,18 @@
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
-from layoutner.config.errors import UserError
+from layoutner.config.errors import Preempted, UserError, first_line
+from layoutner.training.watchdog import Kind, Watchdog
 
 T = TypeVar("T")
 
@@ -19,18 +22,27 @@ TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class World:
-    """This process among the ranks of the run. Every method but `is_main` is a collective: all ranks call it."""
+    """This process among the ranks of the run.
+
+    Every method but `is_main`, `device_name` and `doing` is a collective: all ranks call it. As a context it leaves
+    when all went well, and else tells the others why this rank ends.
+    """
 
     rank: int
     size: int
     device: torch.device
     store: Any = None  # the ranks' key-value store; None for a process that is alone
+    watchdog: Watchdog | None = None  # None for a process that is alone, and where it is off
 
     @classmethod
-    def join(cls) -> "World":
+    def join(cls, rank_timeout: float = 0.0) -> "World":
         """Join the process group that the launcher described in the environment; alone without a launcher.
 
         `deepspeed`, torchrun and srun wrappers set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+        Args:
+            rank_timeout: seconds after which a rank that does not answer, or that the others wait for, ends the
+                job; 0 = never.
         """
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -40,7 +52,7 @@ class World:
         elif "OMP_NUM_THREADS" not in os.environ:
             beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
-        store = None
+        store, watchdog = None, None
         if not distributed.is_initialized():
             backend = "nccl" if on_gpu else "gloo"
             if size == 1:
@@ -57,13 +69,44 @@ class World:
                 distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
             else:
                 store, _, _ = next(distributed.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+                watchdog = Watchdog(store, rank, size, rank_timeout) if rank_timeout else None
                 distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-        return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), store)
+                if watchdog is not None:
+                    watchdog.start()
+        return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), store, watchdog)
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if error is None or isinstance(error, Preempted):
+            self.leave()
+        elif self.watchdog is not None:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self.watchdog.failed(error, kind + first_line(error))
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which alone writes and prints."""
         return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        """What this rank computes on."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @contextmanager
+    def doing(self, kind: Kind, what: str) -> Iterator[None]:
+        """Tell the other ranks what this one does: see `Kind`; `what` goes on from "rank 1 has been"."""
+        if self.watchdog is None:
+            yield
+            return
+        before = self.watchdog.state
+        self.watchdog.state = (kind, what)
+        try:
+            yield
+        finally:
+            self.watchdog.state = (before[0], before[1])  # a new one, begun now
 
     def leave(self) -> None:
         """Leave the process group, once everything is done. Not called after an exception: others may be gone.
@@ -73,8 +116,12 @@ class World:
         """
         if self.store is not None:
             ranks = range(self.size)
+            if self.watchdog is not None:
+                self.watchdog.leaving()
             self.store.set(f"layoutner/done/{self.rank}", "")
             self.store.wait([f"layoutner/done/{rank}" for rank in ranks], TIMEOUT)
+            if self.watchdog is not None:
+                self.watchdog.stop()
             self.store.set(f"layoutner/left/{self.rank}", "")
             if self.is_main:
                 self.store.wait([f"layoutner/left/{rank}" for rank in ranks], TIMEOUT)
@@ -92,15 +139,35 @@ class World:
         if self.size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(tensor, operation)
+        with self.doing("shared", "adding up"):
+            distributed.all_reduce(tensor, operation)
         return float(tensor)
+
+    def share(self, tensor: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
+        """Rank 0's tensor, in fp32 on every rank's device."""
+        shared = torch.empty(shape, dtype=torch.float32, device=self.device)
+        if tensor is not None:
+            shared.copy_(tensor)
+        if self.size > 1:
+            with self.doing("shared", "taking a tensor from rank 0"):
+                distributed.broadcast(shared, 0)
+        return shared
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value, in rank order, on rank 0; None elsewhere."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_main else None
-        distributed.gather_object(value, values)
+        with self.doing("shared", "gathering"):
+            distributed.gather_object(value, values)
+        return values
+
+    def all(self, value: T) -> list[T]:
+        """Every rank's value, in rank order, on every rank."""
+        values: list[T] = [value] * self.size
+        if self.size > 1:
+            with self.doing("shared", "gathering"):
+                distributed.all_gather_object(values, value)
         return values
 
     def from_main(self, value: Any) -> Any:
@@ -108,7 +175,8 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        distributed.broadcast_object_list(box)
+        with self.doing("shared", "waiting for rank 0"):
+            distributed.broadcast_object_list(box)
         return box[0]
 
     def on_main(self, work: Callable[[], Any]) -> Any:
@@ -117,7 +185,8 @@ class World:
         failure: Exception | None = None
         if self.is_main:
             try:
-                result = work()
+                with self.doing("main", "working while the others wait"):
+                    result = work()
             except Exception as error:  # handed on below, to all ranks alike
                 failure = error
         result, failure = self.from_main((result, failure))
@@ -133,11 +202,7 @@ class World:
             result = work()
         except Exception as error:  # handed on below, to all ranks alike
             failure = error
-        failures: list[Exception | None] = [failure]
-        if self.size > 1:
-            failures = [None] * self.size
-            distributed.all_gather_object(failures, failure)
-        for rank, found in enumerate(failures):
+        for rank, found in enumerate(self.all(failure)):
             if found is not None:
                 if rank and isinstance(found, UserError):
                     raise UserError(f"rank {rank}: {found}")

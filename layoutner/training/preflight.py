@@ -1,0 +1,82 @@
+"""What the ranks must share before they train together: versions, settings and what they read."""
+
+import hashlib
+import json
+import os
+import socket
+from collections import Counter
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from layoutner import __version__
+from layoutner.config.errors import UserError
+from layoutner.config.settings import Settings
+from layoutner.training.plan import Plan
+from layoutner.training.world import World
+
+COLUMNS = ("rank", "host", "device", "CPUs", "threads", "torch", "deepspeed", "transformers", "layoutner", "settings")
+SHARED = COLUMNS[5:]  # what must be the same on all ranks
+
+
+def table(settings: Settings, world: World) -> str:
+    """One row a rank, with a heading; one line for a rank that is alone. All ranks call it.
+
+    Raises:
+        UserError: on every rank: versions or settings that differ, and on which ranks.
+    """
+    tree = settings.model_dump(mode="json")
+    row = {
+        "rank": str(world.rank),
+        "host": socket.gethostname(),
+        "device": world.device_name,
+        "CPUs": str(len(os.sched_getaffinity(0))),
+        "threads": str(torch.get_num_threads()),
+        **{name: version(name) for name in ("torch", "deepspeed", "transformers")},
+        "layoutner": __version__,
+        "settings": _digest(tree),
+    }
+    values = {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
+    rows, settings_of = map(list, zip(*world.all((row, values)), strict=True))
+    _require_same("versions or settings", [{name: row[name] for name in SHARED[:-1]} for row in rows], settings_of)
+    if world.size == 1:
+        return ", ".join(f"{name} {value}" for name, value in row.items())
+    lines = [COLUMNS, *(tuple(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def require_same_plan(plan: Plan, world: World) -> None:
+    """Compare what the ranks have read and worked out. All ranks call it.
+
+    Raises:
+        UserError: on every rank: what differs, and on which ranks.
+    """
+    parts = {name.replace("_", " "): _digest(value) for name, value in plan.identity.meaning.items()}
+    parts["test documents"] = _digest([(d.name, d.words, d.boxes, d.tags) for d in plan.corpus.test])
+    parts["checkpoint configuration"] = _digest(plan.checkpoint.config.to_dict())
+    parts["optimizer steps"] = str(plan.schedule.total)
+    parts["DeepSpeed config"] = _digest(plan.ds_config)
+    _require_same("files", world.all(parts))
+
+
+def _require_same(what: str, *gathered: list[dict[str, Any]]) -> None:
+    """Compare the ranks' dictionaries with what most of them hold, between equals with what the lowest rank holds."""
+    ranks = [{name: value for tree in trees for name, value in tree.items()} for trees in zip(*gathered, strict=True)]
+    usual = {name: Counter(json.dumps(rank[name]) for rank in ranks).most_common(1)[0][0] for name in ranks[0]}
+    odd = [
+        f"rank {number}: {name} = {json.dumps(rank[name])} instead of {usual[name]}"
+        for number, rank in enumerate(ranks)
+        for name in rank
+        if json.dumps(rank[name]) != usual[name]
+    ]
+    if odd:
+        raise UserError(
+            f"the ranks see different {what}: {'; '.join(odd[:20])}: all of them need the same software, settings "
+            "and files"
+        )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

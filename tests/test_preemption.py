@@ -1,0 +1,132 @@
+"""A run that is asked to end saves first, on all ranks, and goes on later as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layoutner.training.preemption import SAME_REQUEST_S, SIGNALS, Stop
+from tests.conftest import ROOT, free_port, launch
+
+Arguments = Callable[..., list[str]]
+
+
+def start(command: list[object]) -> subprocess.Popen[str]:
+    tool, *arguments = map(str, command)
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [str(Path(sys.executable).parent / tool), *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 150
+    while not any(row["step"] >= step for row in metrics(run)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ranks_of(run: Path) -> dict[int, int]:
+    """Rank -> process id."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            environment = (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"layoutner" in command and f"output_dir={run}\0".encode() in command + b"\0":
+            for value in environment:
+                if value.startswith(b"RANK="):
+                    found[int(value[5:])] = int(process.name)
+    return found
+
+
+def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with Stop() as stop:
+        assert stop.signal == 0
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGINT)  # within a moment: the same request, passed on by a launcher
+        assert stop.signal == signal.SIGUSR1
+        stop._since -= SAME_REQUEST_S
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.slow
+def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Arguments, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    settings = {"schedule__max_steps": 120, "model__dropout": 0.1, "run__save_every": 0, "data__eval": 0.25}
+    ranks = ["torchrun", "--nproc-per-node", 2, "--master-port"]
+    process = start([*ranks, free_port(), "-m", "layoutner", "train", *train_arguments(run, **settings)])
+    wait_for_step(run, 3, process)
+    os.kill(ranks_of(run)[1], signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0  # torchrun says 1 whatever a rank says
+    (saved,) = (run / "checkpoints").glob("step-*")
+    step = int(saved.name.removeprefix("step-"))
+    assert f"SIGTERM: saved after step {step} of 120; run.resume = auto goes on from there" in errors
+    assert "exitcode  : 75" in errors
+    assert "Traceback (most" not in errors.split("ChildFailedError")[0].split("E1")[0]
+    for folder, more in ((run, {"run__resume": "auto"}), (whole, {})):
+        arguments = train_arguments(folder, **settings, **more)
+        done = launch([*ranks, free_port(), "-m", "layoutner", "train", *arguments])
+        assert done.returncode == 0, done.stderr[-3000:]
+    computed = ("step", "train/loss", "train/lr", "train/grad_norm", "eval/f1", "eval/loss")
+    rows = [[[row.get(key) for key in computed] for row in metrics(folder)] for folder in (run, whole)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 120
+    weights = [f / "checkpoints" / "step-000120" / "optimizer.safetensors" for f in (run, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_deepspeed_launcher_is_told(number: int, train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=0)
+    launcher = ["deepspeed", "--num_gpus", 2, "--master_port", free_port(), "--module", "layoutner"]
+    process = start([*launcher, "train", *arguments])
+    wait_for_step(run, 3, process)
+    # As a terminal and a batch system do: the launcher hands nothing on, and everything in its group gets the signal.
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert ranks_of(run) == {}
+    (saved,) = (run / "checkpoints").glob("step-*")
+    assert f"saved after step {int(saved.name.removeprefix('step-'))}" in errors
+
+
+def test_one_process_says_that_it_wants_to_go_on(train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=0)
+    process = start(["python", "-u", "-m", "layoutner", "train", *arguments])
+    wait_for_step(run, 3, process)
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "layoutner: SIGUSR1: saved after step" in errors
+    assert "Traceback" not in errors
+    assert len(list((run / "checkpoints").glob("step-*"))) == 1

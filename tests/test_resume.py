@@ -1,0 +1,101 @@
+"""A run goes on from a checkpoint on any number of ranks, at any ZeRO stage, as if nothing had happened."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port, launch
+
+WORKER = Path(__file__).parent / "workers" / "resume.py"
+STAGES = ("0", "1", "2", "3")
+RANKS = (1, 2, 3)
+DTYPES = ("fp32", "bf16", "fp16")
+
+
+def write_pages(folder: Path) -> None:
+    """22 pages of 1 to 60 words; with 6 windows a step, the last step of an epoch has 4."""
+    folder.mkdir()
+    dice = random.Random(5)
+    rows: list[tuple[str, str, str]] = []
+    for page in range(22):
+        for _ in range(dice.choice([1, 2, 5, 20, 60])):
+            x, y = dice.randrange(900), dice.randrange(900)
+            word, tag = dice.choice(["brass", "wheel", "12", "Feb"]), dice.choice(["O", "S-A", "S-B"])
+            image = f"{word}\t0 0 1 1\t100 100\t{page}.png"
+            rows.append((f"{word}\t{tag}", f"{word}\t{x} {y} {x + 50} {y + 20}", image))
+        rows.append(("", "", ""))
+    for index, name in enumerate(("train", "train_box", "train_image")):
+        (folder / f"{name}.txt").write_text("\n".join(row[index] for row in rows))
+
+
+def run(folder: Path, ranks: int, jobs: list[dict[str, str]]) -> None:
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    done = launch(
+        ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), WORKER, folder, path], timeout=560
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
+
+
+def losses(folder: Path) -> list[float]:
+    """train/loss of steps 3 to 5, those after the checkpoint that others go on from."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    by_step = {row["step"]: row for row in rows if "train/loss" in row}
+    return [by_step[step]["train/loss"] for step in (3, 4, 5)]
+
+
+@pytest.fixture(scope="module")
+def matrix(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every source saves after step 2 and trains on to 5; every target goes on from there to 5."""
+    folder = tmp_path_factory.mktemp("resume")
+    (folder / "checkpoint").symlink_to(checkpoints["layoutlm"])
+    write_pages(folder / "data")
+    for ranks in RANKS:
+        jobs = []
+        for dtype in DTYPES:
+            for stage in STAGES:
+                out = str(folder / name(dtype, (ranks, stage)))
+                job = {"precision.dtype": dtype, "deepspeed.zero_stage": stage, "run.output_dir": out}
+                jobs.append({**job, "run.save_every": "2", "run.keep_checkpoints": "0"})
+        run(folder, ranks, jobs)
+    for ranks in RANKS:
+        jobs = []
+        for dtype, source, target in CASES:
+            if target[0] == ranks:
+                job = {"precision.dtype": dtype, "deepspeed.zero_stage": target[1]}
+                job["run.output_dir"] = str(folder / name(dtype, source, target))
+                jobs.append({**job, "run.resume": str(folder / name(dtype, source) / "checkpoints" / "step-000002")})
+        run(folder, ranks, jobs)
+    return folder
+
+
+World = tuple[int, str]  # ranks, ZeRO stage
+WORLDS: list[World] = [(ranks, stage) for ranks in RANKS for stage in STAGES]
+
+
+def name(dtype: str, source: World, target: World | None = None) -> str:
+    return "-".join(map(str, (dtype, *source, *(target or ()))))
+
+
+# Every world to itself; from one world to every other; and, in fp32, from every world to two that are unlike it.
+CASES: list[tuple[str, World, World]] = sorted(
+    {(dtype, world, world) for dtype in DTYPES for world in WORLDS}
+    | {(dtype, (2, "2"), world) for dtype in DTYPES for world in WORLDS}
+    | {("fp32", world, target) for world in WORLDS for target in ((1, "0"), (3, "3"))}
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "source", "target"), CASES)
+def test_the_curve_goes_on(dtype: str, source: World, target: World, matrix: Path) -> None:
+    whole, resumed = losses(matrix / name(dtype, source)), losses(matrix / name(dtype, source, target))
+    if source == target and dtype != "bf16":
+        assert resumed == whole  # to the last bit
+    elif source == target:
+        # In a process of its own it is so too; after other work in the same process torch's bf16 kernels differ.
+        assert resumed == pytest.approx(whole, rel=1e-3)
+    else:
+        # fp32: another order of the same sums. bf16 at ZeRO 0 sums micro-batches in bf16, the other stages in fp32.
+        assert resumed == pytest.approx(whole, rel={"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-3}[dtype])

@@ -1,0 +1,49 @@
+"""Started on 2 ranks by test_failing_ranks.py: `layoutner train`, with something wrong.
+
+    torchrun --nproc-per-node 2 tests/workers/failing.py FAULT ARGUMENTS OF LAYOUTNER
+
+FAULT: `hang` - rank 1 never comes back from collating its third batch; `raise` - it fails there with a KeyError;
+`overflow` - on all ranks the loss is far too large for fp16 from step 4 on. Anything else: nothing.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+from layoutner.cli import main
+from layoutner.training import loop
+from layoutner.training.engine import Engine
+
+# torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
+CPU_Accelerator.is_fp16_supported = lambda self: True
+
+
+def spoil(fault: str) -> None:
+    collate, backward = loop.collate, Engine.backward
+    calls = {"collate": 0, "backward": 0}
+
+    def spoilt_collate(*arguments: Any) -> Any:
+        calls["collate"] += 1
+        if calls["collate"] == 3 and fault == "hang":
+            threading.Event().wait()
+        if calls["collate"] == 3 and fault == "raise":
+            raise KeyError("no such word")
+        return collate(*arguments)
+
+    def spoilt_backward(engine: Engine, loss: Any, last: bool) -> None:
+        calls["backward"] += 1
+        backward(engine, loss * 1e30 if calls["backward"] > 3 else loss, last)
+
+    if fault in ("hang", "raise") and os.environ["RANK"] == "1":
+        loop.collate = spoilt_collate
+    if fault == "overflow":
+        Engine.backward = spoilt_backward  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    sys.argv = [argument for argument in sys.argv if not argument.startswith("--local_rank")]
+    spoil(sys.argv[1])
+    main(sys.argv[2:])
