@@ -2,13 +2,16 @@
 VENV ?= .venv
 PYTHON ?= python3
 
-.PHONY: demo test check clean
+.PHONY: demo test test-slow check clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/layoutner demo
 
 test: $(VENV)/installed $(VENV)/pretrained
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed $(VENV)/pretrained
+	$(VENV)/bin/python -m pytest -m slow
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .

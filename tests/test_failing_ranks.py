@@ -98,7 +98,6 @@ def job(train_arguments: Arguments, tmp_path: Path) -> Iterator[Callable[..., Jo
         one.end()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank(launcher: str, victim: int, job: Callable[..., Job]) -> None:

@@ -75,7 +75,6 @@ def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-@pytest.mark.slow
 def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Arguments, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     settings = {"schedule__max_steps": 120, "model__dropout": 0.1, "run__save_every": 0, "data__eval": 0.25}

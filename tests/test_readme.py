@@ -113,13 +113,19 @@ def make_data(folder: Path, forms: Path) -> None:
         test_cord.write(folder / "data" / "cord", receipt, str(number))
 
 
-@pytest.mark.slow
 def test_every_other_command_runs_as_it_stands(
-    forms: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    forms: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """data/ holds small forms and receipts; the hub's cache holds small networks under the published names."""
     make_data(tmp_path, forms)
     make_hub(tmp_path_factory.mktemp("hub"), forms, monkeypatch)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)  # what `make demo` leaves
+    (tmp_path / "runs" / "demo" / "forms").symlink_to(forms)
+    (tmp_path / "runs" / "demo" / "start").symlink_to(checkpoints["layoutlm"])
     (tmp_path / "slurm").symlink_to(ROOT / "slurm")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -108,7 +108,6 @@ def ranks_of(run: Path) -> list[int]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("two_nodes")
 def test_a_job_trains_on_two_nodes(submit: Any, train_arguments: Arguments, forms: Path, tmp_path: Path) -> None:
     run = tmp_path / "a run"  # a space must survive the way through sbatch and srun
@@ -126,7 +125,6 @@ def test_a_mistake_fails_the_job_and_is_said(submit: Any, train_arguments: Argum
     assert "batch.micro_windows = 2 or 4" in job.text()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("two_nodes")
 def test_a_preempted_job_goes_on_as_if_nothing_had_happened(
     submit: Any, train_arguments: Arguments, tmp_path: Path
@@ -158,7 +156,6 @@ def test_a_preempted_job_goes_on_as_if_nothing_had_happened(
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("two_nodes")
 def test_a_killed_rank_ends_the_job(submit: Any, train_arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -172,7 +169,6 @@ def test_a_killed_rank_ends_the_job(submit: Any, train_arguments: Arguments, tmp
     assert ranks_of(run) == []
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("two_nodes")
 def test_scancel_saves_and_ends(submit: Any, train_arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -187,7 +183,6 @@ def test_scancel_saves_and_ends(submit: Any, train_arguments: Arguments, tmp_pat
     assert list((run / "checkpoints").glob("step-*"))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("nodes")
 def test_a_sweep_is_one_run_a_value(train_arguments: Arguments, tmp_path: Path) -> None:
     arguments = [a for a in train_arguments(tmp_path / "unused") if not a.startswith("--run.output_dir")]
