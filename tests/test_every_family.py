@@ -19,7 +19,6 @@ from layoutner.training.plan import cut_windows
 from layoutner.training.world import World
 from tests.conftest import free_port, launch
 
-
 WORKER = Path(__file__).parent / "workers" / "families.py"
 # layoutlmv2's backbone cannot be installed from a package index.
 CASES = [*sorted(FAMILIES.keys() - {"layoutlmv2"}), "layoutlmv3:ignore"]
