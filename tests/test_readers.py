@@ -11,6 +11,7 @@ from layoutner.config.settings import DataSettings, load
 from layoutner.data.corpus import read_corpus, read_documents
 from layoutner.data.document import Document
 from layoutner.data.labels import to_spans
+from layoutner.data.page import Tally
 from layoutner.data.splits import split
 
 
@@ -245,3 +246,23 @@ def test_both_formats_of_funsd_hold_the_same_pages(real_data: Path) -> None:
         assert to_spans(document.tags or ()) == to_spans(theirs[name].tags or ())
         assert document.boxes == theirs[name].boxes
         assert document.page_size == theirs[name].page_size
+
+
+def test_labels_are_ignored_where_pages_are_to_be_labelled_and_demanded_where_they_teach(tmp_path: Path) -> None:
+    half = [entity("answer", ("x", [0, 0, 5, 5])), entity(None, ("y", [0, 0, 5, 5]))]
+    form(tmp_path, half, "half")
+    form(tmp_path, [entity(None, ("z", [0, 0, 5, 5]))], "none")
+    form(tmp_path, [entity("answer", ("x", [0, 0, 5, 5])), entity(None, (" ", [0, 0, 5, 5]))], "whole")
+    settings = DataSettings(bad_pages="skip")
+    to_label = read_documents(settings, tmp_path, "train", labels="ignore")
+    assert [(d.name, d.words, d.tags) for d in to_label] == [
+        ("half", ("x", "y"), None),
+        ("none", ("z",), None),
+        ("whole", ("x",), None),
+    ]
+    tally = Tally()
+    (whole,) = read_documents(settings, tmp_path, "train", tally, labels="demand")
+    assert whole.tags == ("B-ANSWER",)  # the blank word is dropped, so it needs no label
+    assert tally.skipped == 2
+    with pytest.raises(UserError, match="data.train: none: its words have no labels"):
+        read_documents(DataSettings(), tmp_path, "train", labels="demand")

@@ -191,10 +191,16 @@ def test_pages_shared_by_the_users_files_are_noted(tmp_path: Path) -> None:
 def test_choosing_by_test_pages_is_refused_unless_it_is_said(tmp_path: Path) -> None:
     train = jsonl(tmp_path / "train", {f"t{n}": story(n) for n in range(8)})
     test = jsonl(tmp_path / "test", {f"u{n}": story(n + 20) for n in range(4)})
-    mixed = jsonl(tmp_path / "mixed", {"m0": story(21), **{f"m{n}": story(n + 40) for n in range(1, 5)}})
+    mixed = jsonl(
+        tmp_path / "mixed", {"m0": story(21), "m9": story(22), **{f"m{n}": story(n + 40) for n in range(1, 5)}}
+    )
     for evaluation in (test, mixed):
         with pytest.raises(UserError, match=r"pages of data.eval are pages of data.test.*data.choose_by = test"):
             corpus(train=train, eval=evaluation, test=test)
+    # Half of the test pages choose, however many others do too.
+    large = jsonl(tmp_path / "large", {f"m{n}": story(n + 20 if n < 2 else n + 40) for n in range(60)})
+    with pytest.raises(UserError, match=r"2 of 60 pages of data.eval are pages of data.test"):
+        corpus(train=train, eval=large, test=test)
     # One of twenty is an accident of public data, and near-identical is not identical.
     rare = jsonl(tmp_path / "rare", {"m0": story(21), **{f"m{n}": story(n + 40) for n in range(1, 20)}})
     near = jsonl(tmp_path / "near", {f"m{n}": story(n + 20) + " more" for n in range(4)})

@@ -87,7 +87,7 @@ def _predict(options: argparse.Namespace) -> None:
                 for page, (document, _) in zip(pages, labelled, strict=True):
                     drawings.add(page, document.image)
 
-        found = documents(_settings(options, labeller), options.input, options.split, tally)
+        found = documents(_settings(options, labeller), options.input, options.split, tally, "ignore")
         lost = tally.skip_all if options.bad_pages == "skip" else refuse
         labeller.label(found, options.batch, take, lost)
         world.on_main(output.finish)
@@ -107,10 +107,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     world.on_main(output.open)
     try:
         labeller = Labeller(options.model, world)
-        found = documents(_settings(options, labeller), options.input, options.split, tally)
+        found = documents(_settings(options, labeller), options.input, options.split, tally, "demand")
         lost = tally.skip_all if options.bad_pages == "skip" else refuse
         scores = labeller.evaluate(found, options.split, options.batch, lost)
-        world.on_main(lambda: output.write(json.dumps(scores.to_dict(), indent=2, ensure_ascii=False) + "\n"))
+        world.on_main(
+            lambda: output.write(
+                json.dumps({**scores.to_dict(), **labeller.chosen}, indent=2, ensure_ascii=False) + "\n"
+            )
+        )
         world.on_main(output.finish)
     finally:
         output.discard()

@@ -1,8 +1,9 @@
 """The documents of a run by role, checked as a whole before any model is loaded."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from layoutner.config.errors import UserError, raise_gathered
 from layoutner.config.settings import DataSettings
@@ -11,6 +12,8 @@ from layoutner.data.labels import LabelSet, labels_of, read_labels
 from layoutner.data.page import Page, Problem, Tally, to_document
 from layoutner.data.readers import READERS
 from layoutner.data.splits import fold, leaks, split
+
+Labels = Literal["keep", "ignore", "demand"]  # what is done with the labels of pages that are read
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,19 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
 
 def _read(settings: DataSettings, path: Path, role: str, notes: list[str]) -> list[Document]:
     tally = Tally()
-    documents = read_documents(settings, path, role, tally)
+    documents = read_documents(settings, path, role, tally, labels="demand")
     notes += tally.lines(role)
     # By name, so that a seed deals the same pages whatever format, file order or file system they come from.
     return sorted(documents, key=lambda document: document.name)
 
 
 def stream(
-    settings: DataSettings, path: Path, role: str, tally: Tally, said: str | None = None
+    settings: DataSettings,
+    path: Path,
+    role: str,
+    tally: Tally,
+    said: str | None = None,
+    labels: Labels = "keep",
 ) -> Iterator[Document | list[Problem]]:
     """Documents of one path, one after the other; a page that stops the run comes as its problems.
 
@@ -85,6 +93,7 @@ def stream(
         role: "train", "eval" or "test": the split to read where the path holds several.
         tally: counts what data.fix repairs and data.bad_pages = skip leaves out.
         said: what the user calls the path; data.ROLE where it is a setting.
+        labels: "ignore" = as if nobody had labelled a word; "demand" = a page without labels cannot be used.
 
     Raises:
         UserError: no such path, or nothing there that the format knows.
@@ -93,8 +102,15 @@ def stream(
     if settings.format != "hub" and not path.exists():
         raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
     for page in READERS[settings.format](path, role):
+        if labels == "ignore" and isinstance(page, Page):
+            page = replace(page, words=[word._replace(tag=None) for word in page.words])
         document, problems = checked(page, settings, tally)
+        if labels == "demand" and document is not None and document.tags is None:
+            problems = [Problem(f"data.{role}: {document.name}", "no labels", "its words have no labels")]
+            document = None
         if document is not None:
+            for problem in problems:
+                tally.repaired[f"{problem.kind} (`layoutner data check` lists them)"] += 1
             yield document
         elif settings.bad_pages == "skip":
             tally.skip(next(problem for problem in problems if problem.fatal))
@@ -114,7 +130,12 @@ def checked(page: Page | Problem, settings: DataSettings, tally: Tally) -> tuple
 
 
 def read_documents(
-    settings: DataSettings, path: Path, role: str, tally: Tally | None = None, said: str | None = None
+    settings: DataSettings,
+    path: Path,
+    role: str,
+    tally: Tally | None = None,
+    said: str | None = None,
+    labels: Labels = "keep",
 ) -> list[Document]:
     """All documents of one path; see `stream`.
 
@@ -122,7 +143,7 @@ def read_documents(
         UserError: as `stream`, and all problems of all pages, no document, no word in any of them.
     """
     documents, problems = [], []
-    for found in stream(settings, path, role, tally or Tally(), said):
+    for found in stream(settings, path, role, tally or Tally(), said, labels):
         if isinstance(found, Document):
             documents.append(found)
         else:

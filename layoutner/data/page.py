@@ -178,6 +178,10 @@ def _clamped(box: Box) -> Box:
 def _tags(page: Page, kept: list[int]) -> tuple[tuple[str, ...] | None, list[Problem]]:
     """Tags of the kept words. An entity that loses a word to a repair is still one entity."""
     given = [word.tag for word in page.words]
+    if any(given[index] is not None for index in kept):
+        # A word that is dropped, a blank one above all, needs no label.
+        dropped = set(range(len(given))) - set(kept)
+        given = ["O" if tag is None and index in dropped else tag for index, tag in enumerate(given)]
     tags = [tag for tag in given if tag is not None]
     if not kept:
         return (), []  # a page without words lacks no label

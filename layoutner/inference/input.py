@@ -6,7 +6,7 @@ from pathlib import Path
 
 from layoutner.config.errors import UserError, raise_gathered
 from layoutner.config.settings import DataSettings, FormatName
-from layoutner.data.corpus import stream
+from layoutner.data.corpus import Labels, stream
 from layoutner.data.document import Document
 from layoutner.data.page import Problem, Tally
 from layoutner.data.readers.jsonl import STDIN
@@ -42,14 +42,14 @@ class ReportingTally(Tally):
             self.skip(problem)
 
 
-def documents(settings: DataSettings, path: Path, split: str, tally: Tally) -> Iterator[Document]:
-    """Documents to label or score. Nothing is read before the first is asked for.
+def documents(settings: DataSettings, path: Path, split: str, tally: Tally, labels: Labels) -> Iterator[Document]:
+    """Documents to label (labels are ignored) or to score (they are demanded). Nothing is read before it is asked for.
 
     Raises:
         UserError: a page that stops the run, nothing to read, not one page.
     """
     count = 0
-    for found in stream(settings, path, split, tally, said="--input"):
+    for found in stream(settings, path, split, tally, said="--input", labels=labels):
         if not isinstance(found, Document):
             problems = [str(problem) for problem in found if problem.fatal]
             advice = "--data.bad_pages skip leaves such pages out"

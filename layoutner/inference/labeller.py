@@ -1,6 +1,7 @@
 """A trained model folder, ready to label documents."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from layoutner.training.world import World
 # What is read at a time, to be sorted by length and shared out. Not a matter of ranks: the same chunks on any number.
 CHUNK_PAGES = 256
 CHUNK_WORDS = 65_536  # no more pages are added from here on
+CHUNK_S = 5.0  # nor after as many seconds of reading: OCR and a live producer are slow, and the other ranks wait
 
 Labelled = list[tuple[Document, list[WordLabel]]]  # documents, each with one answer a word
 
@@ -55,6 +57,8 @@ class Labeller:
             self.labels = LabelSet.from_tags(tags)
             max_length, stride = preprocessing["max_length"], preprocessing["stride"]
             box_level, images = preprocessing["box_level"], preprocessing["images"]
+            # {"chosen_on_test": true} where the checkpoint was: every score of it says so.
+            self.chosen: dict[str, bool] = {k: v for k, v in preprocessing.items() if k == "chosen_on_test"}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder}: not a model exported by layoutner ({PREPROCESSING_FILE}: {error}); "
@@ -165,9 +169,12 @@ class Labeller:
 def _next_chunk(source: Iterator[Document]) -> list[Document]:
     chunk: list[Document] = []
     words = 0
+    until = time.monotonic() + CHUNK_S
     while len(chunk) < CHUNK_PAGES and words < CHUNK_WORDS and (document := next(source, None)) is not None:
         chunk.append(document)
         words += len(document.words)
+        if time.monotonic() > until:
+            break
     return chunk
 
 

@@ -44,6 +44,7 @@ class Plan:
             "stride": data.stride,
             "box_level": data.box_level,
             "images": "ignore" if self.checkpoint.pages is None else "use",
+            **({"chosen_on_test": True} if data.choose_by == "test" else {}),
         }
 
     @property
