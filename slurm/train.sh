@@ -42,8 +42,9 @@ if [ -n "${SWEEP_KEY:-}" ]; then
   set -- "$@" "--$SWEEP_KEY=$value" "--run.output_dir=$SWEEP_DIR/$SWEEP_KEY-$value"
 fi
 
-# A job that was put back goes on where it saved, whatever was said at first.
-if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+# A job that was put back goes on where it saved. A run.resume of your own stays: of a path the run takes its own
+# checkpoints first, and must fails where there is none yet.
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [[ " $* " != *" --run.resume"* ]]; then
   set -- "$@" --run.resume=auto
 fi
 

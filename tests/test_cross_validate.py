@@ -76,7 +76,7 @@ def test_a_fold_alone_computes_what_it_computes_among_the_others(
     arguments = train_arguments(alone, **SHORT, data__folds=3, data__fold=1, run__resume="auto")
     done = launch(["layoutner", "train", *arguments])
     assert done.returncode == 2
-    assert "cannot be resumed by this run: training_documents = " in done.stderr
+    assert "cannot be resumed by this run: training_windows = " in done.stderr
 
 
 def test_a_second_call_goes_on_with_the_folds_that_are_missing(

@@ -33,7 +33,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "model"
     done = launch(["layoutner", "export", run, out])
     assert done.returncode == 0, done.stderr
-    best = json.loads((run / "checkpoints" / "step-000040" / "state.json").read_text())["best_step"]
+    best = json.loads((run / "checkpoints" / "step-000040" / "state.json").read_text())["state"]["best_step"]
     assert f"step-{best:06d} exported to {out}" in done.stdout
     return out
 

@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Preempted as stopped:
         if rank == 0:
             print(f"{who}{stopped}; run.resume = auto goes on from there", file=sys.stderr)
-        code = AGAIN
+            # Rank 0, the last to leave, says so for all: a launcher ends the others at the first code that is not 0.
+            code = AGAIN
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise

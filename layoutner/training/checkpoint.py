@@ -67,7 +67,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 def complete_checkpoints(run: Path) -> list[Path]:
     """Checkpoints of a run folder that have all their files in full length, oldest first. Contents: see `damage`."""
     folders = [f for f in (run / FOLDER).glob("step-*") if _NAME.fullmatch(f.name) and not _torn(f)]
-    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+    return sorted(folders, key=_step)
 
 
 def _manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
@@ -147,7 +147,7 @@ def _write(
     partial = folder / f".{final.name}.partial"
     try:
         for torn in folder.glob(".step-*.partial"):
-            shutil.rmtree(torn)
+            shutil.rmtree(torn, ignore_errors=torn != partial)
         partial.mkdir(parents=True)
         save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
         save_file(moments, partial / OPTIMIZER_FILE)
@@ -162,18 +162,31 @@ def _write(
         latest.write_text(final.name + "\n", encoding="utf-8")
         latest.rename(folder / LATEST_FILE)
         _flush(folder)
-        if keep:
-            best = checkpoint_path(run, state.best_step) if state.best_step is not None else None
-            for old in complete_checkpoints(run)[:-keep]:
-                if old != best:
-                    # Renamed first: a kill while it is removed leaves no torn checkpoint under its name.
-                    shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
             f"{final}: could not be written: {first_line(error)}; the checkpoints before it are as they "
             "were: make room, then go on with run.resume = auto"
         ) from None
+    if keep:
+        _remove_old(run, state, keep)
+
+
+def _remove_old(run: Path, state: TrainState, keep: int) -> None:
+    """Keep the newest up to this one, and the best. What cannot be removed is no reason to end a run."""
+    best = checkpoint_path(run, state.best_step) if state.best_step is not None else None
+    # A later one can only be damaged, left by the run that this one goes on from: it counts for nothing.
+    for old in [folder for folder in complete_checkpoints(run) if _step(folder) <= state.step][:-keep]:
+        if old != best:
+            try:
+                # Renamed first: a kill while it is removed leaves no torn checkpoint under its name.
+                shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
+            except OSError as error:
+                logger.warning("%s could not be removed: %s", old, error)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _flushed(path: Path) -> dict[str, Any]:
@@ -207,6 +220,7 @@ class Saved:
 
     @property
     def state(self) -> TrainState:
+        """Where the run stood."""
         return TrainState(**self.record["state"])
 
     def into_model(self, model: nn.Module) -> None:
@@ -223,8 +237,9 @@ class Saved:
             parameter.data.copy_(self._read(f"master/{name}", name, parameter.shape))
 
     def into_engine(self, engine: Engine) -> None:
-        """Give the engine its optimizer's memory and its counters."""
+        """Give the engine its optimizer's memory and its counters. The files are let go: they may be removed now."""
         engine.restore(self.record["engine"], lambda name, shape: self._read(name, None, shape))
+        self._files.clear()
 
     def _read(self, name: str, else_weight: str | None, shape: torch.Size) -> torch.Tensor:
         tensor = None
@@ -264,6 +279,10 @@ def to_resume(settings: Settings, identity: Identity) -> Path | None:
             )
         if checkpoint is None and resume == "must":
             raise UserError(f"run.resume = must, but {run / FOLDER} holds no complete checkpoint")
+    elif there and Path(resume).resolve().parent != (run / FOLDER).resolve():
+        # The same command once more, as after preemption: what this run has done itself comes first.
+        checkpoint = _newest_undamaged(there)
+        logger.warning("run.resume = %s: this run has checkpoints of its own, and goes on from them", resume)
     else:
         checkpoint = Path(resume)
         if problem := damage(checkpoint):
@@ -287,8 +306,13 @@ def to_resume(settings: Settings, identity: Identity) -> Path | None:
     return checkpoint
 
 
+def has_best(run: Path, state: TrainState) -> bool:
+    """Whether the best checkpoint that a state names, if any, is there in this run's folder."""
+    return state.best_step is None or not _torn(checkpoint_path(run, state.best_step))
+
+
 def _newest_undamaged(checkpoints: list[Path]) -> Path | None:
-    for checkpoint in sorted(checkpoints, key=lambda f: -int(f.name.removeprefix("step-"))):
+    for checkpoint in sorted(checkpoints, key=_step, reverse=True):
         if problem := damage(checkpoint):
             logger.warning("%s is damaged (%s): not used, the one before it is taken", checkpoint, problem)
         else:

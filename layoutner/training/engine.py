@@ -217,7 +217,7 @@ class Engine:
         steps = [float(state["step"]) for state in self._engine.basic_optimizer.state.values() if "step" in state]
         scaler = vars(self._scaler) if self._fp16 else {}
         return {
-            "updates": int(steps[0]) if steps else 0,  # Adam's bias correction counts these: skipped steps are none
+            "updates": int(max(steps, default=0)),  # Adam's bias correction counts these: skipped steps are none
             "skipped_steps": self.skipped_steps,
             "loss_scaler": {name: value for name, value in scaler.items() if isinstance(value, int | float)},
         }
@@ -268,7 +268,7 @@ class Engine:
                 masters = list(getattr(optimizer, name))
                 break
         else:
-            masters = [parameter for group in inner.param_groups for parameter in group["params"]]
+            masters = [one for group in inner.param_groups for one in group["params"] if one.requires_grad]
         for master in masters:
             state = inner.state[master]
             if "exp_avg" not in state:

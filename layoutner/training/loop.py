@@ -69,8 +69,9 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
     if saved is not None:
         saved.into_engine(engine)
         state = saved.state
-        if saved.path.parent.parent.resolve() != run.output_dir.resolve():
-            state = TrainState(step=state.step)  # the best checkpoint of another run is not in this folder
+        if world.on_main(lambda: not checkpoints.has_best(run.output_dir, state)):
+            # Of another run, or gone since: the best is looked for anew.
+            state = TrainState(step=state.step)
         changed = checkpoints.changes(saved.record, identity)
         logger.info("resumed from %s; changed since: %s", saved.path, "; ".join(changed) or "nothing")
     with world.doing("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
@@ -184,6 +185,13 @@ def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tupl
             f"Windows: {', '.join(map(str, sorted(indices)[:20]))}. Documents: {', '.join(names[:20])}"
         )
     outcome = engine.step(plan.schedule.deepspeed_position(step))
+    if outcome.applied and not math.isfinite(outcome.grad_norm):
+        # The same on all ranks. The weights are spoilt, and never saved.
+        raise UserError(
+            f"the gradient of optimizer step {step + 1} is {outcome.grad_norm} although its loss is {mean_loss:g}: "
+            "training stops, and run.resume = auto goes on from the last checkpoint. A lower optimizer.lr, more "
+            "warm-up or clipping (optimizer.max_grad_norm) may help"
+        )
     return outcome, mean_loss, sum(windows[index].length for index in indices)
 
 

@@ -18,6 +18,9 @@ from layoutner.model.loading import Checkpoint, open_checkpoint
 from layoutner.model.loss import Loss, make_loss
 from layoutner.training.checkpoint import Identity
 
+# Of a checkpoint's configuration: what its weights' shapes follow from.
+NETWORK = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -53,6 +56,7 @@ class Plan:
         settings = self.settings
         return Identity(
             meaning={
+                "network": {key: getattr(self.checkpoint.config, key, None) for key in NETWORK},
                 "precision": settings.precision.model_dump(mode="json"),
                 "global_windows": self.batch.global_windows,
                 "seed": settings.run.seed,

@@ -2,9 +2,10 @@
 
 import json
 import math
+import os
 import uuid
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import Settings
@@ -80,7 +81,7 @@ class Wandb:
             id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
         try:
             self._run = wandb.init(
-                mode=settings.wandb.mode,
+                mode=_wandb_mode(settings.wandb.mode),
                 project=settings.wandb.project,
                 entity=settings.wandb.entity,
                 name=settings.wandb.name or folder.name,
@@ -105,6 +106,11 @@ class Wandb:
         """Finish the run."""
         self._beside.close()
         self._run.finish()
+
+
+def _wandb_mode(mode: Literal["online", "offline", "disabled"]) -> Literal["online", "offline", "disabled"]:
+    """WANDB_MODE=offline, as a compute node without network sets it, turns online into offline."""
+    return "offline" if os.environ.get("WANDB_MODE") == "offline" else mode
 
 
 def open_tracker(settings: Settings, world: World, resumed_step: int) -> Tracker:

@@ -60,7 +60,8 @@ class Watchdog:
             store: of torch; a connection of its own is made, for a wait in the other would hold this one up.
             limit: seconds after which a rank is lost or hangs.
         """
-        self.state: tuple[Kind, str] = ("local", "working by itself")  # set by the training thread
+        # Set by the training thread. What it does not name, such as importing and exporting, may take its time.
+        self.state: tuple[Kind, str] = ("main", "working by itself")
         self._store = store.clone()
         self._rank, self._limit = rank, limit
         self._keys = [f"layoutner/beat/{other}" for other in range(size)]

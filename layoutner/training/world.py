@@ -72,6 +72,8 @@ class World:
                 watchdog = Watchdog(store, rank, size, rank_timeout) if rank_timeout else None
                 distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
                 if watchdog is not None:
+                    # Ranks need not start at once: nobody is missed before all have been there.
+                    store.wait([f"layoutner/beat/{other}" for other in range(size)], TIMEOUT)
                     watchdog.start()
         return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), store, watchdog)
 
@@ -122,10 +124,12 @@ class World:
             self.store.wait([f"layoutner/done/{rank}" for rank in ranks], TIMEOUT)
             if self.watchdog is not None:
                 self.watchdog.stop()
+            distributed.destroy_process_group()
             self.store.set(f"layoutner/left/{self.rank}", "")
             if self.is_main:
                 self.store.wait([f"layoutner/left/{rank}" for rank in ranks], TIMEOUT)
-        distributed.destroy_process_group()
+        else:
+            distributed.destroy_process_group()
 
     def sum(self, value: float) -> float:
         """Sum of a number over all ranks, in fp64, the same on every rank."""
