@@ -20,6 +20,7 @@ from layoutner.training.checkpoint import (
     checkpoint_path,
     complete_checkpoints,
     damage,
+    has_best,
     read_state,
     to_resume,
 )
@@ -168,3 +169,32 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a complete layoutner checkpoint"):
         read_state(tmp_path)
     assert json.loads((folder / "manifest.json").read_text())["files"].keys() == set(FILES) - {"manifest.json"}
+
+
+def test_a_damaged_later_checkpoint_does_not_cost_the_one_just_written(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 25)
+    damaged = checkpoint(tmp_path, 30) / "model.safetensors"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # in full length, so it counts as complete
+    newest = checkpoint(tmp_path, 26, keep=1)
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-000026\n"
+    assert resumed(tmp_path, "auto") == newest
+    assert "step-000025" not in names(tmp_path)
+
+
+def test_the_same_command_once_more_goes_on_from_the_runs_own_checkpoints(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = checkpoint(tmp_path / "source", 5)
+    assert resumed(tmp_path / "run", str(source)) == source
+    own = checkpoint(tmp_path / "run", 7)
+    with caplog.at_level(logging.WARNING):
+        assert resumed(tmp_path / "run", str(source)) == own
+    assert "has checkpoints of its own" in caplog.text
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_counted_on(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 1)
+    assert has_best(tmp_path, TrainState(2))
+    assert has_best(tmp_path, TrainState(2, best_step=1))
+    assert not has_best(tmp_path, TrainState(2, best_step=2))

@@ -99,3 +99,41 @@ def test_the_curve_goes_on(dtype: str, source: World, target: World, matrix: Pat
     else:
         # fp32: another order of the same sums. bf16 at ZeRO 0 sums micro-batches in bf16, the other stages in fp32.
         assert resumed == pytest.approx(whole, rel={"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-3}[dtype])
+
+
+def test_steps_are_counted_though_the_first_parameter_is_frozen(tmp_path: Path) -> None:
+    """Adam's bias correction depends on them; a frozen parameter's own count never moves."""
+    import torch
+    from transformers import BertConfig, BertForTokenClassification
+
+    from layoutner.config.batch_plan import plan_batch
+    from layoutner.config.render import render
+    from layoutner.config.schedule import plan_schedule
+    from layoutner.config.settings import load
+    from layoutner.training.engine import Engine
+    from layoutner.training.world import World as Ranks
+
+    settings = load(None, {"precision": {"dtype": "fp32"}, "schedule": {"max_steps": "20"}})
+    schedule = plan_schedule(settings.schedule, 4, None)
+    config = render(settings, plan_batch(4, 4, 1), schedule)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+    def engine() -> Engine:
+        torch.manual_seed(0)
+        model = BertForTokenClassification(BertConfig(vocab_size=20, max_position_embeddings=16, **size))
+        next(model.parameters()).requires_grad_(False)
+        return Engine(model, config, Ranks.join())
+
+    def steps(one: Engine, count: int) -> None:
+        for step in range(count):
+            logits = one.forward({"input_ids": torch.arange(8)[None]})
+            one.backward(logits.square().sum(), last=True)
+            one.step(schedule.deepspeed_position(step))
+
+    first = engine()
+    steps(first, 5)
+    moments = first.moments()
+    second = engine()
+    second.restore(first.counters(), lambda name, shape: moments[name])
+    steps(second, 7)
+    assert second.counters()["updates"] == 12
