@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layoutner.config.errors import NoSplitError, UserError
+from layoutner.config.errors import UserError
 from layoutner.data.files import image_size, read_json
 from layoutner.data.page import Page, Problem, Word
+from layoutner.data.readers.splits import split_folder
 
 SPLITS = {"train": "training_data", "test": "testing_data"}
 
@@ -30,18 +31,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
 
 
 def _annotation_files(path: Path, role: str) -> list[Path]:
-    folder = path
-    if not (path / "annotations").is_dir():
-        there = [name for name in SPLITS.values() if (path / name / "annotations").is_dir()]
-        if not there:
-            what = "it has neither annotations/ nor training_data/annotations/; data.format names other formats"
-            raise UserError(f"{path}: not a FUNSD folder: {what}")
-        if SPLITS.get(role) not in there:
-            raise NoSplitError(
-                f"{path}: holds {' and '.join(there)}, none of them for data.{role}; name one of them in full"
-                + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
-            )
-        folder = path / SPLITS[role]
+    if not any((path / name / "annotations").is_dir() for name in ("", *SPLITS.values())):
+        what = "it has neither annotations/ nor training_data/annotations/; data.format names other formats"
+        raise UserError(f"{path}: not a FUNSD folder: {what}")
+    folder = split_folder(path, role, SPLITS, "annotations")
     files = sorted((folder / "annotations").glob("*.json"))
     if not files:
         raise UserError(f"{folder / 'annotations'}: holds no .json file")
