@@ -1,5 +1,6 @@
 """Checkpoints become token classifiers, or the run stops."""
 
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -229,6 +230,25 @@ def test_a_bert_starts_a_layoutlm(checkpoints: dict[str, Path]) -> None:
         far = torch.nn.functional.cosine_similarity(table[:500], table[500:1000]).mean()
         assert near > 0.95 > 0.5 > far
     assert not torch.equal(embeddings.x_position_embeddings.weight, embeddings.y_position_embeddings.weight)
+
+
+def test_the_layoutlm_of_the_old_script_is_one(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    # Its weights begin with "bert.", its config.json says bert, it is a pickle, and its tokenizer a vocab.txt.
+    tokenizer = opened(checkpoints["layoutlm"]).tokenizer
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)))
+    weights = load_file(checkpoints["layoutlm"] / "model.safetensors")
+    torch.save({name.replace("layoutlm.", "bert."): w for name, w in weights.items()}, tmp_path / "pytorch_model.bin")
+    config = json.loads((checkpoints["layoutlm"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "bert", "architectures": None}))
+    for family in (None, "layoutlm"):
+        checkpoint = opened(tmp_path, family)
+        assert checkpoint.family == "layoutlm"
+        own = dict(build(checkpoint, TAGS, None).named_parameters())
+        taken = [name for name in weights if name.startswith("layoutlm.") and ".pooler." not in name]
+        assert all(torch.equal(own[name], weights[name]) for name in taken)
+        assert "layoutlm.embeddings.h_position_embeddings.weight" in taken
+    # A bert's own weights are still a bert's.
+    assert opened(checkpoints["bert"]).family == "bert"
 
 
 def test_the_pretrained_text_model_starts_a_layoutlm(minilm: Path) -> None:

@@ -81,6 +81,8 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
+    if config.model_type == "bert" and hasattr(config, "max_2d_position_embeddings"):
+        config = _as_layoutlm(config)  # the LayoutLM of run_seq_labeling.py calls itself a bert
     family = settings.family or config.model_type
     if family not in FAMILIES:
         raise UserError(
@@ -204,8 +206,7 @@ def build(checkpoint: Checkpoint, tags: list[str], dropout: float | None) -> nn.
         model = _load(AutoModelForTokenClassification, checkpoint, _with_dropout(config, dropout), new=("pooler.",))
         return _prepared(model, checkpoint)
     if checkpoint.family != config.model_type:
-        fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
-        config = LayoutLMConfig(**fields)
+        config = _as_layoutlm(config)
     config.id2label = dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
     model = AutoModelForTokenClassification.from_config(_with_dropout(config, dropout), dtype=torch.float32)
@@ -232,6 +233,11 @@ def _prepared(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     return model
 
 
+def _as_layoutlm(config: Any) -> Any:
+    fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
+    return LayoutLMConfig(**fields)
+
+
 def _load(loader: Any, checkpoint: Checkpoint, config: Any, new: tuple[str, ...]) -> Any:
     """from_pretrained that stops where transformers would only warn."""
     try:
@@ -241,6 +247,8 @@ def _load(loader: Any, checkpoint: Checkpoint, config: Any, new: tuple[str, ...]
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # said below, with their names
             output_loading_info=True,
+            # So are the weights named that were published for run_seq_labeling.py, and those that it saved.
+            key_mapping={r"^bert\.": "layoutlm."} if config.model_type == "layoutlm" else None,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{checkpoint.name}: its weights cannot be loaded: {first_line(error)}") from None
