@@ -45,7 +45,7 @@ fi
 # A job that was put back goes on where it saved. A run.resume of your own stays: of a path the run takes its own
 # checkpoints first, and must fails where there is none yet.
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [[ " $* " != *" --run.resume"* ]]; then
-  set -- "$@" --run.resume=auto
+  set -- "$@" --run.resume=auto --run.overwrite=false
 fi
 
 # One task a rank. Rank 0 writes to the job's log, every other rank to one of its own beside it.

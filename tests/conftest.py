@@ -83,6 +83,18 @@ def launch(command: list[object], timeout: float = 240, **environment: str) -> s
     )
 
 
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """`layoutner ...` in this process, much quicker: (exit code, standard output, standard error)."""
+    from layoutner.cli import main
+
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, *capsys.readouterr()
+
+
 @pytest.fixture(scope="session")
 def train_arguments(forms: Path, checkpoints: dict[str, Path]) -> Callable[..., list[str]]:
     """Arguments of a short training run on the small forms; keywords `section__key=value` add or replace."""

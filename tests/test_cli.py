@@ -8,20 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.cli import main
 from layoutner.config.settings import sections
+from tests.conftest import call
 
 LAYOUTNER = Path(sys.executable).parent / "layoutner"
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.mark.parametrize(

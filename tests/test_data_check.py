@@ -9,17 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from layoutner.cli import main
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["data", "check", *map(str, arguments)])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
+from tests.conftest import call
 
 
 def word(
@@ -38,12 +28,12 @@ def write(file: Path, pages: dict[str, list[dict[str, Any]]]) -> Path:
 
 
 def test_clean_forms_are_counted(capsys: pytest.CaptureFixture[str], forms: Path, checkpoints: dict[str, Path]) -> None:
-    code, out, _ = call(capsys, forms)
+    code, out, _ = call(capsys, "data", "check", forms)
     assert code == 0
     assert "windows" not in out
     assert out.endswith("0 problem(s) that stop a run, 0 worth a look\n")
     model = ["--model", checkpoints["layoutlm"], "--data.max_length=32", "--data.stride=8"]
-    code, out, _ = call(capsys, forms, "--format=json", *model)
+    code, out, _ = call(capsys, "data", "check", forms, "--format=json", *model)
     report = json.loads(out)
     assert (code, report["fatal"], report["duplicates"], report["problems"]) == (0, 0, [], [])
     assert {role: split["documents"] for role, split in report["splits"].items()} == {"train": 24, "test": 8}
@@ -71,7 +61,7 @@ def test_every_problem_is_listed_by_file_and_word(capsys: pytest.CaptureFixture[
     with broken.open("a") as file:
         file.write('{"document": "cut", "page_s')
     write(tmp_path / "test.jsonl", {"strange": [word("f", "B-Z")]})
-    code, out, err = call(capsys, tmp_path, "--data.format=jsonl")
+    code, out, err = call(capsys, "data", "check", tmp_path, "--data.format=jsonl")
     assert (code, err) == (1, "")
     for line in (
         "error: box off the page: 1",
@@ -91,7 +81,7 @@ def test_every_problem_is_listed_by_file_and_word(capsys: pytest.CaptureFixture[
         "6 problem(s) that stop a run, 1 worth a look",
     ):
         assert f"\n{line}" in out
-    code, out, _ = call(capsys, tmp_path, "--data.format=jsonl", "--format=json")
+    code, out, _ = call(capsys, "data", "check", tmp_path, "--data.format=jsonl", "--format=json")
     report = json.loads(out)
     assert (code, report["fatal"], len(report["problems"])) == (1, 6, 7)
     assert (report["splits"]["train"]["documents"], report["splits"]["train"]["unusable"]) == (1, 5)
@@ -107,11 +97,11 @@ def test_fix_counts_what_it_repairs(capsys: pytest.CaptureFixture[str], tmp_path
             "b": [word("left", box=(20, 10, 10, 20)), word("b")],
         },
     )
-    code, out, _ = call(capsys, file, "--data.format=jsonl", "--fix", "clamp")
+    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--fix", "clamp")
     assert code == 0
     assert "all: 1 box(es) clamped, box off the page (data.fix = clamp)\n" in out
     assert "all: 1 box(es) clamped, inverted box (data.fix = clamp)\n" in out
-    code, out, _ = call(capsys, file, "--data.format=jsonl", "--data.fix=drop", "--format=json")
+    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--data.fix=drop", "--format=json")
     assert code == 0
     assert json.loads(out)["splits"]["all"]["words"] == 2
     assert sum(json.loads(out)["splits"]["all"]["repaired"].values()) == 2
@@ -120,11 +110,11 @@ def test_fix_counts_what_it_repairs(capsys: pytest.CaptureFixture[str], tmp_path
 def test_labels_are_held_against_a_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", {"a": [word("x", "B-TOTAL"), word("y", "B-DATE")]})
     (tmp_path / "labels.txt").write_text("O\nB-TOTAL\nI-TOTAL\n")
-    assert call(capsys, file, "--data.format=jsonl")[0] == 0
-    code, out, _ = call(capsys, file, "--data.format=jsonl", "--labels", tmp_path / "labels.txt")
+    assert call(capsys, "data", "check", file, "--data.format=jsonl")[0] == 0
+    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--labels", tmp_path / "labels.txt")
     assert code == 1
     assert "all: a.jsonl line 1: word 1 'y': label B-DATE is not one of TOTAL\n" in out
-    code, _, err = call(capsys, file, "--data.format=jsonl", "--labels", tmp_path / "none.txt")
+    code, _, err = call(capsys, "data", "check", file, "--data.format=jsonl", "--labels", tmp_path / "none.txt")
     assert code == 2
     assert "none.txt: cannot be read" in err
 
@@ -134,13 +124,13 @@ def test_pages_that_are_there_twice_come_with_their_split(capsys: pytest.Capture
     short = [word("PAID")]
     write(tmp_path / "train.jsonl", {"a": long, "b": short, "c": short})
     write(tmp_path / "test.jsonl", {"d": [*long, word("stamp")]})
-    code, out, _ = call(capsys, tmp_path, "--data.format=jsonl")
+    code, out, _ = call(capsys, "data", "check", tmp_path, "--data.format=jsonl")
     assert code == 0
     assert "note: pages that are there twice: 2 pair(s), 1 across splits\n" in out
     across = "  train train.jsonl line 1 and test test.jsonl line 1: near-identical\n"
     inside = "  train train.jsonl line 2 and train train.jsonl line 3: identical\n"
     assert across + inside in out
-    code, out, _ = call(capsys, tmp_path, "--data.format=jsonl", "--split=test")
+    code, out, _ = call(capsys, "data", "check", tmp_path, "--data.format=jsonl", "--split=test")
     assert code == 0
     assert "twice" not in out
     assert "train" not in out
@@ -150,17 +140,17 @@ def test_the_first_of_many_problems_are_shown_and_all_on_demand(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = write(tmp_path / "a.jsonl", {str(n): [word(f"w{n}", "X")] for n in range(14)})
-    code, out, _ = call(capsys, file, "--data.format=jsonl")
+    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl")
     assert code == 1
     assert out.count("is neither O nor") == 10
     assert "  ... and 4 more (--all shows them)\n" in out
-    _, out, _ = call(capsys, file, "--data.format=jsonl", "--all")
+    _, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--all")
     assert out.count("is neither O nor") == 14
     assert "more (" not in out
 
 
 def test_a_folder_without_splits_is_read_once(capsys: pytest.CaptureFixture[str], forms: Path) -> None:
-    code, out, _ = call(capsys, forms / "testing_data", "--format=json")
+    code, out, _ = call(capsys, "data", "check", forms / "testing_data", "--format=json")
     assert code == 0
     report = json.loads(out)
     assert {role: split["documents"] for role, split in report["splits"].items()} == {"all": 8}
@@ -175,7 +165,7 @@ def test_a_truncated_form_and_a_broken_image_are_named(capsys: pytest.CaptureFix
         Image.new("L", (50, 50)).save(tmp_path / "images" / f"{name}.png")
     (tmp_path / "annotations" / "a.json").write_text('{"form": [')
     (tmp_path / "images" / "b.png").write_bytes(b"\x89PNG")
-    code, out, _ = call(capsys, tmp_path)
+    code, out, _ = call(capsys, "data", "check", tmp_path)
     assert code == 1
     assert "error: unreadable: 2\n  all: a.json:" in out
     assert "  all: b.json: page image" in out
@@ -188,13 +178,13 @@ def test_a_split_whose_files_are_incomplete_is_a_problem_of_it(
         (tmp_path / f"{split}.txt").write_text("x\tB-A\n")
         (tmp_path / f"{split}_box.txt").write_text("x\t0 0 1 1\n")
         (tmp_path / f"{split}_image.txt").write_text("x\t0 0 1 1\t10 10\tp.png\n")
-    assert call(capsys, tmp_path, "--data.format=unilm")[0] == 0
+    assert call(capsys, "data", "check", tmp_path, "--data.format=unilm")[0] == 0
     (tmp_path / "test_box.txt").unlink()
-    code, out, _ = call(capsys, tmp_path, "--data.format=unilm")
+    code, out, _ = call(capsys, "data", "check", tmp_path, "--data.format=unilm")
     assert code == 1
     assert "test_box.txt" in out
     (tmp_path / "train_box.txt").unlink()
-    assert call(capsys, tmp_path, "--data.format=unilm")[0] == 2  # nothing left to look at
+    assert call(capsys, "data", "check", tmp_path, "--data.format=unilm")[0] == 2  # nothing left to look at
 
 
 @pytest.mark.parametrize(
@@ -222,7 +212,7 @@ def test_what_cannot_be_looked_at_exits_with_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "empty.jsonl").touch()
-    code, out, err = call(capsys, *arguments)
+    code, out, err = call(capsys, "data", "check", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("layoutner: error: ")
     assert message in err
@@ -232,8 +222,8 @@ def test_segment_boxes_where_there_are_no_segments(capsys: pytest.CaptureFixture
     page = {"document": "a", "page_size": [9, 9], "words": [{"text": "x", "box": [0, 0, 9, 9]}]}
     (tmp_path / "f.jsonl").write_text(json.dumps(page))
     arguments = (tmp_path / "f.jsonl", "--data.format=jsonl", "--data.box_level")
-    assert call(capsys, *arguments, "word")[0] == 0
-    code, out, _ = call(capsys, *arguments, "segment")
+    assert call(capsys, "data", "check", *arguments, "word")[0] == 0
+    code, out, _ = call(capsys, "data", "check", *arguments, "segment")
     assert (code, "f.jsonl line 1: data.box_level = segment needs lines or fields" in out) == (1, True)
 
 
@@ -248,14 +238,18 @@ def test_no_torch_unless_a_model_is_named(forms: Path) -> None:
 
 
 def test_sroie_and_cord_as_published(capsys: pytest.CaptureFixture[str], real_data: Path) -> None:
-    code, out, _ = call(capsys, real_data / "sroie2019" / "train", "--data.format=sroie", "--format=json")
+    code, out, _ = call(
+        capsys, "data", "check", real_data / "sroie2019" / "train", "--data.format=sroie", "--format=json"
+    )
     report = json.loads(out)
     assert (code, report["splits"]["all"]["documents"], len(report["duplicates"])) == (0, 626, 7)
     not_given = [problem["what"] for problem in report["problems"] if problem["kind"] == "value not given"]
     assert sorted(not_given) == ["address is missing or empty", "total is missing or empty"]
-    code, out, _ = call(capsys, real_data / "cord_v1", "--data.format=cord", "--format=json")
+    code, out, _ = call(capsys, "data", "check", real_data / "cord_v1", "--data.format=cord", "--format=json")
     report = json.loads(out)
     assert (code, report["splits"]["all"]["documents"], report["splits"]["all"]["unusable"]) == (1, 594, 6)
     assert {problem["kind"] for problem in report["problems"]} == {"box off the page"}
-    code, out, _ = call(capsys, real_data / "cord_v1", "--data.format=cord", "--format=json", "--fix=clamp")
+    code, out, _ = call(
+        capsys, "data", "check", real_data / "cord_v1", "--data.format=cord", "--format=json", "--fix=clamp"
+    )
     assert (code, json.loads(out)["splits"]["all"]["documents"]) == (0, 600)

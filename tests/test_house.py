@@ -13,6 +13,7 @@ OWNERS = {
     "deepspeed": "training/engine.py",
     "seqeval": "training/metrics.py",
     "wandb": "training/tracking.py",
+    "tensorboard": "training/tracking.py",
     "tomli_w": "config/settings.py",
     "pydantic_settings": "config/settings.py",
     "datasets": "data/readers/hub.py",

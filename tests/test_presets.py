@@ -13,9 +13,10 @@ import pytest
 
 from layoutner.config.batch_plan import plan_batch
 from layoutner.config.deepspeed_schema import TOP, Block
+from layoutner.config.recipes import recipe_names
 from layoutner.config.render import load_preset, preset_names, render
 from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import DeepSpeedSettings, Settings, load, recipe_names
+from layoutner.config.settings import DeepSpeedSettings, Settings, load
 from tests.conftest import ROOT, free_port, launch
 
 WORKER = Path(__file__).parent / "workers" / "presets.py"
@@ -199,10 +200,10 @@ import json, sys
 from pathlib import Path
 
 sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(sys.argv[1])]  # the editable checkout
-from layoutner.config import render, settings
+from layoutner.config import recipes, render, settings
 
 loaded = {name: render.load_preset(settings.DeepSpeedSettings(preset=name)) for name in render.preset_names()}
-batch = {name: settings.load(name, {}).batch.global_windows for name in settings.recipe_names()}
+batch = {name: settings.load(name, {}).batch.global_windows for name in recipes.recipe_names()}
 files = [render.__file__, settings.__file__, str(render._preset_folder())]
 print(json.dumps({"loaded": loaded, "recipes": batch, "files": files}))
 """

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from layoutner.config.errors import UserError
-from layoutner.config.settings import load, recipe_names, sections
+from layoutner.config.recipes import recipe_names
+from layoutner.config.settings import load, sections
 
 
 def write(folder: Path, text: str) -> str:

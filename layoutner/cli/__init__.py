@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from layoutner import __version__
 from layoutner.cli import config, data, inference, training
 from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
-from layoutner.config.errors import Preempted, UserError, first_line
-from layoutner.config.settings import did_you_mean, load, sections
+from layoutner.config.errors import Preempted, UserError, did_you_mean, first_line
+from layoutner.config.settings import load, sections
 
 ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # exit codes; 128 + SIGINT and 128 + SIGPIPE, as shells have it
 AGAIN = 75  # the run has saved and wants to be started again; EX_TEMPFAIL of sysexits.h
@@ -59,17 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:
-    """`deepspeed` puts --local_rank=N before the program's own arguments; the environment says the same."""
-    kept, skip = [], False
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if skip:
-            skip = False
-        elif name in ("--local_rank", "--local-rank"):
-            skip = not value
-        else:
-            kept.append(argument)
-    return kept
+    """Launchers put --local_rank=N before the program's own arguments; the environment says the same.
+
+    Behind the command it is somebody else's: `config migrate` reads command lines that hold it.
+    """
+    while arguments and arguments[0].partition("=")[0] in ("--local_rank", "--local-rank"):
+        arguments = arguments[1 if "=" in arguments[0] else 2 :]
+    return arguments
 
 
 def _run(arguments: list[str]) -> None:
@@ -99,8 +95,10 @@ def _run(arguments: list[str]) -> None:
             "--split",
             "--world-size",
             "--windows",
+            "--gpus",
             "--fix",
             "--all",
+            "--device",
         ]
         name = strangers[0].partition("=")[0]
         if name in known:

@@ -5,7 +5,8 @@ import os
 from typing import Any, NoReturn
 
 from layoutner.config.errors import UserError
-from layoutner.config.settings import recipe_names, sections
+from layoutner.config.recipes import recipe_names
+from layoutner.config.settings import sections
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, get_args
 
 from layoutner.cli.arguments import Parser, quiet
 from layoutner.config.errors import UserError
-from layoutner.config.settings import DataSettings
+from layoutner.config.settings import DataSettings, DeviceName, RunSettings
 
 if TYPE_CHECKING:
     from layoutner.data.page import Tally
-    from layoutner.inference.labeller import Labelled, Labeller
+    from layoutner.inference.labeller import Labeller
+    from layoutner.training.metrics import Scores
     from layoutner.training.world import World
 
 
@@ -27,7 +28,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             "where", nargs="?", metavar="INPUT", help="folder, file or hub name of documents; - = jsonl on stdin"
         )
         command.add_argument("--input", metavar="INPUT", help="the same")
-        command.add_argument("--model", type=Path, required=True, help="folder made by `layoutner export`")
+        command.add_argument("--model", type=Path, required=name == "predict", help="folder made by `layoutner export`")
         for key in ("format", "fix", "bad_pages"):
             field = DataSettings.model_fields[key]
             default = None if key == "format" else field.default
@@ -47,6 +48,8 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         )
         command.add_argument("--output", type=Path, metavar="FILE", help="file to write; default: standard output")
         command.add_argument("--batch", type=int, default=8, help="windows per forward (default: 8)")
+        device = RunSettings.model_fields["device"].description
+        command.add_argument("--device", default="auto", choices=get_args(DeviceName), help=f"{device} (default: auto)")
         if name == "predict":
             command.add_argument(
                 "--output-format",
@@ -57,6 +60,16 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             command.add_argument(
                 "--draw", type=Path, metavar="DIR", help="folder for pages with their entities drawn on them"
             )
+        else:
+            command.add_argument(
+                "--checkpoints", type=Path, metavar="RUN", help="instead of --model: every checkpoint of a run folder"
+            )
+            command.add_argument(
+                "--output-format",
+                default="json",
+                choices=["json", "unilm"],
+                help="JSON, or test_results.txt of run_seq_labeling.py, a number a line (default: json)",
+            )
 
     export = commands.add_parser("export", help="make a Hugging Face folder of a run's chosen checkpoint")
     export.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
@@ -65,32 +78,18 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     world = _join(options)
-    from layoutner.inference.draw import Drawings
     from layoutner.inference.input import ReportingTally, documents
     from layoutner.inference.labeller import Labeller, refuse
-    from layoutner.inference.output import FORMATS, Output
-    from layoutner.inference.predict import to_page
+    from layoutner.inference.output import Output
+    from layoutner.inference.predict import predict
 
     output, tally = Output(options.output), ReportingTally()
     world.on_main(output.open)
     try:
         labeller = Labeller(options.model, world)
-        types, tags = labeller.labels.types, labeller.labels.tags
-        drawings = world.on_main(lambda: Drawings(options.draw, types)) if options.draw else None
-        folder = None if options.output is None else options.output.parent
-
-        def take(labelled: "Labelled") -> None:
-            """Rank 0 writes and draws a chunk."""
-            pages = [to_page(document, answers, tags, folder) for document, answers in labelled]
-            output.write("".join(map(FORMATS[options.output_format], pages)))
-            if drawings is not None:
-                for page, (document, _) in zip(pages, labelled, strict=True):
-                    drawings.add(page, document.image)
-
         found = documents(_settings(options, labeller), options.input, options.split, tally, "ignore")
         lost = tally.skip_all if options.bad_pages == "skip" else refuse
-        labeller.label(found, options.batch, take, lost)
-        world.on_main(output.finish)
+        predict(labeller, found, options.batch, output, options.output_format, options.draw, lost)
     finally:
         output.discard()
     _report(tally)
@@ -98,30 +97,61 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if (options.model is None) == (options.checkpoints is None):
+        given = "none" if options.model is None else "both"
+        raise UserError(f"give one of --model FOLDER and --checkpoints RUN, not {given}")
     world = _join(options)
-    from layoutner.inference.input import ReportingTally, documents
-    from layoutner.inference.labeller import Labeller, refuse
-    from layoutner.inference.output import Output
+    from layoutner.inference.export import as_model, undamaged_checkpoints
+    from layoutner.inference.output import Output, results
 
-    output, tally = Output(options.output), ReportingTally()
+    output = Output(options.output)
     world.on_main(output.open)
     try:
-        labeller = Labeller(options.model, world)
-        found = documents(_settings(options, labeller), options.input, options.split, tally, "demand")
-        lost = tally.skip_all if options.bad_pages == "skip" else refuse
-        scores = labeller.evaluate(found, options.split, options.batch, lost)
-        world.on_main(
-            lambda: output.write(
-                json.dumps({**scores.to_dict(), **labeller.chosen}, indent=2, ensure_ascii=False) + "\n"
-            )
-        )
+        if options.checkpoints is None:
+            named = {"": _score(options, options.model, world)}
+        else:
+            named = {}
+            for checkpoint in world.on_main(lambda: undamaged_checkpoints(options.checkpoints)):
+                with as_model(checkpoint) as model:
+                    named[checkpoint.name.removeprefix("step-").lstrip("0")] = _score(options, model, world)
+        tree = {name: {**scores.to_dict(), **chosen} for name, (scores, chosen) in named.items()}
+        text = json.dumps(tree if options.checkpoints else tree[""], indent=2, ensure_ascii=False) + "\n"
+        if options.output_format == "unilm":
+            text = results({name: scores for name, (scores, _) in named.items()})
+        world.on_main(lambda: output.write(text))
         world.on_main(output.finish)
     finally:
         output.discard()
-    if world.is_main and options.output:
-        print(scores)
-    _report(tally)
+    if world.is_main and options.checkpoints:
+        print(_table(named, options.split), file=sys.stdout if options.output else sys.stderr)
+    elif world.is_main and options.output:
+        print(named[""][0])
     world.leave()
+
+
+def _score(options: argparse.Namespace, model: Path, world: "World") -> "tuple[Scores, dict[str, bool]]":
+    """Scores of one model folder, and what its record says of how it was chosen."""
+    from layoutner.inference.input import ReportingTally, documents
+    from layoutner.inference.labeller import Labeller, refuse
+
+    tally = ReportingTally()
+    labeller = Labeller(model, world)
+    found = documents(_settings(options, labeller), options.input, options.split, tally, "demand")
+    lost = tally.skip_all if options.bad_pages == "skip" else refuse
+    scores = labeller.evaluate(found, options.split, options.batch, lost)
+    _report(tally)
+    return scores, labeller.chosen
+
+
+def _table(named: "dict[str, tuple[Scores, dict[str, bool]]]", split: str) -> str:
+    """A line a checkpoint."""
+    lines = [f"{'step':>8} {'precision':>9} {'recall':>9} {'f1':>9} {'loss':>9}"]
+    lines += [
+        f"{step:>8} {s.precision:9.4f} {s.recall:9.4f} {s.f1:9.4f} {s.loss:9.4f}" for step, (s, _) in named.items()
+    ]
+    best = max(named, key=lambda step: named[step][0].f1)
+    lines.append(f"best F1 at step {best}; to choose by it is a choice made on these {split} documents")
+    return "\n".join(lines)
 
 
 def _join(options: argparse.Namespace) -> "World":
@@ -131,8 +161,10 @@ def _join(options: argparse.Namespace) -> "World":
     given = options.where or options.input
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: at least one window a forward")
-    if not options.model.is_dir():
+    if options.model is not None and not options.model.is_dir():
         raise UserError(f"--model {options.model}: no such folder; `layoutner export RUN OUT` makes one")
+    if getattr(options, "checkpoints", None) and given == "-":
+        raise UserError("INPUT - with --checkpoints: standard input can be read once; give a file")
     if given == "-" and options.format not in (None, "jsonl"):
         raise UserError(f"INPUT - with --data.format {options.format}: standard input is read as jsonl, a page a line")
     if given != "-" and options.format != "hub" and not Path(given).exists():
@@ -144,7 +176,7 @@ def _join(options: argparse.Namespace) -> "World":
 
     options.input = STDIN if given == "-" else Path(given)
     options.format = options.format or guess_format(options.input)
-    return World.join()
+    return World.join(device=options.device)
 
 
 def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings:

@@ -16,6 +16,8 @@ from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings, load
 
 if TYPE_CHECKING:
+    from layoutner.inference.labeller import Labeller
+    from layoutner.training.metrics import Scores
     from layoutner.training.world import World
 
 logger = logging.getLogger("layoutner")
@@ -48,19 +50,20 @@ def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
     """
     from layoutner.data.document import Document
     from layoutner.inference.labeller import Labeller
-    from layoutner.training.folder import SCORES_FILE, write_json
+    from layoutner.training.folder import EXPORT_FOLDER, SCORES_FILE, write_json
     from layoutner.training.loop import train
 
     plan, chosen = train(settings, world)
     run = settings.run.output_dir
-    out = run / "export"
+    out = run / EXPORT_FOLDER
     world.on_main(lambda: _export_anew(chosen, out))
     # The chosen checkpoint is scored once, as it will be used: from the export, on the test documents if there are any.
     split = "test" if plan.corpus.test else "eval"
     documents: list[Document] = getattr(plan.corpus, split)
     written = None
     if documents:
-        scores = Labeller(out, world).evaluate(documents, split, settings.batch.micro_windows)
+        labeller = Labeller(out, world)
+        scores = labeller.evaluate(documents, split, settings.batch.micro_windows)
         checkpoint: dict[str, Any] = {"step": int(chosen.name.removeprefix("step-"))}
         warning = ""
         if settings.data.choose_by == "test":
@@ -71,8 +74,34 @@ def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
         written = {**scores.to_dict(), "checkpoint": checkpoint}
         world.on_main(lambda: write_json(run / SCORES_FILE, written))
         logger.info("%s%s", scores, warning)
+        if settings.run.predictions != "none":
+            _write_predictions(settings, labeller, scores)
     logger.info("%s exported to %s", chosen.name, out)
     return written
+
+
+def _write_predictions(settings: Settings, labeller: "Labeller", scores: "Scores") -> None:
+    """The labels of the documents of data.test, in their order, as run.predictions says. All ranks call it."""
+    from layoutner.data.page import Tally
+    from layoutner.inference.input import documents
+    from layoutner.inference.output import Output, results
+    from layoutner.inference.predict import predict
+    from layoutner.training.folder import PREDICTION_FILES, RESULTS_FILE
+
+    run, data, world = settings.run, settings.data, labeller.world
+    assert data.test is not None, "the settings refuse run.predictions without data.test"
+    output = Output(run.output_dir / PREDICTION_FILES[run.predictions])
+    world.on_main(output.open)
+    try:
+        # Read anew: training sorts the documents, and a prediction keeps to their order.
+        found = documents(data, data.test, "test", Tally(), "ignore")
+        predict(labeller, found, settings.batch.micro_windows, output, run.predictions)
+        if run.predictions == "unilm":
+            text = results({"": scores})
+            world.on_main(lambda: (run.output_dir / RESULTS_FILE).write_text(text, encoding="utf-8"))
+    finally:
+        output.discard()
+    logger.info("labels of %s in %s", data.test, output.path)
 
 
 def _export_anew(chosen: Path, out: Path) -> None:
@@ -110,7 +139,7 @@ def _train_folds(settings: Settings, folds: int, world: "World") -> None:
             assert scores is not None, "a fold has evaluation documents"
             # DeepSpeed's engine holds itself in circles; the next fold needs its memory.
             gc.collect()
-            if torch.cuda.is_available():
+            if world.device.type == "cuda":
                 torch.cuda.empty_cache()
         else:
             logger.info("fold %d of %d: scored already in %s", number, folds, own.run.output_dir)
@@ -144,13 +173,14 @@ def _folds(settings: Settings) -> int:
 
 def _of_fold(settings: Settings, number: int) -> Settings:
     """Settings of the run that holds one fold out."""
-    folder = settings.run.output_dir
+    folder, board = settings.run.output_dir, settings.tensorboard.dir
     name = f"fold-{number}"
     return settings.model_copy(
         update={
             "data": settings.data.model_copy(update={"fold": number}),
             "run": settings.run.model_copy(update={"output_dir": folder / name}),
             "wandb": settings.wandb.model_copy(update={"name": f"{settings.wandb.name or folder.name}-{name}"}),
+            "tensorboard": settings.tensorboard.model_copy(update={"dir": board and board / name}),
         }
     )
 
@@ -218,7 +248,7 @@ def _join(settings: Settings) -> "World":
     quiet()
     from layoutner.training.world import World
 
-    world = World.join(settings.run.rank_timeout)
+    world = World.join(settings.run.rank_timeout, settings.run.device)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO if world.is_main else logging.WARNING)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -1,5 +1,7 @@
 """What the command line turns into a message and an exit code."""
 
+import difflib
+
 
 class UserError(ValueError):
     """Something the user gave is wrong. The message says what, the value, and what to do.
@@ -40,3 +42,9 @@ def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, in one line, for a message of our own."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """ " - did you mean 'x'?" or, when nothing is near, the list of the known names."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"

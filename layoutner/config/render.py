@@ -9,11 +9,11 @@ from typing import Any
 from layoutner.config.batch_plan import BatchPlan
 from layoutner.config.check import check
 from layoutner.config.deepspeed_schema import TOP
-from layoutner.config.errors import UserError, raise_gathered
+from layoutner.config.errors import UserError, did_you_mean, raise_gathered
 from layoutner.config.finding import ERROR
 from layoutner.config.hjson_source import read_source
 from layoutner.config.schedule import Schedule
-from layoutner.config.settings import DeepSpeedSettings, Settings, did_you_mean
+from layoutner.config.settings import DeepSpeedSettings, Settings
 from layoutner.config.walk import Walk
 
 # What Settings own. A preset that sets one of these would be a second owner, so it is refused by name.

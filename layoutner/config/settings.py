@@ -1,9 +1,6 @@
 """The Settings tree. A value comes from the recipe or TOML file, then the environment, then the command line."""
 
-import difflib
 import os
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,7 +17,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsError
 
-from layoutner.config.errors import UserError, raise_gathered
+from layoutner.config.errors import UserError, did_you_mean, raise_gathered
+from layoutner.config.recipes import read_config
 
 ENV_PREFIX = "LAYOUTNER_"
 
@@ -31,11 +29,11 @@ ALTERNATIVES = (
     ("deepspeed", ("preset", "zero_stage")),
 )
 
-
 FamilyName = Literal[
     "bert", "roberta", "xlm-roberta", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "bros", "modernbert"
 ]
 FormatName = Literal["funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub", "ocr"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def _split_commas(value: Any) -> Any:
@@ -114,6 +112,9 @@ class DataSettings(Section):
         None, ge=2, description="cross-validation: data.eval is one of this many parts of the training documents"
     )
     fold: int | None = Field(None, ge=1, description="cross-validation: which part, from 1 to data.folds")
+    cache: Path | None = Field(
+        None, description="folder that keeps windows once they are cut, for other ranks and later runs; default: none"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -238,6 +239,22 @@ class RunSettings(Section):
     resume: str = Field(
         "never", description="never | auto (newest complete checkpoint, if any) | must | path of a checkpoint"
     )
+    overwrite: bool = Field(
+        False, description="remove what an earlier run left in output_dir, where resume = never would refuse"
+    )
+    predictions: Literal["none", "jsonl", "unilm"] = Field(
+        "none",
+        description="labels of the data.test documents by the chosen checkpoint: jsonl = test_predictions.jsonl; "
+        "unilm = test_predictions.txt and test_results.txt as run_seq_labeling.py writes them",
+    )
+    device: DeviceName = Field("auto", description="auto = GPUs where there are any; cuda = an error without one")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.overwrite and self.resume != "never":
+            raise ValueError(f"overwrite = true and resume = {self.resume}: remove the earlier run, or go on from it?")
+        return self
+
     rank_timeout: float = Field(
         45.0,
         ge=0,
@@ -256,6 +273,13 @@ class WandbSettings(Section):
     tags: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = Field((), description="tags")
 
 
+class TensorBoardSettings(Section):
+    """[tensorboard]"""
+
+    enabled: bool = Field(False, description="write the metrics for TensorBoard too")
+    dir: Path | None = Field(None, description="folder of its files; default: tensorboard/ in the run folder")
+
+
 class Settings(BaseSettings):
     """Everything a run is told. Built by `load`, which merges the sources."""
 
@@ -271,6 +295,13 @@ class Settings(BaseSettings):
     deepspeed: DeepSpeedSettings = DeepSpeedSettings()
     run: RunSettings = RunSettings()
     wandb: WandbSettings = WandbSettings()
+    tensorboard: TensorBoardSettings = TensorBoardSettings()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.run.predictions != "none" and self.data.test is None:
+            raise ValueError(f"run.predictions = {self.run.predictions} and no data.test: give the documents to label")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -289,18 +320,6 @@ def sections() -> dict[str, type[Section]]:
     return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship inside the package."""
-    folder = resources.files("layoutner") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """ " - did you mean 'x'?" or, when nothing is near, the list of the known names."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-
-
 def load(config: str | None, overrides: dict[str, dict[str, str]]) -> Settings:
     """Merge recipe or TOML file, environment and command line into one validated tree.
 
@@ -312,7 +331,7 @@ def load(config: str | None, overrides: dict[str, dict[str, str]]) -> Settings:
         UserError: every problem of all sources at once: unreadable file, unknown key with the nearest
             known name, wrong type or range, contradiction.
     """
-    sources = [("the config file", _read_config(config)), ("the environment", _read_environment())]
+    sources = [("the config file", read_config(config)), ("the environment", _read_environment())]
     sources.append(("the command line", overrides))
     problems: list[str] = []
     merged: dict[str, dict[str, Any]] = {}
@@ -339,28 +358,6 @@ def load(config: str | None, overrides: dict[str, dict[str, str]]) -> Settings:
     return settings
 
 
-def _read_config(config: str | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    recipes = recipe_names()
-    if config in recipes:
-        text = (resources.files("layoutner") / "recipes" / f"{config}.toml").read_text(encoding="utf-8")
-    else:
-        path = Path(config)
-        if not path.is_file():
-            raise UserError(
-                f"--config {config}: no such file, and no recipe of that name; {did_you_mean(config, recipes)}"
-            )
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--config {config}: cannot be read: {error}") from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"--config {config}: not valid TOML: {error}") from None
-
-
 def _read_environment() -> dict[str, Any]:
     known = list(sections())
     names = [name for name in os.environ if name.startswith(ENV_PREFIX) and "__" in name]
@@ -384,10 +381,10 @@ def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> lis
     lines = []
     models = sections()
     for detail in error.errors():
-        section, *rest = [str(part) for part in detail["loc"]]
+        section, *rest = [str(part) for part in detail["loc"]] or [""]
         key = rest[0] if rest else None
         source = said_by.get((section, key or ""), "settings")
-        where = f"{source}: {section}.{key}" if key else f"settings: [{section}]"
+        where = f"{source}: {section}.{key}" if key else f"settings: [{section}]" if section else "settings"
         if detail["type"] == "extra_forbidden":
             known = list(models[section].model_fields) if key else list(models)
             elsewhere = [name for name, model in models.items() if key in model.model_fields]

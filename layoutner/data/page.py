@@ -4,6 +4,7 @@ Readers only parse: they yield Pages, and a Problem for each page that cannot be
 and tags is found here, once for all formats, and repaired where the settings say so.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ class Page:
     image: Path | None = None
     unit: Literal["pixels", "thousandths"] = "pixels"  # of the boxes
     notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
+    breaks: tuple[int, ...] = ()  # index of words before which the file has an empty line
 
 
 @dataclass
@@ -137,6 +139,7 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
         page.page_size,
         page.image,
         segments if len(segments) == len(words) else None,
+        tuple(sorted({bisect_left(kept, index) for index in page.breaks} - {0, len(kept)})),
     )
     return document, problems
 

@@ -81,7 +81,7 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
     if done.returncode:
         raise UserError(f"training ended with exit code {done.returncode}; its messages stand above")
 
-    world = World.join()
+    world = World.join(device=settings.run.device)
     labeller = Labeller(folder / "export", world)
     types, tags = labeller.labels.types, labeller.labels.tags
     output = Output(folder / "prediction.jsonl")

@@ -1,9 +1,12 @@
 """A checkpoint becomes a Hugging Face folder: weights, configuration, tokenizer, preprocessing."""
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from layoutner.config.errors import UserError
+from layoutner.config.errors import UserError, raise_gathered
 from layoutner.training.checkpoint import (
     WEIGHTS_FILE,
     checkpoint_path,
@@ -25,6 +28,30 @@ def chosen_checkpoint(run: Path) -> Path:
         raise UserError(f"{run}: holds no complete checkpoint, so there is nothing to export")
     best = read_state(there[-1]).best_step
     return there[-1] if best is None else checkpoint_path(run, best)
+
+
+def undamaged_checkpoints(run: Path) -> list[Path]:
+    """All checkpoints of a run, oldest first, every byte of them verified.
+
+    Raises:
+        UserError: not a run folder, no complete checkpoint in it, or a damaged one.
+    """
+    there = complete_checkpoints(run)
+    if not there:
+        raise UserError(f"{run}: no run folder with a complete checkpoint in it")
+    raise_gathered("damaged", [f"{one}: {problem}" for one in there if (problem := damage(one))])
+    return there
+
+
+@contextmanager
+def as_model(checkpoint: Path) -> Iterator[Path]:
+    """A checkpoint as a folder like an export, for as long as it is used: links, in a folder of this process."""
+    run = checkpoint.parent.parent.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [*(run / SKELETON_FOLDER).iterdir(), run / PREPROCESSING_FILE, checkpoint.resolve() / WEIGHTS_FILE]
+        for file in files:
+            (Path(folder) / file.name).symlink_to(file)
+        yield Path(folder)
 
 
 def export(source: Path, out: Path) -> Path:

@@ -1,15 +1,16 @@
-"""Predictions as files: a line of JSON a page, or the old script's word and label a line."""
+"""Predictions and scores as files: JSON, or the text files of run_seq_labeling.py."""
 
 import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from layoutner.config.errors import UserError
+from layoutner.training.metrics import Scores
 
 
 class Output:
@@ -106,9 +107,29 @@ def to_jsonl(page: dict[str, Any]) -> str:
 def to_unilm(page: dict[str, Any]) -> str:
     """As test_predictions.txt of run_seq_labeling.py: a word, a space and its label a line, then an empty line.
 
-    The white space inside a word, if any, becomes one space; the label is what follows the line's last.
+    An empty line also stands where the input has one, as where preprocess.py cut a page. Of a word with white space
+    inside, the part before it is written: a line has two fields, whatever the input.
     """
-    return "".join(f"{' '.join(word['text'].split())} {word['label']}\n" for word in page["words"]) + "\n"
+    breaks = set(page.get("breaks", ()))
+    lines = [
+        f"{chr(10) * (index in breaks)}{word['text'].split()[0]} {word['label']}\n"
+        for index, word in enumerate(page["words"])
+    ]
+    return "".join(lines) + "\n"
 
 
-FORMATS: dict[str, Callable[[dict[str, Any]], str]] = {"jsonl": to_jsonl, "unilm": to_unilm}
+PREDICTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"jsonl": to_jsonl, "unilm": to_unilm}
+
+
+def results(scores: Mapping[str, Scores]) -> str:
+    """As test_results.txt and eval_results.txt of run_seq_labeling.py: a line "f1 = 0.78" a number, sorted by name.
+
+    Args:
+        scores: by checkpoint; of a single one the lines name it not, of several they begin with its name and "_".
+    """
+    named = {
+        f"{name}_{key}" if len(scores) > 1 else key: getattr(its, key)
+        for name, its in scores.items()
+        for key in ("loss", "precision", "recall", "f1")
+    }
+    return "".join(f"{key} = {named[key]}\n" for key in sorted(named))

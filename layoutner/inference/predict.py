@@ -1,13 +1,52 @@
-"""Word labels of documents as JSON objects, one a page."""
+"""Word labels of documents: as JSON objects, one a page, and from there into files and drawings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from layoutner.data.document import Box, Document, union
 from layoutner.data.labels import to_spans
+from layoutner.data.page import Problem
+from layoutner.inference.draw import Drawings
+from layoutner.inference.labeller import Labelled, Labeller, refuse
+from layoutner.inference.output import PREDICTIONS, Output
 from layoutner.training.evaluate import WordLabel
+
+
+def predict(
+    labeller: Labeller,
+    documents: Iterable[Document],
+    batch_windows: int,
+    output: Output,
+    output_format: str,
+    draw: Path | None = None,
+    lost: Callable[[list[Problem]], None] = refuse,
+) -> None:
+    """Label documents and write them, chunk by chunk. All ranks call it; rank 0 reads, writes and draws.
+
+    Args:
+        documents, batch_windows, lost: as of `Labeller.label`.
+        output: open on rank 0; finished here.
+        output_format: one of `PREDICTIONS`.
+        draw: folder for the pages with their entities drawn on them.
+
+    Raises:
+        UserError: on every rank: what cannot be read, labelled or written.
+    """
+    world, types, tags = labeller.world, labeller.labels.types, labeller.labels.tags
+    drawings = world.on_main(lambda: Drawings(draw, types)) if draw is not None else None
+    folder = None if output.path is None else output.path.parent
+
+    def take(labelled: Labelled) -> None:
+        pages = [to_page(document, answers, tags, folder) for document, answers in labelled]
+        output.write("".join(map(PREDICTIONS[output_format], pages)))
+        if drawings is not None:
+            for page, (document, _) in zip(pages, labelled, strict=True):
+                drawings.add(page, document.image)
+
+    labeller.label(documents, batch_windows, take, lost)
+    world.on_main(output.finish)
 
 
 def to_page(document: Document, answers: Sequence[WordLabel], tags: list[str], folder: Path | None) -> dict[str, Any]:
@@ -35,6 +74,7 @@ def to_page(document: Document, answers: Sequence[WordLabel], tags: list[str], f
         "document": document.name,
         "page_size": list(document.page_size),
         **_image(document.image, folder),
+        **({"breaks": list(document.breaks)} if document.breaks else {}),
         "words": [
             {"text": word, "box": list(box), **segment, "label": name, "probability": round(answer.probability, 6)}
             for word, box, segment, name, answer in zip(

@@ -257,17 +257,20 @@ def to_resume(settings: Settings, identity: Identity) -> Path | None:
     A damaged one is named, and the one before it is taken.
 
     Raises:
-        UserError: "never" in a folder that holds checkpoints, "must" or a path without one, nothing but damaged
-            ones, or a checkpoint of another meaning.
+        UserError: "never" in a folder that holds checkpoints and is not to be overwritten, "must" or a path without
+            one, nothing but damaged ones, or a checkpoint of another meaning.
     """
     run, resume = settings.run.output_dir, settings.run.resume
+    if settings.run.overwrite:
+        return None
     there = complete_checkpoints(run)
     torn = [f for f in sorted((run / FOLDER).glob("step-*")) if _NAME.fullmatch(f.name) and f not in there]
     if resume == "never":
         if there:
             raise UserError(
                 f"run.output_dir = {run} holds {len(there)} checkpoint(s), the newest {there[-1].name}: "
-                "run.resume = auto goes on from there; to start afresh give another run.output_dir"
+                "run.resume = auto goes on from there; to start afresh give another run.output_dir, or "
+                "run.overwrite = true, which removes them"
             )
         return None
     if resume in ("auto", "must"):

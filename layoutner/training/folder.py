@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from layoutner import __version__
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings
+from layoutner.training.checkpoint import FOLDER as CHECKPOINTS_FOLDER
+from layoutner.training.tracking import METRICS_FILE, TENSORBOARD_FOLDER
 from layoutner.training.world import World
 
 SKELETON_FOLDER = "model"
@@ -18,8 +21,26 @@ SCORES_FILE = "scores.json"
 PREPROCESSING_FILE = "layoutner.json"  # how documents become the network's input; travels with every export
 
 
+EXPORT_FOLDER = "export"
+PREDICTION_FILES = {"jsonl": "test_predictions.jsonl", "unilm": "test_predictions.txt"}  # by run.predictions
+RESULTS_FILE = "test_results.txt"
+
+# What a run leaves beside its record, which is written anew: what run.overwrite removes. Runs of Weights & Biases that
+# are not sent yet stay, and so does whatever somebody else put there.
+LEFT = (
+    CHECKPOINTS_FOLDER,
+    SKELETON_FOLDER,
+    EXPORT_FOLDER,
+    METRICS_FILE,
+    TENSORBOARD_FOLDER,
+    SCORES_FILE,
+    RESULTS_FILE,
+    *PREDICTION_FILES.values(),
+)
+
+
 def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: dict[str, Any], world: World) -> None:
-    """Make the run folder and write its record. Rank 0 alone calls this.
+    """Make the run folder and write its record, with run.overwrite in place of an earlier run. Rank 0 alone calls this.
 
     Raises:
         UserError: the folder cannot be written.
@@ -27,12 +48,22 @@ def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: di
     folder = settings.run.output_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if settings.run.overwrite:
+            _remove_run(folder)
         (folder / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
         write_json(folder / "ds_config.json", ds_config)
         write_json(folder / PREPROCESSING_FILE, preprocessing)
         write_json(folder / "environment.json", environment(world))
     except OSError as error:
         raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
+
+
+def _remove_run(folder: Path) -> None:
+    for path in (folder / name for name in LEFT):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
 
 
 def save_skeleton(folder: Path, model: Any, tokenizer: Any, image_processor: Any, dtype: str) -> None:

@@ -2,11 +2,13 @@
 
 import logging
 import math
+import random
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import torch
 from torch import nn
 
@@ -54,11 +56,12 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
     run = settings.run
     identity = plan.identity
     resumed = world.on_main(lambda: checkpoints.to_resume(settings, identity))
-    world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, world))
     logger.info("%s", plan.describe())
-    torch.manual_seed(run.seed)  # the new head is the same on every rank
+    _seed(run.seed)  # the new head is the same on every rank
     with world.doing("local", "loading the checkpoint"):
         model = build(plan.checkpoint, plan.corpus.labels.tags, settings.model.dropout)
+    # Not before the model stands: with run.overwrite an earlier run goes.
+    world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, world))
     world.on_main(lambda: _save_skeleton(plan, model))
     saved = Saved(resumed, world) if resumed is not None else None
     if saved is not None:
@@ -139,7 +142,14 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
 
 def _plan(settings: Settings, world: World) -> Plan:
     require_dtype(settings.precision.dtype)
-    return make_plan(settings, world.size)
+    return make_plan(settings, world.size, world.doing)
+
+
+def _seed(seed: int) -> None:
+    """Seed every generator that a network may draw from: Python's, NumPy's, and torch's on the CPU and on GPUs."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)  # it takes 32 bits
+    torch.manual_seed(seed)
 
 
 def _save_skeleton(plan: Plan, model: nn.Module) -> None:
@@ -163,8 +173,8 @@ def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tupl
     indices = step_windows(settings.run.seed, epoch, place, len(windows), plan.batch.global_windows)
     total_weight = plan.loss.total_weight(windows[index] for index in indices)
     forwards = share(indices, [window.length for window in windows], plan.batch.micro_windows, world.size)[world.rank]
-    # Dropout's masks depend on seed, step and rank alone, so a resumed run draws the same ones.
-    torch.manual_seed((settings.run.seed * 1_000_003 + step) * 4099 + world.rank)
+    # What is drawn in a step, as dropout's masks, depends on seed, step and rank alone: a resumed run draws the same.
+    _seed((settings.run.seed * 1_000_003 + step) * 4099 + world.rank)
     engine.train()
     summed_loss = torch.zeros((), device=world.device)
     for number, one in enumerate(forwards):

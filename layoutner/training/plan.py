@@ -1,8 +1,9 @@
 """Everything a run derives before a model is loaded, so that what is wrong is said before a GPU is held."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 from layoutner.config.batch_plan import BatchPlan, plan_batch
@@ -11,12 +12,17 @@ from layoutner.config.render import render
 from layoutner.config.schedule import Schedule, plan_schedule
 from layoutner.config.settings import Settings
 from layoutner.data.batches import share, step_windows
+from layoutner.data.cache import WindowCache
 from layoutner.data.corpus import Corpus, read_corpus
 from layoutner.data.windows import Window, Windower
 from layoutner.model.families import FAMILIES
 from layoutner.model.loading import Checkpoint, open_checkpoint
 from layoutner.model.loss import Loss, make_loss
 from layoutner.training.checkpoint import Identity
+from layoutner.training.tracking import demand_packages
+from layoutner.training.watchdog import Kind
+
+Doing = Callable[[Kind, str], AbstractContextManager[None]]  # World.doing
 
 # Of a checkpoint's configuration: what its weights' shapes follow from.
 NETWORK = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
@@ -125,22 +131,31 @@ def _digest(rows: Iterable[object]) -> str:
     return digest.hexdigest()[:16]
 
 
-def make_plan(settings: Settings, ranks: int) -> Plan:
+def _unwatched(_: Kind, __: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def make_plan(settings: Settings, ranks: int, doing: Doing = _unwatched) -> Plan:
     """Read the data, look at the checkpoint and do the arithmetic.
 
+    Args:
+        doing: tells the other ranks what this one does.
+
     Raises:
-        UserError: anything the user can mend, in data, checkpoint, batch, schedule or preset.
+        UserError: anything the user can mend, in data, checkpoint, batch, schedule, preset or installed packages.
     """
+    demand_packages(settings)
     batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
-    corpus, checkpoint, windows = cut_windows(settings)
+    corpus, checkpoint, windows = cut_windows(settings, doing)
     schedule = plan_schedule(settings.schedule, settings.batch.global_windows, len(windows["train"]))
     ds_config = render(settings, batch, schedule)
     loss = make_loss(settings.loss, windows["train"], len(corpus.labels.tags))
     return Plan(settings, corpus, checkpoint, windows, loss, batch, schedule, ds_config)
 
 
-def cut_windows(settings: Settings) -> tuple[Corpus, Checkpoint, dict[str, list[Window]]]:
-    """Documents of every role, and their windows by the checkpoint's tokenizer."""
+def cut_windows(settings: Settings, doing: Doing = _unwatched) -> tuple[Corpus, Checkpoint, dict[str, list[Window]]]:
+    """Documents of every role, and their windows by the checkpoint's tokenizer, cut or out of data.cache."""
+    cache = WindowCache(settings.data.cache)
     corpus = read_corpus(settings.data, settings.run.seed)
     checkpoint = open_checkpoint(settings.model)
     if settings.data.max_length > checkpoint.max_length:
@@ -166,7 +181,10 @@ def cut_windows(settings: Settings) -> tuple[Corpus, Checkpoint, dict[str, list[
     )
     # Scores read words by their first sub-word, so that is all that evaluation labels.
     everywhere = {"train": settings.data.label_all_subwords}
-    windows = {
-        role: windower.windows(getattr(corpus, role), corpus.labels, everywhere.get(role, False)) for role in roles
-    }
-    return corpus, checkpoint, windows
+    # Not "local": this reads no data, and the ranks of another node may have the windows kept and wait long for these.
+    with doing("main", "cutting windows"):
+        windows = {
+            role: cache.windows(windower, getattr(corpus, role), corpus.labels, everywhere.get(role, False))
+            for role in roles
+        }
+    return replace(corpus, notes=(*corpus.notes, *cache.notes)), checkpoint, windows

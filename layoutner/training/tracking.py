@@ -1,4 +1,4 @@
-"""metrics.jsonl, always, and Weights & Biases where it is asked for: rank 0 alone."""
+"""metrics.jsonl, always, and TensorBoard and Weights & Biases where they are asked for: rank 0 alone."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from layoutner.config.settings import Settings
 from layoutner.training.world import World
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_run_id"
 
 
@@ -25,14 +26,21 @@ class Tracker(Protocol):
         """Finish."""
 
 
-class NoTracker:
-    """What every rank but 0 holds."""
+class Trackers:
+    """Several trackers as one, in their order; on every rank but 0 there are none."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Nothing."""
+        """Hand on to each."""
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
 
     def close(self) -> None:
-        """Nothing."""
+        """Close each."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 class JsonLines:
@@ -67,7 +75,7 @@ class JsonLines:
 class Wandb:
     """A Weights & Biases run beside metrics.jsonl; its id is kept in the run folder, so a resumed run goes on in it."""
 
-    def __init__(self, settings: Settings, folder: Path, beside: JsonLines, resumed_step: int) -> None:
+    def __init__(self, settings: Settings, folder: Path, resumed_step: int) -> None:
         """Start a run, or continue that of a resumed one.
 
         Raises:
@@ -75,7 +83,6 @@ class Wandb:
         """
         import wandb
 
-        self._beside = beside
         id_file = folder / WANDB_ID_FILE
         if not id_file.exists() or not resumed_step:  # W&B drops steps that do not grow: a fresh start is a new run
             id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
@@ -98,14 +105,39 @@ class Wandb:
             ) from None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Send, and write beside."""
-        self._beside.log(step, metrics)
+        """Send."""
         self._run.log(metrics, step=step)
 
     def close(self) -> None:
         """Finish the run."""
-        self._beside.close()
         self._run.finish()
+
+
+class TensorBoard:
+    """The same metrics as an event file, a new one for each start; steps that are done again are shown once."""
+
+    def __init__(self, folder: Path, resumed_step: int) -> None:
+        """Begin an event file, which takes back what older ones in the folder say of steps after `resumed_step`.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            self._writer: Any = SummaryWriter(folder, purge_step=resumed_step + 1)
+        except OSError as error:
+            raise UserError(f"tensorboard.dir = {folder}: cannot be written: {error}") from None
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Append and flush: a run that is killed has shown what metrics.jsonl holds."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
 
 
 def _wandb_mode(mode: Literal["online", "offline", "disabled"]) -> Literal["online", "offline", "disabled"]:
@@ -113,10 +145,37 @@ def _wandb_mode(mode: Literal["online", "offline", "disabled"]) -> Literal["onli
     return "offline" if os.environ.get("WANDB_MODE") == "offline" else mode
 
 
+def demand_packages(settings: Settings) -> None:
+    """Refuse a tracker whose package is not installed.
+
+    Raises:
+        UserError: tensorboard.enabled without tensorboard.
+    """
+    if settings.tensorboard.enabled:
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"tensorboard.enabled = true: {first_line(error)}; `pip install 'layoutner[tensorboard]'` installs it"
+            ) from None
+
+
 def open_tracker(settings: Settings, world: World, resumed_step: int) -> Tracker:
-    """The tracker of this rank."""
+    """The trackers of this rank.
+
+    Args:
+        resumed_step: optimizer steps already done; what was recorded of later ones counts no more.
+
+    Raises:
+        UserError: one of them cannot start.
+    """
     if not world.is_main:
-        return NoTracker()
+        return Trackers()
     folder = settings.run.output_dir
-    lines = JsonLines(folder / METRICS_FILE, resumed_step)
-    return lines if settings.wandb.mode == "disabled" else Wandb(settings, folder, lines, resumed_step)
+    others: list[Tracker] = []
+    if settings.tensorboard.enabled:
+        others.append(TensorBoard(settings.tensorboard.dir or folder / TENSORBOARD_FOLDER, resumed_step))
+    if settings.wandb.mode != "disabled":
+        others.append(Wandb(settings, folder, resumed_step))
+    # Opened last, so that one of the others that fails leaves its lines as they were; written first.
+    return Trackers(JsonLines(folder / METRICS_FILE, resumed_step), *others)

@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 
 from layoutner.config.errors import Preempted, UserError, first_line
+from layoutner.config.settings import DeviceName
 from layoutner.training.watchdog import Kind, Watchdog
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class World:
     watchdog: Watchdog | None = None  # None for a process that is alone, and where it is off
 
     @classmethod
-    def join(cls, rank_timeout: float = 0.0) -> "World":
+    def join(cls, rank_timeout: float = 0.0, device: DeviceName = "auto") -> "World":
         """Join the process group that the launcher described in the environment; alone without a launcher.
 
         `deepspeed`, torchrun and srun wrappers set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
@@ -43,10 +44,15 @@ class World:
         Args:
             rank_timeout: seconds after which a rank that does not answer, or that the others wait for, ends the
                 job; 0 = never.
+            device: what to compute on. DeepSpeed looks for it in the environment when it is imported, so this comes
+                first.
+
+        Raises:
+            UserError: device = cuda, and this rank has no CUDA device.
         """
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+        on_gpu = _choose(device, local_rank)
         if on_gpu:
             torch.cuda.set_device(local_rank)
         elif "OMP_NUM_THREADS" not in os.environ:
@@ -220,3 +226,27 @@ class World:
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return self.max(peak / 2**30)
+
+
+def _choose(device: DeviceName, local_rank: int) -> bool:
+    """Whether to compute on a GPU; see `World.join`."""
+    if device == "cpu":
+        # Nothing that runs in this process from here on looks for a GPU, or finds one.
+        os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+        return False
+    if device == "auto":
+        return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+    there = torch.cuda.device_count()
+    if not there:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        where = "" if hidden is None else f" with CUDA_VISIBLE_DEVICES = {hidden!r}"
+        raise UserError(
+            f"device = cuda: torch {torch.__version__} sees no CUDA device{where}; device = cpu does without, and auto "
+            "takes what there is"
+        )
+    if local_rank >= there:
+        raise UserError(
+            f"device = cuda: {there} CUDA device(s) here and at least {local_rank + 1} processes: start one a device"
+        )
+    os.environ["DS_ACCELERATOR"] = "cuda"
+    return True

@@ -47,10 +47,12 @@ def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Probl
     """Pages in the order of the files. A page with a line that cannot be read is a Problem."""
     image, size, start = "", (0, 0), 1
     words: list[Word] = []
+    breaks: list[int] = []  # words behind an empty line
     broken: list[str] = []  # lines that cannot be read
     for number, (text_row, box_row, image_row) in enumerate(rows, 1):
         lines = text_row.rstrip(), box_row.rstrip(), image_row.rstrip()
         if not any(lines):
+            breaks.append(len(words))
             continue
         try:
             word, its_size, its_image = _parse(*lines)
@@ -59,20 +61,27 @@ def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Probl
             continue
         if its_image != image:
             if words or broken:
-                yield _page(split, start, image, words, size, broken)
-            image, size, start, words, broken = its_image, its_size, number, [], []
+                yield _page(split, start, image, words, size, breaks, broken)
+            image, size, start, words, breaks, broken = its_image, its_size, number, [], [], []
         words.append(word)
     if words or broken:
-        yield _page(split, start, image, words, size, broken)
+        yield _page(split, start, image, words, size, breaks, broken)
 
 
 def _page(
-    split: str, start: int, image: str, words: list[Word], size: tuple[int, int], broken: list[str]
+    split: str,
+    start: int,
+    image: str,
+    words: list[Word],
+    size: tuple[int, int],
+    breaks: list[int],
+    broken: list[str],
 ) -> Page | Problem:
     if broken:
         more = f" (and {len(broken) - 1} more lines of this page)" if len(broken) > 1 else ""
         return Problem(f"{split}.txt", "unreadable", broken[0] + more)
-    return Page(f"{split}.txt line {start}, {image}", Path(image).stem, words, size, unit="thousandths")
+    source = f"{split}.txt line {start}, {image}"
+    return Page(source, Path(image).stem, words, size, unit="thousandths", breaks=tuple(breaks))
 
 
 def _parse(text_row: str, box_row: str, image_row: str) -> tuple[Word, tuple[int, int], str]:

@@ -1,0 +1,500 @@
+"""Windows out of the cache are those that would have been cut, and nothing that happens to it costs a run."""
+
+import fcntl
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken
+from tokenizers.normalizers import BertNormalizer
+from transformers import AutoTokenizer
+
+from layoutner.config.errors import UserError
+from layoutner.config.settings import Settings, load
+from layoutner.data import cache as cache_module
+from layoutner.data.cache import WindowCache, cache_key
+from layoutner.data.document import Document
+from layoutner.data.labels import LabelSet
+from layoutner.data.windows import Windower
+from layoutner.training.plan import cut_windows, make_plan
+from tests.conftest import ROOT, free_port, launch
+
+LABELS = LabelSet("BIO", ("A", "B"))
+TEXTS = ["brass", "Wheel", "12", "Order", "x", "steel-frame-panel", "\u200b", "Größe", "日本", "😀", "a b", "O'Neil"]
+
+Call = tuple[Windower, list[Document], LabelSet | None, bool]
+
+
+def page(dice: random.Random, words: int, image: str | None = None) -> Document:
+    boxes = []
+    for _ in range(words):
+        x, y = dice.randrange(900), dice.randrange(900)
+        boxes.append((x, y, x + dice.randrange(100), y + dice.randrange(100)))
+    tags = tuple(dice.choice(["O", "B-A", "B-B"]) for _ in range(words))
+    texts, segments = (tuple(dice.choice(TEXTS) for _ in range(words)), tuple(word // 3 for word in range(words)))
+    return Document("d", texts, tuple(boxes), tags, (100, 100), None if image is None else Path(image), segments)
+
+
+def pages(seed: int = 1) -> list[Document]:
+    dice = random.Random(seed)
+    found = [page(dice, words, f"page-{words}.png") for words in (150, 0, 1, 37)]
+    return [*found, replace(page(dice, 9), tags=None)]
+
+
+@pytest.fixture
+def call(checkpoints: dict[str, Path]) -> Call:
+    return Windower(AutoTokenizer.from_pretrained(checkpoints["bert"]), 32, 8), pages(), LABELS, True
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.glob("windows-*.safetensors"))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize(("max_length", "stride", "level"), [(32, 0, "word"), (32, 8, "segment"), (256, 40, "word")])
+@pytest.mark.parametrize("all_subwords", [False, True])
+def test_windows_from_the_cache_are_those_that_are_cut(
+    family: str,
+    max_length: int,
+    stride: int,
+    level: str,
+    all_subwords: bool,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    windower = Windower(AutoTokenizer.from_pretrained(checkpoints[family]), max_length, stride, level)
+    documents = pages()
+    fresh = windower.windows(documents, LABELS, all_subwords)
+    assert len(fresh) > len(documents) - 1 or max_length == 256
+    assert {window.image for window in fresh} == {Path(f"page-{n}.png") for n in (150, 1, 37)} | {None}
+    first, second = WindowCache(tmp_path / "cache"), WindowCache(tmp_path / "cache")
+    assert first.windows(windower, documents, LABELS, all_subwords) == fresh
+    assert second.windows(windower, documents, LABELS, all_subwords) == fresh
+    assert first.notes == (f"cache: {len(fresh)} windows cut and kept in {tmp_path / 'cache'}",)
+    assert second.notes == (f"cache: {len(fresh)} windows read from {tmp_path / 'cache'}",)
+
+
+def test_without_a_folder_or_a_document_nothing_is_kept(call: Call, tmp_path: Path) -> None:
+    windower, documents, labels, everywhere = call
+    assert WindowCache(None).windows(*call) == windower.windows(documents, labels, everywhere)
+    kept = WindowCache(tmp_path / "cache")
+    assert kept.windows(windower, [], labels) == []
+    assert (WindowCache(None).notes, kept.notes, (tmp_path / "cache").exists()) == ((), (), False)
+
+
+def change_document(**values: Any) -> Callable[[Call], Call]:
+    return lambda call: (call[0], [replace(call[1][0], **values), *call[1][1:]], *call[2:])
+
+
+def change_windower(**values: Any) -> Callable[[Call], Call]:
+    return lambda call: (replace(call[0], **values), *call[1:])
+
+
+def change_tokenizer(change: Callable[[Any], object]) -> Callable[[Call], Call]:
+    def changed(call: Call) -> Call:
+        tokenizer = AutoTokenizer.from_pretrained(call[0].tokenizer.name_or_path)
+        change(tokenizer)
+        return replace(call[0], tokenizer=tokenizer), *call[1:]
+
+    return changed
+
+
+def keep_capitals(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
+
+
+def of_segments(call: Call) -> Call:
+    return replace(call[0], box_level="segment"), *call[1:]
+
+
+BOX = ((1, 2, 3, 4),) * 150
+CHANGES: dict[str, Callable[[Call], Call]] = {
+    "words": change_document(words=("other",) * 150),
+    "boxes": change_document(boxes=BOX),
+    "tags": change_document(tags=("B-A",) * 150),
+    "no tags": change_document(tags=None),
+    "order": lambda call: (call[0], call[1][::-1], *call[2:]),
+    "fewer": lambda call: (call[0], call[1][1:], *call[2:]),
+    "segments": lambda call: of_segments(change_document(segments=(0,) * 150)(call)),
+    "labels": lambda call: (*call[:2], LabelSet("BIO", ("B", "A")), call[3]),
+    "scheme": lambda call: (*call[:2], LabelSet("BIOES", ("A", "B")), call[3]),
+    "no labels": lambda call: (*call[:2], None, call[3]),
+    "first sub-words": lambda call: (*call[:3], False),
+    "max_length": change_windower(max_length=33),
+    "stride": change_windower(stride=9),
+    "box_level": change_windower(box_level="segment"),
+    "special boxes": change_windower(special_boxes=((0, 0, 0, 0), (0, 0, 0, 0))),
+    "capitals": change_tokenizer(keep_capitals),
+    "a word more": change_tokenizer(lambda tokenizer: tokenizer.add_tokens([AddedToken("Größe", normalized=False)])),
+    "unknown": change_tokenizer(lambda tokenizer: setattr(tokenizer, "unk_token", "[MASK]")),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_changes_windows_changes_the_key(what: str, call: Call, tmp_path: Path) -> None:
+    if what == "segments":
+        call = of_segments(call)
+    kept = WindowCache(tmp_path)
+    before = kept.windows(*call)
+    changed = CHANGES[what](call)
+    windower, *rest = changed
+    fresh = windower.windows(*rest)
+    assert fresh != before  # so that a stale entry would be seen
+    assert kept.windows(*changed) == fresh
+    assert cache_key(*changed) != cache_key(*call)
+    assert len(entries(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("what", ["FORMAT", "__version__", "tokenizers", "code"])
+def test_another_version_is_another_key(what: str, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = cache_key(*call)
+    if what == "tokenizers":
+        monkeypatch.setattr(cache_module, "version", lambda name: "0.0.1")
+    elif what == "code":
+        monkeypatch.setattr(cache_module, "CUTTERS", ("document.py", "labels.py", "batches.py"))
+    else:
+        monkeypatch.setattr(cache_module, what, "another")
+    assert cache_key(*call) != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_document(name="another"),
+        change_document(image=Path("elsewhere/page-150.png")),
+        change_document(image=None),
+        change_document(page_size=(7, 7)),
+        change_document(segments=None),
+        change_tokenizer(lambda tokenizer: tokenizer.backend_tokenizer.enable_truncation(9)),
+        change_tokenizer(lambda tokenizer: tokenizer.backend_tokenizer.enable_padding(length=99)),
+    ],
+    ids=["name", "moved image", "no image", "page size", "segments", "truncation", "padding"],
+)
+def test_what_no_kept_number_follows_from_keeps_the_key(
+    change: Callable[[Call], Call], call: Call, tmp_path: Path
+) -> None:
+    kept = WindowCache(tmp_path)
+    kept.windows(*call)
+    changed = change(call)
+    assert cache_key(*changed) == cache_key(*call)
+    windower, *rest = changed
+    assert kept.windows(*changed) == windower.windows(*rest)  # images are those of now
+    assert len(entries(tmp_path)) == 1
+
+
+def flip(place: int) -> Callable[[Path], object]:
+    def flipped(entry: Path) -> None:
+        content = bytearray(entry.read_bytes())
+        content[place] ^= 1
+        entry.write_bytes(content)
+
+    return flipped
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "last byte": flip(-1),
+    "a byte in the middle": flip(-5000),
+    "header": flip(3),
+    "name of an array": flip(12),
+    "cut": lambda entry: os.truncate(entry, entry.stat().st_size - 100),
+    "empty": lambda entry: os.truncate(entry, 0),
+    "text": lambda entry: entry.write_text("windows"),
+    "longer": lambda entry: entry.write_bytes(entry.read_bytes() + b"more"),
+    "of another key": lambda entry: shutil.copy(sorted({*entries(entry.parent)} - {entry})[0], entry),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_entry_is_noticed_and_made_anew(
+    what: str, call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = WindowCache(tmp_path).windows(*call)
+    (entry,) = entries(tmp_path)
+    WindowCache(tmp_path).windows(*change_windower(stride=3)(call))
+    whole = entry.read_bytes()
+    DAMAGES[what](entry)
+    assert entry.read_bytes() != whole
+    again = WindowCache(tmp_path)
+    assert again.windows(*call) == fresh
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{entry}: is damaged: " in caplog.text
+    assert again.notes == (f"cache: {len(fresh)} windows cut and kept in {tmp_path}",)
+    assert entry.read_bytes() == whole
+
+
+@contextmanager
+def small_files(largest: int) -> Iterator[None]:
+    """No file of this process grows past that many bytes: as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_costs_a_warning(call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    windower, *rest = call
+    kept = WindowCache(tmp_path)
+    with small_files(4096):
+        assert kept.windows(*call) == windower.windows(*rest)
+        assert kept.windows(*call) == windower.windows(*rest)
+    assert caplog.text.count("cannot be written: [Errno 27] File too large; this run goes on without") == 1
+    assert kept.notes == ()
+    assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("what", ["under a file", "a folder for an entry", "read-only"])
+def test_a_folder_that_cannot_be_written_costs_a_warning(
+    what: str, call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    windower, *rest = call
+    folder = tmp_path / "cache"
+    if what == "under a file":
+        folder.write_text("")
+        folder = folder / "cache"
+    else:
+        folder.mkdir()
+    if what == "a folder for an entry":
+        (folder / f"windows-{cache_key(*call)}.safetensors").mkdir()
+    if what == "read-only":
+        folder.chmod(0o500)
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write anywhere")
+    assert WindowCache(folder).windows(*call) == windower.windows(*rest)
+    assert caplog.text.count("this run goes on without") == 1
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"data.cache = .*file: is no folder"):
+        cut_windows(load(None, {"data": {"cache": str(tmp_path / "file")}}))  # said before anything is read
+
+
+def test_a_file_system_without_locks(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(cache_module.fcntl, "flock", no_locks)
+    torn = tmp_path / f".windows-{cache_key(*call)}.safetensors.12345678.partial"
+    torn.write_text("another process writes it")
+    fresh = WindowCache(tmp_path).windows(*call)
+    second = WindowCache(tmp_path)
+    assert second.windows(*call) == fresh
+    assert second.notes == (f"cache: {len(fresh)} windows read from {tmp_path}",)
+    assert torn.exists()
+
+
+def test_a_lock_that_is_never_given_back(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache_module, "SAID_AFTER_S", 0.2)
+    monkeypatch.setattr(cache_module, "LONGEST_WAIT_S", 0.6)
+    with (tmp_path / f"windows-{cache_key(*call)}.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        start = time.monotonic()
+        fresh = WindowCache(tmp_path).windows(*call)
+        assert 0.6 <= time.monotonic() - start < 5
+    assert caplog.text.count("another process holds it, to cut the same windows; waiting for it") == 1
+    windower, *rest = call
+    assert fresh == windower.windows(*rest)
+    assert len(entries(tmp_path)) == 1
+
+
+CUTTER = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from tokenizers import Tokenizer
+from layoutner.data.cache import WindowCache
+from layoutner.data.document import Document
+from layoutner.data.windows import Windower
+
+folder, gate, model = map(Path, sys.argv[1:])
+
+class Gated(Windower):
+    def windows(self, *arguments):
+        print("cutting", flush=True)
+        while not gate.exists():
+            time.sleep(0.02)
+        return super().windows(*arguments)
+
+tokenizer = SimpleNamespace(
+    backend_tokenizer=Tokenizer.from_file(str(model / "tokenizer.json")),
+    unk_token_id=1, pad_token_id=0, all_special_ids=[0, 1, 2, 3, 4],
+)
+page = Document("d", ("brass",) * 90, ((1, 2, 3, 4),) * 90, None, (9, 9))
+print("ready", flush=True)
+cache = WindowCache(folder)
+cache.windows(Gated(tokenizer, 32, 0), [page], None)
+print(*cache.notes, flush=True)
+"""
+
+
+class Cutters:
+    """Processes that want the same windows; one that cuts says so, and waits until the gate is there."""
+
+    def __init__(self, number: int, folder: Path, model: Path) -> None:
+        self.gate = folder / "gate"
+        command = [sys.executable, "-c", CUTTER, str(folder / "cache"), str(self.gate), str(model)]
+        self.outputs = [folder / f"output-{one}" for one in range(number)]
+        self.processes = []
+        for output in self.outputs:
+            with output.open("w") as file:
+                self.processes.append(subprocess.Popen(command, cwd=ROOT, stdout=file))
+
+    def said(self) -> list[list[str]]:
+        return [output.read_text().splitlines() for output in self.outputs]
+
+    def wait_for(self, line: str, times: int) -> None:
+        until = time.monotonic() + 60
+        while sum(lines.count(line) for lines in self.said()) < times:
+            assert time.monotonic() < until, self.said()
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cutters(checkpoints: dict[str, Path], tmp_path: Path) -> Iterator[Cutters]:
+    started = Cutters(3, tmp_path, checkpoints["bert"])
+    yield started
+    started.end()
+
+
+def test_one_process_cuts_what_others_wait_for_and_read_and_may_be_killed(cutters: Cutters, tmp_path: Path) -> None:
+    cutters.wait_for("ready", 3)
+    cutters.wait_for("cutting", 1)
+    time.sleep(0.5)  # for the others, which by now would cut too
+    first = [lines[-1] for lines in cutters.said()].index("cutting")
+    assert sorted(map(len, cutters.said())) == [1, 1, 2]
+    (lock,) = (tmp_path / "cache").iterdir()
+    torn = lock.with_name(f".{lock.stem}.safetensors.12345678.partial")
+    torn.write_text("half of it")
+
+    os.kill(cutters.processes[first].pid, signal.SIGKILL)
+    cutters.wait_for("cutting", 2)
+    time.sleep(0.3)
+    assert sorted(map(len, cutters.said())) == [1, 2, 2]
+    cutters.gate.touch()
+    for number in {0, 1, 2} - {first}:
+        assert cutters.processes[number].wait(30) == 0
+    # 90 words are 3 windows of 30.
+    told = sorted(lines[1:] for number, lines in enumerate(cutters.said()) if number != first)
+    cache = tmp_path / "cache"
+    assert told == [
+        [f"cache: 3 windows read from {cache}"],
+        ["cutting", f"cache: 3 windows cut and kept in {cache}"],
+    ]
+    assert sorted(cache.iterdir()) == sorted([lock, *entries(cache)])
+    assert len(entries(cache)) == 1
+
+
+def settings_of(forms: Path, model: Path, cache: Path | None, **data: object) -> Settings:
+    values = {"train": forms, "eval": 0.25, "test": forms, "max_length": 64, "stride": 16, **data}
+    values |= {} if cache is None else {"cache": cache}
+    tree = {"model": {"name_or_path": str(model)}, "data": {key: str(value) for key, value in values.items()}}
+    return load(None, tree)
+
+
+def test_a_plan_says_what_it_took_from_the_cache(forms: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    plain, _, fresh = cut_windows(settings_of(forms, checkpoints["layoutlm"], None))
+    settings = settings_of(forms, checkpoints["layoutlm"], tmp_path)
+    count = sum(map(len, fresh.values()))
+    assert plain.notes == ()
+    for done in ("cut and kept in", "read from"):
+        plan = make_plan(
+            settings.model_copy(update={"schedule": settings.schedule.model_copy(update={"epochs": 1})}), 1
+        )
+        assert plan.windows == fresh
+        assert f"\ncache: {count} windows {done} {tmp_path}\n" in plan.describe()
+    assert len(entries(tmp_path)) == 3
+    everywhere, *_ = cut_windows(settings_of(forms, checkpoints["layoutlm"], tmp_path, label_all_subwords=True))
+    train = len(fresh["train"])  # alone: scores read first sub-words
+    assert everywhere.notes == (
+        f"cache: {count - train} windows read from {tmp_path}",
+        f"cache: {train} windows cut and kept in {tmp_path}",
+    )
+
+
+def test_two_ranks_cut_once(train_arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    arguments = train_arguments(tmp_path / "run", schedule__max_steps=1, data__eval=0.25, data__cache=tmp_path / "c")
+    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "-m", "layoutner", "train"]
+    done = launch([*command, *arguments])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("cache: 24 windows ") == 1
+    assert "warning" not in done.stdout + done.stderr
+    assert len(entries(tmp_path / "c")) == len(list((tmp_path / "c").glob("*.lock"))) == 2
+
+
+RANK = """
+import sys
+from tests.test_cache import settings_of
+from pathlib import Path
+from layoutner.training.plan import cut_windows
+from layoutner.training.world import World
+
+forms, model, cache, watched = sys.argv[1:]
+with World.join(2.0) as world:
+    settings = settings_of(Path(forms), Path(model), Path(f"{cache}-{world.rank}"))
+    with world.doing("local", "reading"):
+        arguments = (world.doing,) if watched == "watched" else ()
+        corpus = world.agree(lambda: cut_windows(settings, *arguments)[0])
+    print(world.rank, corpus.notes, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("watched", ["watched", "unwatched"])
+def test_a_rank_that_waits_for_a_lock_does_not_hang(
+    watched: str, forms: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Rank 0 has all windows kept, as on another node; rank 1 waits for the lock, far longer than run.rank_timeout."""
+    model, cache = checkpoints["layoutlm"], tmp_path / "cache"
+    cut_windows(settings_of(forms, model, tmp_path / "cache-0"))
+    (tmp_path / "cache-1").mkdir()
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    locks = []
+    for entry in entries(tmp_path / "cache-0"):
+        locks.append((tmp_path / "cache-1" / f"{entry.stem}.lock").open("ab"))
+        fcntl.flock(locks[-1], fcntl.LOCK_EX)
+    command = [Path(sys.executable).parent / "torchrun", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    arguments = [*command, script, forms, model, cache, watched]
+    with (tmp_path / "out").open("w") as out:
+        job = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=out, stderr=out)
+        try:
+            time.sleep(15)
+            if watched == "watched":
+                assert job.poll() is None, (tmp_path / "out").read_text()
+                for lock in locks:
+                    lock.close()
+            code = job.wait(30)
+        finally:
+            job.kill()
+            job.wait()
+            for lock in locks:
+                lock.close()
+    said = (tmp_path / "out").read_text()
+    assert (code == 0) == (watched == "watched"), said
+    if watched == "watched":
+        assert f"1 ('cache: 32 windows cut and kept in {cache}-1',)" in said
+    else:
+        assert "has been reading for" in said
+        assert "it hangs, or it needs a larger run.rank_timeout" in said

@@ -1,0 +1,218 @@
+"""What run_seq_labeling.py's users look for after a run: its text files, scores of all checkpoints, overwriting."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from layoutner.cli import main
+from layoutner.config.errors import UserError
+from layoutner.config.settings import load
+from layoutner.data.page import Page, Tally, Word, to_document
+from layoutner.data.readers.unilm import read
+from layoutner.inference.output import results, to_unilm
+from layoutner.training.loop import _seed
+from layoutner.training.metrics import score
+from tests.conftest import launch
+
+Arguments = Callable[..., list[str]]
+WORDS = ("brass", "wheel", "12", "Feb", "R. J.")
+TAGS = ("O", "S-ITEM", "S-DATE")
+
+
+def write_split(folder: Path, split: str, pages: list[tuple[str, list[int]]]) -> None:
+    """Pages in the format of run_seq_labeling.py: (image name, words in each piece), an empty line behind a piece."""
+    dice = random.Random(split)
+    lines: dict[str, list[str]] = {"": [], "_box": [], "_image": []}
+    for image, pieces in pages:
+        for length in pieces:
+            for _ in range(length):
+                number = dice.randrange(len(WORDS))
+                x, y = dice.randrange(900), dice.randrange(900)
+                lines[""].append(f"{WORDS[number]}\t{TAGS[number % len(TAGS)]}")
+                lines["_box"].append(f"{WORDS[number]}\t{x} {y} {x + 50} {y + 20}")
+                lines["_image"].append(f"{WORDS[number]}\t{x} {y} {x + 50} {y + 20}\t1000 1000\t{image}.png")
+            for rows in lines.values():
+                rows.append("")
+    for suffix, rows in lines.items():
+        (folder / f"{split}{suffix}.txt").write_text("\n".join([*rows, ""]), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def old_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    write_split(folder, "train", [(f"page{number}", [6]) for number in range(12)])
+    # Not in the order of their names, and two of them cut.
+    write_split(folder, "test", [("z", [4, 3]), ("m", [5]), ("a", [2, 1, 2])])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(old_folder: Path, train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    arguments = train_arguments(
+        folder,
+        data__format="unilm",
+        data__train=old_folder,
+        data__test=old_folder,
+        data__scheme="BIOES",
+        schedule__max_steps=4,
+        run__save_every=2,
+        run__predictions="unilm",
+    )
+    done = launch(["layoutner", "train", *arguments])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"labels of {old_folder} in {folder / 'test_predictions.txt'}" in done.stdout
+    return folder
+
+
+def predicted(run: Path, old_folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The labels that `layoutner predict` gives, in the order of the file."""
+    capsys.readouterr()
+    main(["predict", str(old_folder), "--data.format", "unilm", "--model", str(run / "export")])
+    return [word["label"] for line in capsys.readouterr().out.splitlines() for word in json.loads(line)["words"]]
+
+
+def test_predictions_are_the_lines_of_the_test_file(
+    run: Path, old_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (old_folder / "test.txt").read_text().splitlines()
+    labels = iter(predicted(run, old_folder, capsys))
+    # The first part of a word: two fields a line, as the old script writes them.
+    expected = [f"{line.split()[0]} {next(labels)}" if line else "" for line in given]
+    assert "R." in {line.split(" ")[0] for line in expected if line}
+    assert given.count("") == 6
+    assert (run / "test_predictions.txt").read_text().splitlines() == expected
+
+
+def test_predict_writes_the_same_file(run: Path, old_folder: Path, tmp_path: Path) -> None:
+    command = ["predict", str(old_folder), "--data.format", "unilm", "--model", str(run / "export")]
+    main([*command, "--output-format", "unilm", "--output", str(tmp_path / "test_predictions.txt")])
+    assert (tmp_path / "test_predictions.txt").read_bytes() == (run / "test_predictions.txt").read_bytes()
+
+
+def test_results_are_those_of_the_scores(run: Path) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    lines = [f"{key} = {scores[key]}" for key in ("f1", "loss", "precision", "recall")]
+    assert (run / "test_results.txt").read_text() == "\n".join(lines) + "\n"
+
+
+def test_every_checkpoint_is_scored(
+    run: Path, old_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(old_folder), "--data.format", "unilm", "--checkpoints", str(run), "--batch", "2"]
+    main([*command, "--output", str(tmp_path / "all.json")])
+    found = json.loads((tmp_path / "all.json").read_text())
+    assert list(found) == ["2", "4"]
+    assert found["2"]["loss"] != found["4"]["loss"]
+    last = json.loads((run / "scores.json").read_text())
+    assert {**found["4"], "checkpoint": last["checkpoint"]} == last
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[:3]] == ["step", "2", "4"]
+    assert table[1].split()[4] == f"{found['2']['loss']:.4f}"
+    assert table[3].endswith("a choice made on these test documents")
+    assert sorted(path.name for path in run.iterdir() if path.name.startswith((".", "tmp"))) == []
+
+
+def test_scores_of_all_checkpoints_as_the_old_script_wrote_them(run: Path, old_folder: Path, tmp_path: Path) -> None:
+    command = ["evaluate", str(old_folder), "--data.format", "unilm", "--checkpoints", str(run)]
+    main([*command, "--output-format", "unilm", "--output", str(tmp_path / "eval_results.txt")])
+    keys = [line.split(" = ")[0] for line in (tmp_path / "eval_results.txt").read_text().splitlines()]
+    assert keys == sorted(f"{step}_{key}" for step in (2, 4) for key in ("f1", "loss", "precision", "recall"))
+
+
+def test_one_model_or_the_checkpoints_of_one_run(
+    run: Path, old_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(old_folder), "--data.format", "unilm", "--checkpoints"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, str(run), "--model", str(run / "export")])
+    assert "give one of --model FOLDER and --checkpoints RUN, not both" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, str(tmp_path)])
+    told = capsys.readouterr().err
+    assert (told.count("\n"), f"{tmp_path}: no run folder with a complete checkpoint in it" in told) == (1, True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_is_overwritten_when_that_is_asked_for(
+    run: Path, old_folder: Path, checkpoints: dict[str, Path], train_arguments: Arguments, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "notes.txt").write_text("mine")
+    before = contents(folder)
+    arguments = train_arguments(
+        folder,
+        data__format="unilm",
+        data__train=old_folder,
+        data__test=old_folder,
+        schedule__max_steps=3,
+        run__overwrite="true",
+        run__predictions="jsonl",
+    )
+    # A run that cannot start takes nothing away.
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoints["layoutlm"], broken)
+    (broken / "model.safetensors").write_bytes(b"torn")
+    done = launch(["layoutner", "train", *arguments, "--model.name_or_path", broken])
+    assert done.returncode == 2
+    assert contents(folder) == before
+    done = launch(["layoutner", "train", *arguments])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.name for path in sorted((folder / "checkpoints").glob("step-*"))] == ["step-000003"]
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "test_results.txt").exists()
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+    pages = [json.loads(line) for line in (folder / "test_predictions.jsonl").read_text().splitlines()]
+    assert [page["document"] for page in pages] == ["z", "m", "a"]
+    assert [page.get("breaks") for page in pages] == [[4], None, [2, 3]]
+
+
+def test_overwriting_and_resuming_contradict_each_other() -> None:
+    with pytest.raises(UserError, match="overwrite = true and resume = auto: remove the earlier run, or go on"):
+        load(None, {"run": {"overwrite": "true", "resume": "auto"}})
+
+
+def test_predictions_need_documents() -> None:
+    with pytest.raises(UserError, match=r"settings: run.predictions = unilm and no data.test"):
+        load(None, {"run": {"predictions": "unilm"}})
+
+
+def test_every_generator_is_seeded() -> None:
+    def draw(seed: int) -> tuple[float, float, float]:
+        _seed(seed)
+        return random.random(), float(numpy.random.rand()), float(torch.rand(()))
+
+    ranks = [draw((42 * 1_000_003 + 7) * 4099 + rank) for rank in range(2)]
+    assert draw((42 * 1_000_003 + 7) * 4099) == ranks[0]
+    assert all(one != other for one, other in zip(*ranks, strict=True))
+    draw((2**32 - 1) * 1_000_003 * 4099)  # the largest seed there is
+
+
+def test_empty_lines_of_a_page_are_kept_where_words_are_dropped(tmp_path: Path) -> None:
+    write_split(tmp_path, "test", [("z", [4, 3])])
+    page = next(iter(read(tmp_path, "test")))
+    assert isinstance(page, Page)
+    assert page.breaks == (4, 7)
+    words = [Word(" ", word.box, "O") if index in (1, 4) else word for index, word in enumerate(page.words)]
+    document, _ = to_document(Page("s", "z", words, (10, 10), unit="thousandths", breaks=page.breaks), "none", Tally())
+    assert document is not None
+    assert (len(document.words), document.breaks) == (5, (3,))
+    labelled = {"words": [{"text": text, "label": "O"} for text in document.words], "breaks": [3]}
+    assert [line == "" for line in to_unilm(labelled).splitlines()] == [False] * 3 + [True] + [False] * 2 + [True]
+
+
+def test_results_name_the_checkpoint_where_there_are_several() -> None:
+    scores = score([["B-A"]], [["B-A"]], scheme="BIO", split="test", box_level="word", loss=0.5, windows=1)
+    assert results({"": scores}) == "f1 = 1.0\nloss = 0.5\nprecision = 1.0\nrecall = 1.0\n"
+    assert results({"10": scores, "20": scores}).splitlines()[0] == "10_f1 = 1.0"
