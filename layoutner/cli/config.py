@@ -15,10 +15,22 @@ if TYPE_CHECKING:
     from layoutner.config.schedule import Schedule
 
 
+class _Action(Parser):
+    """An action; `migrate` says where options go that it does not know."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        options, strangers = super().parse_known_args(args, namespace)
+        if strangers and "line" in options:
+            raise UserError(
+                f"{strangers[0]}: `config migrate` itself takes --gpus alone; put -- before the old command"
+            )
+        return options, strangers
+
+
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `config` and what stands below it."""
     config = commands.add_parser("config", help="look at the DeepSpeed config")
-    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Action)
     render = actions.add_parser("render", help="print the DeepSpeed JSON of a run")
     add_settings(render)
     render.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
@@ -44,6 +56,17 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--world-size", type=int, help="number of ranks it was made for, where it gives no global batch"
     )
     importing.add_argument("--out", type=Path, help="folder for settings.toml and preset.json; default: print them")
+
+    migrate = actions.add_parser(
+        "migrate", help="turn a command line of run_seq_labeling.py into settings, and say what became of each option"
+    )
+    migrate.add_argument("--gpus", type=int, help="GPUs that the old process saw, where it ran without a launcher")
+    migrate.add_argument(
+        "line",
+        nargs=argparse.REMAINDER,
+        metavar="-- OLD COMMAND LINE",
+        help="its words, or in quotes a text with several commands; of preprocess.py too",
+    )
 
     schema = actions.add_parser("schema", help="print a JSON Schema, for editors that complete and check")
     schema.add_argument("of", choices=["settings", "deepspeed"], help="of the settings TOML, or of a DeepSpeed JSON")
@@ -145,6 +168,18 @@ def _import(options: argparse.Namespace) -> None:
         print(f"{line.what:8}{line.path}{became}{why}", file=sys.stderr)
 
 
+def _migrate(options: argparse.Namespace) -> None:
+    from layoutner.config.migrate import migrate
+
+    words = options.line[1:] if options.line[:1] == ["--"] else options.line
+    if not words:
+        raise UserError("no old command line; put it behind --, as in `layoutner config migrate -- python ...`")
+    made = migrate(words, options.gpus)
+    print(made.toml(), end="")
+    for line in (*made.report, *made.notes):
+        print(line, file=sys.stderr)
+
+
 def _text(file: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8-sig")
@@ -167,5 +202,6 @@ COMMANDS = {
     "plan": _plan,
     "check": _check,
     "import": _import,
+    "migrate": _migrate,
     "schema": _schema,
 }

@@ -1,0 +1,664 @@
+"""`layoutner config migrate`: every option of the old scripts, the arithmetic, the mistakes; real lines that run."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
+
+from layoutner.config.errors import UserError
+from layoutner.config.migrate import Fate, Migrated, migrate
+from layoutner.config.old_script import OPTIONS, PREPROCESS, TRAIN, table
+from layoutner.config.settings import load
+from tests.conftest import ROOT, call, free_port
+
+REQUIRED = ["--data_dir", "data", "--model_type", "layoutlm", "--model_name_or_path", "base", "--output_dir", "a/out"]
+BASE = ["python", TRAIN, *REQUIRED]
+TRAINING, SCORING = [*BASE, "--do_train"], [*BASE, "--do_eval"]
+PAGE = ROOT / "layoutner" / "guide" / "options.md"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def old_data(folder: Path, pieces: int, splits: tuple[str, ...] = ("train", "test"), tag: str = "S-A") -> None:
+    """A data folder with so many pieces a split."""
+    folder.mkdir()
+    for split in splits:
+        (folder / f"{split}.txt").write_text(f"one\t{tag}\ntwo\tO\n\n" * pieces)
+
+
+def fate(made: Migrated, option: str, script: str = TRAIN) -> Fate:
+    names = [option.name for option in OPTIONS[script]]
+    return made.report[names.index(option) + (len(OPTIONS[TRAIN]) if script == PREPROCESS else 0)]
+
+
+def loaded(made: Migrated) -> dict[str, Any]:
+    """The TOML as layoutner reads it, "section.key" -> value, of what it says; nothing is changed on the way."""
+    Path("settings.toml").write_text(made.toml(), encoding="utf-8")
+    said = tomllib.loads(made.toml())
+    tree = load("settings.toml", {}).model_dump(mode="json")
+    values = {f"{section}.{key}": value for section, keys in said.items() for key, value in keys.items()}
+    assert said == made.settings
+    assert {name: str(Path(str(value))) for name, value in values.items()} == {
+        name: str(Path(str(tree[name.partition(".")[0]][name.partition(".")[2]]))) for name in values
+    }
+    return values
+
+
+# (option, more words, what became of it, settings that follow, part of the report's line); None = no such setting.
+CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
+    ("data_dir", [], "kept", {"data.format": "unilm", "data.train": "data", "data.test": None}, "as it stands"),
+    ("data_dir", ["--do_eval"], "kept", {"data.train": "data", "data.test": "data"}, "data.test = data"),
+    ("model_type", ["--model_type", "RoBERTa"], "kept", {"model.family": "roberta"}, "model.family = roberta"),
+    ("model_type", ["--model_type", "bert"], "kept", {"model.family": "bert"}, ""),
+    ("model_name_or_path", [], "kept", {"model.name_or_path": "base"}, "model.name_or_path = base"),
+    ("model_name_or_path", ["--model_name_or_path", "x/m.ckpt"], "dropped", {"model.name_or_path": None}, "from_tf"),
+    (
+        "output_dir",
+        [],
+        "kept",
+        {"run.output_dir": "a/out", "tensorboard.enabled": True, "tensorboard.dir": "runs/out"},
+        "pip install 'layoutner[tensorboard]'",
+    ),
+    ("output_dir", ["--output_dir", "a/out/"], "kept", {"tensorboard.dir": "runs/"}, "a/out/"),
+    ("labels", [], "replaced", {"data.labels": None, "data.scheme": "BIOES"}, "nothing to look at here"),
+    ("labels", ["--labels", "l.txt"], "kept", {"data.labels": "l.txt", "data.scheme": "BIOES"}, "has to be there"),
+    ("config_name", [], "dropped", {}, "(not given)"),
+    ("config_name", ["--config_name", "base"], "dropped", {}, "the configuration is the checkpoint's own"),
+    ("config_name", ["--config_name", "other"], "dropped", {}, "put the configuration files of other into it"),
+    ("tokenizer_name", ["--tokenizer_name", "base"], "dropped", {}, "the tokenizer is the checkpoint's own"),
+    ("tokenizer_name", ["--tokenizer_name", "other"], "dropped", {}, "put the tokenizer files of other into it"),
+    ("cache_dir", ["--cache_dir", "/a b"], "replaced", {}, "HF_HUB_CACHE='/a b'"),
+    ("max_seq_length", [], "kept", {"data.max_length": 512, "data.stride": 0}, "no overlap; data.stride = 128"),
+    ("max_seq_length", ["--max_seq_length", "64"], "kept", {"data.max_length": 64}, "cut off behind 64 sub-words"),
+    ("do_train", [], "replaced", {"data.train": "data"}, "`layoutner train`"),
+    ("do_eval", [], "dropped", {"data.test": None}, "(not given)"),
+    ("do_eval", ["--do_eval"], "kept", {"data.test": "data", "run.predictions": None}, "scores.json"),
+    ("do_predict", ["--do_predict"], "kept", {"data.test": "data", "run.predictions": "unilm"}, "test_predictions.txt"),
+    ("evaluate_during_training", [], "kept", {"data.eval": None, "run.eval_every": 0}, "(not given)"),
+    (
+        "evaluate_during_training",
+        ["--evaluate_during_training", "--logging_steps", "7"],
+        "kept",
+        {"data.eval": "data", "run.eval_every": 7},
+        "the best checkpoint is exported",
+    ),
+    (
+        "evaluate_during_training",
+        ["--evaluate_during_training", "--logging_steps", "0"],
+        "kept",
+        {"data.eval": None, "run.eval_every": 0},
+        "at logging steps",
+    ),
+    ("do_lower_case", ["--do_lower_case"], "replaced", {}, "it travels with the model"),
+    ("do_lower_case", ["--model_name_or_path", "bert-base-uncased"], "replaced", {}, "reads as [UNK]"),
+    ("do_lower_case", ["--model_name_or_path", "b-cased", "--do_lower_case"], "replaced", {}, "here they keep their"),
+    (
+        "per_gpu_train_batch_size",
+        ["--per_gpu_train_batch_size", "3"],
+        "kept",
+        {"batch.micro_windows": 3, "batch.global_windows": 3},
+        "3 a forward x 1 GPU(s) a process x 1 process(es) x 1 accumulation",
+    ),
+    (
+        "per_gpu_eval_batch_size",
+        ["--per_gpu_eval_batch_size", "3"],
+        "replaced",
+        {"batch.micro_windows": 8},
+        "scores do",
+    ),
+    (
+        "gradient_accumulation_steps",
+        ["--gradient_accumulation_steps", "5"],
+        "kept",
+        {"batch.micro_windows": 8, "batch.global_windows": 40},
+        "batch.global_windows = 40",
+    ),
+    ("learning_rate", ["--learning_rate", "3e-4"], "kept", {"optimizer.lr": 3e-4}, "optimizer.lr = 0.0003"),
+    ("learning_rate", [], "kept", {"optimizer.lr": 5e-5}, "(the default)"),
+    ("weight_decay", ["--weight_decay", "0.01"], "kept", {"optimizer.weight_decay": 0.01}, ""),
+    ("adam_epsilon", ["--adam_epsilon", "1e-6"], "kept", {"optimizer.eps": 1e-6}, ""),
+    ("max_grad_norm", ["--max_grad_norm", "0.5"], "kept", {"optimizer.max_grad_norm": 0.5}, ""),
+    ("max_grad_norm", ["--max_grad_norm", "0"], "replaced", {"optimizer.max_grad_norm": 0.0}, "nothing was learnt"),
+    ("num_train_epochs", [], "kept", {"schedule.epochs": 3, "schedule.max_steps": None}, ""),
+    ("num_train_epochs", ["--num_train_epochs", "2.7"], "kept", {"schedule.epochs": 2}, "the whole part"),
+    ("num_train_epochs", ["--max_steps", "9"], "dropped", {"schedule.epochs": None}, "--max_steps counts"),
+    ("max_steps", ["--max_steps", "9"], "kept", {"schedule.max_steps": 9}, "one step more, at learning rate 0"),
+    ("max_steps", ["--max_steps", "-1"], "dropped", {"schedule.max_steps": None}, "epochs count"),
+    ("warmup_steps", ["--warmup_steps", "11"], "kept", {"schedule.warmup_steps": 11}, ""),
+    ("logging_steps", [], "kept", {"run.log_every": 50}, ""),
+    ("logging_steps", ["--logging_steps", "-1"], "kept", {"run.log_every": 0}, "never"),
+    ("save_steps", [], "kept", {"run.save_every": 50, "run.keep_checkpoints": 0}, "every checkpoint stays"),
+    ("save_steps", ["--save_steps", "-1"], "kept", {"run.save_every": 0, "run.keep_checkpoints": None}, "at the end"),
+    ("eval_all_checkpoints", ["--eval_all_checkpoints"], "dropped", {}, "with --do_eval"),
+    ("eval_all_checkpoints", ["--eval_all_checkpoints", "--do_eval"], "replaced", {}, "evaluate --checkpoints"),
+    ("no_cuda", [], "dropped", {"run.device": None}, ""),
+    ("no_cuda", ["--no_cuda"], "kept", {"run.device": "cpu"}, "run.device = cpu"),
+    ("overwrite_output_dir", [], "dropped", {"run.overwrite": None}, ""),
+    ("overwrite_output_dir", ["--overwrite_output_dir"], "kept", {"run.overwrite": True}, "run.overwrite = true"),
+    ("overwrite_cache", ["--overwrite_cache"], "dropped", {"data.cache": None}, "data.cache"),
+    ("seed", ["--seed", "7"], "kept", {"run.seed": 7}, "run.seed = 7"),
+    ("fp16", [], "kept", {"precision.dtype": "fp32"}, ""),
+    ("fp16", ["--fp16"], "kept", {"precision.dtype": "fp16"}, ""),
+    ("fp16", ["--fp16", "--no_cuda"], "replaced", {"precision.dtype": "fp32"}, "apex needs a GPU"),
+    ("fp16_opt_level", ["--fp16", "--fp16_opt_level", "O0"], "replaced", {"precision.dtype": "fp32"}, "O0 is fp32"),
+    ("fp16_opt_level", ["--fp16"], "replaced", {"precision.dtype": "fp16"}, "O1 cast single operations"),
+    ("fp16_opt_level", ["--fp16", "--fp16_opt_level", "O3"], "replaced", {"precision.dtype": "fp16"}, "O3 had no fp32"),
+    ("fp16_opt_level", [], "dropped", {"precision.dtype": "fp32"}, "with --fp16"),
+    ("local_rank", [], "dropped", {}, "one process"),
+    ("local_rank", ["--local_rank", "0"], "replaced", {"batch.global_windows": 8}, "LOCAL_RANK"),
+    ("server_ip", ["--server_ip", "1.2.3.4", "--server_port", "5"], "replaced", {}, "debugpy --listen 1.2.3.4:5"),
+    ("server_port", ["--server_ip", "1.2.3.4", "--server_port", "5"], "replaced", {}, "debugpy --listen 1.2.3.4:5"),
+    ("server_port", ["--server_port", "5"], "dropped", {}, "with the other one"),
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "words", "what", "settings", "part"), CASES, ids=[" ".join([case[0], *case[1]]) for case in CASES]
+)
+def test_an_option_becomes(option: str, words: list[str], what: str, settings: dict[str, Any], part: str) -> None:
+    made = migrate([*TRAINING, *words])
+    its = fate(made, option)
+    assert (its.what, its.option.split()[0]) == (what, f"--{option}")
+    assert part in str(its)
+    values = loaded(made)
+    assert {name: values.get(name) for name in settings} == settings
+
+
+# Without training: the options that say something, and the command that they go into.
+INFERENCE: list[tuple[str, list[str], str, str]] = [
+    ("do_eval", [], "replaced", "--output-format unilm --model a/out/export --output a/out/eval_results.txt"),
+    ("do_predict", ["--do_predict"], "replaced", "unilm --model a/out/export --output a/out/test_predictions.txt"),
+    ("eval_all_checkpoints", ["--eval_all_checkpoints"], "replaced", "unilm --checkpoints a/out --output a/out/eval"),
+    ("data_dir", ["--data_dir", "d d"], "kept", "layoutner evaluate --input 'd d' --data.format unilm --batch 8"),
+    ("per_gpu_eval_batch_size", ["--per_gpu_eval_batch_size", "3"], "replaced", "--batch 3"),
+    ("no_cuda", ["--no_cuda"], "kept", "--device cpu"),
+    ("cache_dir", ["--cache_dir", "/c"], "replaced", "HF_HUB_CACHE=/c layoutner evaluate"),
+    ("output_dir", ["--output_dir", "b b"], "kept", "--model 'b b/export'"),
+]
+
+
+@pytest.mark.parametrize(("option", "words", "what", "part"), INFERENCE, ids=[case[0] for case in INFERENCE])
+def test_an_option_without_training(option: str, words: list[str], what: str, part: str) -> None:
+    made = migrate([*SCORING, *words])
+    assert fate(made, option).what == what
+    assert part in "\n".join(made.commands)
+    assert set(loaded(made)) <= {"data.format", "data.test", "run.output_dir", "run.device"}
+    assert {fate(made, name).why for name in ("learning_rate", "fp16", "seed")} == {"only training reads it"}
+    assert "is not read: train it anew" in made.toml()
+
+
+def test_the_files_of_the_old_script_come_from_as_few_commands_as_can_be() -> None:
+    at = "--input data --data.format unilm --batch 8 --output-format unilm"
+    model = "--model a/out/export --output a/out"
+    predicting = [
+        f"layoutner evaluate {at} {model}/test_results.txt",
+        f"layoutner predict {at} {model}/test_predictions.txt",
+    ]
+    every = f"layoutner evaluate {at} --checkpoints a/out --output a/out/eval_results.txt"
+    train = "layoutner train --config settings.toml"
+    assert migrate([*BASE, "--do_predict"]).commands == predicting
+    assert migrate([*SCORING, "--do_predict"]).commands == [
+        f"layoutner evaluate {at} {model}/eval_results.txt",
+        "cp a/out/eval_results.txt a/out/test_results.txt",
+        predicting[1],
+    ]
+    assert migrate([*SCORING, "--do_predict", "--eval_all_checkpoints"]).commands == [every, *predicting]
+    assert migrate([*TRAINING, "--do_eval", "--do_predict"]).commands == [train]
+    both = migrate([*TRAINING, "--do_eval", "--eval_all_checkpoints"]).commands
+    assert both == [train, every.replace(" --batch 8", "")]
+
+
+PREPROCESSING: list[tuple[str, str, str, dict[str, Any], str]] = [
+    ("data_dir", "forms/training_data/annotations", "dropped", {"data.train": "forms"}, "--data.train forms"),
+    ("data_split", "test", "dropped", {"data.test": "data", "data.train": None}, "which is which"),
+    ("output_dir", "elsewhere", "dropped", {"data.format": "funsd", "run.output_dir": None}, "nothing is written"),
+    ("model_name_or_path", "roberta-base", "dropped", {"model.name_or_path": None}, "the model's own tokenizer"),
+    ("max_len", "254", "replaced", {"data.max_length": 256, "data.stride": 0}, "data.max_length = 256"),
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "what", "settings", "part"), PREPROCESSING, ids=[f"preprocess-{c[0]}" for c in PREPROCESSING]
+)
+def test_an_option_of_preprocess(option: str, value: str, what: str, settings: dict[str, Any], part: str) -> None:
+    made = migrate(["python", "preprocess.py", f"--{option}", value])
+    assert len(made.report) == 5
+    made.report = [*[Fate("", "", "", "")] * len(OPTIONS[TRAIN]), *made.report]
+    its = fate(made, option, PREPROCESS)
+    assert (its.what, its.option) == (what, f"{PREPROCESS} --{option} {value}")
+    assert part in str(its)
+    values = loaded(made)
+    assert {name: values.get(name) for name in settings} == settings
+    assert "--model.name_or_path NAME --schedule.epochs N" in made.toml()
+
+
+def test_every_option_has_a_case_and_a_line_of_the_report() -> None:
+    assert [len(OPTIONS[script]) for script in (TRAIN, PREPROCESS)] == [36, 5]
+    assert {case[0] for case in CASES} == {option.name for option in OPTIONS[TRAIN]}
+    assert [case[0] for case in PREPROCESSING] == [option.name for option in OPTIONS[PREPROCESS]]
+    lines = [f"--{option.name}" for option in OPTIONS[TRAIN]]
+    lines += [f"{PREPROCESS} --{option.name}" for option in OPTIONS[PREPROCESS]]
+    for words in (TRAINING, SCORING):
+        report = migrate(words).report
+        assert [re.sub(r"(--\w+).*", r"\1", its.option) for its in report] == lines
+        assert {its.what for its in report} == {"kept", "replaced", "dropped"}
+
+
+# How a line may be written.
+
+PLAIN = ["--seed", "7", "--num_train_epochs", "100.0", "--save_steps", "-1", "--fp16"]
+FORMS = {
+    "options alone": [*REQUIRED, "--do_train", *PLAIN],
+    "script": [TRAIN, *REQUIRED, "--do_train", *PLAIN],
+    "a path and -u": ["python3.8", "-u", f"some/where/{TRAIN}", *REQUIRED, "--do_train", *PLAIN],
+    "a module": ["python", "-m", "examples.seq_labeling.run_seq_labeling", *REQUIRED, "--do_train", *PLAIN],
+    "equals signs": [*TRAINING, "--seed=7", "--num_train_epochs=100.0", "--save_steps=-1", "--fp16"],
+    "abbreviations": [*TRAINING, "--see", "7", "--num", "100.0", "--sa=-1", "--fp16"],
+    "the last of two": [*TRAINING, "--seed", "1", *PLAIN],
+    "one text": [shlex.join([*TRAINING, *PLAIN])],
+    "a script": [
+        "#!/bin/bash\n# trains\nexport N=7\ncd here && mkdir -p out\n"
+        f"nohup python {TRAIN} \\\n  {shlex.join(REQUIRED)} --do_train \\\n  --seed $N --num_train_epochs 100.0 "
+        "--save_steps -1 --fp16 > 'log file' 2>&1 &  # in the background\n"
+    ],
+    "a notebook": [f"!python {TRAIN} {shlex.join(REQUIRED)} --do_train {shlex.join(PLAIN)} | tee log"],
+}
+
+
+@pytest.mark.parametrize("words", FORMS.values(), ids=FORMS)
+def test_however_it_is_written(words: list[str]) -> None:
+    made = migrate(words)
+    assert made.settings == migrate([*TRAINING, *PLAIN]).settings
+    assert loaded(made) | {"run.seed": 7, "schedule.epochs": 100, "run.save_every": 0} == loaded(made)
+    assert made.commands == ["layoutner train --config settings.toml"]
+
+
+def test_what_is_not_read_is_named() -> None:
+    notes = migrate(FORMS["a script"]).notes
+    assert [note for note in notes if note.startswith("not read")] == ["not read: cd here", "not read: mkdir -p out"]
+    assert "--seed stands twice: the last one counts, as it did" in migrate(FORMS["the last of two"]).notes
+
+
+LAUNCH = ["python", "-m", "torch.distributed.launch", "--nproc_per_node=4"]
+CUDA = "CUDA_VISIBLE_DEVICES=2,3"
+# (words before the script, --gpus, a process' GPUs x processes, how it is started)
+STARTS: dict[str, tuple[list[str], int | None, tuple[int, int], str]] = {
+    "alone": (["python"], None, (1, 1), "layoutner"),
+    "launch": (LAUNCH, None, (1, 4), "deepspeed --num_gpus 4 --module layoutner"),
+    "launch on a port": (
+        [*LAUNCH, "--master_port", "77", "--use_env"],
+        None,
+        (1, 4),
+        "deepspeed --num_gpus 4 --master_port 77 --module layoutner",
+    ),
+    "torchrun": (["torchrun", "--nproc-per-node", "2"], None, (1, 2), "deepspeed --num_gpus 2 --module layoutner"),
+    "launch on devices": ([CUDA, *LAUNCH], None, (1, 4), f"{CUDA} torchrun --nproc-per-node 4 -m layoutner"),
+    "nodes": (
+        [*LAUNCH, "--nnodes", "2", "--node_rank=1", "--master_addr", "10.0.0.1", "--master_port", "77"],
+        None,
+        (1, 8),
+        "torchrun --nnodes 2 --node-rank 1 --nproc-per-node 4 --master-addr 10.0.0.1 --master-port 77 -m layoutner",
+    ),
+    "DataParallel": ([CUDA, "python"], None, (2, 1), f"{CUDA} torchrun --nproc-per-node 2 -m layoutner"),
+    "DataParallel by --gpus": (["python"], 3, (3, 1), "deepspeed --num_gpus 3 --module layoutner"),
+    "one device": (["CUDA_VISIBLE_DEVICES=5", "python"], None, (1, 1), "CUDA_VISIBLE_DEVICES=5 layoutner"),
+    "no device": (["CUDA_VISIBLE_DEVICES=", "python"], None, (1, 1), "layoutner"),
+}
+
+
+@pytest.mark.parametrize(("words", "gpus", "ranks", "start"), STARTS.values(), ids=STARTS)
+def test_processes_and_gpus(words: list[str], gpus: int | None, ranks: tuple[int, int], start: str) -> None:
+    sizes = ["--per_gpu_train_batch_size", "3", "--gradient_accumulation_steps", "5"]
+    made = migrate([*words, TRAIN, *REQUIRED, "--do_train", *sizes], gpus)
+    values = loaded(made)
+    assert (values["batch.micro_windows"], values["batch.global_windows"]) == (3, 3 * ranks[0] * ranks[1] * 5)
+    assert made.commands == [f"{start} train --config settings.toml"]
+    arithmetic = f"3 a forward x {ranks[0]} GPU(s) a process x {ranks[1]} process(es) x 5 accumulation"
+    assert f"batch: {15 * ranks[0] * ranks[1]} windows a step = {arithmetic}" in made.notes
+    assert (values.get("run.device") == "cpu") == ("CUDA_VISIBLE_DEVICES=" in words)
+    alone = any(note.startswith("processes: the old script joins them only by --local_rank") for note in made.notes)
+    assert alone == ("torchrun" in words or "--use_env" in words)
+
+
+class Pieces(Dataset[int]):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def old_steps(pieces: int, micro: int, gpus: int, processes: int, accumulation: int) -> int:
+    """Steps of an old epoch, counted with the loader that the old script had."""
+    data = Pieces(pieces)
+    sampler: RandomSampler | DistributedSampler[int] = RandomSampler(data)
+    if processes > 1:
+        sampler = DistributedSampler(data, num_replicas=processes, rank=0)
+    forwards = list(DataLoader(data, sampler=sampler, batch_size=micro * gpus))
+    return sum((step + 1) % accumulation == 0 for step in range(len(forwards)))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "micro", "gpus", "processes", "accumulation"),
+    [(150, 16, 1, 1, 1), (150, 16, 1, 4, 1), (150, 8, 2, 1, 1), (7, 2, 1, 3, 1), (33, 2, 1, 1, 3), (9, 2, 1, 2, 2)],
+)
+def test_steps_are_counted_as_the_old_loader_counts(
+    pieces: int, micro: int, gpus: int, processes: int, accumulation: int
+) -> None:
+    old_data(Path("data"), pieces)
+    words = ["--per_gpu_train_batch_size", str(micro), "--gradient_accumulation_steps", str(accumulation)]
+    before = ["python", "-m", "torch.distributed.launch", f"--nproc_per_node={processes}"] if processes > 1 else []
+    given = None if processes > 1 else gpus
+    made = migrate([*before, TRAIN, *REQUIRED, "--do_train", "--num_train_epochs", "10.9", *words], given)
+    old, new = (next(note for note in made.notes if note.startswith(f"steps {who}")) for who in ("of the old", "here"))
+    steps = old_steps(pieces, micro, gpus, processes, accumulation)
+    assert f" = {steps} steps an epoch; x 10 epochs = {steps * 10} steps" in old
+    mine = len(range(0, pieces, micro * gpus * processes * accumulation))
+    assert f" = {mine} steps an epoch; x 10 epochs = {mine * 10} steps" in new
+    lost = len(range(0, len(range(0, pieces, processes)), micro * gpus)) % accumulation
+    assert (f"last {lost} forward(s) went into the next epoch's first step" in old) == (lost > 0)
+
+
+def test_steps_by_max_steps_and_none_at_all() -> None:
+    old_data(Path("data"), 20)
+    notes = "\n".join(migrate([*TRAINING, "--max_steps", "30"]).notes)
+    assert "max_steps + 1 = 31 steps" in notes
+    assert "ceil(20 / 8) = 3 steps an epoch; 30 steps" in notes
+    notes = "\n".join(migrate([*TRAINING, "--gradient_accumulation_steps", "4"]).notes)
+    assert "3 // 4 = 0 steps an epoch; none at all, and a division by zero" in notes
+    notes = "\n".join(migrate([*TRAINING, "--warmup_steps", "10"]).notes)
+    assert "--warmup_steps 10 is more, which layoutner refuses" in notes
+
+
+# What is looked for in the data folder.
+
+
+def test_pieces_are_counted_as_the_old_reader_counts() -> None:
+    old_data(Path("data"), 0)
+    Path("data/train.txt").write_text("\n\na\tO\nb\tO\n\n\n-DOCSTART- x\nc\tO\n\nd\tI-A\n")
+    notes = migrate(TRAINING).notes
+    assert "data: data: train.txt has 3 pieces, test.txt has 0 pieces, no dev.txt" in notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "tag", "scheme"),
+    [
+        ("B-A\nI-A\nO\n", "S-A", "BIO"),
+        ("B-A\nE-A\nS-A\n", "B-A", "BIOES"),
+        (None, "S-A", "BIOES"),
+        (None, "I-A", "BIO"),
+    ],
+)
+def test_the_scheme_is_that_of_the_labels_else_of_the_words(labels: str | None, tag: str, scheme: str) -> None:
+    old_data(Path("data"), 2, tag=tag)
+    if labels:
+        Path("data/labels.txt").write_text(labels)
+    for words in ([], ["--labels", "data/labels.txt"]):
+        assert loaded(migrate([*TRAINING, *words]))["data.scheme"] == scheme
+
+
+def test_without_dev_files_a_tenth_is_taken_where_that_can_be_seen() -> None:
+    words = [*TRAINING, "--evaluate_during_training"]
+    assert loaded(migrate(words))["data.eval"] == "data"
+    old_data(Path("data"), 20)
+    assert loaded(migrate(words))["data.eval"] == 0.1
+    assert "less the tenth that is data.eval" in migrate(words).notes[-1]
+    (Path("data") / "dev.txt").write_text("a\tO\n")
+    assert loaded(migrate(words))["data.eval"] == "data"
+    (Path("data") / "train.txt").unlink()
+    assert "data: without train.txt the command stops, and says so" in migrate(words).notes
+
+
+def test_preprocess_beside_training_leaves_the_data_folder_as_it_stands() -> None:
+    line = f"python preprocess.py --data_split train && python preprocess.py --data_split test; {shlex.join(TRAINING)}"
+    made = migrate([line])
+    values = loaded(made)
+    assert (values["data.format"], values["data.train"]) == ("unilm", "data")
+    assert fate(made, "data_split", PREPROCESS).option == f"{PREPROCESS} --data_split train, --data_split test"
+    assert "`--data.format funsd --data.train data` would read the annotations themselves" in made.notes[-1]
+    assert len(made.made_from) == 3
+
+
+# Mistakes.
+
+MISTAKES: list[tuple[list[str], str]] = [
+    (["--data-dir", "x"], "--data-dir: unknown option of run_seq_labeling.py; did you mean '--data_dir'?"),
+    (["-fp16"], "-fp16: unknown option of run_seq_labeling.py; did you mean '--fp16'?"),
+    (["--do"], "--do: stands for several: --do_train, --do_eval, --do_predict, --do_lower_case; write one of them"),
+    (["--seed", "x"], "--seed x: give a whole number, such as 10"),
+    (["--seed", "1.5"], "--seed 1.5: give a whole number"),
+    (["--learning_rate", "fast"], "--learning_rate fast: give a number, such as 0.1"),
+    (["--learning_rate", "nan"], "--learning_rate nan: optimizer.lr cannot hold it"),
+    (["--learning_rate", "0"], "--learning_rate 0.0: optimizer.lr cannot hold it: input should be greater than 0"),
+    (["--labels"], "--labels: needs a value behind it"),
+    (["--labels", "--fp16"], "--labels: needs a value behind it"),
+    (["--fp16=true"], "--fp16=true: --fp16 is a switch and takes no value"),
+    (["foo"], "foo: a value without an option"),
+    (["--model_type", "layoutlmv2"], "--model_type layoutlmv2: not one of the old script's; did you mean 'layoutlm'?"),
+    (["--max_seq_length", "4"], "--max_seq_length 4: data.max_length cannot hold it"),
+    (["--num_train_epochs", "0.5"], "--num_train_epochs 0.5: the old loop took the whole part"),
+    (["--num_train_epochs", "inf"], "--num_train_epochs inf: the old loop"),
+    (["--max_steps", "3", "--warmup_steps", "4"], "--warmup_steps 4: more than --max_steps 3"),
+    (["--per_gpu_train_batch_size", "0"], "--per_gpu_train_batch_size 0: at least 1"),
+    (["--per_gpu_eval_batch_size", "0"], "--per_gpu_eval_batch_size 0: at least 1"),
+    (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps 0: at least 1"),
+    (["--fp16_opt_level", "O4"], "--fp16_opt_level O4: apex has O0, O1, O2, O3"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_a_mistake_is_said_with_what_to_do(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as found:
+        migrate([*TRAINING, *words])
+    assert str(found.value).startswith(f"the old command line cannot be migrated: {message}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([f"{shlex.join(TRAINING)} --labels $LABELS"], "$LABELS: what $LABELS stands for is not in the line"),
+        ([f"{shlex.join(TRAINING)} ; {shlex.join(SCORING)}"], "2 commands of run_seq_labeling.py"),
+        ([f"{shlex.join(TRAINING)} --labels 'a b"], "a quotation without an end: 'a b"),
+        ([*LAUNCH[:-1], "--nproc_per_node=gpu", *TRAINING[1:]], "--nproc_per_node gpu: write the number"),
+        (["ls", "-l"], "no command of run_seq_labeling.py or preprocess.py in it (not read: ls -l)"),
+        (["python", "train.py", "--data_dir", "d"], "the options alone where the script has another name"),
+        (["python", PREPROCESS, "--max_len", "5"], "--max_len 5: at least 6"),
+        (BASE, "none of --do_train, --do_eval, --do_predict"),
+    ],
+)
+def test_lines_that_are_none(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as found:
+        migrate(words)
+    assert message in str(found.value)
+
+
+def test_all_mistakes_come_at_once() -> None:
+    with pytest.raises(UserError) as found:
+        migrate(["--data_dir", "d", "--seed", "x", "--sed", "1", "--learning_rate", "-1", "--do_train"], gpus=-1)
+    text = str(found.value)
+    parts = ("--seed x", "--sed: unknown", "--model_type: is missing", "--model_name_or_path: is", "--output_dir: is")
+    for part in (*parts, "--learning_rate -1", "--gpus -1"):
+        assert f"  - {part}" in text
+    assert text.count("\n") == 7
+
+
+# The command line of layoutner.
+
+
+def test_settings_are_printed_alone_and_the_report_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "config", "migrate", "--gpus", "2", "--", *TRAINING, "--seed", "7")
+    assert code == 0
+    assert tomllib.loads(out)["batch"] == {"global_windows": 16, "micro_windows": 8}
+    assert (
+        len([line for line in err.splitlines() if re.match(r"(kept|replaced|dropped) +(preprocess.py )?--", line)])
+        == 41
+    )
+    assert "kept     --seed 7 -> run.seed = 7\n" in err
+    assert (
+        call(capsys, "config", "migrate", *TRAINING)[1] == call(capsys, "config", "migrate", "--", *TRAINING)[1] != ""
+    )
+
+
+def test_a_local_rank_behind_the_command_arrives(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "config", "migrate", "--", *LAUNCH, TRAIN, "--local_rank=3", *REQUIRED, "--do_train")
+    assert code == 0
+    assert "replaced --local_rank 3 -> LOCAL_RANK" in err
+    assert f"{TRAIN} --local_rank=3 --data_dir" in out
+    code, _, err = call(capsys, "config", "migrate", "--", TRAIN, *REQUIRED, "--do_train", "--local_rank", "0")
+    assert (code, "replaced --local_rank 0" in err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no old command line; put it behind --"),
+        (REQUIRED, "--data_dir: `config migrate` itself takes --gpus alone; put -- before the old command"),
+        (["--gpus", "two", "--", *TRAINING], "invalid int value: 'two'"),
+        (["--gpus", "2", "--", *LAUNCH, *TRAINING[1:]], "--gpus 2: under a launcher each process has one"),
+    ],
+)
+def test_mistakes_exit_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "config", "migrate", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("layoutner: error: ")
+    assert message in err
+
+
+def test_no_torch_is_loaded() -> None:
+    code = (
+        "import sys; from layoutner.config.migrate import migrate; migrate(sys.argv[1:]).toml()\n"
+        "print([m for m in ('torch', 'deepspeed', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *TRAINING], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# The page of the guide.
+
+
+def test_the_page_has_the_table_of_the_code() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for script in (TRAIN, PREPROCESS):
+        assert f"## {script}\n\n| option | default | what it did | here |\n|---|---|---|---|\n{table(script)}" in page
+    assert len(re.findall(r"^\| `--", page, re.MULTILINE)) == 36 + 5
+
+
+def test_the_example_of_the_page_says_what_is_shown(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL))
+    command = shlex.split(blocks["bash"])
+    assert command[:4] == ["layoutner", "config", "migrate", "--"]
+    assert command[-2:] == [">", "settings.toml"]
+    Path("data").symlink_to(real_data / "funsd_unilm")
+    code, out, err = call(capsys, "config", "migrate", *command[3:-2])
+    assert code == 0
+    assert out == blocks["toml"]
+    said, skipping = iter(err.splitlines()), False
+    for line in blocks["text"].splitlines():
+        if line == "...":
+            skipping = True
+        else:
+            assert line in said if skipping else line == next(said), line
+            skipping = False
+
+
+# Three real lines, and what they print, run.
+
+RECIPE = (
+    "--data_dir data --model_type layoutlm --model_name_or_path path/to/layoutlm-base-uncased --do_lower_case "
+    "--max_seq_length 512 --do_train --num_train_epochs 100.0 --logging_steps 10 --save_steps -1 --output_dir path "
+    "--labels data/labels.txt --per_gpu_train_batch_size 16 --per_gpu_eval_batch_size 16 --fp16"
+)
+SHORT = ["--schedule.max_steps", "3", "--data.max_length", "128", "--run.log_every", "1"]
+
+
+@pytest.fixture
+def at_home(real_data: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as the old commands found it: data/ is FUNSD, and a small LayoutLM stands where they name one."""
+    (tmp_path / "data").symlink_to(real_data / "funsd_unilm")
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "layoutlm-base-uncased").symlink_to(checkpoints["layoutlm"])
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def run_printed(old: str, *more: str) -> None:
+    """Save the settings of an old line, and run the commands at their top as they stand, with `more` behind train."""
+    made = migrate(shlex.split(old))
+    Path("settings.toml").write_text(made.toml(), encoding="utf-8")
+    commands = re.findall(r"^#   ((?:layoutner|deepspeed|cp) .*)", made.toml(), re.MULTILINE)
+    assert commands == made.commands != []
+    for command in commands:
+        line = f"{command} {shlex.join(more)}" if " train " in command else command
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+
+
+def half() -> list[str]:
+    """fp16 as the line says, where this CPU's torch has it."""
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+    return [] if CPU_Accelerator().is_fp16_supported() else ["--precision.dtype", "fp32"]
+
+
+def check_run(run: Path, ranks: int) -> None:
+    """What three steps leave that were started from the migrated settings."""
+    config = json.loads((run / "ds_config.json").read_text())
+    assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (16 * ranks, 16)
+    assert config["gradient_clipping"] == 1.0
+    assert json.loads((run / "environment.json").read_text())["world_size"] == ranks
+    assert config["fp16"]["enabled"] == (half() == [])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["train/lr"] for line in lines] == pytest.approx([5e-5, 5e-5 * 2 / 3, 5e-5 / 3])
+    kept = tomllib.loads((run / "settings.toml").read_text())
+    said = tomllib.loads(Path("settings.toml").read_text())
+    for section, key in (("data", "scheme"), ("data", "stride"), ("optimizer", "eps"), ("run", "seed")):
+        assert kept[section][key] == said[section][key]
+    assert list(Path("runs/path").glob("events.out.tfevents.*"))
+    labels = json.loads((run / "export" / "config.json").read_text())["id2label"]
+    assert sorted(labels.values()) == Path("data/labels.txt").read_text().split()
+
+
+def test_the_published_recipe_on_one_gpu_runs(at_home: Path) -> None:
+    run_printed(f"python {TRAIN} {RECIPE}", *SHORT, *half())
+    check_run(at_home / "path", 1)
+    assert not (at_home / "path" / "scores.json").exists()
+
+
+@pytest.mark.slow
+def test_the_published_recipe_on_four_processes_runs(at_home: Path) -> None:
+    launcher = f"python -m torch.distributed.launch --nproc_per_node=4 --master_port={free_port()}"
+    run_printed(f"{launcher} {TRAIN} {RECIPE}", *SHORT, *half())
+    check_run(at_home / "path", 4)
+
+
+@pytest.mark.slow
+def test_evaluation_and_prediction_alone_run(at_home: Path) -> None:
+    run_printed(f"python {TRAIN} {RECIPE}", *SHORT, *half())
+    inference = RECIPE.replace("--do_train", "--do_eval --do_predict")
+    run_printed(f"python {TRAIN} {inference}")
+    predicted = [line.split(" ") for line in Path("path/test_predictions.txt").read_text().splitlines() if line]
+    results = dict(line.split(" = ") for line in Path("path/test_results.txt").read_text().splitlines())
+    assert list(results) == ["f1", "loss", "precision", "recall"]
+    assert Path("path/eval_results.txt").read_text() == Path("path/test_results.txt").read_text()
+    # As the old script, which wrote a word up to its first blank.
+    words = [line.split()[0] for line in Path("data/test.txt").read_text().splitlines() if line]
+    assert [word for word, _ in predicted] == words
+    assert {label for _, label in predicted} <= set(Path("data/labels.txt").read_text().split())
