@@ -1,6 +1,7 @@
 """Whole runs through the real launchers: what they write, what they compute, how they fail."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -179,33 +180,47 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
     assert kept == sorted({f"step-{best:06d}", "step-000005", "step-000006"})
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"batch__micro_windows": 3}, "batch.micro_windows = 2 or 4"),
-        ({"data__train": "/nowhere"}, "data.train = /nowhere: no such file or folder"),
-        ({"model__name_or_path": "/nowhere"}, "no config.json in it"),
-        ({"data__max_length": 512}, "has positions for 256 tokens"),
-        ({"data__eval": "/nowhere"}, "data.eval = /nowhere"),
-        ({"optimizer__lr": "fast"}, "optimizer.lr = 'fast'"),
-        ({"deepspeed__preset": "zero9"}, "no such file or preset"),
-        ({"run__resume": "must"}, "holds no complete checkpoint"),
-        ({"run__resume": "/nowhere"}, "not a complete layoutner checkpoint"),
-        ({"run__output_dir": "/proc/nowhere"}, "cannot be written"),
-        ({"deepspeed__preset": "PRESET"}, "did you mean 'stage'?"),
-        ({"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}, "training stops before the weights are spoilt"),
-    ],
-)
-def test_bad_input_gets_one_clear_message(
-    more: dict[str, object], message: str, train_arguments: Arguments, tmp_path: Path
-) -> None:
-    (tmp_path / "preset.json").write_text('{"zero_optimization": {"stgae": 2}}')
-    more = {key: tmp_path / "preset.json" if value == "PRESET" else value for key, value in more.items()}
-    done = launch(["layoutner", "train", *train_arguments(tmp_path / "run", **more)])
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "layoutner: error: " in done.stderr
-    assert "Traceback" not in done.stderr
+REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"batch__micro_windows": 3}, "batch.micro_windows = 2 or 4"),
+    ({"data__train": "/nowhere"}, "data.train = /nowhere: no such file or folder"),
+    ({"model__name_or_path": "/nowhere"}, "no config.json in it"),
+    ({"data__max_length": 512}, "has positions for 256 tokens"),
+    ({"data__eval": "/nowhere"}, "data.eval = /nowhere"),
+    ({"optimizer__lr": "fast"}, "optimizer.lr = 'fast'"),
+    ({"deepspeed__preset": "zero9"}, "no such file or preset"),
+    ({"run__resume": "must"}, "holds no complete checkpoint"),
+    ({"run__resume": "/nowhere"}, "not a complete layoutner checkpoint"),
+    ({"run__output_dir": "/proc/nowhere"}, "cannot be written"),
+    ({"deepspeed__preset": "PRESET"}, "did you mean 'stage'?"),
+    ({"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}, "training stops before the weights are spoilt"),
+]
+
+
+@pytest.fixture(scope="module")
+def refusals(train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Exit code and standard error of each, out of one process."""
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "preset.json").write_text('{"zero_optimization": {"stgae": 2}}')
+    lines = []
+    for number, (more, _) in enumerate(REFUSED):
+        given = {key: folder / "preset.json" if value == "PRESET" else value for key, value in more.items()}
+        lines.append(["train", *train_arguments(folder / str(number), **given)])
+    worker = ROOT / "tests" / "workers" / "refusals.py"
+    command, environment = [sys.executable, str(worker)], {**os.environ, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(
+        command, input=json.dumps(lines), capture_output=True, text=True, timeout=240, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=lambda number: ",".join(REFUSED[number][0]))
+def test_bad_input_gets_one_clear_message(number: int, refusals: list[tuple[int, str]]) -> None:
+    code, said = refusals[number]
+    assert code == 2
+    assert REFUSED[number][1] in said
+    assert "layoutner: error: " in said
+    assert "Traceback" not in said
 
 
 def test_a_folder_with_checkpoints_is_not_trained_over(run_on_one_rank: Path, train_arguments: Arguments) -> None:
