@@ -66,6 +66,7 @@ def test_the_run_folder_is_the_record(
     assert environment["versions"]["deepspeed"].startswith("0.19.")
     assert "batch: 8 windows a step = 2 a forward x 2 accumulation x 2 ranks" in done.stdout
     assert done.stdout.count("schedule: 6 optimizer steps") == 1  # rank 0 alone speaks
+    assert "before it has started" not in done.stdout + done.stderr  # what DeepSpeed says of every schedule
     assert not list(run.rglob("*.partial"))
 
 

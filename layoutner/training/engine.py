@@ -12,6 +12,7 @@ What is put right here, and why (read in DeepSpeed 0.19.8, and held by tests/tes
 """
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,10 +81,13 @@ class Engine:
         groups = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
         # LR 0 until the schedule sets one, so that the step DeepSpeed takes while building changes no weight.
         groups = [{**group, "lr": 0.0} for group in groups]
+        deepspeed.utils.logger.addFilter(_is_news)
         try:
             self._engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
         except (ValidationError, DeepSpeedConfigError) as error:
             raise UserError(f"DeepSpeed refuses the config, so the preset is wrong: {error}") from None
+        finally:
+            deepspeed.utils.logger.removeFilter(_is_news)
         self._stage: int = config["zero_optimization"]["stage"]
         self._fp16: bool = self._engine.fp16_enabled()
         self._forget_building_step()
@@ -319,3 +323,8 @@ class Engine:
     def close(self) -> None:
         """Release what DeepSpeed holds."""
         self._engine.destroy()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what DeepSpeed's scheduler warns of whenever it is built; its position is set before each step."""
+    return "learning rate from scheduler before it has started" not in record.getMessage()
