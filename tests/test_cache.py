@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -432,16 +433,6 @@ def test_a_plan_says_what_it_took_from_the_cache(forms: Path, checkpoints: dict[
     )
 
 
-def test_two_ranks_cut_once(train_arguments: Callable[..., list[str]], tmp_path: Path) -> None:
-    arguments = train_arguments(tmp_path / "run", schedule__max_steps=1, data__eval=0.25, data__cache=tmp_path / "c")
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "-m", "layoutner", "train"]
-    done = launch([*command, *arguments])
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("cache: 24 windows ") == 1
-    assert "warning" not in done.stdout + done.stderr
-    assert len(entries(tmp_path / "c")) == len(list((tmp_path / "c").glob("*.lock"))) == 2
-
-
 RANK = """
 import sys
 from tests.test_cache import settings_of
@@ -451,12 +442,24 @@ from layoutner.training.world import World
 
 forms, model, cache, watched = sys.argv[1:]
 with World.join(2.0) as world:
-    settings = settings_of(Path(forms), Path(model), Path(f"{cache}-{world.rank}"))
+    settings = settings_of(Path(forms), Path(model), Path(cache.format(rank=world.rank)))
     with world.doing("local", "reading"):
         arguments = (world.doing,) if watched == "watched" else ()
         corpus = world.agree(lambda: cut_windows(settings, *arguments)[0])
     print(world.rank, corpus.notes, flush=True)
 """
+
+
+def test_two_ranks_cut_once(forms: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model = checkpoints["layoutlm"]
+    count = sum(map(len, cut_windows(settings_of(forms, model, None))[2].values()))
+    (tmp_path / "rank.py").write_text(RANK)
+    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), tmp_path / "rank.py"]
+    done = launch([*command, forms, model, tmp_path / "cache", "watched"], PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for what in ("cut and kept in", "read from"):
+        # Together, whichever rank came first to which role: each window once.
+        assert sum(int(number) for number in re.findall(rf"(\d+) windows {what}", done.stdout)) == count, done.stdout
 
 
 @pytest.mark.slow
@@ -476,7 +479,7 @@ def test_a_rank_that_waits_for_a_lock_does_not_hang(
         fcntl.flock(locks[-1], fcntl.LOCK_EX)
     command = [Path(sys.executable).parent / "torchrun", "--nproc-per-node", "2", "--master-port", str(free_port())]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-    arguments = [*command, script, forms, model, cache, watched]
+    arguments = [*command, script, forms, model, f"{cache}-{{rank}}", watched]
     with (tmp_path / "out").open("w") as out:
         job = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=out, stderr=out)
         try:

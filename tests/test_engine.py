@@ -76,6 +76,15 @@ def test_weights_smoothing_and_all_sub_words_are_exact_too(stage: str, ranks: in
     assert max(map(abs, measured["loss error"])) <= 1e-5
 
 
+def test_every_generator_is_seeded_by_step_and_rank(results: Results) -> None:
+    # Python's, NumPy's and torch's, the same after the same step whatever was drawn before, another on another rank.
+    first, second = results[2]["draws"]
+    for again in (first, second):
+        assert again[0] == again[1]
+    assert all(one != other for one, other in zip(first[0], second[0], strict=True))
+    assert results[1]["draws"] == [first]
+
+
 def test_the_loss_curve_does_not_depend_on_the_ranks(results: Results) -> None:
     one, two = results[1]["curve"], results[2]["curve"]
     assert len(one) == 20

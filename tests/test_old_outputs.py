@@ -2,13 +2,12 @@
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy
 import pytest
-import torch
 
 from layoutner.cli import main
 from layoutner.config.errors import UserError
@@ -16,13 +15,16 @@ from layoutner.config.settings import load
 from layoutner.data.page import Page, Tally, Word, to_document
 from layoutner.data.readers.unilm import read
 from layoutner.inference.output import results, to_unilm
+from layoutner.training.folder import demand_folder
 from layoutner.training.loop import _seed
 from layoutner.training.metrics import score
-from tests.conftest import launch
+from layoutner.training.plan import make_plan
+from tests.conftest import ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
 WORDS = ("brass", "wheel", "12", "Feb", "R. J.")
 TAGS = ("O", "S-ITEM", "S-DATE")
+RECORD = ("ds_config.json", "layoutner.json")
 
 
 def write_split(folder: Path, split: str, pages: list[tuple[str, list[int]]]) -> None:
@@ -67,7 +69,7 @@ def run(old_folder: Path, train_arguments: Arguments, tmp_path_factory: pytest.T
     )
     done = launch(["layoutner", "train", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"labels of {old_folder} in {folder / 'test_predictions.txt'}" in done.stdout
+    assert f"labels of the documents of data.test in {folder / 'test_predictions.txt'}" in done.stdout
     return folder
 
 
@@ -136,7 +138,7 @@ def test_one_model_or_the_checkpoints_of_one_run(
     with pytest.raises(SystemExit, match="2"):
         main([*command, str(tmp_path)])
     told = capsys.readouterr().err
-    assert (told.count("\n"), f"{tmp_path}: no run folder with a complete checkpoint in it" in told) == (1, True)
+    assert (told.count("\n"), f"{tmp_path}: holds no complete checkpoint; give the run folder" in told) == (1, True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -178,25 +180,76 @@ def test_a_run_is_overwritten_when_that_is_asked_for(
     assert [page.get("breaks") for page in pages] == [[4], None, [2, 3]]
 
 
+def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
+    run: Path, old_folder: Path, train_arguments: Arguments, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = contents(folder)
+    more = {"data__format": "unilm", "data__train": old_folder, "run__overwrite": "true"}
+    worker = ROOT / "tests" / "workers" / "failing.py"
+    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), worker, "build", "train"]
+    done = launch([*command, *train_arguments(folder, **more)])
+    assert done.returncode != 0
+    assert "no such layer" in done.stderr
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("there", "more", "message"),
+    [
+        (["model/mine.bin"], {}, "holds model, but it is no run folder of layoutner"),
+        (["export/mine.txt"], {}, "export is not of layoutner"),
+        (["checkpoints/step-000001/mine", *RECORD], {"model.name_or_path": "checkpoints/start"}, "checkpoints/start"),
+        (["model/x", *RECORD], {"data.train": "model/forms"}, "would remove what this run reads"),
+        (["model/x", *RECORD], {"environment": "TORCHELASTIC_RESTART_COUNT"}, "TORCHELASTIC_RESTART_COUNT = 1"),
+        (["model/x", *RECORD], {"environment": "SLURM_RESTART_COUNT"}, "SLURM_RESTART_COUNT = 1"),
+        (["test_results.txt"], {"run.overwrite": "false"}, "holds test_results.txt already"),
+    ],
+)
+def test_what_overwriting_must_not_remove_is_refused(
+    there: list[str], more: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    given = {"run.overwrite": "true", "run.output_dir": str(tmp_path), "run.predictions": "unilm"}
+    for name, value in more.items():
+        if name == "environment":
+            monkeypatch.setenv(value, "1")
+        else:
+            given[name] = value if name.startswith("run.") else str(tmp_path / value)
+    tree: dict[str, dict[str, str]] = {}
+    for name, value in given.items():
+        section, key = name.split(".")
+        tree.setdefault(section, {})[key] = value
+    with pytest.raises(UserError, match=re.escape(message)):
+        demand_folder(load(None, tree))
+    assert contents(tmp_path) == before
+
+
+def test_two_ranks_score_all_checkpoints_as_one_does(run: Path, old_folder: Path, tmp_path: Path) -> None:
+    command = ["evaluate", str(old_folder), "--data.format", "unilm", "--checkpoints", str(run), "--output"]
+    main([*command, str(tmp_path / "one.json")])
+    launcher = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "-m", "layoutner"]
+    done = launch([*launcher, *command, tmp_path / "two.json"])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+
+
 def test_overwriting_and_resuming_contradict_each_other() -> None:
     with pytest.raises(UserError, match="overwrite = true and resume = auto: remove the earlier run, or go on"):
         load(None, {"run": {"overwrite": "true", "resume": "auto"}})
 
 
 def test_predictions_need_documents() -> None:
-    with pytest.raises(UserError, match=r"settings: run.predictions = unilm and no data.test"):
-        load(None, {"run": {"predictions": "unilm"}})
+    with pytest.raises(UserError, match="run.predictions = unilm without data.test"):
+        make_plan(load(None, {"run": {"predictions": "unilm"}}), 1)
 
 
-def test_every_generator_is_seeded() -> None:
-    def draw(seed: int) -> tuple[float, float, float]:
-        _seed(seed)
-        return random.random(), float(numpy.random.rand()), float(torch.rand(()))
-
-    ranks = [draw((42 * 1_000_003 + 7) * 4099 + rank) for rank in range(2)]
-    assert draw((42 * 1_000_003 + 7) * 4099) == ranks[0]
-    assert all(one != other for one, other in zip(*ranks, strict=True))
-    draw((2**32 - 1) * 1_000_003 * 4099)  # the largest seed there is
+def test_the_largest_seed_there_is() -> None:
+    _seed(((2**32 - 1) * 1_000_003 + 10**7) * 4099)
 
 
 def test_empty_lines_of_a_page_are_kept_where_words_are_dropped(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_a_preempted_job_goes_on_as_if_nothing_had_happened(
     submit: Any, train_arguments: Arguments, tmp_path: Path
 ) -> None:
     settings = {"schedule__max_steps": 300, "model__dropout": 0.1, "run__save_every": 0, "precision__dtype": "fp32"}
+    settings["run__overwrite"] = "true"  # of what another job has left, not of what this one has saved
     run, whole = tmp_path / "run", tmp_path / "whole"
     job = submit(TWO_NODES, train_arguments(run, **settings))
     job.wait_for_step(run, 5)

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
     except Preempted as stopped:
         if rank == 0:
-            print(f"{who}{stopped}; run.resume = auto goes on from there", file=sys.stderr)
+            print(f"{who}{stopped}", file=sys.stderr)
             # Rank 0, the last to leave, says so for all: a launcher ends the others at the first code that is not 0.
             code = AGAIN
     except RuntimeError as error:

@@ -82,26 +82,28 @@ def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
 
 def _write_predictions(settings: Settings, labeller: "Labeller", scores: "Scores") -> None:
     """The labels of the documents of data.test, in their order, as run.predictions says. All ranks call it."""
-    from layoutner.data.page import Tally
-    from layoutner.inference.input import documents
+    from layoutner.inference.input import ReportingTally, documents
+    from layoutner.inference.labeller import refuse
     from layoutner.inference.output import Output, results
     from layoutner.inference.predict import predict
     from layoutner.training.folder import PREDICTION_FILES, RESULTS_FILE
 
     run, data, world = settings.run, settings.data, labeller.world
-    assert data.test is not None, "the settings refuse run.predictions without data.test"
+    assert data.test is not None, "the plan refuses run.predictions without data.test"
     output = Output(run.output_dir / PREDICTION_FILES[run.predictions])
     world.on_main(output.open)
     try:
         # Read anew: training sorts the documents, and a prediction keeps to their order.
-        found = documents(data, data.test, "test", Tally(), "ignore")
-        predict(labeller, found, settings.batch.micro_windows, output, run.predictions)
+        tally = ReportingTally()
+        found = documents(data, data.test, "test", tally, "ignore")
+        lost = tally.skip_all if data.bad_pages == "skip" else refuse
+        predict(labeller, found, settings.batch.micro_windows, output, run.predictions, lost=lost)
         if run.predictions == "unilm":
             text = results({"": scores})
             world.on_main(lambda: (run.output_dir / RESULTS_FILE).write_text(text, encoding="utf-8"))
     finally:
         output.discard()
-    logger.info("labels of %s in %s", data.test, output.path)
+    logger.info("labels of the documents of data.test in %s", output.path)
 
 
 def _export_anew(chosen: Path, out: Path) -> None:
@@ -129,6 +131,8 @@ def _train_folds(settings: Settings, folds: int, world: "World") -> None:
             "taken, which flatters the score; run.eval_every = 0 takes the last",
             settings.run.eval_every,
         )
+    if settings.run.overwrite:
+        world.on_main(lambda: (settings.run.output_dir / SCORES_FILE).unlink(missing_ok=True))
     found: list[dict[str, Any]] = []
     for number in range(1, folds + 1):
         own = _of_fold(settings, number)
@@ -194,8 +198,10 @@ def _finished(settings: Settings, scores_file: str) -> dict[str, Any] | None:
     folder = settings.run.output_dir
     if settings.run.resume != "auto" or not (folder / scores_file).is_file():
         return None
+    # What changes nothing that is computed may differ.
+    free = ("resume = ", "overwrite = ", "device = ", "cache = ")
     there, here = (
-        {line for line in text.splitlines() if not line.startswith("resume = ")}
+        {line for line in text.splitlines() if not line.startswith(free)}
         for text in ((folder / "settings.toml").read_text(encoding="utf-8"), settings.to_toml())
     )
     if there != here:

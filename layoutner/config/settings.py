@@ -249,18 +249,18 @@ class RunSettings(Section):
     )
     device: DeviceName = Field("auto", description="auto = GPUs where there are any; cuda = an error without one")
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.overwrite and self.resume != "never":
-            raise ValueError(f"overwrite = true and resume = {self.resume}: remove the earlier run, or go on from it?")
-        return self
-
     rank_timeout: float = Field(
         45.0,
         ge=0,
         description="seconds after which a rank that does not answer, or that reads data while others wait, "
         "ends the job; 0 = off",
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.overwrite and self.resume != "never":
+            raise ValueError(f"overwrite = true and resume = {self.resume}: remove the earlier run, or go on from it?")
+        return self
 
 
 class WandbSettings(Section):
@@ -296,12 +296,6 @@ class Settings(BaseSettings):
     run: RunSettings = RunSettings()
     wandb: WandbSettings = WandbSettings()
     tensorboard: TensorBoardSettings = TensorBoardSettings()
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.run.predictions != "none" and self.data.test is None:
-            raise ValueError(f"run.predictions = {self.run.predictions} and no data.test: give the documents to label")
-        return self
 
     @classmethod
     def settings_customise_sources(
@@ -381,10 +375,10 @@ def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> lis
     lines = []
     models = sections()
     for detail in error.errors():
-        section, *rest = [str(part) for part in detail["loc"]] or [""]
+        section, *rest = [str(part) for part in detail["loc"]]
         key = rest[0] if rest else None
         source = said_by.get((section, key or ""), "settings")
-        where = f"{source}: {section}.{key}" if key else f"settings: [{section}]" if section else "settings"
+        where = f"{source}: {section}.{key}" if key else f"settings: [{section}]"
         if detail["type"] == "extra_forbidden":
             known = list(models[section].model_fields) if key else list(models)
             elsewhere = [name for name, model in models.items() if key in model.model_fields]

@@ -52,7 +52,8 @@ LONGEST_WAIT_S = 600.0
 class WindowCache:
     """Cuts documents into windows, or reads them where they have been cut before.
 
-    On one machine, or on many that share the folder, one process cuts what the others wait for. What goes wrong with
+    On one machine one process cuts what the others wait for; so it is on many that share the folder, as far as
+    their file system tells them of each other's files in time. What goes wrong with
     the folder is a warning, and costs no more than the cutting.
     """
 

@@ -38,7 +38,7 @@ def undamaged_checkpoints(run: Path) -> list[Path]:
     """
     there = complete_checkpoints(run)
     if not there:
-        raise UserError(f"{run}: no run folder with a complete checkpoint in it")
+        raise UserError(f"{run}: holds no complete checkpoint; give the run folder, which holds checkpoints/")
     raise_gathered("damaged", [f"{one}: {problem}" for one in there if (problem := damage(one))])
     return there
 

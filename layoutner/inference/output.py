@@ -112,7 +112,7 @@ def to_unilm(page: dict[str, Any]) -> str:
     """
     breaks = set(page.get("breaks", ()))
     lines = [
-        f"{chr(10) * (index in breaks)}{word['text'].split()[0]} {word['label']}\n"
+        ("\n" if index in breaks else "") + f"{word['text'].split()[0]} {word['label']}\n"
         for index, word in enumerate(page["words"])
     ]
     return "".join(lines) + "\n"
@@ -125,7 +125,7 @@ def results(scores: Mapping[str, Scores]) -> str:
     """As test_results.txt and eval_results.txt of run_seq_labeling.py: a line "f1 = 0.78" a number, sorted by name.
 
     Args:
-        scores: by checkpoint; of a single one the lines name it not, of several they begin with its name and "_".
+        scores: by name of the checkpoint; where there are several, their lines begin with the name and "_".
     """
     named = {
         f"{name}_{key}" if len(scores) > 1 else key: getattr(its, key)

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,53 +14,92 @@ from layoutner import __version__
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings
 from layoutner.training.checkpoint import FOLDER as CHECKPOINTS_FOLDER
-from layoutner.training.tracking import METRICS_FILE, TENSORBOARD_FOLDER
+from layoutner.training.tracking import TENSORBOARD_FOLDER, WANDB_ID_FILE
 from layoutner.training.world import World
 
 SKELETON_FOLDER = "model"
 SCORES_FILE = "scores.json"
 PREPROCESSING_FILE = "layoutner.json"  # how documents become the network's input; travels with every export
-
-
+CONFIG_FILE = "ds_config.json"
 EXPORT_FOLDER = "export"
 PREDICTION_FILES = {"jsonl": "test_predictions.jsonl", "unilm": "test_predictions.txt"}  # by run.predictions
 RESULTS_FILE = "test_results.txt"
 
-# What a run leaves beside its record, which is written anew: what run.overwrite removes. Runs of Weights & Biases that
-# are not sent yet stay, and so does whatever somebody else put there.
-LEFT = (
-    CHECKPOINTS_FOLDER,
-    SKELETON_FOLDER,
-    EXPORT_FOLDER,
-    METRICS_FILE,
-    TENSORBOARD_FOLDER,
-    SCORES_FILE,
-    RESULTS_FILE,
-    *PREDICTION_FILES.values(),
-)
+# What a run leaves beside its record and its metrics, which begin anew: what run.overwrite removes. Runs of Weights &
+# Biases that are not sent yet stay.
+LEFT = (CHECKPOINTS_FOLDER, SKELETON_FOLDER, EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
+RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
+
+
+def demand_folder(settings: Settings) -> None:
+    """Make the run folder. Rank 0 alone calls this, before a model is loaded.
+
+    Raises:
+        UserError: the folder cannot be written, or this run would take away what is not its to take: results without
+            run.overwrite; with it what no run of layoutner has left, what this run itself reads, and what an earlier
+            start of the same job has saved.
+    """
+    run, folder = settings.run, settings.run.output_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
+    export = folder / EXPORT_FOLDER
+    if export.exists() and not (export / PREPROCESSING_FILE).is_file():
+        raise UserError(f"{export} is not of layoutner, which would replace it at the end; give another run.output_dir")
+    if run.overwrite:
+        there = [name for name in LEFT if (folder / name).exists()]
+        if there and not all((folder / name).is_file() for name in (CONFIG_FILE, PREPROCESSING_FILE)):
+            raise UserError(
+                f"run.overwrite = true: {folder} holds {', '.join(there)}, but it is no run folder of layoutner "
+                f"({CONFIG_FILE} or {PREPROCESSING_FILE} is missing), so it stays; give another run.output_dir"
+            )
+        data = settings.data
+        reads = [settings.model.name_or_path, data.train, data.eval, data.test, data.labels]
+        paths = [Path(path).resolve() for path in reads if isinstance(path, str | Path)]
+        own = [str(path) for path in paths if any(path.is_relative_to((folder / name).resolve()) for name in LEFT)]
+        if own:
+            raise UserError(f"run.overwrite = true would remove what this run reads: {', '.join(own)}; copy it first")
+        if restarts := [f"{name} = {os.environ[name]}" for name in RESTARTS if os.environ.get(name, "0") != "0"]:
+            raise UserError(
+                f"run.overwrite = true in a job that was started before ({', '.join(restarts)}): it would remove what "
+                "it has saved; run.resume = auto with run.overwrite = false goes on from there"
+            )
+    elif run.resume == "never" and run.predictions != "none":
+        names = [PREDICTION_FILES[run.predictions], *([RESULTS_FILE] if run.predictions == "unilm" else [])]
+        if there := [name for name in names if (folder / name).exists()]:
+            raise UserError(
+                f"run.output_dir = {folder} holds {' and '.join(there)} already: give another one, or move them"
+            )
 
 
 def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: dict[str, Any], world: World) -> None:
-    """Make the run folder and write its record, with run.overwrite in place of an earlier run. Rank 0 alone calls this.
+    """Write the record of the run, with run.overwrite in place of an earlier run. Rank 0 alone calls this.
 
     Raises:
         UserError: the folder cannot be written.
     """
     folder = settings.run.output_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if settings.run.overwrite:
-            _remove_run(folder)
+            _remove_run(settings)
         (folder / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
-        write_json(folder / "ds_config.json", ds_config)
+        write_json(folder / CONFIG_FILE, ds_config)
         write_json(folder / PREPROCESSING_FILE, preprocessing)
         write_json(folder / "environment.json", environment(world))
     except OSError as error:
         raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
 
 
-def _remove_run(folder: Path) -> None:
-    for path in (folder / name for name in LEFT):
+def _remove_run(settings: Settings) -> None:
+    # Trackers are open already, and have begun anew where this run has them.
+    names = [
+        *LEFT,
+        *([] if settings.tensorboard.enabled else [TENSORBOARD_FOLDER]),
+        *([] if settings.wandb.mode != "disabled" else [WANDB_ID_FILE]),
+    ]
+    for path in (settings.run.output_dir / name for name in names):
         if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.exists():

@@ -22,7 +22,7 @@ from layoutner.training import preflight
 from layoutner.training.checkpoint import Saved, TrainState
 from layoutner.training.engine import Engine, Step, require_dtype
 from layoutner.training.evaluate import evaluate
-from layoutner.training.folder import open_folder, save_skeleton
+from layoutner.training.folder import demand_folder, open_folder, save_skeleton
 from layoutner.training.metrics import Scores
 from layoutner.training.page_images import demand_images
 from layoutner.training.plan import Plan, make_plan
@@ -56,13 +56,11 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
     run = settings.run
     identity = plan.identity
     resumed = world.on_main(lambda: checkpoints.to_resume(settings, identity))
+    world.on_main(lambda: demand_folder(settings))
     logger.info("%s", plan.describe())
     _seed(run.seed)  # the new head is the same on every rank
     with world.doing("local", "loading the checkpoint"):
-        model = build(plan.checkpoint, plan.corpus.labels.tags, settings.model.dropout)
-    # Not before the model stands: with run.overwrite an earlier run goes.
-    world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, world))
-    world.on_main(lambda: _save_skeleton(plan, model))
+        model = world.agree(lambda: build(plan.checkpoint, plan.corpus.labels.tags, settings.model.dropout))
     saved = Saved(resumed, world) if resumed is not None else None
     if saved is not None:
         saved.into_model(model)
@@ -79,6 +77,9 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
         logger.info("resumed from %s; changed since: %s", saved.path, "; ".join(changed) or "nothing")
     with world.doing("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
         tracker = world.agree(lambda: open_tracker(settings, world, state.step))
+    # Not before everything stands on every rank: with run.overwrite an earlier run goes now.
+    world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, world))
+    world.on_main(lambda: _save_skeleton(plan, model))
     total = plan.schedule.total
     seconds, tokens, steps = 0.0, 0, 0  # since the last logged step, without evaluating and saving
     overflows = 0  # in a row
@@ -131,7 +132,9 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
             if asked and state.step < total:
                 with world.doing("main", "closing its metrics"):
                     tracker.close()
-                raise Preempted(f"{signal.Signals(asked).name}: saved after step {state.step} of {total}")
+                again = "run.resume = auto" + (" with run.overwrite = false" if run.overwrite else "")
+                name = signal.Signals(asked).name
+                raise Preempted(f"{name}: saved after step {state.step} of {total}; {again} goes on from there")
 
     with world.doing("main", "closing its metrics"):
         tracker.close()

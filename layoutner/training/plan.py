@@ -145,6 +145,8 @@ def make_plan(settings: Settings, ranks: int, doing: Doing = _unwatched) -> Plan
         UserError: anything the user can mend, in data, checkpoint, batch, schedule, preset or installed packages.
     """
     demand_packages(settings)
+    if settings.run.predictions != "none" and settings.data.test is None:
+        raise UserError(f"run.predictions = {settings.run.predictions} without data.test: give the documents to label")
     batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
     corpus, checkpoint, windows = cut_windows(settings, doing)
     schedule = plan_schedule(settings.schedule, settings.batch.global_windows, len(windows["train"]))
@@ -181,8 +183,8 @@ def cut_windows(settings: Settings, doing: Doing = _unwatched) -> tuple[Corpus, 
     )
     # Scores read words by their first sub-word, so that is all that evaluation labels.
     everywhere = {"train": settings.data.label_all_subwords}
-    # Not "local": this reads no data, and the ranks of another node may have the windows kept and wait long for these.
-    with doing("main", "cutting windows"):
+    # With a cache not "local": the ranks of another node may have the windows kept and wait long for these.
+    with doing("main" if settings.data.cache else "local", "cutting windows"):
         windows = {
             role: cache.windows(windower, getattr(corpus, role), corpus.labels, everywhere.get(role, False))
             for role in roles

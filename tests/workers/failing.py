@@ -3,12 +3,14 @@
     torchrun --nproc-per-node 2 tests/workers/failing.py FAULT ARGUMENTS OF LAYOUTNER
 
 FAULT: `hang` - rank 1 never comes back from collating its third batch; `raise` - it fails there with a KeyError;
+`build` - it fails two seconds into loading the network;
 `overflow` - on all ranks the loss is far too large for fp16 from step 4 on. Anything else: nothing.
 """
 
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
@@ -37,6 +39,12 @@ def spoil(fault: str) -> None:
         calls["backward"] += 1
         backward(engine, loss * 1e30 if calls["backward"] > 3 else loss, last)
 
+    def spoilt_build(*_: Any) -> Any:
+        time.sleep(2)
+        raise KeyError("no such layer")
+
+    if fault == "build" and os.environ["RANK"] == "1":
+        loop.build = spoilt_build
     if fault in ("hang", "raise") and os.environ["RANK"] == "1":
         loop.collate = spoilt_collate
     if fault == "overflow":

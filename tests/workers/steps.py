@@ -9,11 +9,13 @@ import copy
 import json
 import logging
 import math
+import random
 import sys
 from pathlib import Path
 from typing import Any
 
 import deepspeed
+import numpy
 import torch
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
@@ -170,6 +172,16 @@ def main() -> None:
     for warmup, total in ((0, 10), (1, 10), (4, 10), (10, 10)):
         schedule = {"schedule.warmup_steps": str(warmup), "schedule.max_steps": str(total)}
         results[f"lr/{warmup}/{total}"] = measure(folder, world, total, **schedule)["lr"]
+    # Nothing of the step draws from Python's or NumPy's generator, so what comes next tells how they were seeded.
+    plan = plan_for(folder, world)
+    engine = Engine(new_model(plan), plan.ds_config, world)
+    draws = []
+    for before in (1, 2):
+        random.seed(before)
+        numpy.random.seed(before)
+        _optimizer_step(plan, engine, 5, world)
+        draws.append([random.random(), float(numpy.random.rand()), float(torch.rand(()))])
+    results["draws"] = world.all(draws)
     if world.is_main:
         out.write_text(json.dumps(results))
     world.leave()
