@@ -9,9 +9,11 @@ from layoutner import __version__
 from layoutner.cli import config, data, inference, training
 from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
 from layoutner.config.errors import Preempted, UserError, did_you_mean, first_line
+from layoutner.config.old_script import OPTIONS, TRAIN
 from layoutner.config.settings import load, sections
 
 ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # exit codes; 128 + SIGINT and 128 + SIGPIPE, as shells have it
+WITH_SETTINGS = ("train", "cross-validate", "demo", "render", "plan")  # commands that take every setting
 AGAIN = 75  # the run has saved and wants to be started again; EX_TEMPFAIL of sysexits.h
 
 
@@ -85,28 +87,26 @@ def _run(arguments: list[str]) -> None:
     config.add_commands(commands)
 
     options, strangers = parser.parse_known_args(arguments)
+    command = options.action if options.command == "config" else options.command
     if strangers:
-        known = [f"--{section}.{key}" for section, model in sections().items() for key in model.model_fields]
-        known += [
-            "--config",
-            "--model",
-            "--input",
-            "--output",
-            "--split",
-            "--world-size",
-            "--windows",
-            "--gpus",
-            "--fix",
-            "--all",
-            "--device",
-        ]
-        name = strangers[0].partition("=")[0]
-        if name in known:
-            raise UserError(
-                f"{strangers[0]}: `layoutner {options.command}` does not take it; --help lists what it takes"
-            )
-        raise UserError(f"unknown argument {strangers[0]}: {did_you_mean(name, known)}")
-    COMMANDS[options.action if options.command == "config" else options.command](options)
+        raise UserError(_unknown(strangers[0], command))
+    COMMANDS[command](options)
+
+
+def _unknown(argument: str, command: str) -> str:
+    """What is wrong with an argument that a command does not take."""
+    settings = [f"--{section}.{key}" for section, model in sections().items() for key in model.model_fields]
+    other = ["--config", "--model", "--input", "--output", "--split", "--world-size", "--windows", "--gpus", "--fix"]
+    other += ["--all", "--device"]
+    name = argument.partition("=")[0]
+    if name in (*settings, *other):
+        return f"{argument}: `layoutner {command}` does not take it; --help lists what it takes"
+    key = name.lstrip("-").rpartition(".")[2]
+    if key in OPTIONS[TRAIN]:
+        return f"{argument}: an option of {TRAIN}; `layoutner config migrate -- OLD COMMAND` says what became of it"
+    known = settings if command in WITH_SETTINGS else other
+    same = [one for one in known if one.rpartition(".")[2] == key]
+    return f"unknown argument {argument}: {did_you_mean(same[0] if same else name, known)}"
 
 
 def _demo(options: argparse.Namespace) -> None:

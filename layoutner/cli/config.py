@@ -15,22 +15,10 @@ if TYPE_CHECKING:
     from layoutner.config.schedule import Schedule
 
 
-class _Action(Parser):
-    """An action; `migrate` says where options go that it does not know."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        options, strangers = super().parse_known_args(args, namespace)
-        if strangers and "line" in options:
-            raise UserError(
-                f"{strangers[0]}: `config migrate` itself takes --gpus alone; put -- before the old command"
-            )
-        return options, strangers
-
-
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `config` and what stands below it."""
     config = commands.add_parser("config", help="look at the DeepSpeed config")
-    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Action)
+    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     render = actions.add_parser("render", help="print the DeepSpeed JSON of a run")
     add_settings(render)
     render.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
@@ -65,7 +53,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         "line",
         nargs=argparse.REMAINDER,
         metavar="-- OLD COMMAND LINE",
-        help="its words, or in quotes a text with several commands; of preprocess.py too",
+        help="its words behind --, or in quotes a text with several commands; of preprocess.py too",
     )
 
     schema = actions.add_parser("schema", help="print a JSON Schema, for editors that complete and check")

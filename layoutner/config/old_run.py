@@ -1,138 +1,113 @@
 """The run that an old command line made: its processes and GPUs, its data folder, its optimizer steps."""
 
+import filecmp
 import math
+import os
+import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
-from layoutner.config.old_script import Command
-
-CUDA = "CUDA_VISIBLE_DEVICES"
+from layoutner.config.old_script import CUDA, Command
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """One file of the old data folder."""
 
     pieces: int  # blocks of words between empty lines: the examples of the old script
-    bioes: bool  # whether a label begins with E- or S-
+    scheme: str  # "BIOES" where a label begins with E- or S-, else "BIO"
 
 
-@dataclass
 class OldRun:
-    """Processes, GPUs and data of one call of run_seq_labeling.py, with what is to be said of them."""
+    """Processes, GPUs and data of one call of run_seq_labeling.py.
 
-    old: Command
-    gpus_given: int | None  # GPUs that a process without a launcher saw; None = by the line, else 1
-    problems: list[str]
-    notes: list[str]
-    nodes: int = 1
-    processes: int = 1  # a node
-    gpus: int = 1  # a process, at least 1
-    devices: list[str] = field(default_factory=list)  # of CUDA_VISIBLE_DEVICES in the line
-    no_gpu: bool = False
-    splits: dict[str, Split | None] = field(default_factory=dict)  # train, dev, test; None where it is not there
+    Args:
+        gpus_given: GPUs that a process without a launcher saw; None = by the line, else 1.
+        problems: gets what is wrong.
+        notes: gets what was counted and found.
+    """
 
-    def __post_init__(self) -> None:
-        self._count_gpus()
-        folder = Path(self.old.text("data_dir"))
-        self.data_there = folder.is_dir()
-        self.splits = {name: look(folder / f"{name}.txt") for name in ("train", "dev", "test")}
-        if self.data_there:
-            found = [f"{name}.txt has {split.pieces} pieces" for name, split in self.splits.items() if split]
-            lacking = [f"no {name}.txt" for name, split in self.splits.items() if not split]
-            self.notes.append(f"data: {folder}: {', '.join([*found, *lacking])}")
-        else:
-            self.notes.append(f"data: {folder} is not here, so nothing in it was counted or looked for")
-        self.notes.append(
-            f"data: `layoutner data check {shlex.quote(str(folder))} --data.format unilm` lists boxes off the page: "
-            "the old script let them through, here they stop a run unless data.fix mends them"
-        )
+    def __init__(self, old: Command, gpus_given: int | None, problems: list[str], notes: list[str]) -> None:
+        self.old, self.problems, self.notes = old, problems, notes
+        self._count_gpus(gpus_given)
+        self.world = self.nodes * self.processes
+        self.ranks = self.world * self.gpus  # of the new run: one a GPU
+        self.micro = max(1, old.number("per_gpu_train_batch_size"))
+        self.accumulation = max(1, old.number("gradient_accumulation_steps"))
+        self.windows = self.micro * self.ranks * self.accumulation  # the global batch
+        self.max_steps = max(0, old.number("max_steps"))
+        epochs = float(old.values["num_train_epochs"])
+        self.epochs = int(epochs) if math.isfinite(epochs) else 0  # of the old loop: the whole part
+        self._look_at_data()
 
-    @property
-    def world(self) -> int:
-        return self.nodes * self.processes
-
-    @property
-    def ranks(self) -> int:
-        """Of the new run: one a GPU."""
-        return self.world * self.gpus
-
-    @property
-    def micro(self) -> int:
-        return max(1, self.old.number("per_gpu_train_batch_size"))
-
-    @property
-    def accumulation(self) -> int:
-        return max(1, self.old.number("gradient_accumulation_steps"))
-
-    @property
-    def windows(self) -> int:
-        """The global batch."""
-        return self.micro * self.ranks * self.accumulation
-
-    @property
-    def max_steps(self) -> int:
-        return max(0, self.old.number("max_steps"))
-
-    @property
-    def epochs(self) -> int:
-        """Of the old loop: the whole part."""
-        epochs = float(self.old.values["num_train_epochs"])
-        return int(epochs) if math.isfinite(epochs) else 0
-
-    def _count_gpus(self) -> None:
-        launcher, environment, values = self.old.launcher, self.old.environment, self.old.values
-        launched, local_rank = launcher.get("name"), self.old.number("local_rank")
+    def _count_gpus(self, given: int | None) -> None:
+        launcher, environment = self.old.launcher, self.old.environment
+        self.launched = "name" in launcher or self.old.number("local_rank") >= 0
         self.nodes, self.processes = int(launcher["nnodes"]), int(launcher["nproc_per_node"])
-        if launched is None and local_rank >= 0:  # the variables that a launcher sets, set by hand
+        if self.launched and "name" not in launcher:  # the variables that a launcher sets, set by hand
             world = environment.get("WORLD_SIZE", "1")
-            self.processes = int(world) if world.isdigit() and int(world) else 1
+            self.processes = int(world) if re.fullmatch("[1-9][0-9]{0,5}", world) else 1
         visible = environment.get(CUDA)
         self.devices = [part for part in (visible or "").split(",") if part.strip()]
         self.devices = [] if self.devices[:1] == ["-1"] else self.devices
-        no_cuda, given = bool(values["no_cuda"]), self.gpus_given
-        self.no_gpu = no_cuda or (visible is not None and not self.devices) or given == 0
+        seen = None if visible is None else len(self.devices)
+        self.no_gpu = bool(self.old.values["no_cuda"]) or seen == 0 or given == 0
+        self.gpus = 1  # a process
         count = "1 is assumed; if the old process saw more, it used them all: put --gpus N before the --"
         if given is not None and given < 0:
             self.problems.append(f"--gpus {given}: 0 or more")
-        if launched is not None or local_rank >= 0:
+        elif given is not None and self.launched:
+            self.problems.append(f"--gpus {given}: under a launcher each process has one; leave it out")
+        elif given is not None and seen not in (None, given):
+            self.problems.append(f"--gpus {given}: {CUDA}={visible} in the line is {seen}; leave one of the two out")
+        if self.launched:
             count = "1 a process, as under a launcher"
-            if given is not None:
-                self.problems.append(f"--gpus {given}: under a launcher each process has one; leave it out")
         elif self.no_gpu:
             count = "none"
-        elif given is not None:
-            self.gpus, count = max(1, given), f"{given}, of --gpus"
-        elif visible is not None:
-            self.gpus, count = len(self.devices), f"{len(self.devices)}, of {CUDA}={visible}"
+        elif seen is not None or given is not None:
+            self.gpus = max(1, seen or given or 1)
+            count = f"{self.gpus}, of {'--gpus' if seen is None else f'{CUDA}={visible}'}"
         if self.gpus > 1:
             count += "; one process fed them (DataParallel), here each has a process of its own"
         self.notes.append(f"GPUs: {count}")
-        joined = local_rank >= 0 or (launched == "torch.distributed.launch" and "use_env" not in launcher)
-        if self.world > 1 and not joined:
+        by_name = launcher.get("name") != "torch.distributed.launch" or "use_env" in launcher
+        if self.nodes * self.processes > 1 and self.old.number("local_rank") < 0 and by_name:
             self.notes.append(
                 "processes: the old script joins them only by --local_rank, which torchrun and --use_env do not give: "
-                f"it trained {self.world} times, each process on its own. The settings join them, as was meant"
+                "each trained on its own. The settings join them, as was meant"
             )
-        if self.world > 1 and no_cuda:
-            self.notes.append("processes: --no_cuda with a launcher stopped the old script; here they train")
+
+    def _look_at_data(self) -> None:
+        folder = self.old.text("data_dir")
+        files = {name: os.path.join(folder, f"{name}.txt") for name in ("train", "dev", "test")}
+        self.data_there = os.path.isdir(folder)
+        self.splits = {name: look(file) for name, file in files.items()}  # None where it is not there
+        self.dev_is_test = bool(self.splits["dev"] and self.splits["test"]) and filecmp.cmp(
+            files["dev"], files["test"], shallow=False
+        )
+        if self.data_there:
+            found = [f"{n}.txt has {its.pieces} pieces" if its else f"no {n}.txt" for n, its in self.splits.items()]
+            self.notes.append(f"data: {folder}: {', '.join(found)}")
+        else:
+            self.notes.append(f"data: {folder} is not here, so nothing in it was counted or looked for")
+        self.notes.append(
+            f"data: `layoutner data check {shlex.quote(folder)} --data.format unilm` lists boxes off the page: "
+            "the old script let them through, here they stop a run unless data.fix mends them"
+        )
 
     def start(self) -> str:
         """How `layoutner` is started on as many ranks."""
-        launcher = self.old.launcher
-        port = launcher.get("master_port")
+        launcher = {name: shlex.quote(value) for name, value in self.old.launcher.items()}
+        port = f" --master_port {launcher['master_port']}" if "master_port" in launcher else ""
+        torchrun = f"torchrun --nproc-per-node {self.ranks // self.nodes}{port.replace('_', '-', 1)}"
         if self.nodes > 1:
-            where = f"--master-addr {shlex.quote(launcher.get('master_addr', 'ADDRESS'))} --master-port {port or 29500}"
-            nodes = f"--nnodes {self.nodes} --node-rank {shlex.quote(launcher.get('node_rank', '0'))}"
-            return f"torchrun {nodes} --nproc-per-node {self.processes} {where} -m layoutner"
+            nodes = f"--nnodes {self.nodes} --node-rank {launcher.get('node_rank', '0')}"
+            return f"{torchrun} {nodes} --master-addr {launcher.get('master_addr', 'ADDRESS')} -m layoutner"
         if self.ranks == 1:
             return "layoutner"
-        if self.devices or self.no_gpu:
-            # The deepspeed launcher does not heed CUDA_VISIBLE_DEVICES beside --num_gpus.
-            return f"torchrun --nproc-per-node {self.ranks}{f' --master-port {port}' if port else ''} -m layoutner"
-        return f"deepspeed --num_gpus {self.ranks}{f' --master_port {port}' if port else ''} --module layoutner"
+        # The deepspeed launcher does not heed CUDA_VISIBLE_DEVICES beside --num_gpus.
+        own = self.devices or self.no_gpu
+        return f"{torchrun} -m layoutner" if own else f"deepspeed --num_gpus {self.ranks}{port} --module layoutner"
 
     def steps(self, held_out: bool) -> list[str]:
         """The optimizer steps of the old script and of layoutner, where the pieces can be counted.
@@ -140,32 +115,31 @@ class OldRun:
         Args:
             held_out: a tenth of the training pages becomes data.eval.
         """
-        train = self.splits["train"]
-        if train is None or not train.pieces:
+        pieces = train.pieces if (train := self.splits["train"]) else 0
+        if not pieces:
             return []
-        pieces, at_once = train.pieces, self.micro * self.gpus
+        left = pieces - round(pieces / 10) if held_out else pieces
+        at_once, new = self.micro * self.gpus, -(-left // self.windows)
         share = -(-pieces // self.world)  # DistributedSampler rounds up, and repeats some pieces for it
         batches = -(-share // at_once)
         old, rest = divmod(batches, self.accumulation)
-        new = -(-pieces // self.windows)
         mine = f"{pieces} pieces"
         if self.world > 1:
-            mine = f"{pieces} pieces, ceil({pieces} / {self.world}) = {share} a process"
+            mine += f", ceil({pieces} / {self.world}) = {share} a process"
+        total = f"x {self.epochs} epochs = {old * self.epochs} steps"
         if not old:
             total = "none at all, and a division by zero at the end"
         elif self.max_steps:
             total = f"max_steps + 1 = {self.max_steps + 1} steps"
-        else:
-            total = f"x {self.epochs} epochs = {old * self.epochs} steps"
         if rest and old:
             total += f"; the gradient of an epoch's last {rest} forward(s) went into the next epoch's first step"
-        less = ", less the tenth that is data.eval" if held_out else ""
         here = f"{self.max_steps} steps" if self.max_steps else f"x {self.epochs} epochs = {new * self.epochs} steps"
+        less = f"{pieces} pieces less the tenth that is data.eval: " if held_out else ""
         lines = [
             f"steps of the old script: {mine}, ceil({share} / {at_once}) = {batches} forwards, "
             f"{batches} // {self.accumulation} = {old} steps an epoch; {total}",
-            f"steps here: ceil({pieces} / {self.windows}) = {new} steps an epoch; {here}, if the pages make as many "
-            f"windows as they had pieces{less}: `layoutner train` counts them",
+            f"steps here: {less}ceil({left} / {self.windows}) = {new} steps an epoch; {here}, if the pages make as "
+            "many windows as they had pieces: `layoutner train` counts them",
         ]
         warmup = self.old.number("warmup_steps")
         if not self.max_steps and warmup > new * self.epochs:
@@ -173,32 +147,25 @@ class OldRun:
         return lines
 
 
-def look(file: Path) -> Split | None:
+def look(file: str) -> Split | None:
     """What a file of the data folder holds; None where it is not there."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         return None
-    pieces, inside, bioes = 0, False, False
+    pieces, inside, scheme = 0, False, "BIO"
     for line in _lines(file):
         blank = line == "\n" or line.startswith("-DOCSTART-")  # the old reader's idea of it
         pieces += inside and blank
         inside = not blank
-        bioes = bioes or line.rpartition("\t")[2].startswith(("E-", "S-"))
-    return Split(pieces + inside, bioes)
+        scheme = "BIOES" if line.rpartition("\t")[2].startswith(("E-", "S-")) else scheme
+    return Split(pieces + inside, scheme)
 
 
-def scheme_of(file: Path) -> str | None:
+def scheme_of(file: str) -> str | None:
     """The tagging scheme of a file of labels; None where it is not there or does not say."""
-    prefixes = {line[:2] for line in _lines(file)} if file.is_file() else set()
+    prefixes = {line[:2] for line in _lines(file)} if os.path.isfile(file) else set()
     return "BIOES" if prefixes & {"E-", "S-"} else "BIO" if prefixes & {"B-", "I-"} else None
 
 
-def funsd_folder(annotations: str) -> str:
-    """The folder that holds training_data/, of that which holds the annotations."""
-    folder = Path(annotations)
-    folder = folder.parent if folder.name == "annotations" else folder
-    return str(folder.parent if folder.name in ("training_data", "testing_data") else folder)
-
-
-def _lines(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+def _lines(file: str) -> Iterator[str]:
+    with open(file, encoding="utf-8-sig", errors="replace") as lines:
         yield from lines
