@@ -30,7 +30,9 @@ def losses(run: Path) -> list[float]:
 def run(train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Three folds in one process: the folder, and what was printed."""
     folder = tmp_path_factory.mktemp("cross") / "run"
-    done = launch(["layoutner", "cross-validate", *train_arguments(folder, **SHORT, data__folds=3)])
+    # run.overwrite is of no consequence for the call that goes on, below, without it.
+    arguments = train_arguments(folder, **SHORT, data__folds=3, run__overwrite="true")
+    done = launch(["layoutner", "cross-validate", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done.stdout
 

@@ -19,7 +19,7 @@ from layoutner.training.folder import demand_folder
 from layoutner.training.loop import _seed
 from layoutner.training.metrics import score
 from layoutner.training.plan import make_plan
-from tests.conftest import ROOT, free_port, launch
+from tests.conftest import ROOT, call, free_port, launch
 
 Arguments = Callable[..., list[str]]
 WORDS = ("brass", "wheel", "12", "Feb", "R. J.")
@@ -205,9 +205,14 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
         (["model/x", *RECORD], {"environment": "TORCHELASTIC_RESTART_COUNT"}, "TORCHELASTIC_RESTART_COUNT = 1"),
         (["model/x", *RECORD], {"environment": "SLURM_RESTART_COUNT"}, "SLURM_RESTART_COUNT = 1"),
         (["test_results.txt"], {"run.overwrite": "false"}, "holds test_results.txt already"),
+        (
+            ["pytorch_model.bin", "config.json"],
+            {},
+            "a model that layoutner did not make (config.json, pytorch_model.bin)",
+        ),
     ],
 )
-def test_what_overwriting_must_not_remove_is_refused(
+def test_what_is_not_its_own_is_not_taken_by_a_run(
     there: list[str], more: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in there:
@@ -227,6 +232,20 @@ def test_what_overwriting_must_not_remove_is_refused(
     with pytest.raises(UserError, match=re.escape(message)):
         demand_folder(load(None, tree))
     assert contents(tmp_path) == before
+
+
+def test_the_model_of_a_run_is_its_export(
+    run: Path, old_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(old_folder), "--data.format", "unilm", "--model"]
+    assert f"{run}: is a run folder; its model is {run / 'export'}" in call(capsys, *command, run)[2]
+    # Another trainer's config.json, as in a folder that two have written to: its outputs mean other labels.
+    shutil.copytree(run / "export", tmp_path / "mixed")
+    config = json.loads((tmp_path / "mixed" / "config.json").read_text())
+    config["id2label"] = {number: f"LABEL_{number}" for number in config["id2label"]}
+    (tmp_path / "mixed" / "config.json").write_text(json.dumps({**config, "label2id": {}}))
+    code, _, said = call(capsys, *command, tmp_path / "mixed")
+    assert (code, "its config.json has the labels ['LABEL_0', " in said) == (2, True)
 
 
 def test_two_ranks_score_all_checkpoints_as_one_does(run: Path, old_folder: Path, tmp_path: Path) -> None:

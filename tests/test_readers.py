@@ -172,6 +172,15 @@ def test_unilm_without_dev_says_what_there_is(tmp_path: Path) -> None:
         read("unilm", tmp_path, "eval")
 
 
+def test_unilm_names_the_file_that_is_missing(tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png")])
+    (tmp_path / "train_box.txt").unlink()
+    with pytest.raises(UserError, match=r"train_box.txt: no such file; train.txt is read with train_box.txt and"):
+        read("unilm", tmp_path, "train")
+    with pytest.raises(UserError, match="not a FUNSD folder: .*, and its _image.txt files are of unilm"):
+        read("funsd", tmp_path, "train")
+
+
 def documents(count: int) -> list[Document]:
     return [Document(str(n), (f"w{n}",), ((0, 0, 1, 1),), ("B-X",), (10, 10)) for n in range(count)]
 

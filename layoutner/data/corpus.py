@@ -67,7 +67,9 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     problems = []
     for role, documents in (("train", train), ("eval", evaluation), ("test", test)):
         problems += check_labels(documents, labels, role)
-    raise_gathered(f"{len(problems)} label problem(s)", problems)
+    file = labels_file(settings, settings.train)
+    listed = f" (the labels are those of {file})" if file is not None else ""
+    raise_gathered(f"{len(problems)} label problem(s){listed}", problems)
     return Corpus(train, evaluation, test, labels, tuple(notes))
 
 

@@ -22,7 +22,7 @@ from layoutner.data.windows import Window, Windower
 from layoutner.model.families import FAMILIES, accept_fp32, model_inputs
 from layoutner.model.loading import demand_packages, open_pages, open_tokenizer
 from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
-from layoutner.training.folder import PREPROCESSING_FILE
+from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE
 from layoutner.training.metrics import Scores
 from layoutner.training.page_images import image_problems
 from layoutner.training.world import World
@@ -68,6 +68,8 @@ class Labeller:
             raise UserError(
                 f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not known here"
             )
+        if not (folder / "config.json").is_file() and (folder / EXPORT_FOLDER).is_dir():
+            raise UserError(f"{folder}: is a run folder; its model is {folder / EXPORT_FOLDER}")
         demand_packages(self.family)
         self.world = world
         # Weights stay in the number format they were trained in, so that scores repeat; a CPU computes fp16 in fp32.
@@ -78,10 +80,11 @@ class Labeller:
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder}: its network cannot be loaded: {first_line(error)}") from None
         lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-        if lost or model.config.num_labels != len(tags):
+        names = [model.config.id2label.get(index) for index in range(model.config.num_labels)]
+        if lost or names != tags:
             raise UserError(
-                f"{folder}: not a whole export: {len(lost)} weights are missing {lost[:10]}, "
-                f"{model.config.num_labels} outputs for {len(tags)} labels"
+                f"{folder}: not a whole export: {len(lost)} weights are missing {lost[:10]}, its config.json has the "
+                f"labels {names} and its {PREPROCESSING_FILE} {tags}"
             )
         self.tokenizer = open_tokenizer(str(folder), self.family, model.config)
         self.pages = open_pages(str(folder), self.family, model.config, images == "use")

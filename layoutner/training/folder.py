@@ -28,6 +28,8 @@ RESULTS_FILE = "test_results.txt"
 # What a run leaves beside its record and its metrics, which begin anew: what run.overwrite removes. Runs of Weights &
 # Biases that are not sent yet stay.
 LEFT = (CHECKPOINTS_FOLDER, SKELETON_FOLDER, EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
+# What no run leaves at the top of its folder, and other trainers do.
+MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin")
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
 
 
@@ -35,9 +37,9 @@ def demand_folder(settings: Settings) -> None:
     """Make the run folder. Rank 0 alone calls this, before a model is loaded.
 
     Raises:
-        UserError: the folder cannot be written, or this run would take away what is not its to take: results without
-            run.overwrite; with it what no run of layoutner has left, what this run itself reads, and what an earlier
-            start of the same job has saved.
+        UserError: the folder cannot be written or holds another trainer's model, or this run would take away what is
+            not its to take: results without run.overwrite; with it what no run of layoutner has left, what this run
+            itself reads, and what an earlier start of the same job has saved.
     """
     run, folder = settings.run, settings.run.output_dir
     try:
@@ -45,6 +47,11 @@ def demand_folder(settings: Settings) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
+    if models := [name for name in MODEL_FILES if (folder / name).exists()]:
+        raise UserError(
+            f"run.output_dir = {folder} holds a model that layoutner did not make ({', '.join(models)}), which would "
+            "be taken for this run's: give another run.output_dir"
+        )
     export = folder / EXPORT_FOLDER
     if export.exists() and not (export / PREPROCESSING_FILE).is_file():
         raise UserError(f"{export} is not of layoutner, which would replace it at the end; give another run.output_dir")

@@ -35,6 +35,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         problem = f"{folder / f'{split}.txt'}: no such file; {hint}"
         raise NoSplitError(problem) if there else UserError(problem)
     files = [folder / f"{split}{suffix}.txt" for suffix in ("", "_box", "_image")]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise UserError(
+            f"{' and '.join(missing)}: no such file; {split}.txt is read with {split}_box.txt and _image.txt"
+        )
     try:
         with ExitStack() as stack:
             opened = [stack.enter_context(file.open(encoding="utf-8-sig", newline="\n")) for file in files]
