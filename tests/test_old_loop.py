@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
@@ -34,6 +34,7 @@ from layoutner.config.settings import ScheduleSettings, Settings, load
 from layoutner.data.batches import Batch, collate, share, step_windows
 from layoutner.data.labels import read_labels
 from layoutner.demo.checkpoint import SIZE
+from layoutner.inference.labeller import Labeller
 from layoutner.model.parameters import decay_groups
 from layoutner.training.evaluate import evaluate
 from layoutner.training.plan import cut_windows
@@ -298,14 +299,16 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, starts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """layoutner's runs: RECIPE by every family, and "accumulated" by layoutlm."""
+    """layoutner's runs: RECIPE by every family, and "accumulated" and "bf16" by layoutlm."""
     folder = tmp_path_factory.mktemp("runs")
     asked = [settings_of(starts[family], data, folder / family, RECIPE) for family in FAMILIES]
     every = {"run__save_every": 1, "run__keep_checkpoints": 0, "optimizer__betas": "0,0.999"}
     asked.append(settings_of(starts["layoutlm"], data, folder / "accumulated", ACCUMULATED, **every))
+    short = replace(ACCUMULATED, max_steps=1)
+    asked.append(settings_of(starts["layoutlm"], data, folder / "bf16", short, precision__dtype="bf16"))
     done = launch(["python", "-c", TRAIN, json.dumps(asked)])
     assert done.returncode == 0, done.stderr[-3000:]
-    return {name: Run(folder / name) for name in (*FAMILIES, "accumulated")}
+    return {name: Run(folder / name) for name in (*FAMILIES, "accumulated", "bf16")}
 
 
 @dataclass(frozen=True)
@@ -718,6 +721,56 @@ def test_roberta_gets_a_space_and_one_separator(data: Path, starts: dict[str, Pa
             "loss of the untrained network": tuple(
                 float(model(**old_loop.inputs("roberta", one)).loss.detach()) for one in (batch, mended)
             ),
+        }
+    )
+
+
+def test_the_tokenizer_decides_about_capitals(data: Path, starts: dict[str, Path], shows: Shows) -> None:
+    keeping = AutoTokenizer.from_pretrained(starts["layoutlm"])
+    keeping.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)  # no --do_lower_case
+    pieces, labels = old_loop.read_pieces(data, "train"), old_loop.read_labels(data)
+    theirs = [old_loop.features(piece, keeping, labels, LENGTH) for piece in pieces]
+    _, checkpoint, by_role = cut_windows(settings_for(data, starts["layoutlm"]))
+    ours = by_role["train"]
+    unknown = checkpoint.tokenizer.unk_token_id
+    lost = sum(int((window["input_ids"] == unknown).sum()) for window in theirs)
+    assert lost == sum(word != word.lower() for piece in pieces for word in piece.words)
+    assert sum(len(piece.words) for piece in pieces) == sum(window.labelled for window in ours) == 723
+    shows(
+        {
+            "words that are `[UNK]`: all with a capital": (
+                lost,
+                sum(window.input_ids.count(unknown) for window in ours),
+            )
+        }
+    )
+
+
+def test_weights_are_saved_and_scored_as_they_were_trained(
+    data: Path, starts: dict[str, Path], runs: dict[str, Run], tmp_path: Path, shows: Shows
+) -> None:
+    model = network(starts["layoutlm"])
+    with torch.autocast("cpu", torch.bfloat16):
+        old_loop.train("layoutlm", model, windows(data, starts["layoutlm"]), replace(ACCUMULATED, max_steps=1))
+    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    theirs, ours = tmp_path / "model.safetensors", runs["bf16"].folder / "export" / "model.safetensors"
+    moments = load_file(runs["bf16"].folder / "checkpoints" / "step-000001" / "optimizer.safetensors")
+    masters = {name.removeprefix("master/"): one for name, one in moments.items() if name.startswith("master/")}
+    assert masters.keys() <= load_file(ours).keys()
+    assert any("query" in name for name in masters)
+
+    def bytes_each(tensors: Iterable[torch.Tensor]) -> int:
+        (size,) = {tensor.element_size() for tensor in tensors}
+        return size
+
+    shows(
+        {
+            "bytes a weight in the saved model": tuple(bytes_each(load_file(file).values()) for file in (theirs, ours)),
+            "bytes a weight in the network that is scored": (
+                bytes_each(model.parameters()),
+                bytes_each(Labeller(ours.parent, ALONE).model.parameters()),
+            ),
+            "bytes a weight that a resumed run goes on from": ("none", bytes_each(masters.values())),
         }
     )
 
