@@ -99,7 +99,8 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
         "at logging steps",
     ),
     ("do_lower_case", ["--do_lower_case"], "replaced", {}, "it travels with the model"),
-    ("do_lower_case", [], "not given", {}, ""),
+    ("do_lower_case", [], "default", {}, "where this tokenizer lower-cases, sub-words differ"),
+    ("do_lower_case", ["--model_name_or_path", "b-cased"], "not given", {}, ""),
     ("do_lower_case", ["--model_name_or_path", "bert-base-uncased"], "default", {}, "reads as [UNK]"),
     ("do_lower_case", ["--model_name_or_path", "b-cased", "--do_lower_case"], "replaced", {}, "here they keep their"),
     (

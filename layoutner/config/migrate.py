@@ -202,8 +202,9 @@ class _Migration:
         lower, uncased, why = self.on("do_lower_case"), "uncased" in name.lower(), "it travels with the model"
         if kind != "roberta" and lower and not uncased and "cased" in name.lower():
             why = "the old run lower-cased words for a vocabulary with capitals; here they keep their case"
-        if odd := kind != "roberta" and not lower and uncased:
-            why = "the old run kept capitals, which an uncased vocabulary reads as [UNK]; here words are lower-cased"
+        if odd := kind != "roberta" and not lower and (uncased or "cased" not in name.lower()):
+            where = "here words are lower-cased" if uncased else "where this tokenizer lower-cases, sub-words differ"
+            why = f"the old run kept capitals, which an uncased vocabulary reads as [UNK]; {where}"
         self.say("do_lower_case", "the checkpoint's tokenizer" * (lower or odd), why)
 
     def batch(self) -> None:
