@@ -18,6 +18,27 @@ from layoutner.config.settings import sections
 FAMILIES = ["bert", "roberta", "layoutlm"]
 LEVELS = ["O0", "O1", "O2", "O3"]
 CONFIG = "--config settings.toml"
+ELSE = {  # what becomes of an option that was not given, and that changes nothing then, where a line gives it
+    "config_name": "dropped, because the checkpoint's own is taken",
+    "tokenizer_name": "dropped, because the checkpoint's own is taken",
+    "cache_dir": "replaced by the environment variable HF_HUB_CACHE",
+    "do_train": "replaced by `layoutner train`",
+    "do_eval": "kept as data.test",
+    "do_predict": "kept as run.predictions",
+    "evaluate_during_training": "kept as data.eval and run.eval_every",
+    "do_lower_case": "replaced by the checkpoint's tokenizer",
+    "per_gpu_eval_batch_size": "replaced by batch.micro_windows",
+    "num_train_epochs": "kept as schedule.epochs",
+    "max_steps": "kept as schedule.max_steps",
+    "eval_all_checkpoints": "replaced by `layoutner evaluate --checkpoints`",
+    "no_cuda": "kept as run.device = cpu",
+    "overwrite_output_dir": "replaced by `--run.overwrite true` in the command",
+    "overwrite_cache": "dropped, because the key of data.cache has all that changes the windows",
+    "fp16_opt_level": "dropped, because DeepSpeed's fp16 is one level, as O2",
+    "local_rank": "replaced by what the launcher sets",
+    "server_ip": "replaced by `python -m debugpy`",
+    "server_port": "replaced by `python -m debugpy`",
+}
 FUNSD = re.compile(r"((^|/)(training|testing)_data)?((^|/)annotations)?/*$")  # below the folder of the data set
 
 
@@ -89,7 +110,11 @@ def _fate(old: Command, option: str, kept: bool, became: str, why: str) -> Fate:
     if became:
         shown = "(off)" if value is False else "(none)" if value == "" else value
         return Fate("default", f"--{option} {shown}", became, why)
-    return Fate("not given", f"--{option}")
+    return _not_given(option)
+
+
+def _not_given(option: str) -> Fate:
+    return Fate("not given", f"--{option}", why=f"else {ELSE.get(option, 'dropped, because only training reads it')}")
 
 
 class _Migration:
@@ -115,7 +140,7 @@ class _Migration:
         self.rest()
         self.commands()
         self.validate()
-        self.made.report = [self.fates.get(option) or Fate("not given", f"--{option}") for option in OPTIONS[TRAIN]]
+        self.made.report = [self.fates.get(option) or _not_given(option) for option in OPTIONS[TRAIN]]
 
     def on(self, option: str) -> bool:
         return bool(self.old.values[option])
@@ -345,7 +370,8 @@ def _preprocessing(commands: list[Command], made: Migrated, trained: bool, probl
     """Report on preprocess.py's options; without a training command also the settings."""
     folders = {command.text("data_split"): re.sub(FUNSD, "", command.text("data_dir")) or "." for command in commands}
     longest = max((command.number("max_len") for command in commands), default=510) + 2
-    reads = f"--data.format funsd --data.train {shlex.quote(folders.get('train') or next(iter(folders.values()), ''))}"
+    train = folders.get("train") or next(iter(folders.values()), "DIR")
+    reads = f"--data.format funsd --data.train {shlex.quote(train)}"
     problems += [f"--max_len {its.number('max_len')}: at least 6" for its in commands if its.number("max_len") < 6]
     if trained and commands:
         made.notes.append(f"data: the files of {PREPROCESS} are kept; `{reads}` would read the annotations themselves")
@@ -360,9 +386,12 @@ def _preprocessing(commands: list[Command], made: Migrated, trained: bool, probl
         ("data_split", "", "data.train and data.test say which is which"),
         ("output_dir", "", "nothing is written"),
         ("model_name_or_path", "", "the model's own tokenizer cuts the pages"),
-        ("max_len", f"data.max_length = {longest}", "with the special tokens"),
+        ("max_len", f"data.max_length = {longest}", "windows are cut in training, and counted with special tokens"),
     ):
         those = [command for command in commands if option in command.given] or commands[:1]
-        its = [_fate(command, option, False, became, why) for command in those] or [Fate("not given", f"--{option}")]
+        alone = Fate(
+            "not given", f"--{option}", why=f"else {'replaced by ' + became if became else 'dropped'}, because {why}"
+        )
+        its = [_fate(command, option, False, became, why) for command in those] or [alone]
         shown = ", ".join(dict.fromkeys(one.option for one in its))
         made.report.append(its[0]._replace(option=f"{PREPROCESS} {shown}"))
