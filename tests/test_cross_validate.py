@@ -105,6 +105,23 @@ def test_a_second_call_goes_on_with_the_folds_that_are_missing(
     assert "fold-1 holds 1 checkpoint(s)" in done.stderr
 
 
+def test_an_earlier_summary_stays_until_a_new_fold_is_trained(
+    run: tuple[Path, str], train_arguments: Arguments, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    arguments = train_arguments(folder, **SHORT, data__folds=3, run__overwrite="true", data__train=tmp_path / "nowhere")
+    assert "no such file" in launch(["layoutner", "cross-validate", *arguments]).stderr
+    assert scores(folder) == scores(run[0])
+    # Scores that no cross-validation wrote stay for good.
+    shutil.copyfile(run[0] / "fold-1" / "scores.json", tmp_path / "scores.json")
+    arguments = train_arguments(tmp_path, **SHORT, data__folds=3, run__overwrite="true")
+    done = launch(["layoutner", "cross-validate", *arguments])
+    assert done.returncode == 2
+    assert "scores.json is not of a cross-validation, as there is no fold-1 beside it" in done.stderr
+    assert scores(tmp_path) == scores(run[0] / "fold-1")
+
+
 @pytest.mark.slow
 def test_two_ranks_cross_validate_through_the_launcher(
     run: tuple[Path, str], train_arguments: Arguments, tmp_path: Path

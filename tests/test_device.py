@@ -89,10 +89,13 @@ def test_the_choice(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if device == "cpu" else "0")
 
 
-def test_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_more_processes_than_devices(device: DeviceName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match=r"device = cuda: 2 CUDA device\(s\) here and at least 3 processes"):
-        _choose("cuda", 2)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    with pytest.raises(UserError, match=rf"device = {device}: 2 CUDA device\(s\) here, at least 3 processes"):
+        _choose(device, 2)
 
 
 COMMANDS = """
@@ -183,4 +186,4 @@ def test_more_processes_than_gpus(train_arguments: Arguments, tmp_path: Path) ->
     environment = {"RANK": str(count), "LOCAL_RANK": str(count), "WORLD_SIZE": str(count + 1)}
     done = run("layoutner", "train", *train_arguments(tmp_path / "run", run__device="cuda"), **environment)
     assert done.returncode == 2
-    assert f"{count} CUDA device(s) here and at least {count + 1} processes" in done.stderr
+    assert f"{count} CUDA device(s) here, at least {count + 1} processes" in done.stderr

@@ -199,12 +199,38 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
     ("there", "more", "message"),
     [
         (["model/mine.bin"], {}, "holds model, but it is no run folder of layoutner"),
-        (["export/mine.txt"], {}, "export is not of layoutner"),
+        (["test_predictions.txt"], {"run.overwrite": "false"}, "holds test_predictions.txt, but it is no run folder"),
+        (
+            ["checkpoints/mine"],
+            {"run.overwrite": "false", "run.predictions": "none"},
+            "holds checkpoints, but it is no",
+        ),
+        (
+            ["test_results.txt", "scores.json"],
+            {"run.overwrite": "false", "run.predictions": "none", "run.resume": "auto"},
+            "holds scores.json, test_results.txt, but it is no run folder of layoutner",
+        ),
+        (["export/mine.txt", *RECORD], {}, "export is not of layoutner"),
         (["checkpoints/step-000001/mine", *RECORD], {"model.name_or_path": "checkpoints/start"}, "checkpoints/start"),
-        (["model/x", *RECORD], {"data.train": "model/forms"}, "would remove what this run reads"),
+        (["model/x", *RECORD], {"data.train": "model/forms"}, "would remove what this run uses"),
+        (["model/x", *RECORD], {"data.cache": "checkpoints/cache"}, "would remove what this run uses"),
+        (
+            ["model/x", *RECORD],
+            {"tensorboard.dir": "model/tb", "tensorboard.enabled": "true"},
+            "would remove what this run uses",
+        ),
         (["model/x", *RECORD], {"environment": "TORCHELASTIC_RESTART_COUNT"}, "TORCHELASTIC_RESTART_COUNT = 1"),
         (["model/x", *RECORD], {"environment": "SLURM_RESTART_COUNT"}, "SLURM_RESTART_COUNT = 1"),
-        (["test_results.txt"], {"run.overwrite": "false"}, "holds test_results.txt already"),
+        (
+            ["export/layoutner.json", "scores.json", *RECORD],
+            {"run.overwrite": "false", "run.predictions": "none"},
+            "holds export, scores.json of a run whose checkpoints are gone",
+        ),
+        (
+            ["test_results.txt", *RECORD],
+            {"run.overwrite": "false", "run.resume": "auto"},
+            "holds test_results.txt of a run whose checkpoints are gone",
+        ),
         (
             ["pytorch_model.bin", "config.json"],
             {},
@@ -224,7 +250,7 @@ def test_what_is_not_its_own_is_not_taken_by_a_run(
         if name == "environment":
             monkeypatch.setenv(value, "1")
         else:
-            given[name] = value if name.startswith("run.") else str(tmp_path / value)
+            given[name] = value if name.startswith("run.") or value == "true" else str(tmp_path / value)
     tree: dict[str, dict[str, str]] = {}
     for name, value in given.items():
         section, key = name.split(".")
@@ -232,6 +258,18 @@ def test_what_is_not_its_own_is_not_taken_by_a_run(
     with pytest.raises(UserError, match=re.escape(message)):
         demand_folder(load(None, tree))
     assert contents(tmp_path) == before
+
+
+def test_what_an_unfinished_run_left_is_no_obstacle(tmp_path: Path) -> None:
+    """A run that failed before its first checkpoint is started again; so are checkpoints that were copied alone."""
+    given = {"output_dir": str(tmp_path)}
+    for name in ("model/config.json", "metrics.jsonl", *RECORD):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    demand_folder(load(None, {"run": given}))
+    for name in RECORD:
+        (tmp_path / name).unlink()
+    demand_folder(load(None, {"run": {**given, "resume": "auto"}}))
 
 
 def test_the_model_of_a_run_is_its_export(
@@ -246,6 +284,17 @@ def test_the_model_of_a_run_is_its_export(
     (tmp_path / "mixed" / "config.json").write_text(json.dumps({**config, "label2id": {}}))
     code, _, said = call(capsys, *command, tmp_path / "mixed")
     assert (code, "its config.json has the labels ['LABEL_0', " in said) == (2, True)
+
+
+@pytest.mark.parametrize("missing", ["model", "layoutner.json"])
+def test_checkpoints_without_what_makes_them_models(
+    missing: str, run: Path, old_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in {"checkpoints", "model", "layoutner.json"} - {missing}:
+        (tmp_path / name).symlink_to(run / name)
+    command = ["evaluate", str(old_folder), "--data.format", "unilm", "--checkpoints", tmp_path]
+    code, _, said = call(capsys, *command)
+    assert (code, f"{tmp_path}: {missing} missing, without which its checkpoints are no models" in said) == (2, True)
 
 
 def test_two_ranks_score_all_checkpoints_as_one_does(run: Path, old_folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings, load
@@ -23,10 +24,10 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 Curves = dict[str, list[tuple[int, float]]]  # name -> (step, value), in the order they are shown
 
 
-def settings_of(folder: Path, **tensorboard: object) -> Settings:
+def settings_of(folder: Path, overwrite: str = "false", **tensorboard: object) -> Settings:
     folder.mkdir(exist_ok=True)
     values = {"enabled": "true", **{key: str(value) for key, value in tensorboard.items()}}
-    return load(None, {"run": {"output_dir": str(folder)}, "tensorboard": values})
+    return load(None, {"run": {"output_dir": str(folder), "overwrite": overwrite}, "tensorboard": values})
 
 
 def shown(folder: Path) -> Curves:
@@ -81,16 +82,37 @@ def test_tensorboard_shows_what_metrics_jsonl_holds_after_a_kill_too(tmp_path: P
         tracker.close()
 
 
-def test_a_fresh_start_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path / "run", dir=tmp_path / "board")
+def test_curves_of_others_stay_in_a_folder_that_is_given(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "board") as other:
+        for step in (50, 100):
+            other.add_scalar("eval_f1", 0.5, step)
+    tracker = open_tracker(settings_of(tmp_path / "run", dir=tmp_path / "board"), ALONE, 0)
+    tracker.log(1, {"train/loss": 0.5})
+    tracker.close()
+    assert shown(tmp_path / "board") == {"eval_f1": [(50, 0.5), (100, 0.5)], "train/loss": [(1, 0.5)]}
+
+
+def test_a_folder_that_is_given_and_never_written_is_not_passed_over() -> None:
+    with pytest.raises(UserError, match=r"\[tensorboard\]: dir = board, but enabled is not given: true writes there"):
+        load(None, {"tensorboard": {"dir": "board"}})
+    assert load(None, {"tensorboard": {"dir": "board", "enabled": "false"}}).tensorboard.dir == Path("board")
+
+
+@pytest.mark.parametrize("more", [{}, {"dir": "board", "overwrite": "true"}])
+def test_a_fresh_start_in_the_same_folder_begins_anew(
+    more: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(tmp_path / "run", **more)
+    board = tmp_path / more.get("dir", "run/tensorboard")
     for start, last in enumerate((5, 2)):
         tracker = open_tracker(settings, ALONE, 0)
         for step in range(1, last + 1):
             tracker.log(step, metrics_of(step, start))
         tracker.close()
-    assert shown(tmp_path / "board") == recorded(tmp_path / "run")
-    assert shown(tmp_path / "board")["train/loss"] == [(1, 2.0), (2, 1.5)]
-    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert shown(board) == recorded(tmp_path / "run")
+    assert shown(board)["train/loss"] == [(1, 2.0), (2, 1.5)]
+    assert (tmp_path / "run" / "tensorboard").exists() == (not more)
 
 
 def test_a_number_that_is_none_is_shown_as_it_is(tmp_path: Path) -> None:

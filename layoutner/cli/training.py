@@ -131,8 +131,8 @@ def _train_folds(settings: Settings, folds: int, world: "World") -> None:
             "taken, which flatters the score; run.eval_every = 0 takes the last",
             settings.run.eval_every,
         )
-    if settings.run.overwrite:
-        world.on_main(lambda: (settings.run.output_dir / SCORES_FILE).unlink(missing_ok=True))
+    summary_file = settings.run.output_dir / SCORES_FILE
+    world.on_main(lambda: _demand_summary(summary_file, _of_fold(settings, 1).run.output_dir))
     found: list[dict[str, Any]] = []
     for number in range(1, folds + 1):
         own = _of_fold(settings, number)
@@ -141,6 +141,8 @@ def _train_folds(settings: Settings, folds: int, world: "World") -> None:
             logger.info("fold %d of %d in %s", number, folds, own.run.output_dir)
             scores = run_once(own, world)
             assert scores is not None, "a fold has evaluation documents"
+            if settings.run.overwrite:  # not before: what it summed up is gone only now
+                world.on_main(lambda: summary_file.unlink(missing_ok=True))
             # DeepSpeed's engine holds itself in circles; the next fold needs its memory.
             gc.collect()
             if world.device.type == "cuda":
@@ -149,7 +151,7 @@ def _train_folds(settings: Settings, folds: int, world: "World") -> None:
             logger.info("fold %d of %d: scored already in %s", number, folds, own.run.output_dir)
         found.append(scores)
     summary = summarise(found)
-    world.on_main(lambda: write_json(settings.run.output_dir / SCORES_FILE, summary))
+    world.on_main(lambda: write_json(summary_file, summary))
     logger.info("%s", _table(summary))
 
 
@@ -173,6 +175,14 @@ def _folds(settings: Settings) -> int:
     if settings.run.resume not in ("never", "auto"):
         raise UserError(f"run.resume = {settings.run.resume}: cross-validation takes never or auto")
     return data.folds
+
+
+def _demand_summary(file: Path, fold: Path) -> None:
+    """Refuse to replace scores that no cross-validation has written."""
+    if file.exists() and not fold.exists():
+        raise UserError(
+            f"{file} is not of a cross-validation, as there is no {fold.name} beside it; give another run.output_dir"
+        )
 
 
 def _of_fold(settings: Settings, number: int) -> Settings:

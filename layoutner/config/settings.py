@@ -279,6 +279,12 @@ class TensorBoardSettings(Section):
     enabled: bool = Field(False, description="write the metrics for TensorBoard too")
     dir: Path | None = Field(None, description="folder of its files; default: tensorboard/ in the run folder")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.dir is not None and "enabled" not in self.model_fields_set:
+            raise ValueError(f"dir = {self.dir}, but enabled is not given: true writes there, false keeps it for later")
+        return self
+
 
 class Settings(BaseSettings):
     """Everything a run is told. Built by `load`, which merges the sources."""

@@ -45,8 +45,14 @@ def undamaged_checkpoints(run: Path) -> list[Path]:
 
 @contextmanager
 def as_model(checkpoint: Path) -> Iterator[Path]:
-    """A checkpoint as a folder like an export, for as long as it is used: links, in a folder of this process."""
+    """A checkpoint as a folder like an export, for as long as it is used: links, in a folder of this process.
+
+    Raises:
+        UserError: the run folder lacks what a checkpoint is no model without.
+    """
     run = checkpoint.parent.parent.resolve()
+    if missing := [name for name in (SKELETON_FOLDER, PREPROCESSING_FILE) if not (run / name).exists()]:
+        raise UserError(f"{run}: {' and '.join(missing)} missing, without which its checkpoints are no models")
     with tempfile.TemporaryDirectory() as folder:
         files = [*(run / SKELETON_FOLDER).iterdir(), run / PREPROCESSING_FILE, checkpoint.resolve() / WEIGHTS_FILE]
         for file in files:

@@ -14,6 +14,7 @@ from layoutner import __version__
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings
 from layoutner.training.checkpoint import FOLDER as CHECKPOINTS_FOLDER
+from layoutner.training.checkpoint import complete_checkpoints
 from layoutner.training.tracking import TENSORBOARD_FOLDER, WANDB_ID_FILE
 from layoutner.training.world import World
 
@@ -25,9 +26,10 @@ EXPORT_FOLDER = "export"
 PREDICTION_FILES = {"jsonl": "test_predictions.jsonl", "unilm": "test_predictions.txt"}  # by run.predictions
 RESULTS_FILE = "test_results.txt"
 
-# What a run leaves beside its record and its metrics, which begin anew: what run.overwrite removes. Runs of Weights &
-# Biases that are not sent yet stay.
-LEFT = (CHECKPOINTS_FOLDER, SKELETON_FOLDER, EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
+# What a run that is done leaves. With what it goes on from, all that it leaves beside its record and its metrics, which
+# begin anew: what run.overwrite removes. Runs of Weights & Biases that are not sent yet stay.
+RESULTS = (EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
+LEFT = (CHECKPOINTS_FOLDER, SKELETON_FOLDER, *RESULTS)
 # What no run leaves at the top of its folder, and other trainers do.
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin")
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
@@ -37,9 +39,9 @@ def demand_folder(settings: Settings) -> None:
     """Make the run folder. Rank 0 alone calls this, before a model is loaded.
 
     Raises:
-        UserError: the folder cannot be written or holds another trainer's model, or this run would take away what is
-            not its to take: results without run.overwrite; with it what no run of layoutner has left, what this run
-            itself reads, and what an earlier start of the same job has saved.
+        UserError: the folder cannot be written; it holds what no run of layoutner has left, or results of a run that
+            this one does not go on from, without run.overwrite; run.overwrite would take away what this run itself
+            reads or writes, or what an earlier start of the same job has saved.
     """
     run, folder = settings.run, settings.run.output_dir
     try:
@@ -52,33 +54,38 @@ def demand_folder(settings: Settings) -> None:
             f"run.output_dir = {folder} holds a model that layoutner did not make ({', '.join(models)}), which would "
             "be taken for this run's: give another run.output_dir"
         )
+    # A run may go on from checkpoints that stand without their record, as where they alone were copied.
+    there = [name for name in (LEFT if run.resume == "never" else RESULTS) if (folder / name).exists()]
+    if there and not all((folder / name).is_file() for name in (CONFIG_FILE, PREPROCESSING_FILE)):
+        raise UserError(
+            f"run.output_dir = {folder} holds {', '.join(there)}, but it is no run folder of layoutner "
+            f"({CONFIG_FILE} or {PREPROCESSING_FILE} is missing), so it stays; give another run.output_dir"
+        )
     export = folder / EXPORT_FOLDER
     if export.exists() and not (export / PREPROCESSING_FILE).is_file():
         raise UserError(f"{export} is not of layoutner, which would replace it at the end; give another run.output_dir")
     if run.overwrite:
-        there = [name for name in LEFT if (folder / name).exists()]
-        if there and not all((folder / name).is_file() for name in (CONFIG_FILE, PREPROCESSING_FILE)):
-            raise UserError(
-                f"run.overwrite = true: {folder} holds {', '.join(there)}, but it is no run folder of layoutner "
-                f"({CONFIG_FILE} or {PREPROCESSING_FILE} is missing), so it stays; give another run.output_dir"
-            )
-        data = settings.data
-        reads = [settings.model.name_or_path, data.train, data.eval, data.test, data.labels]
-        paths = [Path(path).resolve() for path in reads if isinstance(path, str | Path)]
-        own = [str(path) for path in paths if any(path.is_relative_to((folder / name).resolve()) for name in LEFT)]
-        if own:
-            raise UserError(f"run.overwrite = true would remove what this run reads: {', '.join(own)}; copy it first")
-        if restarts := [f"{name} = {os.environ[name]}" for name in RESTARTS if os.environ.get(name, "0") != "0"]:
-            raise UserError(
-                f"run.overwrite = true in a job that was started before ({', '.join(restarts)}): it would remove what "
-                "it has saved; run.resume = auto with run.overwrite = false goes on from there"
-            )
-    elif run.resume == "never" and run.predictions != "none":
-        names = [PREDICTION_FILES[run.predictions], *([RESULTS_FILE] if run.predictions == "unilm" else [])]
-        if there := [name for name in names if (folder / name).exists()]:
-            raise UserError(
-                f"run.output_dir = {folder} holds {' and '.join(there)} already: give another one, or move them"
-            )
+        _demand_removable(settings)
+    elif (results := [name for name in there if name in RESULTS]) and not complete_checkpoints(folder):
+        raise UserError(
+            f"run.output_dir = {folder} holds {', '.join(results)} of a run whose checkpoints are gone: to start "
+            "afresh give another run.output_dir, or run.overwrite = true, which removes them"
+        )
+
+
+def _demand_removable(settings: Settings) -> None:
+    """What `demand_folder` demands with run.overwrite."""
+    data, folder = settings.data, settings.run.output_dir
+    uses = [settings.model.name_or_path, data.train, data.eval, data.test, data.labels, data.cache]
+    paths = [Path(path).resolve() for path in (*uses, settings.tensorboard.dir) if isinstance(path, str | Path)]
+    own = [str(path) for path in paths if any(path.is_relative_to((folder / name).resolve()) for name in LEFT)]
+    if own:
+        raise UserError(f"run.overwrite = true would remove what this run uses: {', '.join(own)}; give another place")
+    if restarts := [f"{name} = {os.environ[name]}" for name in RESTARTS if os.environ.get(name, "0") != "0"]:
+        raise UserError(
+            f"run.overwrite = true in a job that was started before ({', '.join(restarts)}): it would remove what it "
+            "has saved; run.resume = auto with run.overwrite = false goes on from there"
+        )
 
 
 def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: dict[str, Any], world: World) -> None:

@@ -116,8 +116,12 @@ class Wandb:
 class TensorBoard:
     """The same metrics as an event file, a new one for each start; steps that are done again are shown once."""
 
-    def __init__(self, folder: Path, resumed_step: int) -> None:
-        """Begin an event file, which takes back what older ones in the folder say of steps after `resumed_step`.
+    def __init__(self, folder: Path, takes_back: int | None) -> None:
+        """Begin an event file, which hides what older ones in the folder say of steps after `takes_back`.
+
+        Args:
+            folder: of the event files; made.
+            takes_back: a step, or None: hide nothing.
 
         Raises:
             UserError: the folder cannot be written.
@@ -125,7 +129,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         try:
-            self._writer: Any = SummaryWriter(folder, purge_step=resumed_step + 1)
+            self._writer: Any = SummaryWriter(folder, purge_step=None if takes_back is None else takes_back + 1)
         except OSError as error:
             raise UserError(f"tensorboard.dir = {folder}: cannot be written: {error}") from None
 
@@ -174,7 +178,10 @@ def open_tracker(settings: Settings, world: World, resumed_step: int) -> Tracker
     folder = settings.run.output_dir
     others: list[Tracker] = []
     if settings.tensorboard.enabled:
-        others.append(TensorBoard(settings.tensorboard.dir or folder / TENSORBOARD_FOLDER, resumed_step))
+        # In a folder of the user's, a run that begins may meet the curves of others.
+        given = settings.tensorboard.dir
+        takes_back = resumed_step if resumed_step or given is None or settings.run.overwrite else None
+        others.append(TensorBoard(given or folder / TENSORBOARD_FOLDER, takes_back))
     if settings.wandb.mode != "disabled":
         others.append(Wandb(settings, folder, resumed_step))
     # Opened last, so that one of the others that fails leaves its lines as they were; written first.

@@ -48,7 +48,7 @@ class World:
                 first.
 
         Raises:
-            UserError: device = cuda, and this rank has no CUDA device.
+            UserError: device = cuda without a CUDA device, or fewer devices than processes.
         """
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -234,8 +234,8 @@ def _choose(device: DeviceName, local_rank: int) -> bool:
         # Nothing that runs in this process from here on looks for a GPU, or finds one.
         os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
         return False
-    if device == "auto":
-        return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+    if device == "auto" and not (torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"):
+        return False
     there = torch.cuda.device_count()
     if not there:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -246,7 +246,8 @@ def _choose(device: DeviceName, local_rank: int) -> bool:
         )
     if local_rank >= there:
         raise UserError(
-            f"device = cuda: {there} CUDA device(s) here and at least {local_rank + 1} processes: start one a device"
+            f"device = {device}: {there} CUDA device(s) here, at least {local_rank + 1} processes: start one a device"
         )
-    os.environ["DS_ACCELERATOR"] = "cuda"
+    if device == "cuda":
+        os.environ["DS_ACCELERATOR"] = "cuda"
     return True

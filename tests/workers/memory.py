@@ -51,8 +51,8 @@ LABELS, VOCAB, MICRO, TOKENS, ACCUMULATION = 7, 8000, 4, 128, 2
 # Buckets of 4 MB in fp32 rather than the presets' 200 MB, beside which an error in the states would not show.
 BUCKET = 1_000_000
 
-# The threads of gloo need Python's lock to free a tensor that they have sent, and get it while this one sleeps: without,
-# every sixth run on two ranks finds a weight that is on its way out.
+# The threads of gloo need Python's lock to free a tensor that they have sent, and get it while this one sleeps:
+# without, one run in six on two ranks finds a weight that is on its way out.
 LET_GO_S = 0.1
 
 # fp16 differs from bf16 at stage 1 alone: elsewhere the same classes allocate the same.
