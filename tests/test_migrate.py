@@ -23,6 +23,8 @@ from tests.conftest import ROOT, call, free_port
 REQUIRED = ["--data_dir", "data", "--model_type", "layoutlm", "--model_name_or_path", "base", "--output_dir", "a/out"]
 BASE = ["python", TRAIN, *REQUIRED]
 TRAINING, SCORING = [*BASE, "--do_train"], [*BASE, "--do_eval"]
+LAUNCH = ["python", "-m", "torch.distributed.launch", "--nproc_per_node=4"]
+CUDA = "CUDA_VISIBLE_DEVICES=2,3"
 PAGE = ROOT / "layoutner" / "guide" / "options.md"
 
 
@@ -69,9 +71,9 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
         [],
         "kept",
         {"run.output_dir": "a/out", "tensorboard.enabled": None, "tensorboard.dir": None},
-        "tensorboard.dir = \"runs/out\" do, with pip install 'layoutner[tensorboard]'",
+        "tensorboard.enabled = true does, into a/out/tensorboard, with pip install 'layoutner[tensorboard]'",
     ),
-    ("output_dir", ["--output_dir", "a/out/"], "kept", {"run.output_dir": "a/out/"}, 'tensorboard.dir = "runs/"'),
+    ("output_dir", ["--output_dir", "a/out/"], "kept", {"run.output_dir": "a/out/"}, "into a/out/tensorboard, with"),
     ("labels", [], "default", {"data.labels": None, "data.scheme": "BIOES"}, "else preprocess.py's"),
     ("labels", ["--labels", "l.txt"], "kept", {"data.labels": "l.txt", "data.scheme": "BIOES"}, ""),
     ("config_name", ["--config_name", "other"], "dropped", {}, "the checkpoint's own is taken"),
@@ -270,10 +272,48 @@ def test_every_option_has_a_case_and_a_line_of_the_report() -> None:
         report = migrate(words).report
         assert [re.sub(r"(--\w+).*", r"\1", its.option) for its in report] == lines
         assert {its.what for its in report} <= {"kept", "replaced", "dropped", "default", "not given"}
-        # What an option would have become is said of those too that were not given.
-        idle = [its for its in report if its.what == "not given"]
-        assert [its for its in idle if not re.match("else (kept as|replaced by|dropped, because) ", its.why)] == []
-        assert len(idle) > 15
+
+
+# Options that change something beside another one alone.
+PARTNERS = {
+    "eval_all_checkpoints": ["--do_eval"],
+    "fp16_opt_level": ["--fp16"],
+    "server_ip": ["--server_port", "5"],
+    "server_port": ["--server_ip", "5"],
+}
+
+
+# What such an option becomes.
+HOMES = ["data.test", "data.eval", "run.eval_every", "run.predictions", "schedule.max_steps", "run.device"]
+HOMES += ["precision.dtype", "--run.overwrite true", "--device cpu", "`layoutner train`", "`layoutner predict`"]
+HOMES += ["`layoutner evaluate", "--checkpoints", "tokenizer", "HF_HUB_CACHE", "LOCAL_RANK", "`python -m debugpy"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        TRAINING,
+        [*TRAINING, "--do_eval", "--max_steps", "9"],
+        [*TRAINING, "--model_name_or_path", "b-cased"],
+        [*LAUNCH, TRAIN, *REQUIRED, "--do_train"],
+        SCORING,
+        [*BASE, "--do_predict"],
+    ],
+    ids=["train", "train and evaluate", "cased", "launched", "evaluate", "predict"],
+)
+def test_of_an_option_that_was_not_given_stands_what_becomes_of_it_where_it_is(words: list[str]) -> None:
+    idle = [its for its in migrate(words).report[:36] if its.what == "not given"]
+    assert len(idle) > 10
+    for its in idle:
+        option = its.option.removeprefix("--")
+        default = OPTIONS[TRAIN][option]
+        value = [] if default is False else ["O1"] if default == "O1" else ["7"]
+        its_own = fate(migrate([*words, *PARTNERS.get(option, []), its.option, *value]), option)
+        if its_own.what == "dropped":
+            assert its.why == f"else dropped, because {its_own.why}"
+            continue
+        homes = [[home for home in HOMES if home in text] for text in (its.why, its_own.became)]
+        assert (its.why.split()[1], homes[0]) == (its_own.what, homes[1] or "one of HOMES"), (its, its_own)
 
 
 # How a line may be written.
@@ -320,8 +360,6 @@ def test_words_of_a_text_are_those_of_a_shell() -> None:
     assert [note for note in made.notes if note.startswith("not read")] == ["not read: ls"] * 2
 
 
-LAUNCH = ["python", "-m", "torch.distributed.launch", "--nproc_per_node=4"]
-CUDA = "CUDA_VISIBLE_DEVICES=2,3"
 # (words before the script, --gpus, a process' GPUs x processes, how it is started)
 STARTS: dict[str, tuple[list[str], int | None, tuple[int, int], str]] = {
     "alone": (["python"], None, (1, 1), "layoutner"),
@@ -331,6 +369,13 @@ STARTS: dict[str, tuple[list[str], int | None, tuple[int, int], str]] = {
         None,
         (1, 4),
         "deepspeed --num_gpus 4 --master_port 77 --module layoutner",
+    ),
+    "launch, abbreviated": ([*LAUNCH[:3], "--nproc=4"], None, (1, 4), "deepspeed --num_gpus 4 --module layoutner"),
+    "an environment": (
+        ["A_B=c d", "RANK=0", "HF_HUB_CACHE=e", *LAUNCH],
+        None,
+        (1, 4),
+        "A_B='c d' HF_HUB_CACHE=e deepspeed --num_gpus 4 --module layoutner",
     ),
     "torchrun": (["torchrun", "--nproc-per-node", "2"], None, (1, 2), "deepspeed --num_gpus 2 --module layoutner"),
     "launch on devices": ([CUDA, *LAUNCH], None, (1, 4), f"{CUDA} torchrun --nproc-per-node 4 -m layoutner"),
@@ -469,10 +514,23 @@ def test_an_output_folder_with_something_in_it_is_noted() -> None:
     Path("a/out").mkdir(parents=True)
     assert [note for note in migrate(TRAINING).notes if note.startswith("output:")] == []
     Path("a/out/pytorch_model.bin").touch()
-    (note,) = [note for note in migrate(TRAINING).notes if note.startswith("output:")]
-    assert "a/out is not empty; what is in it stays; layoutner refuses to train over test_predictions.txt and" in note
-    (note,) = [note for note in migrate([*BASE, "--do_predict"]).notes if note.startswith("output:")]
-    assert "a/out is not empty; the commands write over test_predictions.txt and test_results.txt: keep copies" in note
+
+    def notes(*words: str) -> list[str]:
+        return [note for note in migrate([*BASE, *words]).notes if note.startswith("output: a/out is not empty; ")]
+
+    (note,) = notes("--do_train", "--do_eval", "--eval_all_checkpoints")
+    assert "what is in it stays; layoutner refuses to train over test_predictions.txt, test_results.txt or" in note
+    assert notes("--do_eval", "--do_predict") == []
+    for name in ("eval_results", "test_predictions", "test_results"):
+        Path(f"a/out/{name}.txt").touch()
+    said = [re.findall(r"`(.*)` writes over (\S*):", note) for note in notes("--do_eval", "--do_predict")]
+    assert said == [
+        [("layoutner evaluate", "eval_results.txt")],
+        [("layoutner evaluate", "test_results.txt")],
+        [("layoutner predict", "test_predictions.txt")],
+    ]
+    _, note = notes("--do_train", "--do_eval", "--eval_all_checkpoints")
+    assert "`layoutner evaluate` writes over eval_results.txt: keep a copy" in note
 
 
 def test_preprocess_beside_training_leaves_the_data_folder_as_it_stands() -> None:
@@ -533,6 +591,11 @@ def test_a_mistake_is_said_with_what_to_do(words: list[str], message: str) -> No
         ([*TRAINING, "--labels", "\udcff"], "the old command line is not UTF-8"),
         ([f"{shlex.join(TRAINING)} ; {shlex.join(SCORING)}"], "2 commands of run_seq_labeling.py"),
         ([f"{shlex.join(TRAINING)} --labels 'a b"], "a quotation without an end: a b"),
+        (
+            ["torchrun", "--nprocs_per_node=4", *TRAINING[1:]],
+            "--nprocs_per_node=4: unknown option of torchrun; did you",
+        ),
+        (["torchrun", "--no", *TRAINING[1:]], "--no: unknown option of torchrun; did you mean '--no"),
         ([*LAUNCH[:-1], "--nproc_per_node=gpu", *TRAINING[1:]], "--nproc_per_node gpu: write the number"),
         (["ls", "-l"], "no command of run_seq_labeling.py or preprocess.py in it (not read: ls -l)"),
         (["python", "train.py", "--data_dir", "d"], "the options alone where the script has another name"),

@@ -12,32 +12,29 @@ from pydantic import ValidationError
 from layoutner.config.errors import did_you_mean, raise_gathered
 from layoutner.config.importing import to_toml
 from layoutner.config.old_run import OldRun, scheme_of
-from layoutner.config.old_script import CUDA, OPTIONS, PREPROCESS, TRAIN, Command, read_line
+from layoutner.config.old_script import CUDA, OPTIONS, PREPROCESS, SET_BY_LAUNCHERS, TRAIN, Command, read_line
 from layoutner.config.settings import sections
 
 FAMILIES = ["bert", "roberta", "layoutlm"]
 LEVELS = ["O0", "O1", "O2", "O3"]
 CONFIG = "--config settings.toml"
-ELSE = {  # what becomes of an option that was not given, and that changes nothing then, where a line gives it
-    "config_name": "dropped, because the checkpoint's own is taken",
-    "tokenizer_name": "dropped, because the checkpoint's own is taken",
-    "cache_dir": "replaced by the environment variable HF_HUB_CACHE",
-    "do_train": "replaced by `layoutner train`",
-    "do_eval": "kept as data.test",
-    "do_predict": "kept as run.predictions",
-    "evaluate_during_training": "kept as data.eval and run.eval_every",
-    "do_lower_case": "replaced by the checkpoint's tokenizer",
-    "per_gpu_eval_batch_size": "replaced by batch.micro_windows",
-    "num_train_epochs": "kept as schedule.epochs",
-    "max_steps": "kept as schedule.max_steps",
-    "eval_all_checkpoints": "replaced by `layoutner evaluate --checkpoints`",
-    "no_cuda": "kept as run.device = cpu",
-    "overwrite_output_dir": "replaced by `--run.overwrite true` in the command",
-    "overwrite_cache": "dropped, because the key of data.cache has all that changes the windows",
-    "fp16_opt_level": "dropped, because DeepSpeed's fp16 is one level, as O2",
-    "local_rank": "replaced by what the launcher sets",
-    "server_ip": "replaced by `python -m debugpy`",
-    "server_port": "replaced by `python -m debugpy`",
+# What becomes of an option that was not given, where a line gives it: one that trains, one that does not. "" = dropped,
+# for the reason that the rules below say.
+ELSE = {
+    "cache_dir": ("replaced by HF_HUB_CACHE in the environment",) * 2,
+    "do_train": ("", "replaced by `layoutner train`"),
+    "do_eval": ("kept as data.test", "replaced by `layoutner evaluate`"),
+    "do_predict": ("kept as run.predictions", "replaced by `layoutner predict`"),
+    "evaluate_during_training": ("kept as data.eval and run.eval_every", ""),
+    "do_lower_case": ("replaced by the checkpoint's tokenizer", ""),
+    "max_steps": ("kept as schedule.max_steps", ""),
+    "eval_all_checkpoints": ("replaced by `layoutner evaluate --checkpoints`, beside --do_eval",) * 2,
+    "no_cuda": ("kept as run.device = cpu", "replaced by --device cpu"),
+    "overwrite_output_dir": ("replaced by `--run.overwrite true` in the command", ""),
+    "fp16_opt_level": ("replaced by precision.dtype, beside --fp16", ""),
+    "local_rank": ("replaced by LOCAL_RANK, which the launcher sets",) * 2,
+    "server_ip": ("replaced by `python -m debugpy`",) * 2,
+    "server_port": ("replaced by `python -m debugpy`",) * 2,
 }
 FUNSD = re.compile(r"((^|/)(training|testing)_data)?((^|/)annotations)?/*$")  # below the folder of the data set
 
@@ -102,7 +99,8 @@ def migrate(arguments: Sequence[str], gpus: int | None = None) -> Migrated:
     return made
 
 
-def _fate(old: Command, option: str, kept: bool, became: str, why: str) -> Fate:
+def _fate(old: Command, option: str, kept: bool, became: str, why: str, instead: str = "") -> Fate:
+    """What became of an option; where it was not given and nothing had to be said for it, `instead` or `why`."""
     value = old.values[option]
     if option in old.given:
         what = "kept" if kept else "replaced" if became else "dropped"
@@ -110,11 +108,7 @@ def _fate(old: Command, option: str, kept: bool, became: str, why: str) -> Fate:
     if became:
         shown = "(off)" if value is False else "(none)" if value == "" else value
         return Fate("default", f"--{option} {shown}", became, why)
-    return _not_given(option)
-
-
-def _not_given(option: str) -> Fate:
-    return Fate("not given", f"--{option}", why=f"else {ELSE.get(option, 'dropped, because only training reads it')}")
+    return Fate("not given", f"--{option}", why=f"else {instead or f'dropped, because {why}'}")
 
 
 class _Migration:
@@ -140,7 +134,10 @@ class _Migration:
         self.rest()
         self.commands()
         self.validate()
-        self.made.report = [self.fates.get(option) or _not_given(option) for option in OPTIONS[TRAIN]]
+        for option in OPTIONS[TRAIN]:
+            if option not in self.fates:
+                self.say(option)
+        self.made.report = [self.fates[option] for option in OPTIONS[TRAIN]]
 
     def on(self, option: str) -> bool:
         return bool(self.old.values[option])
@@ -150,7 +147,8 @@ class _Migration:
 
     def say(self, option: str, became: str = "", why: str = "") -> None:
         """What an option becomes that is no setting."""
-        self.fates[option] = _fate(self.old, option, False, became, why)
+        instead = ELSE.get(option, ("", ""))[not self.train]
+        self.fates[option] = _fate(self.old, option, False, became, why, instead)
 
     def put(self, option: str, why: str = "", /, **values: object) -> None:
         """Settings, as section__key=value, that an option becomes."""
@@ -186,20 +184,15 @@ class _Migration:
             value = self.old.text(option)
             if option in self.old.given and (value.lower() if known is FAMILIES else value) not in known:
                 self.problem(option, f"not one of the old script's; {did_you_mean(value, known)}")
-        if os.path.isdir(self.out) and os.listdir(self.out):
-            files = "test_predictions.txt and test_results.txt"
-            stays = f"layoutner refuses to train over {files} or another trainer's model: give another run.output_dir"
-            said = f"what is in it stays; {stays}" if self.train else f"the commands write over {files}: keep copies"
-            self.made.notes.append(f"output: {self.out} is not empty; {said}, to compare with what is there")
 
     def files(self) -> None:
         past, out = self.past, self.out
         tests = {"data__test": self.data} if self.scores or self.predicts else {}
         why = "read as it stands; the pieces of a page become one page again"
         self.put("data_dir", why, data__format="unilm", data__train=self.data, **tests)
-        board = f"runs/{os.path.basename(out)}"
-        why = f"the old script always wrote {board} for TensorBoard too: tensorboard.enabled = true and tensorboard.dir"
-        why += f" = \"{board}\" do, with pip install 'layoutner[tensorboard]'; metrics.jsonl has the numbers anyway"
+        why = "the old script always wrote for TensorBoard too: tensorboard.enabled = true does, into "
+        why += f"{os.path.join(out, 'tensorboard')}, with pip install 'layoutner[tensorboard]'; metrics.jsonl has the "
+        why += "numbers anyway"
         self.put("output_dir", why, run__output_dir=out)
         file, train = self.old.text("labels"), past.splits["train"]
         scheme, why = scheme_of(file or os.path.join(self.data, "labels.txt")), "the scheme is that of the file"
@@ -339,8 +332,10 @@ class _Migration:
     def commands(self) -> None:
         """What is run now."""
         past, commands, remarks = self.past, self.made.commands, self.made.remarks
-        before = {CUDA: ",".join(past.devices), "HF_HUB_CACHE": self.old.text("cache_dir")}
-        prefix = "".join(f"{name}={shlex.quote(value)} " for name, value in before.items() if value)
+        before = {name: value for name, value in self.old.environment.items() if name not in (CUDA, *SET_BY_LAUNCHERS)}
+        before |= {CUDA: ",".join(past.devices)} if past.devices else {}
+        before |= {"HF_HUB_CACHE": self.old.text("cache_dir")} if self.on("cache_dir") else {}
+        prefix = "".join(f"{name}={shlex.quote(value)} " for name, value in before.items())
         data = f"--input {shlex.quote(self.data)} --data.format unilm{' --device cpu' * past.no_gpu}"
         if self.train:
             settings = CONFIG + " --run.overwrite true" * self.on("overwrite_output_dir")
@@ -354,12 +349,19 @@ class _Migration:
             remarks.append("A model that the old script trained is not read: migrate the line that trained it first.")
         made = [("evaluate", "eval_results")] * self.scores
         made += [("evaluate", "test_results"), ("predict", "test_predictions")] * self.predicts
+        there = os.listdir(self.out) if os.path.isdir(self.out) else []
+        said = "what is in it stays; layoutner refuses to train over test_predictions.txt, test_results.txt or another "
+        said += "trainer's model: give another run.output_dir"
+        warnings = [said] if there and self.train else []
         for what, file in made:
             every = file == "eval_results" and self.on("eval_all_checkpoints")
             model = f"--checkpoints {shlex.quote(self.out)}" if every else f"--model {self.at('export')}"
             if every or not self.train:
                 to = f"--output {self.at(f'{file}.txt')}"
                 commands.append(f"{prefix}layoutner {what} {data} --output-format unilm {model} {to}")
+                if f"{file}.txt" in there:
+                    warnings.append(f"`layoutner {what}` writes over {file}.txt: keep a copy to compare")
+        self.made.notes += [f"output: {self.out} is not empty; {warning}" for warning in warnings]
 
     def at(self, name: str) -> str:
         """A file of the output folder, as a shell takes it."""

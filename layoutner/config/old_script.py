@@ -15,6 +15,16 @@ Value = str | int | float | bool
 TRAIN, PREPROCESS = "run_seq_labeling.py", "preprocess.py"
 CUDA = "CUDA_VISIBLE_DEVICES"
 LAUNCHERS = ("torch.distributed.launch", "torch.distributed.run", "torchrun")
+SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Their options, of old and of today's torch.
+LAUNCHER_SWITCHES = ("use_env", "standalone", "m", "module", "no_python")
+# fmt: off
+LAUNCHER_OPTIONS = (
+    *LAUNCHER_SWITCHES, "nproc_per_node", "nnodes", "node_rank", "master_addr", "master_port", "local_addr",
+    "rdzv_backend", "rdzv_endpoint", "rdzv_id", "rdzv_conf", "max_restarts", "monitor_interval", "start_method", "role",
+    "logdir", "log_dir", "redirects", "r", "tee", "t", "local_ranks_filter",
+)
+# fmt: on
 
 # Option -> default, whose type is the option's: False is a switch, None is required text. The guide's options.md says
 # what became of each.
@@ -156,8 +166,13 @@ def _read_front(words: list[str], command: Command, line: OldLine) -> None:
         if (start := PureWindowsPath(word).name) in LAUNCHERS:
             command.launcher["name"] = start
         elif word.startswith("-") and "name" in command.launcher:
-            switch = key in ("use_env", "standalone", "m", "module", "no_python")
-            command.launcher[key] = value if equals else "" if switch else next(waiting, "")
+            meant = [option for option in LAUNCHER_OPTIONS if option.startswith(key)]  # as argparse abbreviates
+            if key not in LAUNCHER_OPTIONS and len(meant) != 1:
+                near = did_you_mean(f"--{key}", [f"--{option}" for option in meant or LAUNCHER_OPTIONS])
+                line.problems.append(f"{word}: unknown option of {command.launcher['name']}; {near}")
+                break
+            key = key if key in LAUNCHER_OPTIONS else meant[0]
+            command.launcher[key] = value if equals else "" if key in LAUNCHER_SWITCHES else next(waiting, "")
         elif word in ("-W", "-X"):
             next(waiting, "")
         elif equals and name.isidentifier():
