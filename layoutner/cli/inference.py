@@ -78,8 +78,8 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     world = _join(options)
-    from layoutner.inference.input import ReportingTally, documents
-    from layoutner.inference.labeller import Labeller, refuse
+    from layoutner.inference.input import ReportingTally, documents, lost_pages
+    from layoutner.inference.labeller import Labeller
     from layoutner.inference.output import Output
     from layoutner.inference.predict import predict
 
@@ -87,8 +87,9 @@ def _predict(options: argparse.Namespace) -> None:
     world.on_main(output.open)
     try:
         labeller = Labeller(options.model, world)
-        found = documents(_settings(options, labeller), options.input, options.split, tally, "ignore")
-        lost = tally.skip_all if options.bad_pages == "skip" else refuse
+        settings = _settings(options, labeller)
+        found = documents(settings, options.input, options.split, tally, "ignore")
+        lost = lost_pages(settings, tally)
         predict(labeller, found, options.batch, output, options.output_format, options.draw, lost)
     finally:
         output.discard()
@@ -114,10 +115,11 @@ def _evaluate(options: argparse.Namespace) -> None:
             for checkpoint in world.on_main(lambda: undamaged_checkpoints(options.checkpoints)):
                 with as_model(checkpoint) as model:
                     named[checkpoint.name.removeprefix("step-").lstrip("0")] = _score(options, model, world)
-        tree = {name: {**scores.to_dict(), **chosen} for name, (scores, chosen) in named.items()}
-        text = json.dumps(tree if options.checkpoints else tree[""], indent=2, ensure_ascii=False) + "\n"
         if options.output_format == "unilm":
             text = results({name: scores for name, (scores, _) in named.items()})
+        else:
+            tree = {name: {**scores.to_dict(), **chosen} for name, (scores, chosen) in named.items()}
+            text = json.dumps(tree if options.checkpoints else tree[""], indent=2, ensure_ascii=False) + "\n"
         world.on_main(lambda: output.write(text))
         world.on_main(output.finish)
     finally:
@@ -131,14 +133,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace, model: Path, world: "World") -> "tuple[Scores, dict[str, bool]]":
     """Scores of one model folder, and what its record says of how it was chosen."""
-    from layoutner.inference.input import ReportingTally, documents
-    from layoutner.inference.labeller import Labeller, refuse
+    from layoutner.inference.input import ReportingTally, documents, lost_pages
+    from layoutner.inference.labeller import Labeller
 
     tally = ReportingTally()
     labeller = Labeller(model, world)
-    found = documents(_settings(options, labeller), options.input, options.split, tally, "demand")
-    lost = tally.skip_all if options.bad_pages == "skip" else refuse
-    scores = labeller.evaluate(found, options.split, options.batch, lost)
+    settings = _settings(options, labeller)
+    found = documents(settings, options.input, options.split, tally, "demand")
+    scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, tally))
     _report(tally)
     return scores, labeller.chosen
 

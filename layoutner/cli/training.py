@@ -82,8 +82,7 @@ def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
 
 def _write_predictions(settings: Settings, labeller: "Labeller", scores: "Scores") -> None:
     """The labels of the documents of data.test, in their order, as run.predictions says. All ranks call it."""
-    from layoutner.inference.input import ReportingTally, documents
-    from layoutner.inference.labeller import refuse
+    from layoutner.inference.input import ReportingTally, documents, lost_pages
     from layoutner.inference.output import Output, results
     from layoutner.inference.predict import predict
     from layoutner.training.folder import PREDICTION_FILES, RESULTS_FILE
@@ -96,7 +95,7 @@ def _write_predictions(settings: Settings, labeller: "Labeller", scores: "Scores
         # Read anew: training sorts the documents, and a prediction keeps to their order.
         tally = ReportingTally()
         found = documents(data, data.test, "test", tally, "ignore")
-        lost = tally.skip_all if data.bad_pages == "skip" else refuse
+        lost = lost_pages(data, tally)
         predict(labeller, found, settings.batch.micro_windows, output, run.predictions, lost=lost)
         if run.predictions == "unilm":
             text = results({"": scores})

@@ -248,7 +248,6 @@ class RunSettings(Section):
         "unilm = test_predictions.txt and test_results.txt as run_seq_labeling.py writes them",
     )
     device: DeviceName = Field("auto", description="auto = GPUs where there are any; cuda = an error without one")
-
     rank_timeout: float = Field(
         45.0,
         ge=0,

@@ -14,9 +14,10 @@ from layoutner.data.corpus import read_documents
 from layoutner.demo.checkpoint import make_checkpoint
 from layoutner.demo.forms import make_forms
 from layoutner.inference.draw import draw
-from layoutner.inference.labeller import Labelled, Labeller
-from layoutner.inference.output import Output, to_jsonl
-from layoutner.inference.predict import to_page
+from layoutner.inference.labeller import Labeller
+from layoutner.inference.output import Output
+from layoutner.inference.predict import predict
+from layoutner.training.folder import EXPORT_FOLDER, SCORES_FILE
 from layoutner.training.world import World
 
 MARK = "demo.json"  # says that a folder is a demo's, and may be replaced by the next one
@@ -82,23 +83,16 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
         raise UserError(f"training ended with exit code {done.returncode}; its messages stand above")
 
     world = World.join(device=settings.run.device)
-    labeller = Labeller(folder / "export", world)
-    types, tags = labeller.labels.types, labeller.labels.tags
-    output = Output(folder / "prediction.jsonl")
+    labeller = Labeller(folder / EXPORT_FOLDER, world)
+    prediction, drawing = folder / "prediction.jsonl", folder / "prediction.png"
+    output = Output(prediction)
     output.open()
-
-    def take(labelled: Labelled) -> None:
-        for document, answers in labelled:
-            page = to_page(document, answers, tags, folder)
-            output.write(to_jsonl(page))
-            draw(page, document.image, types, folder / "prediction.png")
-
-    documents = read_documents(settings.data, forms, "test")[:1]
-    labeller.label(documents, 1, take)
-    output.finish()
+    document = read_documents(settings.data, forms, "test")[0]
+    predict(labeller, [document], 1, output, "jsonl")
     world.leave()
-    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    print(f"[4/4] {documents[0].name} predicted in {folder / 'prediction.jsonl'}, drawn in {folder / 'prediction.png'}")
+    draw(json.loads(prediction.read_text(encoding="utf-8")), document.image, labeller.labels.types, drawing)
+    scores = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
+    print(f"[4/4] {document.name} predicted in {prediction}, drawn in {drawing}")
     print(f"F1 on {scores['counts']['documents']} forms that were not trained on: {scores['f1']:.4f}")
 
 

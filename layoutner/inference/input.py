@@ -1,7 +1,7 @@
 """The documents of a prediction or a score, one after the other, from a path or from standard input."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from layoutner.config.errors import UserError, raise_gathered
@@ -40,6 +40,17 @@ class ReportingTally(Tally):
         """Count pages that are left out."""
         for problem in problems:
             self.skip(problem)
+
+
+def refuse(problems: list[Problem]) -> None:
+    """Stop for pages whose image is lacking."""
+    what = f"{len(problems)} document(s) lack the page image that the model takes"
+    raise_gathered(what, [str(problem) for problem in problems])
+
+
+def lost_pages(settings: DataSettings, tally: ReportingTally) -> Callable[[list[Problem]], None]:
+    """What becomes of pages whose image the network takes and cannot have: data.bad_pages says."""
+    return tally.skip_all if settings.bad_pages == "skip" else refuse
 
 
 def documents(settings: DataSettings, path: Path, split: str, tally: Tally, labels: Labels) -> Iterator[Document]:

@@ -19,6 +19,7 @@ from layoutner.data.images import PageImages
 from layoutner.data.labels import LabelSet
 from layoutner.data.page import Problem
 from layoutner.data.windows import Window, Windower
+from layoutner.inference.input import refuse
 from layoutner.model.families import FAMILIES, accept_fp32, model_inputs
 from layoutner.model.loading import demand_packages, open_pages, open_tokenizer
 from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
@@ -33,12 +34,6 @@ CHUNK_WORDS = 65_536  # no more pages are added from here on
 CHUNK_S = 5.0  # nor after as many seconds of reading: OCR and a live producer are slow, and the other ranks wait
 
 Labelled = list[tuple[Document, list[WordLabel]]]  # documents, each with one answer a word
-
-
-def refuse(problems: list[Problem]) -> None:
-    """Stop for pages whose image is lacking."""
-    what = f"{len(problems)} document(s) lack the page image that the model takes"
-    raise_gathered(what, [str(problem) for problem in problems])
 
 
 class Labeller:

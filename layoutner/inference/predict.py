@@ -9,7 +9,8 @@ from layoutner.data.document import Box, Document, union
 from layoutner.data.labels import to_spans
 from layoutner.data.page import Problem
 from layoutner.inference.draw import Drawings
-from layoutner.inference.labeller import Labelled, Labeller, refuse
+from layoutner.inference.input import refuse
+from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.inference.output import PREDICTIONS, Output
 from layoutner.training.evaluate import WordLabel
 
