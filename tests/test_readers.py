@@ -166,6 +166,31 @@ def test_unilm_problems_name_the_line(bad: tuple[str, str, str], message: str, t
         read("unilm", tmp_path, "train")
 
 
+NAMELESS = ("b\tO", "b\t0 0 1 1", "b\t1 2 3 4")
+
+
+@pytest.mark.parametrize(
+    ("bad", "at", "left"),
+    [
+        (row("b", "O", "0 0 x 1", "q.png"), 2, ["p", "r"]),  # the first line of a page
+        (row("b", "O", "0 0 x 1", "p.png"), 0, ["q", "r"]),  # the first of the file
+        (row("b", "O", "0 0 x 1", "p.png"), 2, ["q", "r"]),  # the last of a page
+        (NAMELESS, 1, ["q", "r"]),  # in the middle of a page
+        (NAMELESS, 2, ["r"]),  # of p or of q
+        (NAMELESS, 0, ["q", "r"]),
+        (NAMELESS, 6, ["p", "q"]),
+    ],
+)
+def test_an_unreadable_line_costs_its_own_page(
+    bad: tuple[str, str, str], at: int, left: list[str], tmp_path: Path
+) -> None:
+    rows = [row(f"{page}{n}", "O", "0 0 1 1", f"{page}.png") for page in "pqr" for n in range(2)]
+    write_unilm(tmp_path, [*rows[:at], bad, *rows[at:]])
+    settings = DataSettings(format="unilm", bad_pages="skip")
+    documents = read_documents(settings, tmp_path, "train")
+    assert [(d.name, len(d.words)) for d in documents] == [(name, 2) for name in left]
+
+
 def test_unilm_without_dev_says_what_there_is(tmp_path: Path) -> None:
     write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png")])
     with pytest.raises(UserError, match=r"dev.txt: no such file; it holds train; data.eval also takes a fraction"):

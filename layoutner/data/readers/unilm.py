@@ -53,21 +53,25 @@ def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Probl
     words: list[Word] = []
     breaks: list[int] = []  # words behind an empty line
     broken: list[str] = []  # lines that cannot be read
+    nameless: list[str] = []  # of these, the last ones, if they name no page: of this one or of the next
     for number, (text_row, box_row, image_row) in enumerate(rows, 1):
         lines = text_row.rstrip(), box_row.rstrip(), image_row.rstrip()
         if not any(lines):
             breaks.append(len(words))
             continue
+        its_image = _image(lines[2])
+        if its_image not in (None, image):
+            if image:
+                yield _page(split, start, image, words, size, breaks, broken)
+            image, start, words, breaks, broken = its_image, number, [], [], nameless
         try:
-            word, its_size, its_image = _parse(*lines)
+            word, size = _parse(*lines)
         except UserError as error:
             broken.append(f"line {number}: {error}")
-            continue
-        if its_image != image:
-            if words or broken:
-                yield _page(split, start, image, words, size, breaks, broken)
-            image, size, start, words, breaks, broken = its_image, its_size, number, [], [], []
-        words.append(word)
+            nameless = [*nameless, broken[-1]] if its_image is None else []
+        else:
+            words.append(word)
+            nameless = []
     if words or broken:
         yield _page(split, start, image, words, size, breaks, broken)
 
@@ -88,12 +92,18 @@ def _page(
     return Page(source, Path(image).stem, words, size, unit="thousandths", breaks=tuple(breaks))
 
 
-def _parse(text_row: str, box_row: str, image_row: str) -> tuple[Word, tuple[int, int], str]:
-    """(word, page size, image name) of three lines."""
+def _image(image_row: str) -> str | None:
+    """The page that a line names."""
+    columns = image_row.split("\t")
+    return columns[3] if len(columns) == 4 and columns[3] else None
+
+
+def _parse(text_row: str, box_row: str, image_row: str) -> tuple[Word, tuple[int, int]]:
+    """(word, page size) of three lines."""
     text, *tag = text_row.split("\t")
     try:
         box_word, box_text = box_row.split("\t")
-        image_word, _, size_text, image = image_row.split("\t")
+        image_word, _, size_text, _ = image_row.split("\t")
         x0, y0, x1, y1 = (int(side) for side in box_text.split())
         width, height = (int(side) for side in size_text.split())
     except ValueError:
@@ -107,4 +117,4 @@ def _parse(text_row: str, box_row: str, image_row: str) -> tuple[Word, tuple[int
         raise UserError(f"the three files are out of step: {text!r}, {box_word!r}, {image_word!r}")
     if len(tag) > 1:
         raise UserError(f"word {text!r}: more than one label: {tag}")
-    return Word(text, (x0, y0, x1, y1), tag[0] if tag else None), (width, height), image
+    return Word(text, (x0, y0, x1, y1), tag[0] if tag else None), (width, height)
