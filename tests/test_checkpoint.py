@@ -37,8 +37,8 @@ def checkpoint(run: Path, step: int, best: int | None = None, keep: int = 0) -> 
     return checkpoint_path(run, step)
 
 
-def resumed(run: Path, resume: str, identity: Identity = IDENTITY) -> Path | None:
-    return to_resume(load(None, {"run": {"output_dir": str(run), "resume": resume}}), identity)
+def resumed(run: Path, resume: str, identity: Identity = IDENTITY, total: int = 50) -> Path | None:
+    return to_resume(load(None, {"run": {"output_dir": str(run), "resume": resume}}), identity, total)
 
 
 def names(run: Path) -> list[str]:
@@ -73,6 +73,15 @@ def test_auto_takes_the_newest_or_starts_afresh(tmp_path: Path) -> None:
     assert resumed(tmp_path, str(newest)) == newest
     with pytest.raises(UserError, match="step-000020 stands beside it and is newer"):
         resumed(tmp_path, str(checkpoint_path(tmp_path, 3)))
+
+
+def test_a_checkpoint_that_leaves_nothing_to_train(tmp_path: Path) -> None:
+    newest = checkpoint(tmp_path, 4)
+    assert resumed(tmp_path, "auto", total=4) == newest  # a run that is done is exported and scored again
+    assert resumed(tmp_path / "other", str(newest), total=5) == newest
+    for run, resume, total in ((tmp_path, "auto", 3), (tmp_path / "other", str(newest), 4)):
+        with pytest.raises(UserError, match=f"after 4 optimizer steps, and this run makes {total}: .*longer schedule"):
+            resumed(run, resume, total=total)
 
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")

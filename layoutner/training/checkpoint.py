@@ -251,14 +251,17 @@ class Saved:
         return self._world.share(tensor, shape)
 
 
-def to_resume(settings: Settings, identity: Identity) -> Path | None:
+def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None:
     """The checkpoint that run.resume asks for; None for a fresh start. Rank 0 alone calls it.
 
     A damaged one is named, and the one before it is taken.
 
+    Args:
+        total: optimizer steps that the run makes.
+
     Raises:
         UserError: "never" in a folder that holds checkpoints and is not to be overwritten, "must" or a path without
-            one, nothing but damaged ones, or a checkpoint of another meaning.
+            one, nothing but damaged ones, a checkpoint of another meaning, or one that leaves nothing to train.
     """
     run, resume = settings.run.output_dir, settings.run.resume
     if settings.run.overwrite:
@@ -298,6 +301,12 @@ def to_resume(settings: Settings, identity: Identity) -> Path | None:
             )
     if checkpoint is None:
         return None
+    step, own = read_state(checkpoint).step, checkpoint.resolve().parent == (run / FOLDER).resolve()
+    if step > total or (step == total and not own):
+        raise UserError(
+            f"{checkpoint} stands after {step} optimizer steps, and this run makes {total}: there is nothing left to "
+            "train; give a longer schedule, or make a model of it as it is: `layoutner export`"
+        )
     saved = _read_record(checkpoint)["meaning"]
     differs = [
         f"{key} = {saved.get(key)} there, {value} here"

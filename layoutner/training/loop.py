@@ -55,7 +55,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
             demand_images(documents, plan.checkpoint.pages, world)
     run = settings.run
     identity = plan.identity
-    resumed = world.on_main(lambda: checkpoints.to_resume(settings, identity))
+    resumed = world.on_main(lambda: checkpoints.to_resume(settings, identity, plan.schedule.total))
     world.on_main(lambda: demand_folder(settings))
     logger.info("%s", plan.describe())
     _seed(run.seed)  # the new head is the same on every rank
