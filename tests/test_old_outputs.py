@@ -1,6 +1,7 @@
 """What run_seq_labeling.py's users look for after a run: its text files, scores of all checkpoints, overwriting."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -118,7 +119,7 @@ def test_every_checkpoint_is_scored(
     assert [line.split()[0] for line in table[:3]] == ["step", "2", "4"]
     assert table[1].split()[4] == f"{found['2']['loss']:.4f}"
     assert table[3].endswith("a choice made on these test documents")
-    assert sorted(path.name for path in run.iterdir() if path.name.startswith((".", "tmp"))) == []
+    assert sorted(path.name for path in run.iterdir() if path.name.startswith((".", "tmp"))) == [".lock"]
 
 
 def test_scores_of_all_checkpoints_as_the_old_script_wrote_them(run: Path, old_folder: Path, tmp_path: Path) -> None:
@@ -142,7 +143,11 @@ def test_one_model_or_the_checkpoints_of_one_run(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_a_run_is_overwritten_when_that_is_asked_for(
@@ -210,7 +215,25 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
             {"run.overwrite": "false", "run.predictions": "none", "run.resume": "auto"},
             "holds scores.json, test_results.txt, but it is no run folder of layoutner",
         ),
-        (["export/mine.txt", *RECORD], {}, "export is not of layoutner"),
+        (["export/mine.txt", *RECORD], {}, "not of layoutner, which would remove it: export;"),
+        (["export/config.json", *RECORD], {}, "not of layoutner, which would remove it: export;"),
+        (
+            ["export/layoutner.json", "export/README.md", *RECORD],
+            {"run.overwrite": "false", "run.resume": "auto"},
+            "not of layoutner, which would remove it: export/README.md;",
+        ),
+        (["checkpoints/mine/a", *RECORD], {}, "not of layoutner, which would remove it: checkpoints/mine;"),
+        (
+            ["model/config.json"],
+            {"run.overwrite": "false", "run.resume": "auto"},
+            "holds model, but it is no run folder",
+        ),
+        (["ds_config.json"], {"run.overwrite": "false"}, "holds ds_config.json, but it is no run folder"),
+        (
+            ["settings.toml", "metrics.jsonl", "environment.json"],
+            {"run.overwrite": "false"},
+            "holds metrics.jsonl, settings.toml, environment.json, but it is no run folder",
+        ),
         (["checkpoints/step-000001/mine", *RECORD], {"model.name_or_path": "checkpoints/start"}, "checkpoints/start"),
         (["model/x", *RECORD], {"data.train": "model/forms"}, "would remove what this run uses"),
         (["model/x", *RECORD], {"data.cache": "checkpoints/cache"}, "would remove what this run uses"),
@@ -269,7 +292,34 @@ def test_what_an_unfinished_run_left_is_no_obstacle(tmp_path: Path) -> None:
     demand_folder(load(None, {"run": given}))
     for name in RECORD:
         (tmp_path / name).unlink()
+    (tmp_path / "model").rename(tmp_path / "checkpoints")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}')
+    with pytest.raises(UserError, match=r"holds metrics.jsonl, checkpoints, but it is no run folder"):
+        demand_folder(load(None, {"run": {**given, "resume": "auto"}}))
+    (tmp_path / "checkpoints" / "step-000001").mkdir()
+    (tmp_path / "checkpoints" / "step-000001" / "manifest.json").write_text('{"files": {}}')
     demand_folder(load(None, {"run": {**given, "resume": "auto"}}))
+
+
+def test_an_export_that_is_a_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "layoutner.json").touch()
+    (tmp_path / "run" / "export").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="would remove it: export; move it elsewhere"):
+        demand_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
+
+
+def test_a_run_folder_has_one_run_at_a_time(train_arguments: Arguments, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    demand_folder(load(None, {"run": {"output_dir": str(folder)}}))  # held by this process from now on
+    before = contents(folder)
+    for more in ({"run__overwrite": "true"}, {"run__resume": "auto"}, {}):
+        done = launch(["layoutner", "train", *train_arguments(folder, **more)])
+        assert done.returncode == 2
+        assert f"another run is writing there (process {os.getpid()} on " in done.stderr
+        assert contents(folder) == before
+    demand_folder(load(None, {"run": {"output_dir": str(folder)}}))  # the same process may, as for a second training
 
 
 def test_the_model_of_a_run_is_its_export(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings, load
 from layoutner.training.plan import make_plan
-from layoutner.training.tracking import open_tracker
+from layoutner.training.tracking import JsonLines, open_tracker
 from layoutner.training.world import World
 from tests.conftest import launch
 
@@ -175,3 +176,14 @@ def test_a_resumed_run_with_every_tracker(train_arguments: Callable[..., list[st
     offline = list((run / "wandb").glob("offline-run-*"))
     assert len(offline) == 2
     assert {folder.name.rpartition("-")[2] for folder in offline} == {(run / "wandb_run_id").read_text()}
+
+
+def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "metrics.jsonl", 0)
+    file = lines._file.fileno()
+    there = os.dup(file)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), file)
+    with pytest.raises(UserError, match=r"metrics.jsonl: step 3 cannot be written: .*No space left.*run.resume = auto"):
+        lines.log(3, {"train/loss": 1.0})
+    os.dup2(there, file)
+    lines.close()

@@ -226,13 +226,13 @@ class DeepSpeedSettings(Section):
 
 
 class RunSettings(Section):
-    """[run]: the run folder and its rhythm. Numbers of steps are optimizer steps; 0 = never."""
+    """[run]: the run folder and its rhythm. Numbers of steps are optimizer steps."""
 
     output_dir: Path = Field(Path("runs/train"), description="the run folder")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything that is random")
-    log_every: int = Field(10, ge=0, description="optimizer steps between logged lines")
-    eval_every: int = Field(100, ge=0, description="optimizer steps between evaluations on data.eval")
-    save_every: int = Field(500, ge=0, description="optimizer steps between checkpoints")
+    log_every: int = Field(10, ge=0, description="optimizer steps between logged lines; 0 = none")
+    eval_every: int = Field(100, ge=0, description="optimizer steps between scores on data.eval; 0 = at the end alone")
+    save_every: int = Field(500, ge=0, description="optimizer steps between checkpoints; 0 = best and last alone")
     keep_checkpoints: int = Field(
         2, ge=0, description="newest checkpoints kept, beside the best one; 0 = none is ever removed"
     )

@@ -70,6 +70,11 @@ def complete_checkpoints(run: Path) -> list[Path]:
     return sorted(folders, key=_step)
 
 
+def is_own(name: str) -> bool:
+    """Whether a run leaves something of this name beside its checkpoints."""
+    return name == LATEST_FILE or _NAME.fullmatch(name) is not None
+
+
 def _manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
     manifest: dict[str, dict[str, Any]] = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
     return manifest
@@ -156,7 +161,7 @@ def _write(
         (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
         _flush(partial / MANIFEST_FILE)
         _flush(partial)
-        shutil.rmtree(final, ignore_errors=True)  # only ever a damaged one, of a run that went on before it
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one, or one that this run did not go on from
         partial.rename(final)
         latest = folder / f".{LATEST_FILE}.partial"
         latest.write_text(final.name + "\n", encoding="utf-8")
@@ -211,12 +216,12 @@ class Saved:
         self.path = checkpoint
         self.record: dict[str, Any] = world.on_main(lambda: _read_record(checkpoint))
         self._world = world
-        self._files: dict[str, Any] = {}
-        if world.is_main:
-            for name in (WEIGHTS_FILE, OPTIMIZER_FILE):
-                self._files[name] = safe_open(checkpoint / name, "pt")
-        names = {name: list(file.keys()) for name, file in self._files.items()}
-        self._names: dict[str, list[str]] = world.from_main(names)
+        self._files: dict[str, Any] = {}  # on rank 0
+        self._names: dict[str, list[str]] = world.on_main(self._open)
+
+    def _open(self) -> dict[str, list[str]]:
+        self._files = {name: safe_open(self.path / name, "pt") for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
+        return {name: list(file.keys()) for name, file in self._files.items()}
 
     @property
     def state(self) -> TrainState:
@@ -301,12 +306,6 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
             )
     if checkpoint is None:
         return None
-    step, own = read_state(checkpoint).step, checkpoint.resolve().parent == (run / FOLDER).resolve()
-    if step > total or (step == total and not own):
-        raise UserError(
-            f"{checkpoint} stands after {step} optimizer steps, and this run makes {total}: there is nothing left to "
-            "train; give a longer schedule, or make a model of it as it is: `layoutner export`"
-        )
     saved = _read_record(checkpoint)["meaning"]
     differs = [
         f"{key} = {saved.get(key)} there, {value} here"
@@ -315,6 +314,12 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
     ]
     if differs:
         raise UserError(f"{checkpoint}: cannot be resumed by this run: {'; '.join(differs)}")
+    step, own = read_state(checkpoint).step, checkpoint.resolve().parent == (run / FOLDER).resolve()
+    if step > total or (step == total and not own):
+        raise UserError(
+            f"{checkpoint} stands after {step} optimizer steps, and this run makes {total}: there is nothing left to "
+            "train; give a longer schedule, or make a model of it as it is: `layoutner export`"
+        )
     return checkpoint
 
 

@@ -1,5 +1,6 @@
 """The run folder as a record: what was asked, what DeepSpeed was given, where it ran, what came out."""
 
+import fcntl
 import json
 import os
 import platform
@@ -8,20 +9,23 @@ import subprocess
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from layoutner import __version__
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings
 from layoutner.training.checkpoint import FOLDER as CHECKPOINTS_FOLDER
-from layoutner.training.checkpoint import complete_checkpoints
-from layoutner.training.tracking import TENSORBOARD_FOLDER, WANDB_ID_FILE
+from layoutner.training.checkpoint import WEIGHTS_FILE, complete_checkpoints, is_own
+from layoutner.training.tracking import METRICS_FILE, TENSORBOARD_FOLDER, WANDB_ID_FILE
 from layoutner.training.world import World
 
 SKELETON_FOLDER = "model"
 SCORES_FILE = "scores.json"
 PREPROCESSING_FILE = "layoutner.json"  # how documents become the network's input; travels with every export
 CONFIG_FILE = "ds_config.json"
+SETTINGS_FILE = "settings.toml"
+ENVIRONMENT_FILE = "environment.json"
+LOCK_FILE = ".lock"
 EXPORT_FOLDER = "export"
 PREDICTION_FILES = {"jsonl": "test_predictions.jsonl", "unilm": "test_predictions.txt"}  # by run.predictions
 RESULTS_FILE = "test_results.txt"
@@ -30,18 +34,23 @@ RESULTS_FILE = "test_results.txt"
 # begin anew: what run.overwrite removes. Runs of Weights & Biases that are not sent yet stay.
 RESULTS = (EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
 LEFT = (CHECKPOINTS_FOLDER, SKELETON_FOLDER, *RESULTS)
+RECORD = (PREPROCESSING_FILE, CONFIG_FILE, SETTINGS_FILE, ENVIRONMENT_FILE)  # the first is written first, and marks it
 # What no run leaves at the top of its folder, and other trainers do.
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin")
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
 
+# Run folders that this process writes to. It does so after the training too, so it lets go of them when it ends.
+_held: dict[Path, IO[str]] = {}
+
 
 def demand_folder(settings: Settings) -> None:
-    """Make the run folder. Rank 0 alone calls this, before a model is loaded.
+    """Make the run folder, and keep other runs out of it. Rank 0 alone calls this, before a model is loaded.
 
     Raises:
-        UserError: the folder cannot be written; it holds what no run of layoutner has left, or results of a run that
-            this one does not go on from, without run.overwrite; run.overwrite would take away what this run itself
-            reads or writes, or what an earlier start of the same job has saved.
+        UserError: the folder cannot be written, or another run is writing there; it holds what no run of layoutner
+            has left and this one would replace, or results of a run that this one does not go on from, without
+            run.overwrite; run.overwrite would take away what this run itself reads or writes, or what an earlier
+            start of the same job has saved.
     """
     run, folder = settings.run, settings.run.output_dir
     try:
@@ -54,23 +63,77 @@ def demand_folder(settings: Settings) -> None:
             f"run.output_dir = {folder} holds a model that layoutner did not make ({', '.join(models)}), which would "
             "be taken for this run's: give another run.output_dir"
         )
-    # A run may go on from checkpoints that stand without their record, as where they alone were copied.
-    there = [name for name in (LEFT if run.resume == "never" else RESULTS) if (folder / name).exists()]
-    if there and not all((folder / name).is_file() for name in (CONFIG_FILE, PREPROCESSING_FILE)):
+    there = [name for name in (METRICS_FILE, *RECORD, *LEFT) if _holds_anything(folder / name)]
+    complete = complete_checkpoints(folder)
+    # A run may go on from checkpoints that stand without their record, as where they were copied.
+    copied = (CHECKPOINTS_FOLDER, METRICS_FILE) if complete and run.resume != "never" else ()
+    unclaimed = [name for name in there if name not in copied]
+    if unclaimed and not (folder / PREPROCESSING_FILE).is_file():
         raise UserError(
-            f"run.output_dir = {folder} holds {', '.join(there)}, but it is no run folder of layoutner "
-            f"({CONFIG_FILE} or {PREPROCESSING_FILE} is missing), so it stays; give another run.output_dir"
+            f"run.output_dir = {folder} holds {', '.join(unclaimed)}, but it is no run folder of layoutner "
+            f"({PREPROCESSING_FILE} is missing), so it stays; give another run.output_dir"
         )
-    export = folder / EXPORT_FOLDER
-    if export.exists() and not (export / PREPROCESSING_FILE).is_file():
-        raise UserError(f"{export} is not of layoutner, which would replace it at the end; give another run.output_dir")
+    if strangers := _strangers(folder, run.overwrite):
+        raise UserError(
+            f"run.output_dir = {folder}: not of layoutner, which would remove it: {', '.join(strangers)}; move it "
+            "elsewhere, or give another run.output_dir"
+        )
     if run.overwrite:
         _demand_removable(settings)
-    elif (results := [name for name in there if name in RESULTS]) and not complete_checkpoints(folder):
+    elif (results := [name for name in there if name in RESULTS]) and not complete:
         raise UserError(
             f"run.output_dir = {folder} holds {', '.join(results)} of a run whose checkpoints are gone: to start "
             "afresh give another run.output_dir, or run.overwrite = true, which removes them"
         )
+    _hold(folder)
+
+
+def _holds_anything(path: Path) -> bool:
+    """Whether something stands there. An empty file may be that of a run that ended before it had begun."""
+    return path.is_symlink() or path.is_dir() or (path.exists() and path.stat().st_size > 0)
+
+
+def _strangers(folder: Path, overwrite: bool) -> list[str]:
+    """What somebody else has put where this run removes things: the export, made anew, and with overwrite the rest."""
+    export, checkpoints = folder / EXPORT_FOLDER, folder / CHECKPOINTS_FOLDER
+    found = []
+    if export.is_symlink() or export.is_file() or (_visible(export) and not (export / PREPROCESSING_FILE).is_file()):
+        found.append(export)
+    else:
+        own = {PREPROCESSING_FILE, WEIGHTS_FILE, *_visible(folder / SKELETON_FOLDER)}
+        found += [export / name for name in _visible(export) if name not in own]
+    if overwrite:
+        found += [checkpoints / name for name in _visible(checkpoints) if not is_own(name)]
+    return [str(path.relative_to(folder)) for path in found]
+
+
+def _visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+
+
+def _hold(folder: Path) -> None:
+    """Let no other process write here until this one ends, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    if folder.resolve() in _held:
+        return
+    file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise UserError(
+            f"run.output_dir = {folder}: another run is writing there ({file.read().strip() or 'unknown process'}): "
+            "wait for its end, or give another run.output_dir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    _held[folder.resolve()] = file
 
 
 def _demand_removable(settings: Settings) -> None:
@@ -98,10 +161,10 @@ def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: di
     try:
         if settings.run.overwrite:
             _remove_run(settings)
-        (folder / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
-        write_json(folder / CONFIG_FILE, ds_config)
         write_json(folder / PREPROCESSING_FILE, preprocessing)
-        write_json(folder / "environment.json", environment(world))
+        write_json(folder / CONFIG_FILE, ds_config)
+        write_text(folder / SETTINGS_FILE, settings.to_toml())
+        write_json(folder / ENVIRONMENT_FILE, environment(world))
     except OSError as error:
         raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
 
@@ -150,9 +213,14 @@ def environment(world: World) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write beside, then rename: a reader never sees half a file."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.rename(path)
 
 

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -122,7 +123,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
                 if better:
                     state = replace(state, best_step=state.step, best_f1=scores.f1, best_loss=scores.loss)
             if metrics:
-                tracker.log(state.step, metrics)
+                world.on_main(partial(tracker.log, state.step, metrics))
 
             # All ranks: save; and end here, all together, where any of them was asked to.
             asked = int(world.max(stop.signal))

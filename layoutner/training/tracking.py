@@ -62,10 +62,20 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Append and flush."""
+        """Append and flush.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self._file.name}: step {step} cannot be written: {error}; make room, then go on with "
+                "run.resume = auto"
+            ) from None
 
     def close(self) -> None:
         """Close the file."""
