@@ -108,6 +108,17 @@ def test_what_belongs_to_a_question_is_answered_too() -> None:
     assert [line for line in OLD_LOG if f"\n| `{line}` | " not in text] == []
 
 
+def test_the_answer_on_the_loss_scale_is_what_the_engine_does() -> None:
+    heading = "What happens to amp.scale_loss and scaled_loss.backward()?"
+    answer = " ".join(TEXTS["line-by-line.md"].partition(f"## {heading}\n")[2].partition("\n## ")[0].split())
+    engine = (ROOT / "layoutner" / "training" / "engine.py").read_text(encoding="utf-8")
+    assert "At ZeRO 0 with fp16, `engine.backward` does not multiply the loss by the loss scale" in engine
+    assert "by DeepSpeed at ZeRO 1 to 3, by layoutner itself at ZeRO 0" in answer
+    # metrics.jsonl has a number of steps, and only at logged ones.
+    assert "How many steps have been skipped so far, and the scale, are in `metrics.jsonl`" in answer
+    assert "at each logged step" in answer
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_and_names_exist(page: Path) -> None:
     text = TEXTS[page.name]
@@ -256,6 +267,9 @@ def test_the_afternoon_leads_from_old_data_to_a_trained_model(trained: tuple[Pat
     listed = re.findall(r"`([\w./]+)`", "".join(re.findall(r"^\| (`.*?) \| ", page, re.MULTILINE)))
     assert len(listed) >= 9
     assert [name for name in listed if not (out / name).exists()] == []
+    # What is named below the table as of the script alone is not there.
+    assert re.findall(r"The script's `(.*)` has no counterpart there", page) == ["train.log"]
+    assert not (out / "train.log").exists()
     # As the script wrote them: every word of the test split has its line, and the empty lines are kept.
     wanted = (trained[0] / "data" / "test.txt").read_text(encoding="utf-8").splitlines()
     got = (out / "test_predictions.txt").read_text(encoding="utf-8").splitlines()

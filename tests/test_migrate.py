@@ -8,16 +8,22 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
 
+from layoutner.config import old_run
+from layoutner.config.batch_plan import plan_batch
 from layoutner.config.errors import UserError
-from layoutner.config.migrate import Fate, Migrated, migrate
+from layoutner.config.migrate import ELSE, migrate
+from layoutner.config.migrated import Fate, Migrated
 from layoutner.config.old_script import OPTIONS, PREPROCESS, TRAIN
 from layoutner.config.settings import load
+from layoutner.data import splits as data_splits
+from layoutner.data.corpus import Corpus, read_corpus
 from tests.conftest import ROOT, call, free_port
 
 REQUIRED = ["--data_dir", "data", "--model_type", "layoutlm", "--model_name_or_path", "base", "--output_dir", "a/out"]
@@ -34,10 +40,31 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def old_data(folder: Path, pieces: int, splits: tuple[str, ...] = ("train", "test"), tag: str = "S-A") -> None:
-    """A data folder with so many pieces a split."""
+    """A data folder with so many pages of a piece a split; those of dev are those of test."""
     folder.mkdir()
     for split in splits:
-        (folder / f"{split}.txt").write_text(f"one\t{tag}\ntwo\tO\n\n" * pieces)
+        first = 0 if split == "train" else 500
+        old_pages(folder, split, range(first, first + pieces), tag)
+
+
+def old_pages(folder: Path, split: str, numbers: Iterable[int], tag: str = "S-A") -> None:
+    """The files of a split, with pages that their numbers tell apart."""
+    rows = [
+        [(f"{word}\t{its}", f"{word}\t{n} 0 999 9", f"{n}.png") for word, its in ((f"w{n}", tag), ("x", "O"))]
+        for n in numbers
+    ]
+    for kind, lines in (
+        ("", [text for page in rows for text in (*(row[0] for row in page), "")]),
+        ("_box", [text for page in rows for text in (*(row[1] for row in page), "")]),
+        ("_image", [text for page in rows for text in (*(f"{row[1]}\t800 900\t{row[2]}" for row in page), "")]),
+    ):
+        (folder / f"{split}{kind}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+
+def corpus(made: Migrated) -> Corpus:
+    """What layoutner reads by the settings."""
+    loaded(made)
+    return read_corpus(load("settings.toml", {}).data, 42)
 
 
 def fate(made: Migrated, option: str, script: str = TRAIN) -> Fate:
@@ -240,7 +267,7 @@ def test_the_files_of_the_old_script_come_from_as_few_commands_as_can_be() -> No
 
 PREPROCESSING: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("data_dir", "forms/training_data/annotations", "replaced", {"data.train": "forms"}, "--data.train forms"),
-    ("data_split", "test", "dropped", {"data.test": "data", "data.train": None}, "which is which"),
+    ("data_split", "test", "dropped", {"data.test": "data/training_data", "data.train": None}, "which is which"),
     ("output_dir", "elsewhere", "dropped", {"data.format": "funsd", "run.output_dir": None}, "nothing is written"),
     ("model_name_or_path", "roberta-base", "dropped", {"model.name_or_path": None}, "the model's own tokenizer"),
     ("max_len", "254", "replaced", {"data.max_length": 256, "data.stride": 0}, "data.max_length = 256"),
@@ -260,6 +287,49 @@ def test_an_option_of_preprocess(option: str, value: str, what: str, settings: d
     values = loaded(made)
     assert {name: values.get(name) for name in settings} == settings
     assert "--model.name_or_path NAME --schedule.epochs N" in made.toml()
+
+
+# The folder and --data_split of each command; settings of [data].
+HALVES: list[tuple[list[tuple[str, str]], dict[str, str]]] = [
+    ([("training_data", "train"), ("testing_data", "test")], {"train": "fdata", "test": "fdata"}),
+    ([("testing_data", "train")], {"train": "fdata/testing_data"}),
+    ([("training_data", "test")], {"test": "fdata/training_data"}),
+    ([("training_data", "train"), ("testing_data", "dev")], {"train": "fdata", "eval": "fdata/testing_data"}),
+    (
+        [("training_data", "train"), ("testing_data", "dev"), ("testing_data", "test")],
+        {"train": "fdata", "test": "fdata", "choose_by": "test"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("halves", "settings"), HALVES, ids=[" ".join(sum(halves, ())) for halves, _ in HALVES])
+def test_the_halves_of_funsd_keep_the_roles_that_preprocess_gave_them(
+    halves: list[tuple[str, str]], settings: dict[str, str], forms: Path
+) -> None:
+    Path("fdata").symlink_to(forms)
+    lines = [f"python {PREPROCESS} --data_dir fdata/{half}/annotations/ --data_split {role}" for half, role in halves]
+    made = migrate(["\n".join(lines)])
+    rest = {"format": "funsd", "scheme": "BIOES", "max_length": 512, "stride": 0}
+    assert made.settings == {"data": {**settings, **rest}}
+    assert f"--data.format funsd {' '.join(f'--data.{key} {value}' for key, value in settings.items())}:" in "".join(
+        f"{its}:" for its in made.report
+    )
+    missing = "train" not in settings
+    assert (" --data.train DIR " in made.commands[0]) == missing
+    if not missing:
+        read = corpus(made)
+        found = {"train": read.train, "dev": read.eval, "test": read.test}
+        pages = {"training_data": 24, "testing_data": 8}
+        assert {role: len(found[role]) for _, role in halves} == {role: pages[half] for half, role in halves}
+
+
+def test_a_split_that_the_old_trainer_never_read_is_said() -> None:
+    line = f"python {PREPROCESS} --data_split valid"
+    with pytest.raises(
+        UserError, match="--data_split valid: run_seq_labeling.py reads train, dev and test alone; give"
+    ):
+        migrate([line])
+    assert any(note.startswith("--data_split valid: ") for note in migrate([f"{line}; {shlex.join(TRAINING)}"]).notes)
 
 
 def test_every_option_has_a_case_and_a_line_of_the_report() -> None:
@@ -314,6 +384,28 @@ def test_of_an_option_that_was_not_given_stands_what_becomes_of_it_where_it_is(w
             continue
         homes = [[home for home in HOMES if home in text] for text in (its.why, its_own.became)]
         assert (its.why.split()[1], homes[0]) == (its_own.what, homes[1] or "one of HOMES"), (its, its_own)
+
+
+def names(text: str) -> set[str]:
+    """Settings, commands, options and variables that a line of the report names."""
+    found = re.findall(r"[a-z]+\.[a-z]\w+|layoutner [a-z]+|--[a-z.]+(?: true| cpu)?|[A-Z_]{5,}|debugpy|tokenizer", text)
+    return set(found) - {"--listen", "--wait", "--do"}
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["train", "no train"])
+@pytest.mark.parametrize("option", ELSE)
+def test_what_an_option_would_become_is_what_it_becomes(option: str, trains: bool) -> None:
+    instead = ELSE[option][not trains]
+    if not instead or (option == "do_train" and trains):
+        return  # its rule says it
+    without = [*BASE, "--do_predict"] if option == "do_eval" else SCORING
+    before = LAUNCH if option == "local_rank" else ["python"]
+    words = [*before, *(TRAINING if trains or option == "do_train" else without)[1:], *PARTNERS.get(option, [])]
+    value = [] if OPTIONS[TRAIN][option] is False else ["O1"] if option == "fp16_opt_level" else ["7"]
+    made = fate(migrate([*words, f"--{option}", *value]), option)
+    assert made.what == instead.split()[0]
+    said = instead.partition(", ")[0] if instead.endswith(("--do_eval", "--fp16")) else instead
+    assert names(said) == names(made.became.replace("7", "")) != set(), (instead, made)
 
 
 # How a line may be written.
@@ -388,6 +480,24 @@ STARTS: dict[str, tuple[list[str], int | None, tuple[int, int], str]] = {
     "DataParallel": ([CUDA, "python"], None, (2, 1), f"{CUDA} torchrun --nproc-per-node 2 -m layoutner"),
     "DataParallel by both": ([CUDA, "python"], 2, (2, 1), f"{CUDA} torchrun --nproc-per-node 2 -m layoutner"),
     "DataParallel by --gpus": (["python"], 3, (3, 1), "deepspeed --num_gpus 3 --module layoutner"),
+    "devices before an invalid one": (
+        ["CUDA_VISIBLE_DEVICES=0,1,-1,2", "python"],
+        None,
+        (2, 1),
+        "CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node 2 -m layoutner",
+    ),
+    "devices by name": (
+        ["CUDA_VISIBLE_DEVICES=GPU-1a,GPU-2b", "python"],
+        None,
+        (2, 1),
+        "CUDA_VISIBLE_DEVICES=GPU-1a,GPU-2b torchrun --nproc-per-node 2 -m layoutner",
+    ),
+    "one process by torchrun": (
+        [CUDA, "torchrun", "--nproc_per_node=1"],
+        None,
+        (2, 1),
+        f"{CUDA} torchrun --nproc-per-node 2 -m layoutner",
+    ),
     "one device": (["CUDA_VISIBLE_DEVICES=5", "python"], None, (1, 1), "CUDA_VISIBLE_DEVICES=5 layoutner"),
     "no device": (["CUDA_VISIBLE_DEVICES=", "python"], None, (1, 1), "layoutner"),
 }
@@ -404,7 +514,46 @@ def test_processes_and_gpus(words: list[str], gpus: int | None, ranks: tuple[int
     assert f"batch: {15 * ranks[0] * ranks[1]} windows a step = {arithmetic}" in made.notes
     assert (values.get("run.device") == "cpu") == ("CUDA_VISIBLE_DEVICES=" in words)
     alone = any(note.startswith("processes: the old script joins them only by --local_rank") for note in made.notes)
-    assert alone == ("torchrun" in words or "--use_env" in words)
+    assert alone == (ranks[1] > 1 and ("torchrun" in words or "--use_env" in words))
+    assert ("GPUs: 1 a process, as under a launcher" in made.notes) == (ranks[1] > 1 and not alone)
+
+
+def test_processes_that_the_old_script_did_not_join_each_went_through_all_pieces() -> None:
+    old_data(Path("data"), 150)
+    for before, gpus, forwards in (([], "1 is assumed", "8) = 19"), ([CUDA], f"2, of {CUDA}", "16) = 10")):
+        for launcher in (["torchrun", "--nproc_per_node=2"], [*LAUNCH[:3], "--nproc_per_node=2", "--use_env"]):
+            notes = migrate([*before, *launcher, *TRAINING[1:]]).notes
+            assert f"GPUs: each of the old processes used all that it saw ({gpus}); here each has one" in notes
+            steps = int(forwards[-2:])
+            old = f"150 pieces in each process, ceil(150 / {forwards} forwards, {steps} // 1 = {steps} steps an epoch; "
+            assert f"steps of the old script: {old}x 3 epochs = {3 * steps} steps" in notes[-2]
+    assert "a process, ceil(75 / 8)" in migrate([*LAUNCH[:3], "--nproc_per_node=2", *TRAINING[1:]]).notes[-2]
+
+
+@pytest.mark.parametrize(("processes", "devices", "fits"), [(4, "2,3", 2), (4, "0,1,2", 2), (3, "5,6", 1)])
+def test_more_processes_than_gpus_are_said(processes: int, devices: str, fits: int) -> None:
+    before = [f"CUDA_VISIBLE_DEVICES={devices}", *LAUNCH[:3], f"--nproc_per_node={processes}"]
+    said = f"layoutner refuses more processes than GPUs: name {processes} GPUs, or give --nproc-per-node {fits} in the"
+    made = migrate([*before, *TRAINING[1:]])
+    (note,) = (note for note in made.notes if note.startswith("processes: "))
+    assert said in note
+    batch = made.settings["batch"]
+    plan_batch(int(str(batch["global_windows"])), int(str(batch["micro_windows"])), ranks=fits)
+    assert not any(said in note for note in migrate([*before, *SCORING[1:]]).notes)
+
+
+def test_gpus_without_training_are_not_said_to_have_a_process_each() -> None:
+    made = migrate(SCORING, gpus=3)
+    assert made.commands[0].startswith("layoutner evaluate ")
+    assert "GPUs: 3, of --gpus; one process fed them (DataParallel), here the commands use one of them" in made.notes
+    assert any("here each has a process of its own" in note for note in migrate(TRAINING, gpus=3).notes)
+
+
+@pytest.mark.parametrize(("words", "shape"), [([], "--gpus-per-node=4"), (["--no_cuda"], "--cpus-per-task=4")])
+def test_nodes_are_asked_of_slurm_as_its_script_counts(words: list[str], shape: str) -> None:
+    made = migrate([*LAUNCH, "--nnodes", "2", *TRAINING[1:], *words])
+    assert f"  sbatch --nodes=2 {shape} slurm/train.sh --config settings.toml" in made.remarks
+    assert "tasks=${SLURM_CPUS_PER_TASK:-1}" in (ROOT / "slurm" / "train.sh").read_text()
 
 
 class Pieces(Dataset[int]):
@@ -455,7 +604,10 @@ def test_steps_by_max_steps_and_none_at_all() -> None:
     assert "max_steps + 1 = 31 steps" in notes
     assert "ceil(20 / 8) = 3 steps an epoch; 30 steps" in notes
     notes = "\n".join(migrate([*TRAINING, "--gradient_accumulation_steps", "4"]).notes)
-    assert "3 // 4 = 0 steps an epoch; none at all, and a division by zero" in notes
+    none = "3 // 4 = 0 steps an epoch; none at all, and a division by zero"
+    assert f"{none} after the last epoch, before the model was saved" in notes
+    notes = "\n".join(migrate([*TRAINING, "--gradient_accumulation_steps", "4", "--max_steps", "30"]).notes)
+    assert f"{none} before the first epoch" in notes
     notes = "\n".join(migrate([*TRAINING, "--warmup_steps", "10"]).notes)
     assert "--warmup_steps 10 is more, which layoutner refuses" in notes
 
@@ -504,10 +656,87 @@ def test_dev_files_that_are_the_test_files_choose_as_test_pages() -> None:
     values = loaded(made)
     chosen = (values.get("data.eval"), values["data.choose_by"], values["data.test"], values["run.eval_every"])
     assert chosen == (None, "test", "data", 50)
-    assert "dev.txt is a copy of test.txt" in fate(made, "evaluate_during_training").why
-    (Path("data") / "dev.txt").write_text("one\tS-A\n")
+    assert "dev.txt has the pages of test.txt" in fate(made, "evaluate_during_training").why
+    old_pages(Path("data"), "dev", [300])
     values = loaded(migrate(words))
     assert (values["data.eval"], values.get("data.choose_by"), values.get("data.test")) == ("data", None, None)
+
+
+@pytest.mark.parametrize(
+    ("dev", "test", "refused"),
+    [
+        (range(500, 506), range(500, 512), "6 of 6"),  # half of the test pages
+        (range(500, 512), range(500, 506), "6 of 12"),
+        ([300, 301, 500, 501], range(500, 560), "2 of 4"),
+        ([500, *range(300, 305)], range(500, 506), ""),  # one is an accident
+        ([*range(500, 503), *range(300, 330)], range(500, 530), ""),  # a tenth is, too
+    ],
+)
+def test_pages_of_dev_that_are_test_pages_are_said_where_training_refuses_them(
+    dev: Iterable[int], test: Iterable[int], refused: str
+) -> None:
+    old_data(Path("data"), 20)
+    old_pages(Path("data"), "test", test)
+    old_pages(Path("data"), "dev", dev)
+    words = [*TRAINING, "--evaluate_during_training"]
+    made = migrate([*words, "--do_eval"])
+    assert made.settings["data"]["eval"] == "data"
+    said = [remark for remark in made.remarks if remark.endswith(f" {refused} pages of dev.txt are pages of test.txt.")]
+    assert len(said) == bool(refused)
+    if refused:
+        with pytest.raises(UserError, match=f"{refused} pages of data.eval are pages of data.test"):
+            corpus(made)
+        assert "Take them out of dev.txt, or set data.eval = 0.1" in made.toml()
+        made.settings["data"]["eval"] = 0.1
+    corpus(made)
+    assert migrate(words).remarks == []  # without data.test nothing is refused
+    assert old_run.ACCIDENT == data_splits.ACCIDENT
+
+
+def test_dev_pages_that_are_all_test_pages_need_not_be_a_copy_of_the_file() -> None:
+    old_data(Path("data"), 20)
+    old_pages(Path("data"), "dev", reversed(range(500, 520)))
+    with open("data/dev.txt", "a") as file:
+        file.write("\n")
+    made = migrate([*TRAINING, "--evaluate_during_training", "--do_eval"])
+    assert (made.settings["data"]["choose_by"], made.remarks) == ("test", [])
+    assert "eval" not in made.settings["data"]
+    assert len(corpus(made).eval) == 20
+
+
+def test_without_labels_those_of_the_folder_count_as_layoutner_takes_them() -> None:
+    old_data(Path("data"), 2)
+    assert "the labels are those of data/labels.txt where it is there, else of the training pages; the old" in str(
+        fate(migrate(TRAINING), "labels")
+    )
+    assert corpus(migrate(TRAINING)).labels.types == ("A",)
+    Path("data/labels.txt").write_text("S-A\nS-B\n")
+    made = migrate(TRAINING)
+    assert "; the labels are those of data/labels.txt; the old script stopped here" in str(fate(made, "labels"))
+    assert corpus(made).labels.types == ("A", "B")
+
+
+@pytest.mark.parametrize("lower", [True, False], ids=["lower", "as it is"])
+def test_an_old_folder_without_the_files_of_a_tokenizer_lower_cases(lower: bool) -> None:
+    from transformers import AutoTokenizer
+
+    folder = Path("cased")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nForm\nform\n")
+    words = [*TRAINING, "--model_name_or_path", "cased", *["--do_lower_case"] * lower]
+    its = fate(migrate(words), "do_lower_case")
+    assert its.what == ("replaced" if lower else "default")
+    assert its.why == (
+        "cased has no tokenizer_config.json and no tokenizer.json, so the tokenizer lower-cases words, as the old run "
+        f'did{"" if lower else " not"}; for a vocabulary with capitals write {{"do_lower_case": false}} into '
+        "cased/tokenizer_config.json, which keeps them"
+    )
+    assert AutoTokenizer.from_pretrained("cased").tokenize("Form") == ["form"]
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert AutoTokenizer.from_pretrained("cased").tokenize("Form") == ["Form"]
+    assert "tokenizer_config.json" not in fate(migrate(words), "do_lower_case").why
+    assert "has no" not in fate(migrate([*words, "--model_type", "roberta"]), "do_lower_case").why
 
 
 def test_an_output_folder_with_something_in_it_is_noted() -> None:
@@ -519,7 +748,11 @@ def test_an_output_folder_with_something_in_it_is_noted() -> None:
         return [note for note in migrate([*BASE, *words]).notes if note.startswith("output: a/out is not empty; ")]
 
     (note,) = notes("--do_train", "--do_eval", "--eval_all_checkpoints")
-    assert "what is in it stays; layoutner refuses to train over test_predictions.txt, test_results.txt or" in note
+    others = "what another trainer left (a model, test_predictions.txt, test_results.txt): give another run.output_dir"
+    assert note.endswith(f"; what is in it stays; layoutner refuses to train over an earlier run, or over {others}")
+    (note,) = notes("--do_train", "--overwrite_output_dir")
+    removes = "; --run.overwrite true removes an earlier run of layoutner there, and nothing else; layoutner refuses to"
+    assert note.endswith(f"{removes} train over {others}")
     assert notes("--do_eval", "--do_predict") == []
     for name in ("eval_results", "test_predictions", "test_results"):
         Path(f"a/out/{name}.txt").touch()
@@ -534,12 +767,16 @@ def test_an_output_folder_with_something_in_it_is_noted() -> None:
 
 
 def test_preprocess_beside_training_leaves_the_data_folder_as_it_stands() -> None:
-    line = f"python preprocess.py --data_split train && python preprocess.py --data_split test; {shlex.join(TRAINING)}"
+    line = "python preprocess.py --data_split train && python preprocess.py --data_dir data/testing_data/annotations "
+    line += f"--data_split test; {shlex.join(TRAINING)}"
     made = migrate([line])
     values = loaded(made)
     assert (values["data.format"], values["data.train"]) == ("unilm", "data")
     assert fate(made, "data_split", PREPROCESS).option == f"{PREPROCESS} --data_split train, --data_split test"
-    assert "`--data.format funsd --data.train data` would read the annotations themselves" in made.notes[-1]
+    assert (
+        "`--data.format funsd --data.train data --data.test data` would read the annotations themselves"
+        in made.notes[-1]
+    )
     assert len(made.made_from) == 3
 
 
@@ -551,6 +788,14 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--do"], "ambiguous option: --do could match --do_train, --do_eval, --do_predict, --do_lower_case"),
     (["--seed", "x"], "--seed x: give a whole number, such as 10"),
     (["--max_steps", "9" * 20], "--max_steps 9"),
+    (["--seed", "4294967296"], "--seed 4294967296: give at most 4294967295"),
+    (["--logging_steps", "99999999999"], "--logging_steps 99999999999: give at most 4294967295"),
+    (["--output_dir", ""], "--output_dir '': is empty (a shell variable that is not set?); write what it stood for"),
+    (["--data_dir", " "], "--data_dir ' ': is empty"),
+    (["--model_name_or_path="], "--model_name_or_path '': is empty"),
+    (["--model_type", ""], "--model_type '': is empty"),
+    (["--seed", ""], "--seed '': is empty"),
+    (["--fp16_opt_level", ""], "--fp16_opt_level '': is empty"),
     (["--seed", "1.5"], "--seed 1.5: give a whole number"),
     (["--learning_rate", "fast"], "--learning_rate fast: give a number, such as 0.1"),
     (["--learning_rate", "nan"], "--learning_rate nan: optimizer.lr cannot hold it"),
@@ -576,6 +821,7 @@ def test_a_mistake_is_said_with_what_to_do(words: list[str], message: str) -> No
     with pytest.raises(UserError) as found:
         migrate([*TRAINING, *words])
     assert str(found.value).startswith(f"the old command line cannot be migrated: {message}")
+    assert "\n" not in str(found.value)  # said once
 
 
 @pytest.mark.parametrize(
@@ -586,7 +832,10 @@ def test_a_mistake_is_said_with_what_to_do(words: list[str], message: str) -> No
         ([f"export {CUDA}\n{shlex.join(TRAINING)}"], f"export {CUDA}: write CUDA_VISIBLE_DEVICES in front of"),
         (["deepspeed", "--num_gpus", "4", *TRAINING[1:]], "deepspeed: not known in front of run_seq_labeling.py"),
         (["python", "-m", "accelerate.commands.launch", *TRAINING[1:]], "accelerate.commands.launch: not known"),
-        (["mpirun", "-np", "4", *TRAINING], "write `torchrun --nproc_per_node=N run_seq_labeling.py ...`"),
+        (
+            ["mpirun", "-np", "4", *TRAINING],
+            "leave `mpirun` and its options out, and write `torchrun --nproc_per_node=N run_seq_labeling.py ...`",
+        ),
         ([f"srun -n 4 {shlex.join(TRAINING)}"], "or give --gpus N before the --"),
         ([*TRAINING, "--labels", "\udcff"], "the old command line is not UTF-8"),
         ([f"{shlex.join(TRAINING)} ; {shlex.join(SCORING)}"], "2 commands of run_seq_labeling.py"),
@@ -600,6 +849,7 @@ def test_a_mistake_is_said_with_what_to_do(words: list[str], message: str) -> No
         (["ls", "-l"], "no command of run_seq_labeling.py or preprocess.py in it (not read: ls -l)"),
         (["python", "train.py", "--data_dir", "d"], "the options alone where the script has another name"),
         (["python", PREPROCESS, "--max_len", "5"], "--max_len 5: at least 6"),
+        (["python", PREPROCESS, "--data_dir", ""], "--data_dir '': is empty"),
         (BASE, "none of --do_train, --do_eval, --do_predict"),
     ],
 )
@@ -607,6 +857,68 @@ def test_lines_that_are_none(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as found:
         migrate(words)
     assert message in str(found.value)
+
+
+def test_the_advice_on_another_launcher_can_be_followed() -> None:
+    with pytest.raises(
+        UserError, match="leave `srun` and its options out.*give --gpus N before the -- for one process"
+    ):
+        migrate(["srun", "-n", "1", *TRAINING], gpus=4)
+    assert migrate(TRAINING, gpus=4).settings["batch"]["global_windows"] == 32
+
+
+@pytest.mark.parametrize(
+    ("file", "option"), [("data/train.txt", "data_dir"), ("data/labels.txt", "data_dir"), ("l.txt", "labels")]
+)
+def test_a_file_that_cannot_be_read_is_said_by_its_option(
+    file: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_data(Path("data"), 2)
+    Path(file).touch()
+    refuse(monkeypatch, "builtins.open", file)
+    words = ["--labels", file] if option == "labels" else []
+    value = file if option == "labels" else "data"
+    said = rf"^[^:]*: --{option} {value}: {file} cannot be read \(Permission denied\); make it readable, as"
+    with pytest.raises(UserError, match=said):
+        migrate([*TRAINING, *words])
+
+
+def test_an_output_folder_that_cannot_be_looked_into_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a/out").mkdir(parents=True)
+    refuse(monkeypatch, "os.listdir", "a/out")
+    said = "output: a/out cannot be looked into (Permission denied): give another run.output_dir, or make it readable"
+    assert said in migrate(TRAINING).notes
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, function: str, path: str) -> None:
+    """Let a function refuse a path, which root may read whatever its permissions."""
+    module, _, name = function.rpartition(".")
+    real = getattr(sys.modules[module], name)
+
+    def wrapped(given: Any, *rest: Any, **more: Any) -> Any:
+        if given == path:
+            raise PermissionError(13, "Permission denied", path)
+        return real(given, *rest, **more)
+
+    monkeypatch.setattr(function, wrapped)
+
+
+SECRETS = ["WANDB_API_KEY", "HF_TOKEN", "aws_secret_access", "DB_PASSWORD"]
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["train", "evaluate"])
+def test_a_secret_in_front_of_the_line_is_not_copied(trains: bool) -> None:
+    given = [f"{name}=hush$1" for name in SECRETS]
+    command = shlex.join([*given, "TOKENIZERS_PARALLELISM=false", *(TRAINING if trains else SCORING)])
+    text = f"export HF_TOKEN=hush; {command}"
+    made = migrate([text])
+    printed = made.toml() + "".join(made.notes)
+    assert "hush" not in printed
+    assert f"{' '.join(f'{name}=...' for name in SECRETS)} TOKENIZERS_PARALLELISM=false python" in made.made_from[0]
+    assert made.commands[0].startswith("TOKENIZERS_PARALLELISM=false layoutner ")
+    said = f"No secret is copied here, so it has to stand in the environment: {', '.join(SECRETS)}."
+    assert said in made.remarks
+    assert "not read: export HF_TOKEN=..." in made.notes
 
 
 def test_all_mistakes_come_at_once() -> None:

@@ -1,21 +1,19 @@
 """An old command line becomes settings, the commands that use them, and a report; see old_script.py for its options."""
 
 import os
-import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from layoutner.config.errors import did_you_mean, raise_gathered
-from layoutner.config.importing import to_toml
-from layoutner.config.old_run import OldRun, scheme_of
-from layoutner.config.old_script import CUDA, OPTIONS, PREPROCESS, SET_BY_LAUNCHERS, TRAIN, Command, read_line
+from layoutner.config.migrated import Fate, Migrated, fate_of
+from layoutner.config.old_run import SPLITS, OldRun, funsd_settings, scheme_of
+from layoutner.config.old_script import CUDA, OPTIONS, PREPROCESS, SECRET, SET_BY_LAUNCHERS, TRAIN, Command, read_line
 from layoutner.config.settings import sections
 
 FAMILIES = ["bert", "roberta", "layoutlm"]
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 LEVELS = ["O0", "O1", "O2", "O3"]
 CONFIG = "--config settings.toml"
 # What becomes of an option that was not given, where a line gives it: one that trains, one that does not. "" = dropped,
@@ -36,41 +34,6 @@ ELSE = {
     "server_ip": ("replaced by `python -m debugpy`",) * 2,
     "server_port": ("replaced by `python -m debugpy`",) * 2,
 }
-FUNSD = re.compile(r"((^|/)(training|testing)_data)?((^|/)annotations)?/*$")  # below the folder of the data set
-
-
-class Fate(NamedTuple):
-    """What became of one option."""
-
-    what: str  # of a given option "kept", "replaced" or "dropped"; of another "default" where that is said, "not given"
-    option: str  # with its value
-    became: str = ""  # e.g. "optimizer.lr = 3e-05", "`layoutner train`"
-    why: str = ""
-
-    def __str__(self) -> str:
-        became = f" -> {self.became}" if self.became else ""
-        return f"{self.what:10}{self.option}{became}{f': {self.why}' if self.why else ''}"
-
-
-@dataclass
-class Migrated:
-    """What became of a command line."""
-
-    made_from: list[str]
-    commands: list[str] = field(default_factory=list)  # that do now what it did, with the settings in settings.toml
-    remarks: list[str] = field(default_factory=list)  # on the commands
-    settings: dict[str, dict[str, object]] = field(default_factory=dict)  # section -> key -> value
-    report: list[Fate] = field(default_factory=list)  # in the order of OPTIONS
-    notes: list[str] = field(default_factory=list)  # the arithmetic, and what was found in the folders
-
-    def toml(self) -> str:
-        """The settings, under comments that say where they come from and how they are used."""
-        lines = ["Made by `layoutner config migrate` from", *(f"  {line}" for line in self.made_from)]
-        lines.append("Saved as settings.toml, it is used so:" if self.settings else "No settings: these do it now.")
-        lines += [*(f"  {command}" for command in self.commands), *self.remarks]
-        # A comment of TOML holds no control characters.
-        clean = [re.sub(r"[\x00-\x1f\x7f]", " ", line) for line in lines]
-        return "".join(f"# {line}\n" for line in clean) + to_toml(self.settings)
 
 
 def migrate(arguments: Sequence[str], gpus: int | None = None) -> Migrated:
@@ -91,24 +54,12 @@ def migrate(arguments: Sequence[str], gpus: int | None = None) -> Migrated:
     prepared = [command for command in line.commands if command.script == PREPROCESS]
     if len(trained) > 1:
         line.problems.append(f"{len(trained)} commands of {TRAIN}: migrate one after the other")
-    made = Migrated([shlex.join(command.words) for command in line.commands], notes=line.notes)
+    made = Migrated([command.shown for command in line.commands], notes=line.notes)
     if trained:
         _Migration(OldRun(trained[0], gpus, line.problems, line.notes), made).run()
     _preprocessing(prepared, made, bool(trained), line.problems)
     raise_gathered("the old command line cannot be migrated", line.problems)
     return made
-
-
-def _fate(old: Command, option: str, kept: bool, became: str, why: str, instead: str = "") -> Fate:
-    """What became of an option; where it was not given and nothing had to be said for it, `instead` or `why`."""
-    value = old.values[option]
-    if option in old.given:
-        what = "kept" if kept else "replaced" if became else "dropped"
-        return Fate(what, f"--{option}" if value is True else f"--{option} {shlex.quote(str(value))}", became, why)
-    if became:
-        shown = "(off)" if value is False else "(none)" if value == "" else value
-        return Fate("default", f"--{option} {shown}", became, why)
-    return Fate("not given", f"--{option}", why=f"else {instead or f'dropped, because {why}'}")
 
 
 class _Migration:
@@ -148,7 +99,7 @@ class _Migration:
     def say(self, option: str, became: str = "", why: str = "") -> None:
         """What an option becomes that is no setting."""
         instead = ELSE.get(option, ("", ""))[not self.train]
-        self.fates[option] = _fate(self.old, option, False, became, why, instead)
+        self.fates[option] = fate_of(self.old, option, False, became, why, instead)
 
     def put(self, option: str, why: str = "", /, **values: object) -> None:
         """Settings, as section__key=value, that an option becomes."""
@@ -158,7 +109,7 @@ class _Migration:
             self.made.settings.setdefault(section, {})[key] = value
             self.homes[section, key] = option
             became.append(f"{section}.{key} = {value}")
-        self.fates[option] = _fate(self.old, option, True, ", ".join(became), why)
+        self.fates[option] = fate_of(self.old, option, True, ", ".join(became), why)
 
     def validate(self) -> None:
         """What the settings refuse, by the option that said it."""
@@ -182,7 +133,7 @@ class _Migration:
                 self.problem(option, "at least 1")
         for option, known in (("model_type", FAMILIES), ("fp16_opt_level", LEVELS)):
             value = self.old.text(option)
-            if option in self.old.given and (value.lower() if known is FAMILIES else value) not in known:
+            if value and option in self.old.given and (value.lower() if known is FAMILIES else value) not in known:
                 self.problem(option, f"not one of the old script's; {did_you_mean(value, known)}")
 
     def files(self) -> None:
@@ -195,10 +146,14 @@ class _Migration:
         why += "numbers anyway"
         self.put("output_dir", why, run__output_dir=out)
         file, train = self.old.text("labels"), past.splits["train"]
-        scheme, why = scheme_of(file or os.path.join(self.data, "labels.txt")), "the scheme is that of the file"
+        own = os.path.join(self.data, "labels.txt")
+        of_own = past.lines("data_dir", own) if not file else None
+        scheme, why = scheme_of(past.lines("labels", file) if file else of_own), "the scheme is that of the file"
         if scheme is None:
             scheme, why = train.scheme if train else "BIOES", "the scheme is that of train.txt, else preprocess.py's"
-        why += "; the labels are those of the data, where the old script stopped" * (not file)
+        if not file:
+            those = f"of {own}" if of_own is not None else f"of {own} where it is there, else of the training pages"
+            why += f"; the labels are those {those}; the old script stopped here"
         self.put("labels", why, **({"data__labels": file} if file else {}), data__scheme=scheme)
         length = self.old.number("max_seq_length")
         why = "the old script had no overlap; data.stride = 128 would give the words at cuts more context"
@@ -223,7 +178,15 @@ class _Migration:
         if odd := kind != "roberta" and not lower and (uncased or "cased" not in name.lower()):
             where = "here words are lower-cased" if uncased else "where this tokenizer lower-cases, sub-words differ"
             why = f"the old run kept capitals, which an uncased vocabulary reads as [UNK]; {where}"
-        self.say("do_lower_case", "the checkpoint's tokenizer" * (lower or odd), why)
+        if bare := kind != "roberta" and os.path.isdir(name) and not any(map(self.in_checkpoint, TOKENIZER_FILES)):
+            file = os.path.join(name, TOKENIZER_FILES[0])
+            no_files = f"{name} has no {' and no '.join(TOKENIZER_FILES)}"
+            why = f"{no_files}, so the tokenizer lower-cases words, as the old run did{'' if lower else ' not'}; "
+            why += f'for a vocabulary with capitals write {{"do_lower_case": false}} into {file}, which keeps them'
+        self.say("do_lower_case", "the checkpoint's tokenizer" * (lower or odd or bare), why)
+
+    def in_checkpoint(self, file: str) -> bool:
+        return os.path.isfile(os.path.join(self.old.text("model_name_or_path"), file))
 
     def batch(self) -> None:
         past, values, warmup = self.past, self.old.values, self.old.number("warmup_steps")
@@ -268,8 +231,8 @@ class _Migration:
         if not self.on(option) or log <= 0:
             self.say(option, why="the old script did it at logging steps, and the line has none")
         elif past.dev_is_test:
-            why = "dev.txt is a copy of test.txt, so the test pages choose the checkpoint, which flatters their score; "
-            why += "scores.json says so. An honest score: data.eval = 0.1, without data.choose_by"
+            why = "dev.txt has the pages of test.txt, so the test pages choose the checkpoint, which flatters their "
+            why += "score; scores.json says so. An honest score: data.eval = 0.1, without data.choose_by"
             self.put(option, why, data__choose_by="test", data__test=self.data, run__eval_every=log)
         elif past.data_there and not past.splits["dev"]:
             why = "no dev.txt, at which the old script stopped: a tenth of the training pages; the best is exported"
@@ -277,6 +240,12 @@ class _Migration:
         else:
             why = "the best checkpoint is exported, not the last; where there is no dev.txt, give data.eval = 0.1"
             self.put(option, why, data__eval=self.data, run__eval_every=log)
+            if past.dev_in_test and (self.scores or self.predicts):
+                self.made.remarks += [
+                    f"Refused as it stands, as the test pages would choose the checkpoint: {past.dev_in_test}.",
+                    "Take them out of dev.txt, or set data.eval = 0.1, a tenth of the training pages; or, on purpose,",
+                    'data.choose_by = "test" in place of data.eval, and scores.json says so.',
+                ]
         half, level = self.on("fp16"), self.old.text("fp16_opt_level")
         why = "O0 is fp32" if level == "O0" else "apex needs a GPU, and the line has none" if past.no_gpu else ""
         dtype = "fp16" if half and not why else "fp32"
@@ -333,6 +302,9 @@ class _Migration:
         """What is run now."""
         past, commands, remarks = self.past, self.made.commands, self.made.remarks
         before = {name: value for name, value in self.old.environment.items() if name not in (CUDA, *SET_BY_LAUNCHERS)}
+        if secrets := [name for name in before if SECRET.match(f"{name}=")]:
+            remarks.append(f"No secret is copied here, so it has to stand in the environment: {', '.join(secrets)}.")
+        before = {name: value for name, value in before.items() if name not in secrets}
         before |= {CUDA: ",".join(past.devices)} if past.devices else {}
         before |= {"HF_HUB_CACHE": self.old.text("cache_dir")} if self.on("cache_dir") else {}
         prefix = "".join(f"{name}={shlex.quote(value)} " for name, value in before.items())
@@ -341,7 +313,7 @@ class _Migration:
             settings = CONFIG + " --run.overwrite true" * self.on("overwrite_output_dir")
             commands.append(f"{prefix}{past.start()} train {settings}")
             if past.nodes > 1:
-                shape = f"--nodes={past.nodes} --gpus-per-node={past.processes}"
+                shape = f"--nodes={past.nodes} --{'cpus-per-task' if past.no_gpu else 'gpus-per-node'}={past.processes}"
                 remarks.append("on every node, with its own --node-rank; or, under Slurm,")
                 remarks.append(f"  sbatch {shape} slurm/train.sh {settings}")
         else:
@@ -349,9 +321,15 @@ class _Migration:
             remarks.append("A model that the old script trained is not read: migrate the line that trained it first.")
         made = [("evaluate", "eval_results")] * self.scores
         made += [("evaluate", "test_results"), ("predict", "test_predictions")] * self.predicts
-        there = os.listdir(self.out) if os.path.isdir(self.out) else []
-        said = "what is in it stays; layoutner refuses to train over test_predictions.txt, test_results.txt or another "
-        said += "trainer's model: give another run.output_dir"
+        there = self.in_output()
+        said = "what is in it stays; layoutner refuses to train over an earlier run, or over "
+        if self.on("overwrite_output_dir"):
+            said = (
+                "--run.overwrite true removes an earlier run of layoutner there, and nothing else; layoutner refuses "
+            )
+            said += "to train over "
+        said += "what another trainer left (a model, test_predictions.txt, test_results.txt): give another "
+        said += "run.output_dir"
         warnings = [said] if there and self.train else []
         for what, file in made:
             every = file == "eval_results" and self.on("eval_all_checkpoints")
@@ -363,6 +341,14 @@ class _Migration:
                     warnings.append(f"`layoutner {what}` writes over {file}.txt: keep a copy to compare")
         self.made.notes += [f"output: {self.out} is not empty; {warning}" for warning in warnings]
 
+    def in_output(self) -> list[str]:
+        try:
+            return os.listdir(self.out) if os.path.isdir(self.out) else []
+        except OSError as error:
+            said = f"cannot be looked into ({error.strerror}): give another run.output_dir, or make it readable"
+            self.made.notes.append(f"output: {self.out} {said}")
+            return []
+
     def at(self, name: str) -> str:
         """A file of the output folder, as a shell takes it."""
         return shlex.quote(os.path.join(self.out, name))
@@ -370,22 +356,25 @@ class _Migration:
 
 def _preprocessing(commands: list[Command], made: Migrated, trained: bool, problems: list[str]) -> None:
     """Report on preprocess.py's options; without a training command also the settings."""
-    folders = {command.text("data_split"): re.sub(FUNSD, "", command.text("data_dir")) or "." for command in commands}
+    data = funsd_settings(commands) if commands else {"train": "DIR"}
     longest = max((command.number("max_len") for command in commands), default=510) + 2
-    train = folders.get("train") or next(iter(folders.values()), "DIR")
-    reads = f"--data.format funsd --data.train {shlex.quote(train)}"
-    problems += [f"--max_len {its.number('max_len')}: at least 6" for its in commands if its.number("max_len") < 6]
+    reads = " ".join(["--data.format funsd", *(f"--data.{key} {shlex.quote(value)}" for key, value in data.items())])
+    for command in commands:
+        if command.number("max_len") < 6:
+            problems.append(f"--max_len {command.number('max_len')}: at least 6")
+        if (split := command.text("data_split")) not in SPLITS:
+            said = f"{TRAIN} reads train, dev and test alone; give one of these, or leave this command out"
+            (made.notes if trained else problems).append(f"--data_split {split}: {said}")
     if trained and commands:
         made.notes.append(f"data: the files of {PREPROCESS} are kept; `{reads}` would read the annotations themselves")
     elif commands:
-        roles = {"train": "train", "dev": "eval", "test": "test"}
-        read = {roles[split]: folder for split, folder in folders.items() if split in roles}
-        made.settings = {"data": {"format": "funsd", **read, "scheme": "BIOES", "max_length": longest, "stride": 0}}
-        made.commands.append(f"layoutner train {CONFIG} --model.name_or_path NAME --schedule.epochs N")
+        made.settings = {"data": {"format": "funsd", **data, "scheme": "BIOES", "max_length": longest, "stride": 0}}
+        missing = " --data.train DIR" * ("train" not in data) + " --model.name_or_path NAME --schedule.epochs N"
+        made.commands.append(f"layoutner train {CONFIG}{missing}")
         made.remarks.append("preprocess.py has nothing to do any more: the annotations are read as they are.")
     for option, became, why in (
         ("data_dir", reads, "the annotations are read without preprocessing"),
-        ("data_split", "", "data.train and data.test say which is which"),
+        ("data_split", "", "data.train, data.eval and data.test say which is which"),
         ("output_dir", "", "nothing is written"),
         ("model_name_or_path", "", "the model's own tokenizer cuts the pages"),
         ("max_len", f"data.max_length = {longest}", "windows are cut in training, and counted with special tokens"),
@@ -394,6 +383,6 @@ def _preprocessing(commands: list[Command], made: Migrated, trained: bool, probl
         alone = Fate(
             "not given", f"--{option}", why=f"else {'replaced by ' + became if became else 'dropped'}, because {why}"
         )
-        its = [_fate(command, option, False, became, why) for command in those] or [alone]
+        its = [fate_of(command, option, False, became, why) for command in those] or [alone]
         shown = ", ".join(dict.fromkeys(one.option for one in its))
         made.report.append(its[0]._replace(option=f"{PREPROCESS} {shown}"))

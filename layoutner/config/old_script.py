@@ -15,6 +15,8 @@ Value = str | int | float | bool
 TRAIN, PREPROCESS = "run_seq_labeling.py", "preprocess.py"
 CUDA = "CUDA_VISIBLE_DEVICES"
 LAUNCHERS = ("torch.distributed.launch", "torch.distributed.run", "torchrun")
+SECRET = re.compile(r"\w*(KEY|TOKEN(?!IZE)|SECRET|PASSWORD)\w*=", re.IGNORECASE)  # not TOKENIZERS_PARALLELISM
+LARGEST = 2**32 - 1  # of a whole number, as of run.seed; no run has so many steps
 SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Their options, of old and of today's torch.
 LAUNCHER_SWITCHES = ("use_env", "standalone", "m", "module", "no_python")
@@ -59,6 +61,11 @@ class Command:
     environment: dict[str, str] = field(default_factory=dict)  # the assignments in front of it
     launcher: dict[str, str] = field(default_factory=dict)  # options of the launcher, with _; "name" is its own name
 
+    @property
+    def shown(self) -> str:
+        """The line to be kept and printed, without secrets."""
+        return show(self.words)
+
     def text(self, option: str) -> str:
         return str(self.values[option])
 
@@ -73,6 +80,12 @@ class OldLine:
     commands: list[Command] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def show(words: Sequence[str]) -> str:
+    """Words as a shell takes them, NAME=... for a variable that holds a secret."""
+    hidden = (f"{word.partition('=')[0]}=..." if SECRET.match(word) else word for word in words)
+    return shlex.join(hidden)
 
 
 def read_line(arguments: Sequence[str]) -> OldLine:
@@ -100,11 +113,11 @@ def read_line(arguments: Sequence[str]) -> OldLine:
             names = {word.partition("=")[0] for word in words}
             script, at = PREPROCESS if names & {"--data_split", "--max_len"} else TRAIN, -1
         else:
-            line.notes.append(f"not read: {shlex.join(words)}")
+            line.notes.append(f"not read: {show(words)}")
             if any(word.startswith(f"{CUDA}=") for word in words):
-                line.problems.append(f"{shlex.join(words)}: write {CUDA} in front of the python that it was meant for")
+                line.problems.append(f"{show(words)}: write {CUDA} in front of the python that it was meant for")
             continue
-        if whole and (open_ends := [word for word in words if re.search(r"[$`]", word)]):
+        if whole and (open_ends := [word for word in words if re.search(r"[$`]", show([word]))]):
             raise UserError(
                 f"{', '.join(open_ends)}: the value is not in the text. Write it, or put `layoutner config migrate --` "
                 "in front of the command in the script, so that the shell fills it in"
@@ -179,8 +192,9 @@ def _read_front(words: list[str], command: Command, line: OldLine) -> None:
             command.environment[name] = value
         elif not word.startswith("-") and not re.fullmatch(r"i?python[\d.]*(\.exe)?|env|nohup|time", start):
             line.problems.append(
-                f"{word}: not known in front of {command.script}, and it may change the batch; write "
-                f"`torchrun --nproc_per_node=N {command.script} ...` for N processes, or give --gpus N before the --"
+                f"{word}: not known in front of {command.script}, and it may change the batch; leave `{word}` and its "
+                f"options out, and write `torchrun --nproc_per_node=N {command.script} ...` for N processes, or give "
+                "--gpus N before the -- for one process with N GPUs"
             )
             break
     for key in ("nproc_per_node", "nnodes"):
@@ -214,12 +228,19 @@ def _read_options(words: list[str], command: Command, line: OldLine) -> None:
             line.problems.append(f"{word}: a value without an option; quote a value that has blanks")
     for name, value in said.items():
         default = known[name]
+        if default != "" and not str(value).strip():
+            empty = "is empty (a shell variable that is not set?); write what it stood for"
+            line.problems.append(f"--{name} {shlex.quote(value)}: {empty}")
+            continue
         try:
-            command.values[name] = value if default is None else type(default)(value)
-            if isinstance(default, int) and command.number(name) >= 2**32:
-                raise ValueError("no run has so many")
+            read = value if default is None else type(default)(value)
         except ValueError:
             wanted = "a whole number, such as 10" if isinstance(default, int) else "a number, such as 0.1"
             line.problems.append(f"--{name} {value}: give {wanted}")
+            continue
+        if isinstance(read, int) and read > LARGEST:
+            line.problems.append(f"--{name} {value}: give at most {LARGEST}")
+        else:
+            command.values[name] = read
     missing = [name for name, default in known.items() if default is None and name not in said]
     line.problems += [f"--{name}: is missing, and {command.script} requires it" for name in missing]
