@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from layoutner.config.settings import sections
 from tests.conftest import call
@@ -71,7 +73,15 @@ def test_render_counts_the_windows_of_the_data(
         (["train", "--batch.globl_windows", "3"], "did you mean '--batch.global_windows'?"),
         (["train", "--lr=1"], "did you mean '--optimizer.lr'?"),
         (["train", "--learning_rate", "1"], "an option of run_seq_labeling.py; `layoutner config migrate -- OLD"),
+        (["train", "--epochs=1"], "did you mean '--schedule.epochs'?"),
+        (["train", "--labels", "x"], "an option of run_seq_labeling.py; `layoutner config migrate -- OLD"),
+        (["train", "--output-format=json"], "`layoutner train` does not take it; --help lists what it takes"),
         (["predict", "x", "--model", "y", "--devise", "cpu"], "did you mean '--device'?"),
+        (["predict", "x", "--model", "y", "--draww", "z"], "unknown argument --draww: did you mean '--draw'?"),
+        (["evaluate", "x", "--draw", "z"], "--draw: `layoutner evaluate` does not take it"),
+        (["config", "plan", "--world-size", "1", "--gpu-memry", "2"], "did you mean '--gpu-memory'?"),
+        (["config", "plan", "--world-size", "1", "--for", "x"], "--for: `layoutner config plan` does not take it"),
+        (["data", "check", ".", "--checkpoints", "x"], "--checkpoints: `layoutner data check` does not take it"),
         (["train", "--config", "nothing"], "no recipe of that name"),
         (["trian"], "invalid choice: 'trian'"),
         ([], "COMMAND"),
@@ -130,6 +140,24 @@ def test_other_ranks_say_errors_in_one_line(
     monkeypatch.setenv("RANK", "3")
     _, _, err = call(capsys, "train", "--optimizer.lr=x", "--batch.micro_windows=y")
     assert err == "layoutner: rank 3: error: settings cannot be used:\n"
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (lambda: torch.empty(10**15, dtype=torch.uint8), "DefaultCPUAllocator: can't allocate memory: you tried to"),
+        (lambda: bytearray(2**62), "error: MemoryError - "),
+    ],
+    ids=["torch", "python"],
+)
+def test_a_cpu_that_is_out_of_memory_is_one_message(
+    work: Callable[[], object], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("layoutner.cli._run", lambda _: work())
+    code, _, err = call(capsys, "train")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert said in err
+    assert "a smaller batch.micro_windows (predict, evaluate: --batch) needs less" in err
 
 
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,10 +96,16 @@ def test_a_second_call_goes_on_with_the_folds_that_are_missing(
     assert done.returncode == 0, done.stderr[-3000:]
     assert [f"fold {number} of 3: scored already" in done.stdout for number in (1, 2, 3)] == [True, True, False]
     assert scores(folder) == scores(run[0])
-    changed = train_arguments(folder, **more, run__resume="auto", optimizer__lr=1e-4)
-    done = launch(["layoutner", "cross-validate", *changed])
-    assert done.returncode == 2
-    assert "fold-1 was trained with other settings: lr = 0.003 there, lr = 0.0001 here" in done.stderr
+    how = {"batch__micro_windows": 4, "run__keep_checkpoints": 1, "run__rank_timeout": 50, "deepspeed__zero_stage": 1}
+    for changed, message in (
+        (how, None),  # changes nothing that is computed
+        ({"optimizer__lr": 1e-4}, "optimizer.lr = 0.003 there, 0.0001 here"),
+        ({"run__eval_every": 1}, "run.eval_every = 100 there, 1 here"),
+    ):
+        arguments = train_arguments(folder, **{**more, **changed}, run__resume="auto")
+        done = launch(["layoutner", "cross-validate", *arguments])
+        assert done.returncode == (2 if message else 0), done.stderr
+        assert message is None or f"fold-1 was trained with other settings: {message}; give" in done.stderr
     done = launch(["layoutner", "cross-validate", *train_arguments(folder, **more)])
     assert done.returncode == 2
     assert "fold-1 holds 1 checkpoint(s)" in done.stderr
@@ -118,7 +124,7 @@ def test_an_earlier_summary_stays_until_a_new_fold_is_trained(
     arguments = train_arguments(tmp_path, **SHORT, data__folds=3, run__overwrite="true")
     done = launch(["layoutner", "cross-validate", *arguments])
     assert done.returncode == 2
-    assert "scores.json is not of a cross-validation, as there is no fold-1 beside it" in done.stderr
+    assert "scores.json is not of a cross-validation, as there is no run in fold-1 beside it" in done.stderr
     assert scores(tmp_path) == scores(run[0] / "fold-1")
 
 

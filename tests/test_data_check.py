@@ -198,7 +198,7 @@ def test_a_split_whose_files_are_incomplete_is_a_problem_of_it(
         ([".", "--data.stride=x"], "data.stride = 'x'"),
         ([".", "--model=nothing/here"], "model.name_or_path = nothing/here: cannot be opened"),
         ([".", "--fxi=clamp"], "unknown argument --fxi=clamp"),
-        ([".", "--data.folds=3"], "--data.folds=3: `layoutner data` does not take it"),
+        ([".", "--data.folds=3"], "--data.folds=3: `layoutner data check` does not take it"),
         (["sub/empty.jsonl", "--data.format=jsonl"], "empty.jsonl: holds no document"),
     ],
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from layoutner.config.errors import UserError
 from layoutner.training.preflight import _require_same
 from tests.conftest import ROOT, free_port, launch
 
@@ -177,6 +178,19 @@ def test_the_odd_rank_is_the_one_that_differs_from_most() -> None:
     with pytest.raises(ValueError, match=r'versions: rank 0: torch = "2.12" instead of "2.13":'):
         _require_same("versions", rows)
     _require_same("versions", rows[1:])
+
+
+def test_ranks_whose_layoutner_has_other_settings() -> None:
+    """As where a node has an older version: it lacks a setting, or has one that is gone."""
+    new, old = {"layoutner": "2", "run.new": 3}, {"layoutner": "1", "run.old": 4}
+    for rows in ([new, new, old], [old, new, new]):
+        odd = rows.index(old)
+        with pytest.raises(UserError) as found:
+            _require_same("versions or settings", rows)
+        said = str(found.value)
+        assert f'rank {odd}: layoutner = "1" instead of "2"' in said
+        assert f"rank {odd}: run.new = null instead of 3" in said
+        assert f"rank {odd}: run.old = 4 instead of null" in said
 
 
 def test_the_table_before_a_run(train_arguments: Arguments, tmp_path: Path) -> None:

@@ -50,6 +50,29 @@ def page(tmp_path: Path) -> Document:
     return Document("d", ("brass", "wheel"), boxes, None, (30, 40), tmp_path / "page.png")
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"hidden_size": "64"}, r"does not take hidden_size = '64' in its config\.json: .*expected int, got str"),
+        ({"id2label": "x"}, r"does not take id2label = 'x' in its config\.json: 'str' object has no"),
+        ({"num_labels": None}, r"does not take num_labels = None in its config\.json: "),
+        ({"quantization_config": 3}, r"does not take a value in its config\.json: "),
+        ({"model_type": ["bert"]}, r"does not take what stands in its config\.json: "),
+        (None, r"does not take what stands in its config\.json: "),
+    ],
+)
+def test_a_config_that_transformers_does_not_take_is_said(
+    broken: dict[str, object] | None, said: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    config = json.loads((checkpoints["layoutlm"] / "config.json").read_text())
+    file.write_text(json.dumps(None if broken is None else config | broken))
+    with pytest.raises(
+        UserError, match=rf"^model\.name_or_path = {tmp_path}: transformers \S+ {said}.*; mend it there"
+    ):
+        opened(tmp_path)
+
+
 def test_the_table_holds_every_family_of_the_settings() -> None:
     assert set(FAMILIES) == set(get_args(FamilyName))
 

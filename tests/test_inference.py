@@ -14,6 +14,7 @@ from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.inference.draw import COLOURS, draw
 from tests.conftest import call, launch
+from tests.ranks import BY_RANK, finish, start
 
 Arguments = Callable[..., list[str]]
 
@@ -161,3 +162,18 @@ def test_bad_input_gets_one_clear_message(
     assert code == 2
     assert said.startswith("layoutner: error: ")
     assert message in said
+
+
+def test_a_run_that_one_rank_sees_in_part_ends_both_with_one_message(run: Path, forms: Path, tmp_path: Path) -> None:
+    for rank in (0, 1):
+        (tmp_path / str(rank) / "run").mkdir(parents=True)
+        for entry in run.iterdir():
+            (tmp_path / str(rank) / "run" / entry.name).symlink_to(entry)
+    (tmp_path / "1" / "run" / "layoutner.json").unlink()
+    started = start(["-c", BY_RANK, tmp_path, "evaluate", forms, "--checkpoints", "run"])
+    for rank, (code, _, err) in enumerate(finish(started, 60)):
+        (line,) = err.splitlines()
+        assert code == 2
+        assert line.startswith(
+            f"layoutner: {'rank 1: ' if rank else ''}error: rank 1: {tmp_path}/1/run: layoutner.json "
+        )

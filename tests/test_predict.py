@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from layoutner.inference.predict import to_page
 from layoutner.training.evaluate import WordLabel
 from layoutner.training.world import World
 from tests.conftest import ROOT, call, free_port, launch
+from tests.ranks import BY_RANK, finish, start
 from tests.tiny_families import make_export
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -235,6 +237,73 @@ def test_a_bad_page_stops_two_ranks(model: Path, many: Path, tmp_path: Path) -> 
     assert done.returncode != 0
     assert "layoutner: error: 1 problem(s) in a page of" in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "lacks"),
+    [("predict", "model"), ("predict", "model/layoutner.json"), ("evaluate", "model/layoutner.json")],
+)
+def test_what_one_rank_lacks_ends_both_with_one_message(
+    command: str, lacks: str, model: Path, many: Path, tmp_path: Path
+) -> None:
+    """The same path, but on one machine nothing is behind it."""
+    for rank in (0, 1):
+        shutil.copytree(model, tmp_path / str(rank) / "model")
+        shutil.copy(many, tmp_path / str(rank) / "in.jsonl")
+    (tmp_path / "1" / lacks).rename(tmp_path / "gone")
+    started = start(["-c", BY_RANK, tmp_path, command, "in.jsonl", "--model", "model", "--output", "out"])
+    for rank, (code, out, err) in enumerate(finish(started, 60)):
+        (line,) = err.splitlines()
+        assert (code, out) == (2, "")
+        assert line.startswith(f"layoutner: {'rank 1: ' if rank else ''}error: rank 1: ")
+        assert lacks.partition("/")[0] in line
+        assert not (tmp_path / str(rank) / "out").exists()
+
+
+# Two seconds of silence are too many for the watchdog, and rank 1 takes three for a forward.
+PATIENCE = """
+import sys, time
+from layoutner.config.settings import RunSettings
+RunSettings.model_fields["rank_timeout"].default = 2.0
+from layoutner.cli import main
+from layoutner.inference.labeller import Labeller
+
+def slow(labeller, batch, forward=Labeller._forward):
+    time.sleep(3 if labeller.world.rank else 0)
+    return forward(labeller, batch)
+
+Labeller._forward = slow
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_ranks_wait_for_slow_work_and_not_for_a_dead_rank(killed: bool, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    arguments = ["-c", PATIENCE, "predict", "-", "--model", model, "--output", out, "--batch", 128]
+    ranks = start(arguments, stdin=subprocess.PIPE)
+    standard_input = ranks[0].stdin
+    assert standard_input is not None
+    try:
+        standard_input.write(lines(*(page("p", ["x"]) for _ in range(256))))  # a chunk
+        standard_input.flush()
+        partial = tmp_path / ".out.jsonl.partial"
+        until = time.monotonic() + 60
+        while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
+            time.sleep(0.05)
+        if killed:
+            ranks[1].kill()
+            assert ranks[0].wait(30) == 1
+            assert "layoutner: error: rank 0: lost rank 1 on host " in finish(ranks)[0][2]
+        else:
+            time.sleep(6)  # nothing to read
+            standard_input.write(lines(page("last", ["x"])))
+            standard_input.flush()
+            assert [(code, err) for code, _, err in finish(ranks)] == [(0, "")] * 2
+            assert len(out.read_text().splitlines()) == 257
+    finally:
+        for rank in ranks:
+            rank.kill()
 
 
 def run_with(stdin: Path, command: list[object]) -> subprocess.CompletedProcess[str]:

@@ -75,6 +75,16 @@ def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+def test_a_handler_that_is_not_python_s_is_replaced_by_the_default() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with Stop() as stop:
+            stop._before[signal.SIGUSR1] = None  # as signal.signal says it of a handler that C installed before Python
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Arguments, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     settings = {"schedule__max_steps": 120, "model__dropout": 0.1, "run__save_every": 0, "data__eval": 0.25}

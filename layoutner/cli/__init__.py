@@ -2,19 +2,22 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
 from layoutner import __version__
 from layoutner.cli import config, data, inference, training
-from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
+from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
 from layoutner.config.errors import Preempted, UserError, did_you_mean, first_line
 from layoutner.config.old_script import OPTIONS, TRAIN
-from layoutner.config.settings import load, sections
+from layoutner.config.settings import load
 
 ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # exit codes; 128 + SIGINT and 128 + SIGPIPE, as shells have it
-WITH_SETTINGS = ("train", "cross-validate", "demo", "render", "plan")  # commands that take every setting
 AGAIN = 75  # the run has saved and wants to be started again; EX_TEMPFAIL of sysexits.h
+
+# As a GPU's allocator, a CPU's allocator and C++ say it.
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{who}{stopped}", file=sys.stderr)
             # Rank 0, the last to leave, says so for all: a launcher ends the others at the first code that is not 0.
             code = AGAIN
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
             raise
-        advice = "a smaller batch.micro_windows needs less, and computes the same"
+        advice = "a smaller batch.micro_windows (predict, evaluate: --batch) needs less, and computes the same"
         print(f"{who}error: {first_line(error)} - {advice}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
@@ -79,34 +82,29 @@ def _run(arguments: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     training.add_commands(commands)
-    demo = commands.add_parser("demo", help="synthetic forms through the whole toolkit, without a download")
+    demo = add_command(commands, "demo", _demo, "synthetic forms through the whole toolkit, without a download")
     add_settings(demo, config=False)
-
     data.add_commands(commands)
     inference.add_commands(commands)
     config.add_commands(commands)
 
     options, strangers = parser.parse_known_args(arguments)
-    command = options.action if options.command == "config" else options.command
     if strangers:
-        raise UserError(_unknown(strangers[0], command))
-    COMMANDS[command](options)
+        raise UserError(_unknown(strangers[0], options.parser, option_names(parser)))
+    options.do(options)
 
 
-def _unknown(argument: str, command: str) -> str:
-    """What is wrong with an argument that a command does not take."""
-    settings = [f"--{section}.{key}" for section, model in sections().items() for key in model.model_fields]
-    other = ["--config", "--model", "--input", "--output", "--split", "--world-size", "--windows", "--gpus", "--fix"]
-    other += ["--all", "--device"]
+def _unknown(argument: str, command: Parser, everywhere: list[str]) -> str:
+    """What is wrong with an argument that a command does not take; `everywhere`: the options of all commands."""
     name = argument.partition("=")[0]
-    if name in (*settings, *other):
-        return f"{argument}: `layoutner {command}` does not take it; --help lists what it takes"
-    key = name.lstrip("-").rpartition(".")[2]
-    if key in OPTIONS[TRAIN]:
+    if name.lstrip("-") in OPTIONS[TRAIN]:
         return f"{argument}: an option of {TRAIN}; `layoutner config migrate -- OLD COMMAND` says what became of it"
-    known = settings if command in WITH_SETTINGS else other
-    same = [one for one in known if one.rpartition(".")[2] == key]
-    return f"unknown argument {argument}: {did_you_mean(same[0] if same else name, known)}"
+    if name in everywhere:
+        return f"{argument}: `{command.prog}` does not take it; --help lists what it takes"
+    own = option_names(command)
+    key = name.lstrip("-").rpartition(".")[2]
+    same = [one for one in own if one.rpartition(".")[2] == key]
+    return f"unknown argument {argument}: {did_you_mean(same[0] if same else name, own)}"
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -116,12 +114,3 @@ def _demo(options: argparse.Namespace) -> None:
     from layoutner.demo.run import run_demo
 
     run_demo(settings, given)
-
-
-COMMANDS = {
-    **training.COMMANDS,
-    "demo": _demo,
-    **data.COMMANDS,
-    **inference.COMMANDS,
-    **config.COMMANDS,
-}

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from layoutner.config.errors import UserError
@@ -17,6 +18,25 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` lists what there is")
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[Parser]", name: str, do: Callable[[argparse.Namespace], None], about: str
+) -> Parser:
+    """Add a command; what is parsed holds, beside its options, what to `do` with them and their `parser`."""
+    parser = commands.add_parser(name, help=about)
+    parser.set_defaults(do=do, parser=parser)
+    return parser
+
+
+def option_names(parser: argparse.ArgumentParser) -> list[str]:
+    """All options of a parser and of the commands below it, such as "--config"."""
+    names: list[str] = []
+    for action in parser._actions:
+        names += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            names += [name for below in action.choices.values() for name in option_names(below)]
+    return names
 
 
 def add_settings(parser: argparse.ArgumentParser, config: bool = True) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
+from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings, load
 
@@ -19,25 +19,25 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `config` and what stands below it."""
     config = commands.add_parser("config", help="look at the DeepSpeed config")
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
-    render = actions.add_parser("render", help="print the DeepSpeed JSON of a run")
+    render = add_command(actions, "render", _render, "print the DeepSpeed JSON of a run")
     add_settings(render)
     render.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
     render.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
 
-    plan = actions.add_parser("plan", help="the arithmetic of a run, and the memory each rank needs by ZeRO stage")
+    plan = add_command(actions, "plan", _plan, "the arithmetic of a run, and the memory each rank needs by ZeRO stage")
     add_settings(plan)
     plan.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
     plan.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
     plan.add_argument("--gpu-memory", help="what one rank has, such as 24GiB: the largest micro-batch that fits")
 
-    check = actions.add_parser("check", help="find what is wrong with any DeepSpeed JSON; exits 1 on errors")
+    check = add_command(actions, "check", _check, "find what is wrong with any DeepSpeed JSON; exits 1 on errors")
     check.add_argument("file", help="DeepSpeed config, JSON or HJSON")
     check.add_argument("--world-size", type=int, help="number of ranks the batch numbers must hold for")
     check.add_argument("--for", dest="framework", choices=["hf-trainer", "accelerate"], help='who fills in "auto"')
     check.add_argument("--format", default="text", choices=["text", "json", "github"], help="(default: text)")
 
-    importing = actions.add_parser(
-        "import", help="turn any DeepSpeed JSON into settings and a preset, and say what changed"
+    importing = add_command(
+        actions, "import", _import, "turn any DeepSpeed JSON into settings and a preset, and say what changed"
     )
     importing.add_argument("file", help="DeepSpeed config, JSON or HJSON")
     importing.add_argument(
@@ -45,8 +45,11 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     importing.add_argument("--out", type=Path, help="folder for settings.toml and preset.json; default: print them")
 
-    migrate = actions.add_parser(
-        "migrate", help="turn a command line of run_seq_labeling.py into settings, and say what became of each option"
+    migrate = add_command(
+        actions,
+        "migrate",
+        _migrate,
+        "turn a command line of run_seq_labeling.py into settings, and say what became of each option",
     )
     migrate.add_argument("--gpus", type=int, help="GPUs that the old process saw, where it ran without a launcher")
     migrate.add_argument(
@@ -56,7 +59,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="its words behind --, or in quotes a text with several commands; of preprocess.py too",
     )
 
-    schema = actions.add_parser("schema", help="print a JSON Schema, for editors that complete and check")
+    schema = add_command(actions, "schema", _schema, "print a JSON Schema, for editors that complete and check")
     schema.add_argument("of", choices=["settings", "deepspeed"], help="of the settings TOML, or of a DeepSpeed JSON")
 
 
@@ -183,13 +186,3 @@ def _schema(options: argparse.Namespace) -> None:
 
         schema = json_schema(auto=True)
     print(json.dumps(schema, indent=2))
-
-
-COMMANDS = {
-    "render": _render,
-    "plan": _plan,
-    "check": _check,
-    "import": _import,
-    "migrate": _migrate,
-    "schema": _schema,
-}

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from layoutner.cli.arguments import Parser, overrides, quiet
+from layoutner.cli.arguments import Parser, add_command, overrides, quiet
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings, load
 
@@ -17,7 +17,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `data` and what stands below it."""
     data = commands.add_parser("data", help="look at documents")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
-    check = actions.add_parser("check", help="count what there is and list what is wrong; exits 1 on errors")
+    check = add_command(actions, "check", _check, "count what there is and list what is wrong; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
     for key in ("format", "labels", "fix", "box_level", "max_length", "stride"):
         field = DataSettings.model_fields[key]
@@ -60,6 +60,3 @@ def _windower(name: str, settings: DataSettings) -> "Windower":
             "give at most that"
         )
     return Windower(checkpoint.tokenizer, settings.max_length, settings.stride)
-
-
-COMMANDS = {"data": _check}

@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from layoutner.cli.arguments import Parser, quiet
+from layoutner.cli.arguments import Parser, add_command, quiet
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings, DeviceName, RunSettings
 
@@ -19,11 +23,11 @@ if TYPE_CHECKING:
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `predict`, `evaluate` and `export`."""
-    for name, text in (
-        ("predict", "label the words of documents; under deepspeed or torchrun on many ranks"),
-        ("evaluate", "score a model on labelled documents; under deepspeed or torchrun on many ranks"),
+    for name, do, text in (
+        ("predict", _predict, "label the words of documents; under deepspeed or torchrun on many ranks"),
+        ("evaluate", _evaluate, "score a model on labelled documents; under deepspeed or torchrun on many ranks"),
     ):
-        command = commands.add_parser(name, help=text)
+        command = add_command(commands, name, do, text)
         command.add_argument(
             "where", nargs="?", metavar="INPUT", help="folder, file or hub name of documents; - = jsonl on stdin"
         )
@@ -71,73 +75,72 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
                 help="JSON, or test_results.txt of run_seq_labeling.py, a number a line (default: json)",
             )
 
-    export = commands.add_parser("export", help="make a Hugging Face folder of a run's chosen checkpoint")
+    export = add_command(commands, "export", _export, "make a Hugging Face folder of a run's chosen checkpoint")
     export.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
     export.add_argument("out", type=Path, help="folder to make")
 
 
 def _predict(options: argparse.Namespace) -> None:
-    world = _join(options)
-    from layoutner.inference.input import ReportingTally, documents, lost_pages
-    from layoutner.inference.labeller import Labeller
-    from layoutner.inference.output import Output
-    from layoutner.inference.predict import predict
+    with _joined(options) as world:
+        from layoutner.inference.input import ReportingTally, documents, lost_pages
+        from layoutner.inference.labeller import Labeller
+        from layoutner.inference.output import Output
+        from layoutner.inference.predict import predict
 
-    output, tally = Output(options.output), ReportingTally()
-    world.on_main(output.open)
-    try:
-        labeller = Labeller(options.model, world)
-        settings = _settings(options, labeller)
-        found = documents(settings, options.input, options.split, tally, "ignore")
-        lost = lost_pages(settings, tally)
-        predict(labeller, found, options.batch, output, options.output_format, options.draw, lost)
-    finally:
-        output.discard()
-    _report(tally)
-    world.leave()
+        output, tally = Output(options.output), ReportingTally()
+        world.on_main(output.open)
+        try:
+            labeller = world.agree(lambda: Labeller(options.model, world))
+            settings = _settings(options, labeller)
+            found = documents(settings, options.input, options.split, tally, "ignore")
+            lost = lost_pages(settings, tally)
+            predict(labeller, found, options.batch, output, options.output_format, options.draw, lost)
+        finally:
+            output.discard()
+        _report(tally)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     if (options.model is None) == (options.checkpoints is None):
         given = "none" if options.model is None else "both"
         raise UserError(f"give one of --model FOLDER and --checkpoints RUN, not {given}")
-    world = _join(options)
-    from layoutner.inference.export import as_model, undamaged_checkpoints
-    from layoutner.inference.output import Output, results
+    with _joined(options) as world:
+        from layoutner.inference.export import as_model, undamaged_checkpoints
+        from layoutner.inference.output import Output, results
 
-    output = Output(options.output)
-    world.on_main(output.open)
-    try:
-        if options.checkpoints is None:
-            named = {"": _score(options, options.model, world)}
-        else:
-            named = {}
-            for checkpoint in world.on_main(lambda: undamaged_checkpoints(options.checkpoints)):
-                with as_model(checkpoint) as model:
-                    named[checkpoint.name.removeprefix("step-").lstrip("0")] = _score(options, model, world)
-        if options.output_format == "unilm":
-            text = results({name: scores for name, (scores, _) in named.items()})
-        else:
-            tree = {name: {**scores.to_dict(), **chosen} for name, (scores, chosen) in named.items()}
-            text = json.dumps(tree if options.checkpoints else tree[""], indent=2, ensure_ascii=False) + "\n"
-        world.on_main(lambda: output.write(text))
-        world.on_main(output.finish)
-    finally:
-        output.discard()
-    if world.is_main and options.checkpoints:
-        print(_table(named, options.split), file=sys.stdout if options.output else sys.stderr)
-    elif world.is_main and options.output:
-        print(named[""][0])
-    world.leave()
+        output = Output(options.output)
+        world.on_main(output.open)
+        try:
+            if options.checkpoints is None:
+                named = {"": _score(options, options.model, world)}
+            else:
+                named = {}
+                for checkpoint in world.on_main(lambda: undamaged_checkpoints(options.checkpoints)):
+                    with ExitStack() as stack:
+                        model = world.agree(partial(stack.enter_context, as_model(checkpoint)))
+                        named[checkpoint.name.removeprefix("step-").lstrip("0")] = _score(options, model, world)
+            if options.output_format == "unilm":
+                text = results({name: scores for name, (scores, _) in named.items()})
+            else:
+                tree = {name: {**scores.to_dict(), **chosen} for name, (scores, chosen) in named.items()}
+                text = json.dumps(tree if options.checkpoints else tree[""], indent=2, ensure_ascii=False) + "\n"
+            world.on_main(lambda: output.write(text))
+            world.on_main(output.finish)
+        finally:
+            output.discard()
+        if world.is_main and options.checkpoints:
+            print(_table(named, options.split), file=sys.stdout if options.output else sys.stderr)
+        elif world.is_main and options.output:
+            print(named[""][0])
 
 
 def _score(options: argparse.Namespace, model: Path, world: "World") -> "tuple[Scores, dict[str, bool]]":
-    """Scores of one model folder, and what its record says of how it was chosen."""
+    """Scores of one model folder, and what its record says of how it was chosen. All ranks call it."""
     from layoutner.inference.input import ReportingTally, documents, lost_pages
     from layoutner.inference.labeller import Labeller
 
     tally = ReportingTally()
-    labeller = Labeller(model, world)
+    labeller = world.agree(lambda: Labeller(model, world))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, tally, "demand")
     scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, tally))
@@ -156,29 +159,43 @@ def _table(named: "dict[str, tuple[Scores, dict[str, bool]]]", split: str) -> st
     return "\n".join(lines)
 
 
-def _join(options: argparse.Namespace) -> "World":
-    """Look at the options that need no model, then join the ranks."""
+@contextmanager
+def _joined(options: argparse.Namespace) -> "Iterator[World]":
+    """The ranks, once they have looked at the options that need no model.
+
+    Raises:
+        UserError: options that do not go together, or name what is not there, on any rank.
+    """
     if (options.where is None) == (options.input is None):
         raise UserError(f"give one INPUT, not {'two' if options.where else 'none'}: INPUT or --input INPUT")
     given = options.where or options.input
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: at least one window a forward")
-    if options.model is not None and not options.model.is_dir():
-        raise UserError(f"--model {options.model}: no such folder; `layoutner export RUN OUT` makes one")
     if getattr(options, "checkpoints", None) and given == "-":
         raise UserError("INPUT - with --checkpoints: standard input can be read once; give a file")
     if given == "-" and options.format not in (None, "jsonl"):
         raise UserError(f"INPUT - with --data.format {options.format}: standard input is read as jsonl, a page a line")
-    if given != "-" and options.format != "hub" and not Path(given).exists():
-        raise UserError(f"--input {given}: no such file or folder")
+    # What is there may differ by rank, so all of them agree on it. A process that is alone need not load torch first.
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        _demand_files(options.model, given, options.format)
     quiet()
     from layoutner.data.readers.jsonl import STDIN
     from layoutner.inference.input import guess_format
     from layoutner.training.world import World
 
     options.input = STDIN if given == "-" else Path(given)
-    options.format = options.format or guess_format(options.input)
-    return World.join(device=options.device)
+    rank_timeout = RunSettings.model_fields["rank_timeout"].default
+    with World.join(rank_timeout, options.device) as world:
+        world.agree(lambda: _demand_files(options.model, given, options.format))
+        options.format = options.format or guess_format(options.input)
+        yield world
+
+
+def _demand_files(model: Path | None, given: str, format: str | None) -> None:
+    if model is not None and not model.is_dir():
+        raise UserError(f"--model {model}: no such folder; `layoutner export RUN OUT` makes one")
+    if given != "-" and format != "hub" and not Path(given).exists():
+        raise UserError(f"--input {given}: no such file or folder")
 
 
 def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings:
@@ -200,6 +217,3 @@ def _export(options: argparse.Namespace) -> None:
     from layoutner.inference.export import export
 
     print(f"{export(options.run, options.out)} exported to {options.out}")
-
-
-COMMANDS = {"predict": _predict, "evaluate": _evaluate, "export": _export}

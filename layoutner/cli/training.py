@@ -7,11 +7,12 @@ import logging
 import shutil
 import statistics
 import sys
+import tomllib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layoutner.cli.arguments import Parser, add_settings, overrides, quiet
+from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings, load
 
@@ -22,13 +23,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("layoutner")
 
+# Settings, or sections of them, that say how and where a run computes, and what it leaves, but not what comes out.
+# fmt: off
+COMPUTES_NOTHING = (
+    "batch.micro_windows", "data.cache", "deepspeed.", "wandb.", "tensorboard.", "run.output_dir", "run.log_every",
+    "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite", "run.device", "run.rank_timeout",
+)
+# fmt: on
+
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `train` and `cross-validate`."""
-    train = commands.add_parser("train", help="train, evaluate, save; under deepspeed or torchrun on many ranks")
+    train = add_command(commands, "train", _train, "train, evaluate, save; under deepspeed or torchrun on many ranks")
     add_settings(train)
-    cross = commands.add_parser(
-        "cross-validate", help="train data.folds models, each scored on the part of the documents it did not see"
+    cross = add_command(
+        commands,
+        "cross-validate",
+        _cross_validate,
+        "train data.folds models, each scored on the part of the documents it did not see",
     )
     add_settings(cross)
 
@@ -62,7 +74,7 @@ def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
     documents: list[Document] = getattr(plan.corpus, split)
     written = None
     if documents:
-        labeller = Labeller(out, world)
+        labeller = world.agree(lambda: Labeller(out, world))
         scores = labeller.evaluate(documents, split, settings.batch.micro_windows)
         checkpoint: dict[str, Any] = {"step": int(chosen.name.removeprefix("step-"))}
         warning = ""
@@ -85,7 +97,7 @@ def _write_predictions(settings: Settings, labeller: "Labeller", scores: "Scores
     from layoutner.inference.input import ReportingTally, documents, lost_pages
     from layoutner.inference.output import Output, results
     from layoutner.inference.predict import predict
-    from layoutner.training.folder import PREDICTION_FILES, RESULTS_FILE
+    from layoutner.training.folder import PREDICTION_FILES, RESULTS_FILE, write_text
 
     run, data, world = settings.run, settings.data, labeller.world
     assert data.test is not None, "the plan refuses run.predictions without data.test"
@@ -99,7 +111,7 @@ def _write_predictions(settings: Settings, labeller: "Labeller", scores: "Scores
         predict(labeller, found, settings.batch.micro_windows, output, run.predictions, lost=lost)
         if run.predictions == "unilm":
             text = results({"": scores})
-            world.on_main(lambda: (run.output_dir / RESULTS_FILE).write_text(text, encoding="utf-8"))
+            world.on_main(lambda: write_text(run.output_dir / RESULTS_FILE, text))
     finally:
         output.discard()
     logger.info("labels of the documents of data.test in %s", output.path)
@@ -108,7 +120,8 @@ def _write_predictions(settings: Settings, labeller: "Labeller", scores: "Scores
 def _export_anew(chosen: Path, out: Path) -> None:
     from layoutner.inference.export import export
 
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists():
+        shutil.rmtree(out)
     export(chosen, out)
 
 
@@ -178,9 +191,12 @@ def _folds(settings: Settings) -> int:
 
 def _demand_summary(file: Path, fold: Path) -> None:
     """Refuse to replace scores that no cross-validation has written."""
-    if file.exists() and not fold.exists():
+    from layoutner.training.folder import PREPROCESSING_FILE
+
+    if file.exists() and not (fold / PREPROCESSING_FILE).is_file():
         raise UserError(
-            f"{file} is not of a cross-validation, as there is no {fold.name} beside it; give another run.output_dir"
+            f"{file} is not of a cross-validation, as there is no run in {fold.name} beside it; give another "
+            "run.output_dir"
         )
 
 
@@ -207,19 +223,22 @@ def _finished(settings: Settings, scores_file: str) -> dict[str, Any] | None:
     folder = settings.run.output_dir
     if settings.run.resume != "auto" or not (folder / scores_file).is_file():
         return None
-    # What changes nothing that is computed may differ.
-    free = ("resume = ", "overwrite = ", "device = ", "cache = ")
-    there, here = (
-        {line for line in text.splitlines() if not line.startswith(free)}
-        for text in ((folder / "settings.toml").read_text(encoding="utf-8"), settings.to_toml())
-    )
-    if there != here:
-        raise UserError(
-            f"{folder} was trained with other settings: {', '.join(sorted(there - here)) or 'fewer'} there, "
-            f"{', '.join(sorted(here - there)) or 'fewer'} here; give another run.output_dir"
-        )
+    file = folder / "settings.toml"
+    try:
+        was = Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # pydantic's are ValueErrors
+        raise UserError(f"{file}: cannot be read: {error}; give another run.output_dir") from None
+    there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))
+    if differs := [f"{key} = {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]:
+        raise UserError(f"{folder} was trained with other settings: {'; '.join(differs)}; give another run.output_dir")
     scores: dict[str, Any] = json.loads((folder / scores_file).read_text(encoding="utf-8"))
     return scores
+
+
+def _computed(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Settings that scores follow from, by section.key."""
+    flat = {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+    return {key: value for key, value in flat.items() if not key.startswith(COMPUTES_NOTHING)}
 
 
 def summarise(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -268,9 +287,3 @@ def _join(settings: Settings) -> "World":
     logger.setLevel(logging.INFO if world.is_main else logging.WARNING)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return world
-
-
-COMMANDS = {
-    "train": _train,
-    "cross-validate": _cross_validate,
-}

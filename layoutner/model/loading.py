@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from torch import nn
@@ -18,6 +20,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     LayoutLMConfig,
+    PretrainedConfig,
 )
 from transformers.utils import is_detectron2_available
 
@@ -67,8 +70,9 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
     """Read a checkpoint's configuration and tokenizer.
 
     Raises:
-        UserError: no name, nothing there, a family that is not supported or cannot start from this
-            checkpoint, no fast tokenizer, no image processor where page images are seen, a package that is missing.
+        UserError: no name, nothing there, a config.json that transformers does not take, a family that is not supported
+            or cannot start from this checkpoint, no fast tokenizer, no image processor where page images are seen, a
+            package that is missing.
     """
     name = settings.name_or_path
     if name is None:
@@ -81,6 +85,12 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
+    except (AttributeError, TypeError, StrictDataclassError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(
+            f"model.name_or_path = {name}: transformers {transformers.__version__} does not take {_refused(name)} in "
+            f"its config.json: {why}; mend it there, or take the checkpoint anew from where it came"
+        ) from None
     if config.model_type == "bert" and hasattr(config, "max_2d_position_embeddings"):
         config = _as_layoutlm(config)  # the LayoutLM of run_seq_labeling.py calls itself a bert
     family = settings.family or config.model_type
@@ -97,6 +107,23 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
     demand_packages(family)
     tokenizer = open_tokenizer(name, family, config)
     return Checkpoint(name, family, config, tokenizer, open_pages(name, family, config, settings.images == "use"))
+
+
+def _refused(name: str) -> str:
+    """The values of a config.json that transformers does not take, each tried by itself."""
+    try:
+        fields = PretrainedConfig.get_config_dict(name)[0]
+        kind = fields.pop("model_type")
+        AutoConfig.for_model(kind)
+    except Exception:  # no object, or of no kind that there is; what is raised for it varies
+        return "what stands"
+    refused = []
+    for key, value in fields.items():
+        try:
+            AutoConfig.for_model(kind, **{key: value})
+        except Exception:  # as varied
+            refused.append(f"{key} = {value!r}")
+    return ", ".join(refused) or "a value"
 
 
 def demand_packages(family: str) -> None:

@@ -62,14 +62,18 @@ def require_same_plan(plan: Plan, world: World) -> None:
 
 
 def _require_same(what: str, *gathered: list[dict[str, Any]]) -> None:
-    """Compare the ranks' dictionaries with what most of them hold, between equals with what the lowest rank holds."""
+    """Compare the ranks' dictionaries with what most of them hold, between equals with what the lowest rank holds.
+
+    A name that a rank lacks, as an older layoutner lacks a setting, counts as null there.
+    """
     ranks = [{name: value for tree in trees for name, value in tree.items()} for trees in zip(*gathered, strict=True)]
-    usual = {name: Counter(json.dumps(rank[name]) for rank in ranks).most_common(1)[0][0] for name in ranks[0]}
+    names = dict.fromkeys(name for rank in ranks for name in rank)
+    usual = {name: Counter(json.dumps(rank.get(name)) for rank in ranks).most_common(1)[0][0] for name in names}
     odd = [
-        f"rank {number}: {name} = {json.dumps(rank[name])} instead of {usual[name]}"
+        f"rank {number}: {name} = {json.dumps(rank.get(name))} instead of {usual[name]}"
         for number, rank in enumerate(ranks)
-        for name in rank
-        if json.dumps(rank[name]) != usual[name]
+        for name in names
+        if json.dumps(rank.get(name)) != usual[name]
     ]
     if odd:
         raise UserError(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from torch import distributed
+
 BEAT_S = 1.0
 # A rank that failed is given this many beats' time, in which the others fail alike and say so themselves.
 GRACE = 5
@@ -23,8 +25,9 @@ GRACE = 5
 # the others wait. failed, left: it has nothing more to do.
 Kind = Literal["local", "shared", "main", "failed", "left"]
 
-# What gloo, NCCL and the store say when another process is gone.
-_CONNECTION = re.compile(r"gloo|nccl|connect|peer|socket|store|broken pipe", re.IGNORECASE)
+# What is said when another process is gone: by gloo in a RuntimeError that names its source file, by NCCL and the store
+# in a DistError, which may come to us wrapped in another. In whole words: "restored" and "CUDA peer access" are not it.
+_CONNECTION = re.compile(r"\b(gloo|nccl|connection|broken pipe|socket|TCPStore)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,10 @@ class Watchdog:
     def failed(self, error: BaseException, text: str) -> None:
         """Tell the others why this rank ends.
 
-        Where it is only the connection to another rank that broke, this names that rank and does not return.
+        Where it is only the connection to another rank that broke, the watching thread is given time to find that
+        rank, which it names as it ends this process. This returns where there is none.
         """
-        if isinstance(error, RuntimeError) and _CONNECTION.search(str(error)):
+        if connection_broke(error):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends this rank too, but not before it has said
             self._lost_connection = True
             time.sleep(3 * GRACE * BEAT_S)
@@ -204,6 +208,13 @@ class Watchdog:
         """End a frozen process: launchers first ask it to, and wait half a minute."""
         if beat.machine and beat.machine == _machine():
             os.kill(beat.pid, signal.SIGKILL)
+
+
+def connection_broke(error: BaseException) -> bool:
+    """Whether this is what gloo, NCCL and the store raise when another process is gone."""
+    if isinstance(error, distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and _CONNECTION.search(str(error)) is not None
 
 
 def _machine() -> str:

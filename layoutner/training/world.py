@@ -1,6 +1,7 @@
 """The processes of a run, and the few things they tell each other."""
 
 import os
+import pickle
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -190,7 +191,11 @@ class World:
         return box[0]
 
     def on_main(self, work: Callable[[], Any]) -> Any:
-        """Do `work` on rank 0 and give its result to every rank; its exception is raised on every rank."""
+        """Do `work` on rank 0 and give its result to every rank; its exception is raised on every rank.
+
+        Raises:
+            Exception: elsewhere, what rank 0 raised, or its name and text where it cannot be sent.
+        """
         result: Any = None
         failure: Exception | None = None
         if self.is_main:
@@ -199,24 +204,29 @@ class World:
                     result = work()
             except Exception as error:  # handed on below, to all ranks alike
                 failure = error
-        result, failure = self.from_main((result, failure))
-        if failure is not None:
-            raise failure
+        result, found = self.from_main((result, _portable(failure)))
+        if found is not None:
+            raise found if failure is None else failure  # rank 0's own knows where it was raised
         return result
 
     def agree(self, work: Callable[[], T]) -> T:
-        """Do `work` on every rank; where it fails on any, the first failure is raised on all of them."""
+        """Do `work` on every rank; where it fails on any, the first failure is raised on all of them.
+
+        Raises:
+            Exception: on the other ranks, what the lowest rank that failed raised, or its name and text where it cannot
+                be sent. A UserError says which rank it is of, unless rank 0.
+        """
         result: T | None = None
         failure: Exception | None = None
         try:
             result = work()
         except Exception as error:  # handed on below, to all ranks alike
             failure = error
-        for rank, found in enumerate(self.all(failure)):
+        for rank, found in enumerate(self.all(_portable(failure))):
             if found is not None:
                 if rank and isinstance(found, UserError):
                     raise UserError(f"rank {rank}: {found}")
-                raise found
+                raise failure if failure is not None and rank == self.rank else found
         return result  # type: ignore[return-value]
 
     def peak_memory_gib(self) -> float:
@@ -226,6 +236,18 @@ class World:
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return self.max(peak / 2**30)
+
+
+def _portable(failure: Exception | None) -> Exception | None:
+    """An exception as other ranks can read it: itself, or its name and text where pickling fails or changes it."""
+    try:
+        copy = pickle.loads(pickle.dumps(failure))
+        if type(copy) is type(failure) and str(copy) == str(failure):
+            return failure
+    except Exception:  # whatever a class of somebody else's raises when it is made without its arguments
+        pass
+    # No RuntimeError, whose text might read as if the connection to another rank had broken.
+    return Exception(f"{type(failure).__name__}: {failure}")
 
 
 def _choose(device: DeviceName, local_rank: int) -> bool:
