@@ -364,6 +364,22 @@ def test_a_checkpoint_without_tokenizer_is_refused(checkpoints: dict[str, Path],
         opened(bare)
 
 
+def test_an_old_cased_checkpoint_is_not_lower_cased(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """As downloads of old had it: a vocabulary alone, of which transformers makes a lower-case tokenizer."""
+    old = without(checkpoints["layoutlm"], tmp_path / "old", "tokenizer.json", "tokenizer_config.json")
+    words = ["Date", "Total", "date", "total", *map(chr, range(ord("a"), ord("z")))]
+    (old / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    with pytest.raises(
+        UserError, match=r"lower case, and 2 of the 34 tokens .* such as 'Date'.*\"do_lower_case\": fal"
+    ):
+        opened(old)
+    (old / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert opened(old).tokenizer.tokenize("Date") == ["Date"]
+    (old / "tokenizer_config.json").unlink()
+    (old / "vocab.txt").write_text((old / "vocab.txt").read_text().replace("Date", "due").replace("Total", "sum"))
+    assert opened(old).tokenizer.tokenize("Date") == ["date"]
+
+
 def test_a_tokenizer_of_another_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     mixed = without(checkpoints["layoutlm"], tmp_path / "mixed")
     config = (mixed / "config.json").read_text()

@@ -182,7 +182,7 @@ def test_a_run_is_overwritten_when_that_is_asked_for(
     assert steps == [1, 2, 3]
     pages = [json.loads(line) for line in (folder / "test_predictions.jsonl").read_text().splitlines()]
     assert [page["document"] for page in pages] == ["z", "m", "a"]
-    assert [page.get("breaks") for page in pages] == [[4], None, [2, 3]]
+    assert [page.get("breaks") for page in pages] == [[4, 7], [5], [2, 3, 5]]
 
 
 def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
@@ -378,9 +378,35 @@ def test_empty_lines_of_a_page_are_kept_where_words_are_dropped(tmp_path: Path) 
     words = [Word(" ", word.box, "O") if index in (1, 4) else word for index, word in enumerate(page.words)]
     document, _ = to_document(Page("s", "z", words, (10, 10), unit="thousandths", breaks=page.breaks), "none", Tally())
     assert document is not None
-    assert (len(document.words), document.breaks) == (5, (3,))
-    labelled = {"words": [{"text": text, "label": "O"} for text in document.words], "breaks": [3]}
+    assert (len(document.words), document.breaks) == (5, (3, 5))
+    labelled = {"words": [{"text": text, "label": "O"} for text in document.words], "breaks": [3, 5]}
     assert [line == "" for line in to_unilm(labelled).splitlines()] == [False] * 3 + [True] + [False] * 2 + [True]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["z a", "", "z b", "m a", ""],  # no empty line between pages
+        ["", "", "z a", "", "", "z b", "", "", "m a"],  # before the first, two in a row, none at the end
+        ["-DOCSTART-\tO", "", "z a", "-DOCSTART-", "m b", ""],
+    ],
+)
+def test_empty_lines_are_those_of_the_file(lines: list[str], tmp_path: Path) -> None:
+    for suffix, rest in (("", "\tO"), ("_box", "\t0 0 1 1"), ("_image", "\t0 0 1 1\t10 10\t")):
+        rows = []
+        for line in lines:
+            page, _, word = line.partition(" ")
+            row = f"{word}{rest}{page if suffix == '_image' else ''}"
+            rows.append(row if word else line if suffix == "" else "")
+        (tmp_path / f"test{suffix}.txt").write_text("\n".join([*rows, ""]))
+    written = ""
+    for page in read(tmp_path, "test"):
+        assert isinstance(page, Page)
+        document, _ = to_document(page, "none", Tally())
+        assert document is not None
+        words = [{"text": text, "label": "O"} for text in document.words]
+        written += to_unilm({"words": words, "breaks": list(document.breaks or ())})
+    assert written.splitlines() == [f"{line[2:]} O" if " " in line else "" for line in lines]
 
 
 def test_results_name_the_checkpoint_where_there_are_several() -> None:

@@ -19,7 +19,7 @@ class Document:
     page_size: tuple[int, int]  # width, height, in pixels
     image: Path | None = None
     segments: tuple[int, ...] | None = None  # words of one line or field share a number; None where the file has none
-    breaks: tuple[int, ...] = ()  # words before which the file has an empty line: the page was cut there
+    breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
 
     def segment_boxes(self) -> tuple[Box, ...]:
         """For every word the box around its whole segment.

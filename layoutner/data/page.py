@@ -56,7 +56,7 @@ class Page:
     image: Path | None = None
     unit: Literal["pixels", "thousandths"] = "pixels"  # of the boxes
     notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
-    breaks: tuple[int, ...] = ()  # index of words before which the file has an empty line
+    breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
 
 
 @dataclass
@@ -139,7 +139,7 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
         page.page_size,
         page.image,
         segments if len(segments) == len(words) else None,
-        tuple(sorted({bisect_left(kept, index) for index in page.breaks} - {0, len(kept)})),
+        None if page.breaks is None else tuple(bisect_left(kept, words) for words in page.breaks),
     )
     return document, problems
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForTokenClassification
 
@@ -27,6 +28,9 @@ from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE
 from layoutner.training.metrics import Scores
 from layoutner.training.page_images import image_problems
 from layoutner.training.world import World
+
+# What transformers raises for a folder whose files are torn or edited.
+BROKEN = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError, StrictDataclassError)
 
 # What is read at a time, to be sorted by length and shared out. Not a matter of ranks: the same chunks on any number.
 CHUNK_PAGES = 256
@@ -72,7 +76,7 @@ class Labeller:
             model, report = AutoModelForTokenClassification.from_pretrained(
                 folder, dtype="auto", output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        except BROKEN as error:
             raise UserError(f"{folder}: its network cannot be loaded: {first_line(error)}") from None
         lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         names = [model.config.id2label.get(index) for index in range(model.config.num_labels)]

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -105,17 +106,16 @@ def to_jsonl(page: dict[str, Any]) -> str:
 
 
 def to_unilm(page: dict[str, Any]) -> str:
-    """As test_predictions.txt of run_seq_labeling.py: a word, a space and its label a line, then an empty line.
+    """As test_predictions.txt of run_seq_labeling.py: a word, a space and its label a line.
 
-    An empty line also stands where the input has one, as where preprocess.py cut a page. Of a word with white space
-    inside, the part before it is written: a line has two fields, whatever the input.
+    Empty lines stand where the input has them, as where preprocess.py cut a page, and one behind a page of a format
+    whose lines are no words. Of a word with white space inside, the part before it is written: a line has two fields,
+    whatever the input.
     """
-    breaks = set(page.get("breaks", ()))
-    lines = [
-        ("\n" if index in breaks else "") + f"{word['text'].split()[0]} {word['label']}\n"
-        for index, word in enumerate(page["words"])
-    ]
-    return "".join(lines) + "\n"
+    words = page["words"]
+    empty = Counter(page.get("breaks", [len(words)]))
+    lines = [f"{word['text'].split()[0]} {word['label']}\n" for word in words]
+    return "".join("\n" * empty[index] + line for index, line in enumerate([*lines, ""]))
 
 
 PREDICTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"jsonl": to_jsonl, "unilm": to_unilm}

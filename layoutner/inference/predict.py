@@ -75,7 +75,7 @@ def to_page(document: Document, answers: Sequence[WordLabel], tags: list[str], f
         "document": document.name,
         "page_size": list(document.page_size),
         **_image(document.image, folder),
-        **({"breaks": list(document.breaks)} if document.breaks else {}),
+        **({} if document.breaks is None else {"breaks": list(document.breaks)}),
         "words": [
             {"text": word, "box": list(box), **segment, "label": name, "probability": round(answer.probability, 6)}
             for word, box, segment, name, answer in zip(

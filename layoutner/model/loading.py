@@ -33,6 +33,9 @@ from layoutner.model.families import FAMILIES, accept_fp32, untrained
 # six of them are summed, and at 1 the text model would be drowned.
 LAYOUT_SCALE = 0.1
 
+# Share of a lower-case vocabulary that may have capitals, as tokens that somebody has added.
+STRAY_CAPITALS = 0.01
+
 # Weights that a checkpoint may lack or have left over: the heads of other tasks, the pooler that a token classifier has
 # not, and constants that older versions of transformers saved or did not save.
 HEADS = ("classifier.", "cls.", "lm_head.", "qa_outputs.", "pooler.", "head.", "decoder.")
@@ -71,8 +74,8 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
 
     Raises:
         UserError: no name, nothing there, a config.json that transformers does not take, a family that is not supported
-            or cannot start from this checkpoint, no fast tokenizer, no image processor where page images are seen, a
-            package that is missing.
+            or cannot start from this checkpoint, no fast tokenizer or a lower-case one of a cased vocabulary, no image
+            processor where page images are seen, a package that is missing.
     """
     name = settings.name_or_path
     if name is None:
@@ -106,6 +109,7 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
         )
     demand_packages(family)
     tokenizer = open_tokenizer(name, family, config)
+    _demand_case(name, tokenizer)
     return Checkpoint(name, family, config, tokenizer, open_pages(name, family, config, settings.images == "use"))
 
 
@@ -205,6 +209,25 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
     if ("add_prefix_space", True) in FAMILIES[family].tokenizer_options:
         _put_space_before_words(tokenizer)
     return tokenizer
+
+
+def _demand_case(name: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer that lower-cases what its vocabulary has in capitals.
+
+    Transformers makes one of an old checkpoint that has a vocab.txt and no tokenizer_config.json: BERT's lower-case
+    unless that file says otherwise.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is None or "A" in normalizer.normalize_str("A"):
+        return
+    special = set(tokenizer.all_special_tokens)
+    capitals = [token for token in tokenizer.get_vocab() if token != token.lower() and token not in special]
+    if len(capitals) > STRAY_CAPITALS * len(tokenizer):
+        raise UserError(
+            f"{name}: its tokenizer makes everything lower case, and {len(capitals)} of the {len(tokenizer)} tokens of "
+            f"its vocabulary have capitals, such as {min(capitals)!r}: a cased checkpoint whose tokenizer_config.json "
+            'is missing or wrong; write {"do_lower_case": false} into it'
+        )
 
 
 def _put_space_before_words(tokenizer: Any) -> None:

@@ -14,7 +14,9 @@ SPLITS = {"train": "train", "eval": "dev", "test": "test"}
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read one split.
 
-    The preprocessing cut long pages into pieces; consecutive pieces of one page become one page again.
+    The preprocessing cut long pages into pieces; consecutive pieces of one page become one page again. Its breaks are
+    all empty lines from its first word to that of the next page, and on the first page those before it too. A line
+    that begins with -DOCSTART- counts as empty, as the old reader took it.
 
     Args:
         path: the folder (the role picks train, dev or test), or a file {split}.txt in it.
@@ -51,19 +53,20 @@ def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Probl
     """Pages in the order of the files. A page with a line that cannot be read is a Problem."""
     image, size, start = "", (0, 0), 1
     words: list[Word] = []
-    breaks: list[int] = []  # words behind an empty line
+    breaks: list[int] = []  # words before an empty line
     broken: list[str] = []  # lines that cannot be read
     nameless: list[str] = []  # of these, the last ones, if they name no page: of this one or of the next
     for number, (text_row, box_row, image_row) in enumerate(rows, 1):
         lines = text_row.rstrip(), box_row.rstrip(), image_row.rstrip()
-        if not any(lines):
+        if not any(lines) or text_row.startswith("-DOCSTART-"):
             breaks.append(len(words))
             continue
         its_image = _image(lines[2])
         if its_image not in (None, image):
             if image:
                 yield _page(split, start, image, words, size, breaks, broken)
-            image, start, words, breaks, broken = its_image, number, [], [], nameless
+                breaks = []
+            image, start, words, broken = its_image, number, [], nameless
         try:
             word, size = _parse(*lines)
         except UserError as error:
