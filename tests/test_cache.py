@@ -386,7 +386,10 @@ def test_one_process_cuts_what_others_wait_for_and_read_and_may_be_killed(cutter
     assert sorted(map(len, cutters.said())) == [1, 1, 2]
     (lock,) = (tmp_path / "cache").iterdir()
     torn = lock.with_name(f".{lock.stem}.safetensors.12345678.partial")
-    torn.write_text("half of it")
+    young = lock.with_name(f".{lock.stem}.safetensors.87654321.partial")
+    for partial in (torn, young):
+        partial.write_text("half of it")
+    os.utime(torn, (0, time.time() - 2 * cache_module.LONGEST_WAIT_S))
 
     os.kill(cutters.processes[first].pid, signal.SIGKILL)
     cutters.wait_for("cutting", 2)
@@ -402,7 +405,7 @@ def test_one_process_cuts_what_others_wait_for_and_read_and_may_be_killed(cutter
         [f"cache: 3 windows read from {cache}"],
         ["cutting", f"cache: 3 windows cut and kept in {cache}"],
     ]
-    assert sorted(cache.iterdir()) == sorted([lock, *entries(cache)])
+    assert sorted(cache.iterdir()) == sorted([lock, young, *entries(cache)])
     assert len(entries(cache)) == 1
 
 

@@ -199,9 +199,11 @@ def _write(entry: Path, tensors: dict[str, torch.Tensor], key: str, locked: bool
         OSError: it cannot be written; nothing is left of it.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
-    if locked:  # nobody else writes this entry, so these are of processes that were killed
+    if locked:  # of processes that were killed; a young one may be written by another machine, if its locks are its own
         for torn in entry.parent.glob(f".{entry.name}.*.partial"):
-            torn.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if time.time() - torn.stat().st_mtime > LONGEST_WAIT_S:
+                    torn.unlink()
     partial = entry.with_name(f".{entry.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with partial.open("xb") as file:
