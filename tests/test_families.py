@@ -119,7 +119,7 @@ def test_the_full_length_fits_the_positions_and_one_more_does_not(
 
     def logits(length: int) -> torch.Tensor:
         window = Window(0, [7] * length, [page.boxes[0]] * length, [IGNORED] * length, [], page.image)
-        batch = collate([window], checkpoint.tokenizer.pad_token_id, multiple_of=1)
+        batch = collate([window], checkpoint.tokenizer.pad_token_id)
         found: torch.Tensor = model(**model_inputs(family, batch, "cpu", checkpoint.pages)).logits
         return found
 
@@ -127,6 +127,14 @@ def test_the_full_length_fits_the_positions_and_one_more_does_not(
     if family != "modernbert":  # rotary positions know no end
         with pytest.raises((IndexError, RuntimeError)):
             logits(257)
+
+
+def test_positions_that_are_no_multiple_of_eight(checkpoints: dict[str, Path]) -> None:
+    checkpoint = opened(checkpoints["layoutlm"])
+    checkpoint.config.max_position_embeddings = 255
+    checkpoint.demand_length(248)
+    with pytest.raises(UserError, match="= 250, but .* has positions for 255 tokens, .*: give at most 248"):
+        checkpoint.demand_length(250)
 
 
 @pytest.mark.parametrize("family", BUILT)

@@ -91,9 +91,11 @@ def _network_config(name: str) -> dict[str, Any]:
     file = Path(name) / "config.json"
     if file.is_file():
         try:
-            config: dict[str, Any] = json.loads(_text(str(file)))
+            config = json.loads(_text(str(file)))
         except ValueError as error:
             raise UserError(f"{file}: not valid JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise UserError(f"{file}: holds no object but {type(config).__name__}: not the configuration of a network")
         return config
     quiet()
     from layoutner.config.settings import ModelSettings

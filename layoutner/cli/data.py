@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from layoutner.cli.arguments import Parser, add_command, overrides, quiet
-from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings, load
 
 if TYPE_CHECKING:
@@ -54,9 +53,5 @@ def _windower(name: str, settings: DataSettings) -> "Windower":
     from layoutner.model.loading import open_checkpoint
 
     checkpoint = open_checkpoint(ModelSettings(name_or_path=name))
-    if settings.max_length > checkpoint.max_length:
-        raise UserError(
-            f"data.max_length = {settings.max_length}, but {name} has positions for {checkpoint.max_length} tokens: "
-            "give at most that"
-        )
+    checkpoint.demand_length(settings.max_length)
     return Windower(checkpoint.tokenizer, settings.max_length, settings.stride)

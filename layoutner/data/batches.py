@@ -60,13 +60,18 @@ class Batch:
     images: tuple[Path, ...] = ()  # page image of each window, where there is one; read when a network sees it
 
 
-def collate(windows: Sequence[Window], pad_token_id: int, multiple_of: int = 8) -> Batch:
-    """Pad windows to the longest of them, rounded up to `multiple_of` tokens (what tensor cores like).
+def padded(longest: int) -> int:
+    """Tokens of each row of a forward whose longest window has `longest`: a multiple of 8, as tensor cores like it."""
+    return -(-longest // 8) * 8
+
+
+def collate(windows: Sequence[Window], pad_token_id: int) -> Batch:
+    """Pad windows to the longest of them, rounded up by `padded`.
 
     No window at all gives one row of padding, so that a rank without work still takes part in the forward.
     """
     longest = max((window.length for window in windows), default=1)
-    rows, columns = max(1, len(windows)), math.ceil(longest / multiple_of) * multiple_of
+    rows, columns = max(1, len(windows)), padded(longest)
     input_ids_BT = torch.full((rows, columns), pad_token_id)
     attention_mask_BT = torch.zeros((rows, columns), dtype=torch.long)
     boxes_BT4 = torch.zeros((rows, columns, 4), dtype=torch.long)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from layoutner.config.schedule import Schedule, plan_schedule
 from layoutner.config.settings import DataSettings, ScheduleSettings
-from layoutner.data.batches import share, step_windows
+from layoutner.data.batches import padded, share, step_windows
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet, labels_of
@@ -118,10 +118,10 @@ def accumulation() -> str:
         for number, one in enumerate(forwards):
             x = left + number * wide
             picture.box(x, y, 152, lane, fill="#fafafa", stroke=GREY)
-            padded = -(-max(lengths[index] for index in one) // 8) * 8
+            columns = padded(max(lengths[index] for index in one))
             for row, index in enumerate(one):
                 bar = y + 10 + row * 40
-                picture.box(x + 10, bar, padded * tokens, 16, fill=PALE)
+                picture.box(x + 10, bar, columns * tokens, 16, fill=PALE)
                 picture.box(x + 10, bar, lengths[index] * tokens, 16, fill=BLUE)
                 picture.text(x + 10, bar + 30, f"window {index}: {lengths[index]} tokens", 11)
             picture.text(x + 10, y + lane - 10, "forward, backward: add", 11, ORANGE)

@@ -26,6 +26,7 @@ from transformers.utils import is_detectron2_available
 
 from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import ModelSettings
+from layoutner.data.batches import padded
 from layoutner.data.images import PageImages
 from layoutner.model.families import FAMILIES, accept_fp32, untrained
 
@@ -67,6 +68,18 @@ class Checkpoint:
         """Longest window, in tokens."""
         first = int(self.config.pad_token_id) + 1 if FAMILIES[self.family].positions_after_padding else 0
         return int(self.config.max_position_embeddings) - first
+
+    def demand_length(self, length: int) -> None:
+        """Refuse windows of data.max_length = `length` tokens where the network has no positions for them.
+
+        Raises:
+            UserError: it has fewer.
+        """
+        if padded(length) > self.max_length:
+            raise UserError(
+                f"data.max_length = {length}, but {self.name} has positions for {self.max_length} tokens, and a "
+                f"forward is a multiple of 8 long: give at most {self.max_length // 8 * 8}"
+            )
 
 
 def open_checkpoint(settings: ModelSettings) -> Checkpoint:

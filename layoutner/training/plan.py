@@ -11,7 +11,7 @@ from layoutner.config.errors import UserError, raise_gathered
 from layoutner.config.render import render
 from layoutner.config.schedule import Schedule, plan_schedule
 from layoutner.config.settings import Settings
-from layoutner.data.batches import share, step_windows
+from layoutner.data.batches import padded, share, step_windows
 from layoutner.data.cache import WindowCache
 from layoutner.data.corpus import Corpus, read_corpus
 from layoutner.data.windows import Window, Windower
@@ -115,12 +115,12 @@ class Plan:
     def _padding(self) -> float:
         """Share of padding in the first epoch's forwards."""
         lengths = [window.length for window in self.windows["train"]]
-        padded = 0
+        tokens = 0
         for step in range(self.schedule.steps_an_epoch or 0):
             indices = step_windows(self.settings.run.seed, 0, step, len(lengths), self.batch.global_windows)
             for forwards in share(indices, lengths, self.batch.micro_windows, self.batch.ranks):
-                padded += sum(len(one) * -(-max(lengths[i] for i in one) // 8) * 8 for one in forwards if one)
-        return 1 - sum(lengths) / padded
+                tokens += sum(len(one) * padded(max(lengths[i] for i in one)) for one in forwards if one)
+        return 1 - sum(lengths) / tokens
 
 
 def _digest(rows: Iterable[object]) -> str:
@@ -160,11 +160,7 @@ def cut_windows(settings: Settings, doing: Doing = _unwatched) -> tuple[Corpus, 
     cache = WindowCache(settings.data.cache)
     corpus = read_corpus(settings.data, settings.run.seed)
     checkpoint = open_checkpoint(settings.model)
-    if settings.data.max_length > checkpoint.max_length:
-        raise UserError(
-            f"data.max_length = {settings.data.max_length}, but {checkpoint.name} has positions for "
-            f"{checkpoint.max_length} tokens: give at most that"
-        )
+    checkpoint.demand_length(settings.data.max_length)
     roles = ("train", "eval", "test")
     if checkpoint.pages is not None:
         documents = [document for role in roles for document in getattr(corpus, role)]
