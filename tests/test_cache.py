@@ -30,6 +30,7 @@ from layoutner.data.labels import LabelSet
 from layoutner.data.windows import Windower
 from layoutner.training.plan import cut_windows, make_plan
 from tests.conftest import ROOT, free_port, launch
+from tests.test_house import imports
 
 LABELS = LabelSet("BIO", ("A", "B"))
 TEXTS = ["brass", "Wheel", "12", "Order", "x", "steel-frame-panel", "\u200b", "Größe", "日本", "😀", "a b", "O'Neil"]
@@ -167,6 +168,34 @@ def test_another_version_is_another_key(what: str, call: Call, monkeypatch: pyte
     else:
         monkeypatch.setattr(cache_module, what, "another")
     assert cache_key(*call) != before
+
+
+# What windows.py imports of layoutner.data, and why its text need not be in the key all the same.
+NO_CUTTERS = {"files.py": "reads the file of labels for labels.py; the labels are in the key themselves"}
+
+
+def imported(start: str, folder: Path) -> set[str]:
+    """The files of layoutner.data that one of them imports, itself and those of its imports among them."""
+    found, left = set(), [start]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            parts = [module.split(".")[2:] for module in imports(folder / name) if module.startswith("layoutner.data.")]
+            files = ["/".join(part) + end for part in parts for end in (".py", "/__init__.py")]
+            left += [file for file in files if (folder / file).is_file()]
+    return found
+
+
+def test_the_code_that_cuts_is_all_that_windows_imports(tmp_path: Path) -> None:
+    folder = Path(cache_module.__file__).parent
+    assert imported("windows.py", folder) == {*cache_module.CUTTERS, *NO_CUTTERS}
+    # So that it is seen that a new import would be, of one of its imports too.
+    for file in folder.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    with (tmp_path / "labels.py").open("a") as labels:
+        labels.write("from layoutner.data import duplicates\n")
+    assert imported("windows.py", tmp_path) >= {*cache_module.CUTTERS, "duplicates.py"}
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,25 @@ def test_predict_writes_the_same_file(run: Path, old_folder: Path, tmp_path: Pat
     assert (tmp_path / "test_predictions.txt").read_bytes() == (run / "test_predictions.txt").read_bytes()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_predictions_stay_in_step_with_odd_empty_lines(ranks: int, run: Path, tmp_path: Path) -> None:
+    given = ["-DOCSTART-\tO", "", "z", "z", "", "", "z", "m", "", "", "a", "", "k", "", ""]
+    for suffix, rest in (("", "\tO"), ("_box", "\t0 0 1 1"), ("_image", "\t0 0 1 1\t10 10\t")):
+        pages = [line and line + rest + (f"{line}.png" if suffix == "_image" else "") for line in given[1:]]
+        (tmp_path / f"test{suffix}.txt").write_text("\n".join([given[0], *pages, ""]))
+    out = tmp_path / "test_predictions.txt"
+    command = ["predict", str(tmp_path), "--data.format", "unilm", "--model", str(run / "export"), "--batch", "1"]
+    command += ["--output-format", "unilm", "--output", str(out)]
+    if ranks == 1:
+        main(command)
+    else:
+        launcher = ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), "-m", "layoutner"]
+        done = launch([*launcher, *command])
+        assert done.returncode == 0, done.stderr
+    words = [line.split(" ")[0] for line in out.read_text().splitlines()]
+    assert words == ["", *given[1:]]  # an empty line in the place of -DOCSTART-
+
+
 def test_results_are_those_of_the_scores(run: Path) -> None:
     scores = json.loads((run / "scores.json").read_text())
     lines = [f"{key} = {scores[key]}" for key in ("f1", "loss", "precision", "recall")]

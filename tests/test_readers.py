@@ -139,6 +139,15 @@ def test_unilm_joins_the_pieces_of_a_page(tmp_path: Path) -> None:
     assert read("unilm", tmp_path / "train.txt", "test")[0].name == "p"
 
 
+def test_empty_lines_are_those_of_the_text_file_where_its_companions_are_longer(tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("a", "B-X", "0 0 1 1", "p.png"), BLANK])
+    for suffix in ("_box", "_image"):
+        with (tmp_path / f"train{suffix}.txt").open("a") as companion:
+            companion.write("\n\n")
+    (document,) = read("unilm", tmp_path, "train")
+    assert document.breaks == (1,)
+
+
 def test_unilm_without_labels(tmp_path: Path) -> None:
     (document,) = read("unilm", write_unilm(tmp_path, [row("a", None, "0 0 1 1", "p.png")]), "train")
     assert document.tags is None

@@ -59,7 +59,8 @@ def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Probl
     for number, (text_row, box_row, image_row) in enumerate(rows, 1):
         lines = text_row.rstrip(), box_row.rstrip(), image_row.rstrip()
         if not any(lines) or text_row.startswith("-DOCSTART-"):
-            breaks.append(len(words))
+            if text_row:  # else that file is at its end, and a companion goes on with empty lines
+                breaks.append(len(words))
             continue
         its_image = _image(lines[2])
         if its_image not in (None, image):
