@@ -11,7 +11,7 @@ import torch
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import load
-from layoutner.inference.export import chosen_checkpoint, export
+from layoutner.inference.export import chosen_checkpoint, export, undamaged_checkpoints
 from layoutner.training.checkpoint import (
     Identity,
     TrainState,
@@ -28,12 +28,14 @@ from layoutner.training.checkpoint import (
 IDENTITY = Identity(meaning={"seed": 1}, settings={"optimizer": {"lr": 0.1}, "run": {"resume": "never"}}, ranks=2)
 
 
-def checkpoint(run: Path, step: int, best: int | None = None, keep: int = 0) -> Path:
+def checkpoint(
+    run: Path, step: int, best: int | None = None, keep: int = 0, weights: dict[str, torch.Tensor] | None = None
+) -> Path:
     """Write one as rank 0 does."""
-    tensors = {"weight": torch.full((3,), float(step))}
+    tensors = weights or {"weight": torch.full((3,), float(step))}
     state = TrainState(step, best, 0.5, 1.0)
     record = {"state": vars(state), "engine": {}, **vars(IDENTITY)}
-    _write(run, state, tensors, {"master/weight": tensors["weight"]}, record, keep)
+    _write(run, state, tensors, {f"master/{name}": tensor for name, tensor in tensors.items()}, record, keep)
     return checkpoint_path(run, step)
 
 
@@ -164,12 +166,15 @@ def test_the_best_checkpoint_is_exported_else_the_newest(tmp_path: Path) -> None
     assert chosen_checkpoint(tmp_path).name == "step-000001"
 
 
-def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_not_exported_or_scored(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(UserError, match="model.safetensors has other contents than were written"):
         export(tmp_path, tmp_path / "out")
+    checkpoint(tmp_path, 2)
+    with pytest.raises(UserError, match="^damaged: .*step-000001: model.safetensors has other contents"):
+        undamaged_checkpoints(tmp_path)
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from layoutner.cli import _run
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DeviceName
-from layoutner.training.world import _choose
+from layoutner.training.world import World, _choose
 from tests.conftest import ROOT
 
 Arguments = Callable[..., list[str]]
@@ -96,6 +96,20 @@ def test_more_processes_than_devices(device: DeviceName, monkeypatch: pytest.Mon
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     with pytest.raises(UserError, match=rf"device = {device}: 2 CUDA device\(s\) here, at least 3 processes"):
         _choose(device, 2)
+
+
+@pytest.mark.parametrize(("environment", "threads"), [({}, [3]), ({"OMP_NUM_THREADS": "1"}, [])])
+def test_ranks_share_the_cores_of_their_machine(
+    environment: dict[str, str], threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in {"DS_ACCELERATOR": "cpu", "LOCAL_WORLD_SIZE": "4", **environment}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    found: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    World.join().leave()
+    assert found == threads
 
 
 COMMANDS = """

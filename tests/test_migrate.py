@@ -426,6 +426,10 @@ FORMS = {
         "--save_steps -1 --fp16 > 'log file' 2>&1 &  # in the background\n"
     ],
     "a notebook": [f"!python {TRAIN} {shlex.join(REQUIRED)} --do_train {shlex.join(PLAIN)} | tee log"],
+    "behind a prompt": [f"$ {shlex.join([*TRAINING, *PLAIN])}"],
+    "a path of Windows": [f"C:\\\\Python38\\\\python.exe {shlex.join([*TRAINING, *PLAIN][1:])}"],
+    "options of python": [f"python -W ignore -X dev {shlex.join([*TRAINING, *PLAIN][1:])}"],
+    "with an input": [f"{shlex.join([*TRAINING, *PLAIN])} < /dev/null"],
 }
 
 
@@ -438,8 +442,16 @@ def test_however_it_is_written(words: list[str]) -> None:
 
 
 def test_what_is_not_read_is_named() -> None:
-    notes = migrate(FORMS["a script"]).notes
-    assert [note for note in notes if note.startswith("not read")] == ["not read: cd '$HOME'", "not read: mkdir -p out"]
+    others = {"a script": ["cd '$HOME'", "mkdir -p out"], "a notebook": ["tee log"]}
+    for name, words in FORMS.items():
+        named = [note for note in migrate(words).notes if note.startswith("not read")]
+        assert named == [f"not read: {other}" for other in others.get(name, [])], name
+
+
+def test_the_options_of_preprocess_alone() -> None:
+    words = ["--data_split", "test", "--max_len", "254"]
+    assert migrate(words).settings == migrate(["python", PREPROCESS, *words]).settings
+    assert len(migrate(words).report) == len(OPTIONS[PREPROCESS])
 
 
 def test_words_of_a_text_are_those_of_a_shell() -> None:
@@ -469,13 +481,26 @@ STARTS: dict[str, tuple[list[str], int | None, tuple[int, int], str]] = {
         (1, 4),
         "A_B='c d' HF_HUB_CACHE=e deepspeed --num_gpus 4 --module layoutner",
     ),
+    "an environment by env": (["env", "A=b", "python"], None, (1, 1), "A=b layoutner"),
     "torchrun": (["torchrun", "--nproc-per-node", "2"], None, (1, 2), "deepspeed --num_gpus 2 --module layoutner"),
+    "torchrun with a switch": (
+        ["torchrun", "--standalone", "--nproc_per_node=4"],
+        None,
+        (1, 4),
+        "deepspeed --num_gpus 4 --module layoutner",
+    ),
     "launch on devices": ([CUDA, *LAUNCH], None, (1, 4), f"{CUDA} torchrun --nproc-per-node 4 -m layoutner"),
     "nodes": (
         [*LAUNCH, "--nnodes", "2", "--node_rank=1", "--master_addr", "10.0.0.1", "--master_port", "77"],
         None,
         (1, 8),
         "torchrun --nproc-per-node 4 --master-port 77 --nnodes 2 --node-rank 1 --master-addr 10.0.0.1 -m layoutner",
+    ),
+    "nodes without an address": (
+        [*LAUNCH, "--nnodes=2"],
+        None,
+        (1, 8),
+        "torchrun --nproc-per-node 4 --nnodes 2 --node-rank 0 --master-addr ADDRESS -m layoutner",
     ),
     "DataParallel": ([CUDA, "python"], None, (2, 1), f"{CUDA} torchrun --nproc-per-node 2 -m layoutner"),
     "DataParallel by both": ([CUDA, "python"], 2, (2, 1), f"{CUDA} torchrun --nproc-per-node 2 -m layoutner"),
@@ -500,6 +525,8 @@ STARTS: dict[str, tuple[list[str], int | None, tuple[int, int], str]] = {
     ),
     "one device": (["CUDA_VISIBLE_DEVICES=5", "python"], None, (1, 1), "CUDA_VISIBLE_DEVICES=5 layoutner"),
     "no device": (["CUDA_VISIBLE_DEVICES=", "python"], None, (1, 1), "layoutner"),
+    "no device, by a number": (["CUDA_VISIBLE_DEVICES=-1", "python"], None, (1, 1), "layoutner"),
+    "no device, by --gpus": (["python"], 0, (1, 1), "layoutner"),
 }
 
 
@@ -512,10 +539,29 @@ def test_processes_and_gpus(words: list[str], gpus: int | None, ranks: tuple[int
     assert made.commands == [f"{start} train --config settings.toml"]
     arithmetic = f"3 a forward x {ranks[0]} GPU(s) a process x {ranks[1]} process(es) x 5 accumulation"
     assert f"batch: {15 * ranks[0] * ranks[1]} windows a step = {arithmetic}" in made.notes
-    assert (values.get("run.device") == "cpu") == ("CUDA_VISIBLE_DEVICES=" in words)
+    none = gpus == 0 or bool({"CUDA_VISIBLE_DEVICES=", "CUDA_VISIBLE_DEVICES=-1"} & set(words))
+    assert values.get("run.device") == ("cpu" if none else None)
     alone = any(note.startswith("processes: the old script joins them only by --local_rank") for note in made.notes)
     assert alone == (ranks[1] > 1 and ("torchrun" in words or "--use_env" in words))
     assert ("GPUs: 1 a process, as under a launcher" in made.notes) == (ranks[1] > 1 and not alone)
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks", "start"),
+    [
+        # The variables of a launcher, set by hand.
+        (["WORLD_SIZE=4", "RANK=0", "python", TRAIN, "--local_rank=0"], 4, "deepspeed --num_gpus 4"),
+        (["torchrun", "--nproc_per_node=2", TRAIN, "--local_rank=0"], 2, "deepspeed --num_gpus 2"),
+        ([*LAUNCH, TRAIN, "--no_cuda"], 4, "torchrun --nproc-per-node 4"),
+    ],
+)
+def test_processes_that_the_old_script_joined(words: list[str], ranks: int, start: str) -> None:
+    made = migrate([*words, *REQUIRED, "--do_train"])
+    values = loaded(made)
+    assert values["batch.global_windows"] == 8 * ranks
+    assert values.get("run.device") == ("cpu" if "--no_cuda" in words else None)
+    assert made.commands[0].startswith(start)
+    assert not [note for note in made.notes if note.startswith("processes: ")]
 
 
 def test_processes_that_the_old_script_did_not_join_each_went_through_all_pieces() -> None:
@@ -610,6 +656,9 @@ def test_steps_by_max_steps_and_none_at_all() -> None:
     assert f"{none} before the first epoch" in notes
     notes = "\n".join(migrate([*TRAINING, "--warmup_steps", "10"]).notes)
     assert "--warmup_steps 10 is more, which layoutner refuses" in notes
+    assert "which layoutner refuses" not in "".join(migrate([*TRAINING, "--warmup_steps", "9"]).notes)
+    values = loaded(migrate([*TRAINING, "--max_steps", "4", "--warmup_steps", "4"]))
+    assert (values["schedule.max_steps"], values["schedule.warmup_steps"]) == (4, 4)
 
 
 # What is looked for in the data folder.
@@ -620,14 +669,18 @@ def test_pieces_are_counted_as_the_old_reader_counts() -> None:
     Path("data/train.txt").write_text("\n\na\tO\nb\tO\n\n\n-DOCSTART- x\nc\tO\n\nd\tI-A\n")
     notes = migrate(TRAINING).notes
     assert "data: data: train.txt has 3 pieces, no dev.txt, test.txt has 0 pieces" in notes
+    Path("data/train.txt").write_bytes("Straße\tO\n\n".encode("latin-1"))
+    assert any("train.txt has 1 pieces" in note for note in migrate(TRAINING).notes)
 
 
 @pytest.mark.parametrize(
     ("labels", "tag", "scheme"),
     [
         ("B-A\nI-A\nO\n", "S-A", "BIO"),
-        ("B-A\nE-A\nS-A\n", "B-A", "BIOES"),
+        ("B-A\nE-A\nO\n", "B-A", "BIOES"),
+        ("B-A\nS-A\nO\n", "B-A", "BIOES"),
         (None, "S-A", "BIOES"),
+        (None, "E-A", "BIOES"),
         (None, "I-A", "BIO"),
     ],
 )
@@ -642,9 +695,11 @@ def test_the_scheme_is_that_of_the_labels_else_of_the_words(labels: str | None, 
 def test_without_dev_files_a_tenth_is_taken_where_that_can_be_seen() -> None:
     words = [*TRAINING, "--evaluate_during_training"]
     assert loaded(migrate(words))["data.eval"] == "data"
-    old_data(Path("data"), 20)
-    assert loaded(migrate(words))["data.eval"] == 0.1
-    assert "20 pieces less the tenth that is data.eval: ceil(18 / 8) = 3 steps an epoch" in migrate(words).notes[-1]
+    old_data(Path("data"), 26)
+    made = migrate(words)
+    assert loaded(made)["data.eval"] == 0.1
+    assert "26 pieces less the tenth that is data.eval: ceil(23 / 8) = 3 steps an epoch" in made.notes[-1]
+    assert len(corpus(made).train) == 23
     (Path("data") / "dev.txt").write_text("a\tO\n")
     assert loaded(migrate(words))["data.eval"] == "data"
 
@@ -739,6 +794,12 @@ def test_an_old_folder_without_the_files_of_a_tokenizer_lower_cases(lower: bool)
     assert "has no" not in fate(migrate([*words, "--model_type", "roberta"]), "do_lower_case").why
 
 
+@pytest.mark.parametrize(("name", "more"), [("roberta-base", []), ("b-cased", ["--do_lower_case"])])
+def test_roberta_has_capitals_by_itself(name: str, more: list[str]) -> None:
+    made = migrate([*TRAINING, "--model_type", "roberta", "--model_name_or_path", name, *more])
+    assert "the old run" not in fate(made, "do_lower_case").why
+
+
 def test_an_output_folder_with_something_in_it_is_noted() -> None:
     Path("a/out").mkdir(parents=True)
     assert [note for note in migrate(TRAINING).notes if note.startswith("output:")] == []
@@ -778,6 +839,12 @@ def test_preprocess_beside_training_leaves_the_data_folder_as_it_stands() -> Non
         in made.notes[-1]
     )
     assert len(made.made_from) == 3
+
+
+def test_the_longest_pieces_of_several_preprocessings_count() -> None:
+    lengths = {"test": 126, "train": 254, "dev": 100}
+    lines = [f"python {PREPROCESS} --data_split {split} --max_len {length}" for split, length in lengths.items()]
+    assert migrate([" && ".join(lines)]).settings["data"]["max_length"] == 256
 
 
 # Mistakes.
@@ -922,13 +989,15 @@ def test_a_secret_in_front_of_the_line_is_not_copied(trains: bool) -> None:
 
 
 def test_all_mistakes_come_at_once() -> None:
+    unknown = ["--sed", "1", "--sod=7", "stray"]
     with pytest.raises(UserError) as found:
-        migrate(["--data_dir", "d", "--seed", "x", "--sed", "1", "--learning_rate", "-1", "--do_train"], gpus=-1)
+        migrate(["--data_dir", "d", "--seed", "x", *unknown, "--learning_rate", "-1", "--do_train"], gpus=-1)
     text = str(found.value)
     parts = ("--seed x", "--sed: unknown", "--model_type: is missing", "--model_name_or_path: is", "--output_dir: is")
+    parts += ("--sod=7: unknown", "stray: a value without an option")
     for part in (*parts, "--learning_rate -1", "--gpus -1"):
         assert f"  - {part}" in text
-    assert text.count("\n") == 7
+    assert text.count("\n") == 9
 
 
 PARTS = [

@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import wandb
 from torch.utils.tensorboard import SummaryWriter
 
 from layoutner.config.errors import UserError
@@ -19,6 +21,7 @@ from layoutner.training.plan import make_plan
 from layoutner.training.tracking import JsonLines, open_tracker
 from layoutner.training.world import World
 from tests.conftest import launch
+from tests.test_cache import small_files
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -141,10 +144,28 @@ def test_other_ranks_and_a_switch_that_is_off_write_nothing(tmp_path: Path) -> N
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_half_a_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n[]\n{"step": 2, "train/lo')
+    tracker = open_tracker(settings_of(tmp_path, enabled="false"), ALONE, 2)
+    tracker.log(3, {"train/loss": 0.5})
+    tracker.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 3, "train/loss": 0.5}\n'
+
+
+def test_lines_of_before_outlive_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    with small_files(4), pytest.raises(UserError, match="metrics.jsonl: cannot be written: .*too large"):
+        JsonLines(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_lines_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(UserError, match=r"tensorboard.dir = .*file/board: cannot be written: "):
         open_tracker(settings_of(tmp_path, dir=tmp_path / "file" / "board"), ALONE, 0)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
 def test_a_missing_package_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +197,55 @@ def test_a_resumed_run_with_every_tracker(train_arguments: Callable[..., list[st
     offline = list((run / "wandb").glob("offline-run-*"))
     assert len(offline) == 2
     assert {folder.name.rpartition("-")[2] for folder in offline} == {(run / "wandb_run_id").read_text()}
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What wandb.init is given, and what its runs log, in their order."""
+    calls: list[dict[str, Any]] = []
+
+    def init(**given: Any) -> SimpleNamespace:
+        calls.append(given)
+        return SimpleNamespace(log=lambda metrics, step: calls.append({**metrics, "at": step}), finish=lambda: None)
+
+    monkeypatch.setattr(wandb, "init", init)
+    return calls
+
+
+def online(folder: Path) -> Settings:
+    folder.mkdir()
+    return load(None, {"run": {"output_dir": str(folder)}, "wandb": {"mode": "online"}})
+
+
+def test_a_run_of_wandb_goes_on_where_it_is_resumed_alone(told: list[dict[str, Any]], tmp_path: Path) -> None:
+    settings = online(tmp_path / "run")
+    for step in (4, 5, 0):  # the first was resumed from checkpoints without their record
+        open_tracker(settings, ALONE, step).close()
+    first, resumed, fresh = told
+    assert first["id"] == resumed["id"] != fresh["id"] == (tmp_path / "run" / "wandb_run_id").read_text()
+    assert {(one["name"], one["resume"]) for one in told} == {("run", "allow")}
+
+
+@pytest.mark.parametrize(("variable", "mode"), [("offline", "offline"), ("", "online")])
+def test_the_environment_takes_wandb_offline(
+    variable: str, mode: str, told: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", variable)
+    tracker = open_tracker(online(tmp_path / "run"), ALONE, 0)
+    tracker.log(7, {"train/loss": 0.5})
+    tracker.close()
+    start, logged = told
+    assert (start["mode"], logged) == (mode, {"train/loss": 0.5, "at": 7})
+
+
+def test_wandb_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise wandb.errors.UsageError("api_key not configured (no-tty).\nmore")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.raises(UserError, match=r"wandb.mode = online: .*not configured.*log in with `wandb login`") as found:
+        open_tracker(online(tmp_path / "run"), ALONE, 0)
+    assert "\n" not in str(found.value)
 
 
 def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:

@@ -172,13 +172,17 @@ def test_the_other_families_train_and_export(
 
 def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    more = {"schedule__max_steps": 6, "run__save_every": 1, "run__keep_checkpoints": 2, "optimizer__lr": 1e-9}
-    # At such a learning rate nothing changes: the first evaluation stays the best.
-    done = launch(["layoutner", "train", *train_arguments(run, **more, data__eval=0.25, run__eval_every=2)])
+    more = {"schedule__max_steps": 6, "run__save_every": 2, "run__keep_checkpoints": 2, "optimizer__lr": 1e-30}
+    # At such a learning rate nothing changes: of equal checkpoints the first stays the best.
+    rhythm = {"run__log_every": 4, "data__eval": 0.25, "run__eval_every": 3}
+    done = launch(["layoutner", "train", *train_arguments(run, **more, **rhythm)])
     assert done.returncode == 0, done.stderr[-3000:]
     kept = sorted(folder.name for folder in (run / "checkpoints").glob("step-*"))
-    best = json.loads((run / "checkpoints" / "step-000006" / "state.json").read_text())["state"]["best_step"]
-    assert kept == sorted({f"step-{best:06d}", "step-000005", "step-000006"})
+    assert kept == ["step-000003", "step-000004", "step-000006"]
+    assert json.loads((run / "scores.json").read_text())["checkpoint"]["step"] == 3
+    # The last step is logged whatever the rhythm.
+    assert [line["step"] for line in metrics(run) if "train/loss" in line] == [4, 6]
+    assert [line["step"] for line in metrics(run) if "eval/f1" in line] == [3, 6]
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [

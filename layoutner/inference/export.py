@@ -88,9 +88,7 @@ def export(source: Path, out: Path) -> Path:
         shutil.copytree(run / SKELETON_FOLDER, partial)
         shutil.copyfile(run / PREPROCESSING_FILE, partial / PREPROCESSING_FILE)
         shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        partial.rename(out)  # an empty folder gives way
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"{checkpoint} could not be exported to {out}: {error}") from None

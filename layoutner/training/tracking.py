@@ -47,19 +47,26 @@ class JsonLines:
     """One JSON object a line; a number that JSON has no word for (inf, nan) becomes null."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
-        """Continue the file after `resumed_step`: lines of later steps, now to be done again, are dropped."""
+        """Continue the file after `resumed_step`: lines of later steps, now to be done again, are dropped.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         kept = []
-        if path.exists() and resumed_step:
+        if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     if json.loads(line)["step"] <= resumed_step:
                         kept.append(line + "\n")
-                except (ValueError, KeyError):
-                    continue  # a line that a killed run left half written
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line that a killed run left half written, or none of ours
         partial = path.with_name(f".{path.name}.partial")  # a kill here must not cost the lines of before
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.rename(path)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            partial.write_text("".join(kept), encoding="utf-8")
+            partial.rename(path)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error}; make room, or give another run.output_dir") from None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append and flush.

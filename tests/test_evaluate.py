@@ -1,0 +1,64 @@
+"""`layoutner evaluate`: scores of a model or of every checkpoint of a run, and what is said beside them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from layoutner.cli.inference import _table
+from layoutner.training.metrics import score
+from tests.conftest import call
+from tests.test_checkpoint import checkpoint
+from tests.test_predict import LABELS, lines, page
+from tests.tiny_families import make_export
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_export(checkpoints["layoutlm"], tmp_path_factory.mktemp("models"), LABELS.tags)
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    """One that can be scored, and one that cannot be read."""
+    good = page("a", ["x"])
+    good["words"][0]["label"] = "O"
+    (tmp_path / "in.jsonl").write_text(lines(good, "{"))
+    return tmp_path / "in.jsonl"
+
+
+def test_what_is_left_out_is_said(model: Path, pages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", pages, "--model", model, "--data.bad_pages", "skip"]
+    code, out, err = call(capsys, *command)
+    assert (code, json.loads(out)["counts"]["documents"]) == (0, 1)
+    assert "input: 1 page(s) left out (data.bad_pages = skip)" in err
+    code, out, _ = call(capsys, *command, "--output", tmp_path / "scores.json")
+    assert (code, "f1" in out.lower()) == (0, True)
+
+
+def test_scores_of_all_checkpoints_are_all_of_standard_output(
+    model: Path, pages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, apart = tmp_path / "run", ("layoutner.json", "model.safetensors")
+    shutil.copytree(model, run / "model", ignore=shutil.ignore_patterns(*apart))
+    shutil.copy(model / "layoutner.json", run)
+    for step in (2, 10):
+        checkpoint(run, step, weights=load_file(model / "model.safetensors"))
+    code, out, err = call(capsys, "evaluate", pages, "--checkpoints", run, "--data.bad_pages", "skip")
+    assert (code, list(json.loads(out))) == (0, ["2", "10"])
+    assert "best F1 at step 2;" in err
+
+
+def test_the_table_names_the_best_step() -> None:
+    found = {
+        step: (score([["B-A"]], [[tag]], scheme="BIO", split="test", box_level="word", loss=0.5, windows=1), {})
+        for step, tag in (("2", "O"), ("4", "B-A"), ("6", "O"))
+    }
+    assert "best F1 at step 4;" in _table(found, "test")
+
+
+def test_standard_input_is_not_read_once_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "evaluate", "-", "--checkpoints", tmp_path)
+    assert (code, "standard input can be read once; give a file" in err) == (2, True)
