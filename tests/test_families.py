@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil
+from tokenizers import Tokenizer, normalizers
+from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil, PreTrainedTokenizerFast
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import FamilyName, load
@@ -386,6 +387,16 @@ def test_an_old_cased_checkpoint_is_not_lower_cased(checkpoints: dict[str, Path]
     (old / "tokenizer_config.json").unlink()
     (old / "vocab.txt").write_text((old / "vocab.txt").read_text().replace("Date", "due").replace("Total", "sum"))
     assert opened(old).tokenizer.tokenize("Date") == ["date"]
+
+
+def test_a_byte_level_tokenizer_may_lower_case(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Its vocabulary has every byte, and a capital letter of Latin for the space."""
+    lower = without(checkpoints["roberta"], tmp_path / "lower")
+    tokenizer = Tokenizer.from_file(str(lower / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    special = opened(lower).tokenizer.special_tokens_map
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(lower)
+    assert opened(lower).tokenizer.backend_tokenizer.normalizer.normalize_str("A") == "a"
 
 
 def test_a_tokenizer_of_another_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from layoutner.config.settings import load
 from layoutner.data.page import Page, Tally, Word, to_document
 from layoutner.data.readers.unilm import read
 from layoutner.inference.output import results, to_unilm
-from layoutner.training.folder import demand_folder
+from layoutner.training.folder import demand_folder, lock
 from layoutner.training.loop import _seed
 from layoutner.training.metrics import score
 from layoutner.training.plan import make_plan
@@ -237,7 +237,7 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
         (["export/mine.txt", *RECORD], {}, "not of layoutner, which would remove it: export;"),
         (["export/config.json", *RECORD], {}, "not of layoutner, which would remove it: export;"),
         (
-            ["export/layoutner.json", "export/README.md", *RECORD],
+            ["model/x", "export/layoutner.json", "export/README.md", *RECORD],
             {"run.overwrite": "false", "run.resume": "auto"},
             "not of layoutner, which would remove it: export/README.md;",
         ),
@@ -327,6 +327,36 @@ def test_an_export_that_is_a_link_stays(tmp_path: Path) -> None:
     (tmp_path / "run" / "export").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="would remove it: export; move it elsewhere"):
         demand_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
+
+
+def test_a_folder_prepared_for_a_first_run(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "scratch")
+    demand_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
+
+
+def test_what_a_start_that_was_killed_left_of_an_earlier_run_is_no_obstacle(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    settings = load(None, {"run": {"output_dir": str(tmp_path / "run"), "overwrite": "true"}})
+    for name in ("export", "scores.json", "model", "checkpoints"):  # as they are removed
+        shutil.rmtree(tmp_path / "run" / name, ignore_errors=True)
+        demand_folder(settings)
+
+
+def test_a_lock_that_cannot_be_taken(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\.lock: cannot be written: .*directory"):
+        demand_folder(load(None, {"run": {"output_dir": str(tmp_path)}}))
+
+
+def test_a_folder_that_is_made_anew_is_held_anew(tmp_path: Path) -> None:
+    settings = load(None, {"run": {"output_dir": str(tmp_path / "run")}})
+    demand_folder(settings)
+    shutil.rmtree(tmp_path / "run")
+    demand_folder(settings)
+    with pytest.raises(UserError, match="another run is writing there"):
+        lock(tmp_path / "run")
 
 
 def test_a_run_folder_has_one_run_at_a_time(train_arguments: Arguments, tmp_path: Path) -> None:

@@ -253,8 +253,8 @@ def test_what_one_rank_lacks_ends_both_with_one_message(
     (tmp_path / "1" / lacks).rename(tmp_path / "gone")
     started = start(["-c", BY_RANK, tmp_path, command, "in.jsonl", "--model", "model", "--output", "out"])
     for rank, (code, out, err) in enumerate(finish(started, 60)):
-        (line,) = err.splitlines()
-        assert (code, out) == (2, "")
+        (line,) = (line for line in err.splitlines() if line.startswith("layoutner: "))  # libraries may warn beside it
+        assert (code, out, "Traceback" in err) == (2, "", False)
         assert line.startswith(f"layoutner: {'rank 1: ' if rank else ''}error: rank 1: ")
         assert lacks.partition("/")[0] in line
         assert not (tmp_path / str(rank) / "out").exists()

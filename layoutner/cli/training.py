@@ -4,13 +4,14 @@ import argparse
 import gc
 import json
 import logging
-import shutil
 import statistics
 import sys
 import tomllib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.config.errors import UserError
@@ -119,9 +120,9 @@ def _write_predictions(settings: Settings, labeller: "Labeller", scores: "Scores
 
 def _export_anew(chosen: Path, out: Path) -> None:
     from layoutner.inference.export import export
+    from layoutner.training.folder import remove
 
-    if out.exists():
-        shutil.rmtree(out)
+    remove(out)
     export(chosen, out)
 
 
@@ -226,7 +227,10 @@ def _finished(settings: Settings, scores_file: str) -> dict[str, Any] | None:
     file = folder / "settings.toml"
     try:
         was = Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:  # pydantic's are ValueErrors
+    except ValidationError as error:  # of another version
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UserError(f"{file}: are no settings of this version: {wrong}; give another run.output_dir") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}; give another run.output_dir") from None
     there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))
     if differs := [f"{key} = {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]:

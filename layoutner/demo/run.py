@@ -17,7 +17,7 @@ from layoutner.inference.draw import draw
 from layoutner.inference.labeller import Labeller
 from layoutner.inference.output import Output
 from layoutner.inference.predict import predict
-from layoutner.training.folder import EXPORT_FOLDER, SCORES_FILE
+from layoutner.training.folder import EXPORT_FOLDER, LOCK_FILE, SCORES_FILE, lock
 from layoutner.training.world import World
 
 MARK = "demo.json"  # says that a folder is a demo's, and may be replaced by the next one
@@ -44,6 +44,8 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).is_file():
             raise UserError(f"run.output_dir = {folder}: holds something that is not a demo; give another folder")
+        if (folder / LOCK_FILE).exists():
+            lock(folder).close()  # refused while another demo trains there
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(json.dumps({"seed": settings.run.seed}), encoding="utf-8")

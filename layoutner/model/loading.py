@@ -12,6 +12,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
+from tokenizers.models import WordPiece
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -228,10 +229,11 @@ def _demand_case(name: str, tokenizer: Any) -> None:
     """Refuse a tokenizer that lower-cases what its vocabulary has in capitals.
 
     Transformers makes one of an old checkpoint that has a vocab.txt and no tokenizer_config.json: BERT's lower-case
-    unless that file says otherwise.
+    unless that file says otherwise. Other kinds come with their own files.
     """
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    if normalizer is None or "A" in normalizer.normalize_str("A"):
+    backend = tokenizer.backend_tokenizer
+    normalizer = backend.normalizer
+    if not isinstance(backend.model, WordPiece) or normalizer is None or "A" in normalizer.normalize_str("A"):
         return
     special = set(tokenizer.all_special_tokens)
     capitals = [token for token in tokenizer.get_vocab() if token != token.lower() and token not in special]

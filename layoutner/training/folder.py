@@ -31,9 +31,9 @@ PREDICTION_FILES = {"jsonl": "test_predictions.jsonl", "unilm": "test_prediction
 RESULTS_FILE = "test_results.txt"
 
 # What a run that is done leaves. With what it goes on from, all that it leaves beside its record and its metrics, which
-# begin anew: what run.overwrite removes. Runs of Weights & Biases that are not sent yet stay.
+# begin anew: what run.overwrite removes, in this order. Runs of Weights & Biases that are not sent yet stay.
 RESULTS = (EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
-LEFT = (CHECKPOINTS_FOLDER, SKELETON_FOLDER, *RESULTS)
+LEFT = (*RESULTS, SKELETON_FOLDER, CHECKPOINTS_FOLDER)
 RECORD = (PREPROCESSING_FILE, CONFIG_FILE, SETTINGS_FILE, ENVIRONMENT_FILE)  # the first is written first, and marks it
 # What no run leaves at the top of its folder, and other trainers do.
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin")
@@ -90,17 +90,19 @@ def demand_folder(settings: Settings) -> None:
 
 def _holds_anything(path: Path) -> bool:
     """Whether something stands there. An empty file may be that of a run that ended before it had begun."""
-    return path.is_symlink() or path.is_dir() or (path.exists() and path.stat().st_size > 0)
+    if path.is_dir():
+        return any(path.iterdir())
+    return path.is_symlink() or (path.exists() and path.stat().st_size > 0)
 
 
 def _strangers(folder: Path, overwrite: bool) -> list[str]:
-    """What somebody else has put where this run removes things: the export, made anew, and with overwrite the rest."""
+    """What somebody else has put into the export, which is made anew, and with overwrite beside the checkpoints."""
     export, checkpoints = folder / EXPORT_FOLDER, folder / CHECKPOINTS_FOLDER
     found = []
     if export.is_symlink() or export.is_file() or (_visible(export) and not (export / PREPROCESSING_FILE).is_file()):
         found.append(export)
-    else:
-        own = {PREPROCESSING_FILE, WEIGHTS_FILE, *_visible(folder / SKELETON_FOLDER)}
+    elif skeleton := _visible(folder / SKELETON_FOLDER):
+        own = {PREPROCESSING_FILE, WEIGHTS_FILE, *skeleton}
         found += [export / name for name in _visible(export) if name not in own]
     if overwrite:
         found += [checkpoints / name for name in _visible(checkpoints) if not is_own(name)]
@@ -111,29 +113,51 @@ def _visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
-def _hold(folder: Path) -> None:
-    """Let no other process write here until this one ends, however it ends.
+def hold_again(folder: Path) -> None:
+    """Keep other runs out of a folder that a run has written to, before its checkpoints are looked at. Rank 0 alone.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another run is writing there.
     """
-    if folder.resolve() in _held:
-        return
-    file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    if (folder / LOCK_FILE).exists():
+        _hold(folder)
+
+
+def _hold(folder: Path) -> None:
+    """Let no other process write here until this one ends, however it ends."""
+    held, path = _held.get(folder.resolve()), folder / LOCK_FILE
+    if held is None or not path.exists() or not os.path.samestat(os.fstat(held.fileno()), path.stat()):
+        if held is not None:
+            held.close()  # of a folder of this name that is gone
+        _held[folder.resolve()] = lock(folder)
+
+
+def lock(folder: Path) -> IO[str]:
+    """The lock of a run folder, until it is closed. Where the file system has no locks it keeps nobody out.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise UserError(
-            f"run.output_dir = {folder}: another run is writing there ({file.read().strip() or 'unknown process'}): "
-            "wait for its end, or give another run.output_dir"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}\n")
-    file.flush()
-    _held[folder.resolve()] = file
+        file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                who = file.read().strip() or "it does not say"
+            raise UserError(
+                f"run.output_dir = {folder}: another run is writing there ({who}): wait for its end, or give another "
+                "run.output_dir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+    except OSError as error:
+        raise UserError(f"{folder / LOCK_FILE}: cannot be written: {error}; give another run.output_dir") from None
+    return file
 
 
 def _demand_removable(settings: Settings) -> None:
@@ -177,10 +201,17 @@ def _remove_run(settings: Settings) -> None:
         *([] if settings.wandb.mode != "disabled" else [WANDB_ID_FILE]),
     ]
     for path in (settings.run.output_dir / name for name in names):
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, which goes as a whole: a kill leaves no half of it under its name."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        gone = path.with_name(f".{path.name}.removed")
+        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(path.rename(gone))
 
 
 def save_skeleton(folder: Path, model: Any, tokenizer: Any, image_processor: Any, dtype: str) -> None:

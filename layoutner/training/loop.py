@@ -23,7 +23,7 @@ from layoutner.training import preflight
 from layoutner.training.checkpoint import Saved, TrainState
 from layoutner.training.engine import Engine, Step, require_dtype
 from layoutner.training.evaluate import evaluate
-from layoutner.training.folder import demand_folder, open_folder, save_skeleton
+from layoutner.training.folder import demand_folder, hold_again, open_folder, save_skeleton
 from layoutner.training.metrics import Scores
 from layoutner.training.page_images import demand_images
 from layoutner.training.plan import Plan, make_plan
@@ -56,6 +56,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
             demand_images(documents, plan.checkpoint.pages, world)
     run = settings.run
     identity = plan.identity
+    world.on_main(lambda: hold_again(run.output_dir))
     resumed = world.on_main(lambda: checkpoints.to_resume(settings, identity, plan.schedule.total))
     world.on_main(lambda: demand_folder(settings))
     logger.info("%s", plan.describe())
