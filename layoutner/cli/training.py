@@ -221,10 +221,12 @@ def _finished(settings: Settings, scores_file: str) -> dict[str, Any] | None:
     Raises:
         UserError: that call had other settings.
     """
+    from layoutner.training.folder import SETTINGS_FILE
+
     folder = settings.run.output_dir
     if settings.run.resume != "auto" or not (folder / scores_file).is_file():
         return None
-    file = folder / "settings.toml"
+    file = folder / SETTINGS_FILE
     try:
         was = Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:  # of another version

@@ -306,7 +306,8 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
             )
     if checkpoint is None:
         return None
-    saved = _read_record(checkpoint)["meaning"]
+    record = _read_record(checkpoint)
+    saved = record["meaning"]
     differs = [
         f"{key} = {saved.get(key)} there, {value} here"
         for key, value in identity.meaning.items()
@@ -314,7 +315,7 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
     ]
     if differs:
         raise UserError(f"{checkpoint}: cannot be resumed by this run: {'; '.join(differs)}")
-    step, own = read_state(checkpoint).step, checkpoint.resolve().parent == (run / FOLDER).resolve()
+    step, own = record["state"]["step"], checkpoint.resolve().parent == (run / FOLDER).resolve()
     if step > total or (step == total and not own):
         raise UserError(
             f"{checkpoint} stands after {step} optimizer steps, and this run makes {total}: there is nothing left to "
