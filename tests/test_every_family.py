@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForTokenClassification, AutoProcessor, AutoTokenizer
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
-from layoutner.config.settings import DataSettings, load
+from layoutner.config.settings import load
 from layoutner.data.corpus import Corpus, read_documents
 from layoutner.data.document import Document
 from layoutner.inference.labeller import Labelled, Labeller

@@ -35,6 +35,6 @@ def test_a_link_is_removed_and_not_what_it_names(tmp_path: Path) -> None:
     (run / "checkpoints").symlink_to(tmp_path / "scratch")
     settings = load(None, {"run": {"output_dir": str(run), "overwrite": "true"}})
     demand_folder(settings)
-    open_folder(settings, {}, {}, ALONE)
+    open_folder(settings, {}, {}, [], ALONE)
     assert sorted(path.name for path in run.iterdir()) == sorted([LOCK_FILE, *RECORD, "notes.txt"])
     assert (tmp_path / "scratch" / "step-000001" / "manifest.json").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.config.settings import DataSettings
+from layoutner.config.data_settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
 from layoutner.data.labels import to_spans, to_tags

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
-from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from layoutner.config.settings import DataSettings
+from layoutner.config.data_settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.inference.draw import COLOURS, draw
 from tests.conftest import call, launch

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
-from layoutner.config.settings import DataSettings
 from layoutner.data.page import Problem
 from layoutner.inference.input import ReportingTally, documents, lost_pages
 from tests.test_predict import lines, page

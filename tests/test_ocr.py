@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
-from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document, union
 from layoutner.data.page import Page, Problem

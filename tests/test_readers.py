@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
-from layoutner.config.settings import DataSettings, load
+from layoutner.config.settings import load
 from layoutner.data.corpus import read_corpus, read_documents
 from layoutner.data.document import Document
 from layoutner.data.labels import to_spans
@@ -236,9 +237,14 @@ def test_labels_by_file_and_a_label_that_is_not_in_it(forms: Path, tmp_path: Pat
     settings = load(None, {"data": {"train": str(forms), "test": str(forms), "labels": str(labels)}})
     with pytest.raises(UserError) as caught:
         read_corpus(settings.data, 1)
-    assert "data.train: train-0000: word" in str(caught.value)
-    assert "is not one of SENDER, DUE" in str(caught.value)
-    assert "more" in str(caught.value)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == (
+        f"12 label problem(s); the labels are those of {labels}, SENDER, DUE: add what is lacking there, or read types "
+        "as O with data.ignore_types:"
+    )
+    assert len(lines) == 13  # one line for each type of each role, however many words have it
+    first = "data.test: TOTAL is not one of the labels; 8 word(s) have it, the first: test-0000: word 1 "
+    assert any(line.startswith(f"  - {first}") for line in lines)
 
 
 def test_a_labels_file_with_a_byte_order_mark_and_an_odd_name(tmp_path: Path) -> None:

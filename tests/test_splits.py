@@ -5,16 +5,18 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
 from layoutner.config.settings import load
 from layoutner.data.corpus import Corpus, read_corpus, read_documents
 from layoutner.data.document import Document
 from layoutner.data.duplicates import find_groups, find_pairs
-from layoutner.data.splits import fold, split
+from layoutner.data.splits import fold, name_note, split
 
 NAMES = [first + second for first in "brst" for second in ("ale", "oak", "ill", "ump")]
 
@@ -166,8 +168,8 @@ def test_more_folds_than_groups_are_refused() -> None:
 def jsonl(path: Path, texts: dict[str, str]) -> str:
     lines = []
     for name, text in texts.items():
-        words = [{"text": word, "box": [0, 0, 9, 9], "label": "B-X"} for word in text.split()]
-        lines.append(json.dumps({"document": name, "page_size": [10, 10], "words": words}))
+        words = [{"text": word, "box": [50, 900, 140, 915], "label": "B-X"} for word in text.split()]
+        lines.append(json.dumps({"document": name, "page_size": [1000, 1400], "words": words}))
     path.write_text("\n".join(lines))
     return str(path)
 
@@ -244,7 +246,6 @@ def test_a_fold_is_what_eval_is_and_has_the_labels_of_all(tmp_path: Path) -> Non
 
 
 def test_sroie_holds_seven_receipts_twice_and_funsd_no_form(real_data: Path) -> None:
-    from layoutner.config.settings import DataSettings
 
     receipts = read_documents(DataSettings(format="sroie"), real_data / "sroie2019" / "train", "train")
     assert [(receipts[one].name, receipts[other].name) for one, other, _ in find_pairs(receipts)] == [
@@ -260,3 +261,122 @@ def test_sroie_holds_seven_receipts_twice_and_funsd_no_form(real_data: Path) -> 
     forms = [d for role in ("train", "test") for d in read_documents(funsd, real_data / "funsd", role)]
     assert len(forms) == 199
     assert find_pairs(forms) == []
+
+
+def pages_of_documents(documents: int, pages: int) -> list[Document]:
+    """Pages that are not near-identical, named as a scanner names them."""
+    return [
+        replace(page(f"invoice-{d:03}-p{p}", story(d * pages + p)), group=f"invoice-{d:03}")
+        for d in range(documents)
+        for p in range(1, pages + 1)
+    ]
+
+
+def groups(documents: list[Document]) -> set[str | None]:
+    return {document.group for document in documents}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pages_of_one_document_are_on_one_side_of_every_split(seed: int) -> None:
+    documents = pages_of_documents(10, 3)
+    rest, chosen = split(documents, 0.2, seed)
+    assert (len(rest), len(chosen)) == (24, 6)
+    assert not groups(rest) & groups(chosen)
+    parts = [fold(documents, 3, number, seed) for number in (1, 2, 3)]
+    assert sorted(len(part) for _, part in parts) == [9, 9, 12]
+    for rest, part in parts:
+        assert not groups(rest) & groups(part)
+    # Without groups the same pages are parted.
+    rest, chosen = split([replace(document, group=None) for document in documents], 0.2, seed)
+    assert stems_of_pages(rest) & stems_of_pages(chosen)
+
+
+def stems_of_pages(documents: list[Document]) -> set[str]:
+    return {document.name.rpartition("-")[0] for document in documents}
+
+
+def test_a_twin_of_a_page_brings_its_whole_document_along() -> None:
+    documents = [*pages_of_documents(4, 2), page("copy of invoice-002-p1", story(5) + " copy")]
+    assert documents[4].words == tuple(story(5).split())
+    for seed in range(5):
+        _, chosen = split(documents, 0.4, seed)
+        together = {"copy of invoice-002-p1", "invoice-002-p1", "invoice-002-p2"}
+        assert len(together & {document.name for document in chosen}) in (0, 3)
+
+
+def multi_page(path: Path, names: list[str], first: int = 0, **keys: str) -> str:
+    file = Path(jsonl(path, {name: story(first + at) for at, name in enumerate(names)}))
+    lines = [{**json.loads(line), **keys} for line in file.read_text().splitlines()]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    return str(file)
+
+
+INVOICES = [f"invoice-{d:03}-p{p}" for d in range(6) for p in (1, 2)]
+
+
+def test_groups_come_from_the_pages_or_from_their_names(tmp_path: Path) -> None:
+    train = multi_page(tmp_path / "train", INVOICES)
+    found = corpus(train=train, eval="0.34", group_by=r"(.+)-p\d+$")
+    assert groups(found.train) | groups(found.eval) == {f"invoice-{d:03}" for d in range(6)}
+    assert not groups(found.train) & groups(found.eval)
+    assert found.notes == ()
+    said = multi_page(tmp_path / "said", INVOICES[:2], group="the only one")
+    assert groups(read_documents(DataSettings(format="jsonl", group_by="(.+)-p"), Path(said), "train")) == {
+        "the only one"
+    }
+
+
+def test_names_that_look_like_pages_get_one_note(tmp_path: Path) -> None:
+    found = corpus(train=multi_page(tmp_path / "train", INVOICES), eval="0.34")
+    assert found.notes == (
+        "note: 12 of 12 page names look like pages of 6 documents, such as the 2 of 'invoice-000'; data.group_by keeps "
+        "the pages of a document together, and without it a split may part them, which flatters the score",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "documents"),
+    [
+        (["a_1", "a_2", "b_1", "b_2"], 2),
+        (["a page 1", "a page 2", "b page 1", "b page 2", "b page 3"], 2),
+        (["scan (1)", "scan (2)", "letter (1)", "letter (2)"], 2),
+        (["scan1", "scan2", "letter1", "letter2"], 2),
+        ([f"train-{n:04}" for n in range(20)], 0),  # numbered documents
+        ([f"form_{n}" for n in range(20)], 0),  # one row of numbers
+        (["82092117", "82200067_0069", "87594142_87594144", "0000971160", "0000989556"], 0),  # FUNSD's
+        ([f"zh_train_{n}" for n in range(40)] + [f"de_train_{n}" for n in range(40)], 0),  # XFUND's
+        (["a_1", "a_2", "b_1", "b_2", *(f"x{n:06}" for n in range(9))], 0),  # a few among many
+        (["a_7", "a_9", "b_12", "b_31"], 0),  # no pages are counted so
+    ],
+)
+def test_which_names_look_like_pages(names: list[str], documents: int) -> None:
+    note = name_note([page(name, story(at)) for at, name in enumerate(names)])
+    assert (note is not None) == (documents > 0)
+    assert note is None or f"pages of {documents} documents" in note
+
+
+def test_no_public_data_set_looks_like_pages_of_documents(real_data: Path) -> None:
+    for format, folder in (("funsd", "funsd"), ("sroie", "sroie2019/train"), ("cord", "cord_v1")):
+        settings = DataSettings(format=format, fix="clamp")  # type: ignore[arg-type]
+        assert name_note(read_documents(settings, real_data / folder, "train")) is None
+
+
+def test_documents_with_pages_in_two_files_are_named(tmp_path: Path) -> None:
+    train = multi_page(tmp_path / "train", INVOICES)
+    test = multi_page(tmp_path / "test", ["invoice-001-p3", "invoice-004-p3", "invoice-009-p1"], first=50)
+    assert corpus(train=train, test=test, group_by=r"(.+)-p\d+$").notes == (
+        "note: 2 of 3 pages of data.test are of documents that data.train has pages of: invoice-001, invoice-004",
+    )
+
+
+def test_an_expression_that_fits_no_name_is_refused_and_one_that_fits_some_is_noted(tmp_path: Path) -> None:
+    train = multi_page(tmp_path / "train", [*INVOICES, "receipt"])
+    with pytest.raises(UserError, match=r"group_by = \(x\) does not match the page name 'invoice-000-p1', nor any"):
+        corpus(train=train, group_by="(x)")
+    assert corpus(train=train, group_by="(.+)-p").notes == (
+        f"train: note: {train}: data.group_by = (.+)-p does not match the page name 'receipt', whose page is a "
+        "document of its own; it matches 12 others",
+    )
+    for expression, why in (("(", "not a regular expression"), (".+", "captures 0 groups"), ("(a)(b)", "captures 2")):
+        with pytest.raises(UserError, match=f"data.*group_by = .*: {why}"):
+            corpus(train=train, group_by=expression)

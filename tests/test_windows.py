@@ -143,7 +143,7 @@ def test_room_for_nothing(checkpoints: dict[str, Path]) -> None:
 
 
 def test_the_windows_of_funsd(real_data: Path, minilm: Path) -> None:
-    from layoutner.config.settings import DataSettings
+    from layoutner.config.data_settings import DataSettings
     from layoutner.data.corpus import read_documents
 
     # Its vocabulary is bert-base-uncased's.
@@ -160,7 +160,7 @@ FORMATS = {"funsd": "funsd", "unilm": "funsd_unilm"}  # format -> folder: the sa
 
 
 def test_both_formats_of_funsd_give_the_same_windows(real_data: Path, minilm: Path) -> None:
-    from layoutner.config.settings import DataSettings
+    from layoutner.config.data_settings import DataSettings
     from layoutner.data.corpus import read_corpus
 
     windower = Windower(AutoTokenizer.from_pretrained(minilm), 512, 128)

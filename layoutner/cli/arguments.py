@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from layoutner.config.errors import UserError
 from layoutner.config.recipes import recipe_names
@@ -50,6 +50,12 @@ def add_settings(parser: argparse.ArgumentParser, config: bool = True) -> None:
             default = "" if field.default in (None, ()) else f" (default: {field.default})"
             text = f"{field.description}{default}".replace("%", "%%")
             group.add_argument(f"--{section}.{key}", dest=f"{section}.{key}", metavar="VALUE", help=text)
+
+
+def choices(annotation: Any) -> list[str] | None:
+    """What a setting of closed choices takes; None where it takes other values too."""
+    found = [value for part in (annotation, *get_args(annotation)) for value in get_args(part)]
+    return [value for value in found if isinstance(value, str)] or None
 
 
 def overrides(options: argparse.Namespace) -> dict[str, dict[str, str]]:

@@ -3,13 +3,22 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, overrides, quiet
-from layoutner.config.settings import DataSettings, load
+from layoutner.cli.arguments import Parser, add_command, choices, overrides, quiet
+from layoutner.config.data_settings import DataSettings
+from layoutner.config.settings import load
 
 if TYPE_CHECKING:
     from layoutner.data.windows import Windower
+
+# Settings that say how documents are read.
+# fmt: off
+KEYS = (
+    "format", "labels", "ignore_types", "group_by", "box_unit", "box_format", "fix", "box_level", "max_length",
+    "stride",
+)
+# fmt: on
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -18,15 +27,15 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     check = add_command(actions, "check", _check, "count what there is and list what is wrong; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
-    for key in ("format", "labels", "fix", "box_level", "max_length", "stride"):
+    for key in KEYS:
         field = DataSettings.model_fields[key]
         check.add_argument(
             f"--data.{key}",
             *([f"--{key}"] if key in ("labels", "fix") else []),
             dest=f"data.{key}",
-            metavar=None if get_args(field.annotation)[1:] and key != "labels" else "VALUE",
-            choices=get_args(field.annotation) if key in ("format", "fix", "box_level") else None,
-            help=(field.description or "") + ("" if field.default is None else f" (default: {field.default})"),
+            metavar=None if choices(field.annotation) else "VALUE",
+            choices=choices(field.annotation),
+            help=(field.description or "") + ("" if field.default in (None, ()) else f" (default: {field.default})"),
         )
     check.add_argument(
         "--split", choices=["train", "eval", "test"], help="read this one alone (default: all there are)"

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from layoutner.cli.arguments import Parser, add_command, quiet
+from layoutner.cli.arguments import Parser, add_command, choices, quiet
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
-from layoutner.config.settings import DataSettings, DeviceName, RunSettings
+from layoutner.config.settings import DeviceName, RunSettings
 
 if TYPE_CHECKING:
     from layoutner.data.page import Tally
@@ -33,7 +34,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         )
         command.add_argument("--input", metavar="INPUT", help="the same")
         command.add_argument("--model", type=Path, required=name == "predict", help="folder made by `layoutner export`")
-        for key in ("format", "fix", "bad_pages"):
+        for key in ("format", "box_unit", "box_format", "fix", "bad_pages"):
             field = DataSettings.model_fields[key]
             default = None if key == "format" else field.default
             shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else field.default
@@ -41,7 +42,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
                 f"--data.{key}",
                 dest=key,
                 default=default,
-                choices=get_args(field.annotation),
+                choices=choices(field.annotation),
                 help=f"{field.description} (default: {shown})",
             )
         command.add_argument(
@@ -145,6 +146,8 @@ def _score(options: argparse.Namespace, model: Path, world: "World") -> "tuple[S
     found = documents(settings, options.input, options.split, tally, "demand")
     scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, tally))
     _report(tally)
+    if world.is_main and scores.note is not None:
+        print(scores.note, file=sys.stderr)
     return scores, labeller.chosen
 
 
@@ -200,8 +203,15 @@ def _demand_files(model: Path | None, given: str, format: str | None) -> None:
 
 def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings:
     """How the input is read: as the options say, with the boxes that the model was trained on."""
-    box_level = labeller.windower.box_level
-    return DataSettings(format=options.format, fix=options.fix, bad_pages=options.bad_pages, box_level=box_level)
+    return DataSettings(
+        format=options.format,
+        ignore_types=labeller.ignore_types,
+        box_unit=options.box_unit,
+        box_format=options.box_format,
+        box_level=labeller.windower.box_level,
+        fix=options.fix,
+        bad_pages=options.bad_pages,
+    )
 
 
 def _report(tally: "Tally") -> None:

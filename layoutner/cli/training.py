@@ -87,6 +87,8 @@ def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
         written = {**scores.to_dict(), "checkpoint": checkpoint}
         world.on_main(lambda: write_json(run / SCORES_FILE, written))
         logger.info("%s%s", scores, warning)
+        if scores.note is not None:
+            logger.info("%s", scores.note)
         if settings.run.predictions != "none":
             _write_predictions(settings, labeller, scores)
     logger.info("%s exported to %s", chosen.name, out)

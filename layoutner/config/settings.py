@@ -6,19 +6,18 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsError
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError, did_you_mean, raise_gathered
 from layoutner.config.recipes import read_config
+from layoutner.config.section import Section, split_commas
 
 ENV_PREFIX = "LAYOUTNER_"
 
@@ -32,39 +31,7 @@ ALTERNATIVES = (
 FamilyName = Literal[
     "bert", "roberta", "xlm-roberta", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "bros", "modernbert"
 ]
-FormatName = Literal["funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub", "ocr"]
 DeviceName = Literal["auto", "cpu", "cuda"]
-
-
-def _split_commas(value: Any) -> Any:
-    """A list may be written "a,b" in the environment and on the command line."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.strip("[]()").split(",") if part.strip()]
-    return value
-
-
-def _number_or_text(value: Any) -> Any:
-    """`data.eval` may be a fraction or a path; text that reads as a number is the fraction."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-class Section(BaseModel):
-    """A frozen part of the tree that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic would take true for 1.
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"{value}: this setting is no switch".lower())
-        return value
 
 
 class ModelSettings(Section):
@@ -78,67 +45,6 @@ class ModelSettings(Section):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="probability, everywhere in the network; default: the checkpoint's own"
     )
-
-
-class DataSettings(Section):
-    """[data]: the documents."""
-
-    format: FormatName = Field("funsd", description="reader of the files")
-    train: Path | None = Field(None, description="folder or file of the training documents")
-    eval: Annotated[float | Path | None, BeforeValidator(_number_or_text)] = Field(
-        None,
-        description="what checkpoints are chosen by: a folder or file, or a fraction of the training documents",
-    )
-    test: Path | None = Field(None, description="folder or file scored once, at the end, with the chosen checkpoint")
-    labels: Path | None = Field(None, description="file of labels, one a line; default: those of the documents")
-    scheme: Literal["BIO", "BIOES"] = Field("BIO", description="tagging scheme of training and of scores")
-    max_length: int = Field(512, ge=8, description="sub-words a window, special tokens included")
-    stride: int = Field(128, ge=0, description="sub-words that neighbouring windows of a long document share")
-    box_level: Literal["word", "segment"] = Field(
-        "word", description="box of a word: its own, or that of its whole line or field; written into every score"
-    )
-    label_all_subwords: bool = Field(False, description="train on every sub-word of a word, not on the first alone")
-    fix: Literal["none", "clamp", "drop"] = Field(
-        "none",
-        description="boxes off the page or inverted: none = an error, clamp = cut to the page, drop = without the word",
-    )
-    bad_pages: Literal["stop", "skip"] = Field(
-        "stop", description="a page that cannot be read or used: an error, or reported and left out"
-    )
-    choose_by: Literal["eval", "test"] = Field(
-        "eval", description="split that chooses the checkpoint; test flatters the score and is written into it"
-    )
-    folds: int | None = Field(
-        None, ge=2, description="cross-validation: data.eval is one of this many parts of the training documents"
-    )
-    fold: int | None = Field(None, ge=1, description="cross-validation: which part, from 1 to data.folds")
-    cache: Path | None = Field(
-        None, description="folder that keeps windows once they are cut, for other ranks and later runs; default: none"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.fold is not None and self.folds is None:
-            raise ValueError(f"fold = {self.fold} of how many? give folds too")
-        if self.folds is not None:
-            if self.eval is not None:
-                raise ValueError(f"folds = {self.folds} and eval = {self.eval}: with folds, a fold is what eval is")
-            if self.fold is not None and self.fold > self.folds:
-                raise ValueError(f"fold = {self.fold} is not one of the {self.folds} folds")
-        if self.choose_by == "test":
-            if self.eval is not None or self.folds is not None:
-                given = f"eval = {self.eval}" if self.folds is None else f"folds = {self.folds}"
-                raise ValueError(f"choose_by = test and {given}: the test split chooses alone, or not at all")
-            if self.test is None:
-                raise ValueError("choose_by = test and no test: give data.test")
-        if isinstance(self.eval, float) and not 0 < self.eval < 1:
-            raise ValueError(f"eval = {self.eval:g}: a fraction lies between 0 and 1, for instance 0.1")
-        if self.stride > self.max_length // 2:
-            raise ValueError(
-                f"stride = {self.stride} is more than half of max_length = {self.max_length}: "
-                f"windows would hardly advance; take at most {self.max_length // 2}"
-            )
-        return self
 
 
 class BatchSettings(Section):
@@ -163,7 +69,7 @@ class OptimizerSettings(Section):
     name: Literal["adamw"] = Field("adamw", description="optimizer")
     lr: float = Field(5e-5, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; none on biases and LayerNorm")
-    betas: Annotated[tuple[float, float], NoDecode, BeforeValidator(_split_commas)] = Field(
+    betas: Annotated[tuple[float, float], NoDecode, BeforeValidator(split_commas)] = Field(
         (0.9, 0.999), description="decay rates of the first and second moment"
     )
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
@@ -269,7 +175,7 @@ class WandbSettings(Section):
     project: str = Field("layoutner", description="project name")
     entity: str | None = Field(None, description="user or team; default: the account's own")
     name: str | None = Field(None, description="name of the run; default: the run folder's")
-    tags: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = Field((), description="tags")
+    tags: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field((), description="tags")
 
 
 class TensorBoardSettings(Section):

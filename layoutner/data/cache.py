@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of an entry; another number makes other keys
 # Of a document, what no kept array follows from: windows that are read get the image of the document that is there.
-NOT_KEPT = ("name", "page_size", "image", "breaks")
+NOT_KEPT = ("name", "page_size", "image", "breaks", "group")
 # The code that cuts. Its text is part of the key, as a checkout changes without a new version.
 CUTTERS = ("document.py", "labels.py", "windows.py")
 ARRAYS = ("documents", "lengths", "answered", "input_ids", "labels", "box_of", "answers")

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import NoSplitError, UserError
-from layoutner.config.settings import DataSettings
-from layoutner.data.corpus import checked, labels_file
+from layoutner.data.checker import PageChecker
+from layoutner.data.corpus import labels_file, type_note
 from layoutner.data.document import Document
 from layoutner.data.duplicates import find_pairs
 from layoutner.data.labels import read_labels, to_spans
 from layoutner.data.page import Page, Problem, Tally
 from layoutner.data.readers import READERS, ROLES
+from layoutner.data.splits import name_note
 from layoutner.data.windows import Windower
 
 SHOWN = 10  # problems of one kind that are printed, the rest is counted
@@ -73,6 +75,8 @@ class Report:
     format: str
     splits: dict[str, Split]  # by role
     twins: list[Twin]
+    parted: dict[str, dict[str, int]]  # documents with pages in several splits: group -> role -> pages
+    notes: list[str]  # of all splits together
 
     @property
     def fatal(self) -> int:
@@ -97,6 +101,8 @@ class Report:
                 {"role": role, **problem._asdict()} for role, split in self.splits.items() for problem in split.problems
             ],
             "duplicates": [twin._asdict() for twin in self.twins],
+            "groups_in_several_splits": self.parted,
+            "notes": self.notes,
         }
 
     def to_json(self) -> str:
@@ -111,7 +117,7 @@ class Report:
         """
         lines = [f"{self.path}: {self.format}", *self._table(), *self._entities()]
         for role, split in self.splits.items():
-            lines += [f"{role}: {count} {what}" for what, count in sorted(split.tally.repaired.items())]
+            lines += split.tally.lines(role)
         by_kind: dict[tuple[bool, str], list[str]] = {}
         for role, split in self.splits.items():
             for problem in split.problems:
@@ -124,8 +130,17 @@ class Report:
             lines.append(f"note: pages that are there twice: {len(self.twins)} pair(s), {across} across splits")
             across_first = sorted(self.twins, key=lambda twin: twin.role == twin.other_role)
             lines += _first([str(twin) for twin in across_first], everything)
-        total = sum(len(split.problems) for split in self.splits.values())
-        lines.append(f"{self.fatal} problem(s) that stop a run, {total - self.fatal + len(self.twins)} worth a look")
+        if self.parted:
+            lines.append(f"note: documents with pages in several splits: {len(self.parted)}")
+            several = [
+                f"{group}: {', '.join(f'{role} {count}' for role, count in pages.items())}"
+                for group, pages in self.parted.items()
+            ]
+            lines += _first(several, everything)
+        lines += [f"note: {note}" for note in self.notes]
+        worth = sum(len(split.problems) for split in self.splits.values()) - self.fatal
+        worth += len(self.twins) + len(self.parted) + len(self.notes)
+        lines.append(f"{self.fatal} problem(s) that stop a run, {worth} worth a look")
         return "".join(
             character if character.isprintable() or character == "\n" else "?" for character in "\n".join(lines)
         )
@@ -182,7 +197,24 @@ def check(settings: DataSettings, path: Path, role: str | None, windower: Window
         Twin(*everything[one][:2], *everything[other][:2], identical)
         for one, other, identical in find_pairs([document for _, _, document in everything])
     ]
-    return Report(path, settings.format, splits, twins)
+    notes = [name_note([document for _, _, document in everything]), type_note(_entities(splits))]
+    return Report(path, settings.format, splits, twins, _parted(splits), [note for note in notes if note])
+
+
+def _entities(splits: dict[str, Split]) -> Counter[str]:
+    """Type -> entities in all splits."""
+    return sum((split.entities for split in splits.values()), Counter())
+
+
+def _parted(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
+    """Group -> role -> pages, of the groups that have pages in several splits."""
+    pages: dict[str, dict[str, int]] = {}
+    for role, split in splits.items():
+        for document in split.documents:
+            if document.group is not None:
+                roles = pages.setdefault(document.group, {})
+                roles[role] = roles.get(role, 0) + 1
+    return {group: roles for group, roles in sorted(pages.items()) if len(roles) > 1}
 
 
 def _read_all(settings: DataSettings, path: Path) -> dict[str, Split]:
@@ -215,8 +247,9 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
         UserError: there is nothing to read; what breaks off behind the first page is a problem of the split instead.
     """
     split = Split()
+    checker = PageChecker(settings, split.tally)
     for page in _pages(settings, path, role, split):
-        document, problems = checked(page, settings, split.tally)
+        document, problems = checker.check(page)
         split.problems += problems
         if document is None:
             split.unusable += 1
@@ -224,6 +257,7 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
             assert isinstance(page, Page), "a Problem is no document"
             split.documents.append(document)
             split.sources.append(page.source)
+    split.problems += checker.finish(path)
     return split
 
 

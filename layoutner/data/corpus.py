@@ -1,17 +1,19 @@
 """The documents of a run by role, checked as a whole before any model is loaded."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError, raise_gathered
-from layoutner.config.settings import DataSettings
+from layoutner.data.checker import PageChecker
 from layoutner.data.document import Document
-from layoutner.data.labels import LabelSet, labels_of, read_labels
-from layoutner.data.page import Page, Problem, Tally, to_document
+from layoutner.data.labels import LabelSet, labels_of, read_labels, to_spans, types_like_no_entity
+from layoutner.data.page import Page, Problem, Tally
 from layoutner.data.readers import READERS
-from layoutner.data.splits import fold, leaks, split
+from layoutner.data.splits import fold, leaks, name_note, split
 
 Labels = Literal["keep", "ignore", "demand"]  # what is done with the labels of pages that are read
 
@@ -41,10 +43,13 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
             "and data.fold = 1 the first"
         )
     notes: list[str] = []
-    train = _read(settings, settings.train, "train", notes)
+    ignored: Counter[str] = Counter()
+    train = _read(settings, settings.train, "train", notes, ignored)
+    types = Counter(span.type for document in train for span in to_spans(document.tags or ()))
+    notes += [f"note: {note}" for note in (name_note(train), type_note(types)) if note is not None]
     # Of all training documents, so that every fold and every fraction has the same labels.
     labels = _label_set(settings, train)
-    test = [] if settings.test is None else _read(settings, settings.test, "test", notes)
+    test = [] if settings.test is None else _read(settings, settings.test, "test", notes, ignored)
     evaluation: list[Document] = []
     if settings.choose_by == "test":
         evaluation = test
@@ -58,7 +63,8 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
         _demand_words(evaluation, f"data.eval = {settings.eval:g} of the training documents")
         _demand_words(train, f"what data.eval = {settings.eval:g} leaves of the training documents")
     elif settings.eval is not None:
-        evaluation = _read(settings, settings.eval, "eval", notes)
+        evaluation = _read(settings, settings.eval, "eval", notes, ignored)
+    require_ignored(settings, ignored)
     roles = {"train": train, "eval": evaluation, "test": test}
     if settings.choose_by == "test":
         del roles["eval"]
@@ -68,15 +74,25 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     for role, documents in (("train", train), ("eval", evaluation), ("test", test)):
         problems += check_labels(documents, labels, role)
     file = labels_file(settings, settings.train)
-    listed = f" (the labels are those of {file})" if file is not None else ""
-    raise_gathered(f"{len(problems)} label problem(s){listed}", problems)
+    if file is not None:
+        advice = f"those of {file}, {', '.join(labels.types)}: add what is lacking there"
+    else:
+        advice = (
+            f"those of the training documents, {', '.join(labels.types)}; data.labels = FILE names more, which are "
+            "then scored though never learnt"
+        )
+    raise_gathered(
+        f"{len(problems)} label problem(s); the labels are {advice}, or read types as O with data.ignore_types",
+        problems,
+    )
     return Corpus(train, evaluation, test, labels, tuple(notes))
 
 
-def _read(settings: DataSettings, path: Path, role: str, notes: list[str]) -> list[Document]:
+def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> list[Document]:
     tally = Tally()
     documents = read_documents(settings, path, role, tally, labels="demand")
     notes += tally.lines(role)
+    ignored.update(tally.ignored)
     # By name, so that a seed deals the same pages whatever format, file order or file system they come from.
     return sorted(documents, key=lambda document: document.name)
 
@@ -103,10 +119,11 @@ def stream(
     # A data set of the hub is a name, not a path.
     if settings.format != "hub" and not path.exists():
         raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
+    checker = PageChecker(settings, tally)
     for page in READERS[settings.format](path, role):
         if labels == "ignore" and isinstance(page, Page):
             page = replace(page, words=[word._replace(tag=None) for word in page.words])
-        document, problems = checked(page, settings, tally)
+        document, problems = checker.check(page)
         if labels == "demand" and document is not None and document.tags is None:
             problems = [Problem(f"data.{role}: {document.name}", "no labels", "its words have no labels")]
             document = None
@@ -118,17 +135,9 @@ def stream(
             tally.skip(next(problem for problem in problems if problem.fatal))
         else:
             yield problems
-
-
-def checked(page: Page | Problem, settings: DataSettings, tally: Tally) -> tuple[Document | None, list[Problem]]:
-    """What a reader yields, as a document (None where a problem stops a run) and its problems; see `to_document`."""
-    if isinstance(page, Problem):
-        return None, [page]
-    document, problems = to_document(page, settings.fix, tally)
-    if document is not None and settings.box_level == "segment" and document.segments is None:
-        what = "data.box_level = segment needs lines or fields, and this page has none; take word"
-        return None, [*problems, Problem(page.source, "no segments", what)]
-    return document, problems
+    problems = checker.finish(path)
+    tally.notes += [str(problem) for problem in problems if not problem.fatal]
+    raise_gathered(f"data.{role}", [str(problem) for problem in problems if problem.fatal])
 
 
 def read_documents(
@@ -145,40 +154,88 @@ def read_documents(
         UserError: as `stream`, and all problems of all pages, no document, no word in any of them.
     """
     documents, problems = [], []
-    for found in stream(settings, path, role, tally or Tally(), said, labels):
+    tally = tally or Tally()
+    for found in stream(settings, path, role, tally, said, labels):
         if isinstance(found, Document):
             documents.append(found)
         else:
             problems += [str(problem) for problem in found if problem.fatal]
     raise_gathered(f"{len(problems)} problem(s) in {path}", problems)
-    _demand_words(documents, f"{said or f'data.{role}'} = {path}")
+    skipped = (
+        "" if tally is None or not tally.skipped else f"; {tally.skipped} left out, the first: {tally.first_skipped}"
+    )
+    _demand_words(documents, f"{said or f'data.{role}'} = {path}", skipped)
     return documents
 
 
-def _demand_words(documents: list[Document], where: str) -> None:
+def _demand_words(documents: list[Document], where: str, why: str = "") -> None:
     if not any(document.words for document in documents):
-        raise UserError(f"{where}: {len(documents)} documents and not one word")
+        raise UserError(f"{where}: {len(documents)} documents and not one word{why}")
 
 
-def check_labels(documents: list[Document], labels: LabelSet, role: str) -> list[str]:
-    """Problems of the tags of documents that must be labelled, by file and word."""
+def check_labels(documents: Sequence[Document], labels: LabelSet, role: str) -> list[str]:
+    """Problems of the tags of documents that must be labelled: a line for each page without labels and each type
+    that is not in the label set.
+    """
     problems = []
+    known = set(labels.types)
+    first: dict[str, str] = {}  # unknown type -> its first word
+    words: Counter[str] = Counter()
     for document in documents:
         if document.tags is None:
             problems.append(f"data.{role}: {document.name}: its words have no labels")
             continue
         for index, tag in enumerate(document.tags):
-            if tag != "O" and tag.partition("-")[2] not in labels.types:
-                problems.append(
-                    f"data.{role}: {document.name}: word {index} {document.words[index]!r}: label {tag} is not one "
-                    f"of {', '.join(labels.types)}"
-                )
+            kind = tag.partition("-")[2]
+            if kind and kind not in known:
+                first.setdefault(kind, f"{document.name}: word {index} {document.words[index]!r}")
+                words[kind] += 1
+    problems += [
+        f"data.{role}: {kind} is not one of the labels; {words[kind]} word(s) have it, the first: {where}"
+        for kind, where in sorted(first.items())
+    ]
     return problems
+
+
+def type_note(counts: Counter[str]) -> str | None:
+    """What there is to say of types that look like no entity.
+
+    Args:
+        counts: type -> entities.
+    """
+    if not (found := types_like_no_entity(counts)):
+        return None
+    named = ", ".join(f"{kind} ({counts[kind]} of {counts.total()} entities)" for kind in found)
+    return (
+        f"{named} looks like no entity, and is learnt and scored as one; data.ignore_types = {','.join(found)} reads "
+        "it as O"
+    )
+
+
+def require_ignored(settings: DataSettings, ignored: Counter[str]) -> None:
+    """Refuse a type of data.ignore_types that no page has.
+
+    Args:
+        ignored: type -> words that had it.
+
+    Raises:
+        UserError: such a type.
+    """
+    seen = {kind.casefold() for kind in ignored}
+    if unseen := [kind for kind in settings.ignore_types if kind.casefold() not in seen]:
+        raise UserError(f"data.ignore_types = {','.join(unseen)}: no page has a word of that type")
 
 
 def _label_set(settings: DataSettings, train: list[Document]) -> LabelSet:
     file = None if settings.train is None else labels_file(settings, settings.train)
-    return labels_of(train, settings.scheme) if file is None else read_labels(file, settings.scheme)
+    if file is None:
+        return labels_of(train, settings.scheme)
+    labels = read_labels(file, settings.scheme)
+    ignored = {kind.casefold() for kind in settings.ignore_types}
+    kept = tuple(kind for kind in labels.types if kind.casefold() not in ignored)
+    if not kept:
+        raise UserError(f"{file}: data.ignore_types = {','.join(settings.ignore_types)} leaves none of its labels")
+    return replace(labels, types=kept)
 
 
 def labels_file(settings: DataSettings, path: Path) -> Path | None:

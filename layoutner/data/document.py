@@ -20,6 +20,7 @@ class Document:
     image: Path | None = None
     segments: tuple[int, ...] | None = None  # words of one line or field share a number; None where the file has none
     breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
+    group: str | None = None  # pages of one document share it, and are never parted between training and scoring
 
     def segment_boxes(self) -> tuple[Box, ...]:
         """For every word the box around its whole segment.

@@ -6,6 +6,7 @@ a page has enough of them, and text alone where it has not.
 """
 
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,12 @@ class Pair(NamedTuple):
     one: int
     other: int
     identical: bool  # the same image bytes, or the same words in the same boxes
+
+
+def page_digest(document: Document) -> str:
+    """16 hexadecimal digits that tell a page from others by its words and boxes, whatever it is called."""
+    content = json.dumps([document.words, document.boxes]).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def find_pairs(documents: Sequence[Document]) -> list[Pair]:

@@ -121,3 +121,17 @@ def labels_of(documents: Iterable[Document], scheme: str) -> LabelSet:
     if not types:
         raise UserError("the training documents hold no entity: every word is O, so there is nothing to learn")
     return LabelSet(scheme, tuple(sorted(types)))
+
+
+# What annotation tools call a word that is of no entity.
+# fmt: off
+NO_ENTITY = frozenset((
+    "background", "bg", "ignore", "ignored", "na", "nolabel", "none", "nothing", "null", "o", "other", "others",
+    "outside", "unlabeled", "unlabelled",
+))
+# fmt: on
+
+
+def types_like_no_entity(types: Iterable[str]) -> list[str]:
+    """Entity types whose names say that they are none, such as OTHERS or no-label."""
+    return sorted(kind for kind in types if "".join(filter(str.isalnum, kind)).casefold() in NO_ENTITY)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from layoutner.config.data_settings import BoxFormat, BoxUnit
+from layoutner.data.box_units import to_corners, to_thousandths
 from layoutner.data.document import Box, Document
 from layoutner.data.labels import Span, to_spans, to_tags
 
@@ -40,7 +42,7 @@ class Word(NamedTuple):
     """A word as its file tells it."""
 
     text: str
-    box: tuple[float, float, float, float]  # x0, y0, x1, y1, in the unit that the Page names
+    box: tuple[float, float, float, float]  # in the unit and the format that the Page names
     tag: str | None = None  # "O", or prefix-type such as "B-TOTAL"; None where nobody labelled it
     segment: int | None = None  # words of one line or field of the page share a number
 
@@ -54,9 +56,11 @@ class Page:
     words: list[Word]
     page_size: tuple[int, int]  # width, height, in pixels
     image: Path | None = None
-    unit: Literal["pixels", "thousandths"] = "pixels"  # of the boxes
+    unit: BoxUnit = "pixels"  # of the boxes
     notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
     breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
+    group: str | None = None  # pages of one document share it
+    box_format: BoxFormat = "xyxy"  # two corners, or one corner and the size
 
 
 @dataclass
@@ -64,8 +68,10 @@ class Tally:
     """What was repaired or left out while pages were read."""
 
     repaired: Counter[str] = field(default_factory=Counter)  # what -> how often
+    ignored: Counter[str] = field(default_factory=Counter)  # type of data.ignore_types -> words that had it
     skipped: int = 0  # pages left out because they could not be used
     first_skipped: Problem | None = None
+    notes: list[str] = field(default_factory=list)  # what is worth a look and belongs to no page
 
     def skip(self, problem: Problem) -> None:
         """Count a page that is left out."""
@@ -75,6 +81,8 @@ class Tally:
     def lines(self, role: str) -> list[str]:
         """For the run's log."""
         found = [f"{role}: {count} {what}" for what, count in sorted(self.repaired.items())]
+        found += [f"{role}: {count} word(s) of {kind} read as O" for kind, count in sorted(self.ignored.items())]
+        found += [f"{role}: note: {note}" for note in self.notes]
         if self.skipped:
             first = f"the first: {self.first_skipped}"
             found.append(f"{role}: {self.skipped} page(s) left out (data.bad_pages = skip); {first}")
@@ -140,6 +148,7 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
         page.image,
         segments if len(segments) == len(words) else None,
         None if page.breaks is None else tuple(bisect_left(kept, words) for words in page.breaks),
+        page.group,
     )
     return document, problems
 
@@ -155,12 +164,9 @@ def _text_problem(text: Any) -> str | None:
 
 
 def _scaled(page: Page, box: tuple[float, float, float, float]) -> Box:
-    x0, y0, x1, y1 = box
-    if page.unit == "thousandths":
-        return int(x0), int(y0), int(x1), int(y1)
-    width, height = page.page_size
+    x0, y0, x1, y1 = to_thousandths(to_corners(box, page.box_format), page.unit, page.page_size)
     # Rounded down as in the LayoutLM preprocessing.
-    return int(1000 * x0 / width), int(1000 * y0 / height), int(1000 * x1 / width), int(1000 * y1 / height)
+    return int(x0), int(y0), int(x1), int(y1)
 
 
 def box_problem(box: Box) -> tuple[str, str] | None:

@@ -1,12 +1,17 @@
-"""Parting documents, near-identical pages always together: a page must not be scored by its own copy."""
+"""Parting documents: near-identical pages stay together, and so do the pages of one document.
+
+A page must not be scored by its own copy, nor by the other pages of its invoice, which share letterhead and layout.
+"""
 
 import random
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from layoutner.config.errors import UserError
 from layoutner.data.document import Document
-from layoutner.data.duplicates import find_groups, find_pairs, join
+from layoutner.data.duplicates import Pair, find_pairs, join
 
 # Share of the pages of data.eval that may be in data.test too, and the other way round: public sets hold a page in a
 # hundred twice by accident.
@@ -69,9 +74,19 @@ def fold(documents: list[Document], folds: int, number: int, seed: int) -> tuple
 
 def _units(documents: Sequence[Document]) -> list[list[int]]:
     """Indices of documents that stay together, in the order of their first."""
-    groups = find_groups(documents)
+    groups = join([*find_pairs(documents), *_group_pairs(documents)], len(documents))
     alone = set(range(len(documents))) - {index for group in groups for index in group}
     return sorted([*groups, *([index] for index in alone)])
+
+
+def _group_pairs(documents: Sequence[Document]) -> list[Pair]:
+    """Each page of a group with the first one of it."""
+    first: dict[str, int] = {}
+    pairs = []
+    for index, document in enumerate(documents):
+        if document.group is not None and (earlier := first.setdefault(document.group, index)) != index:
+            pairs.append(Pair(earlier, index, identical=False))
+    return pairs
 
 
 def _parted(documents: list[Document], chosen: Iterable[int]) -> tuple[list[Document], list[Document]]:
@@ -105,6 +120,14 @@ def leaks(roles: dict[str, list[Document]]) -> list[str]:
                     "the training documents (data.eval = 0.1); data.choose_by = test, without data.eval, does it on "
                     "purpose and writes so into the score"
                 )
+        groups = _shared_groups(roles[one], roles[other])
+        if groups:
+            some = ", ".join(sorted(groups)[:3]) + (", ..." if groups[3:] else "")
+            count = sum(document.group in groups for document in roles[other])
+            lines.append(
+                f"note: {count} of {len(roles[other])} pages of data.{other} are of documents that data.{one} has "
+                f"pages of: {some}"
+            )
         if twins:
             count = sum(len(theirs) for _, theirs in twins)
             some = ", ".join(f"{theirs[0]} ({ours[0]})" for ours, theirs in twins[:3]) + (", ..." if twins[3:] else "")
@@ -127,3 +150,41 @@ def _twins(
         if names[one] and names[other]:
             found.append((names[one], names[other]))
     return found
+
+
+def _shared_groups(one: Sequence[Document], other: Sequence[Document]) -> list[str]:
+    """Groups that have pages in both roles."""
+    ours, theirs = ({document.group for document in role if document.group is not None} for role in (one, other))
+    return sorted(ours & theirs)
+
+
+# invoice-7-p2, scan_page_03, contract (2): what stands before the page, and the page.
+PAGE_NAME = re.compile(
+    r"(?P<document>.+?)[ _.-]*(?:(?:p|pg|page|seite)[ _.-]*(?P<marked>\d{1,4})|(?<!\d)\(?(?P<number>\d{1,2})\)?)", re.I
+)
+MOST_PAGES = 30  # a longer row of numbers counts documents, not pages
+
+
+def name_note(documents: Sequence[Document]) -> str | None:
+    """What there is to say where names look like pages of documents, and no document has a group."""
+    if any(document.group is not None for document in documents):
+        return None
+    pages: dict[str, set[int]] = defaultdict(set)
+    for document in documents:
+        found = PAGE_NAME.fullmatch(document.name)
+        if found:
+            pages[found["document"]].add(int(found["marked"] or found["number"]))
+    # Pages are counted from 0 or 1 without a gap; a number that is none stands alone or far from others.
+    several = {
+        name: numbers
+        for name, numbers in pages.items()
+        if 1 < len(numbers) <= MOST_PAGES and min(numbers) < 2 and max(numbers) - min(numbers) < len(numbers)
+    }
+    if len(several) < 2 or 2 * sum(map(len, several.values())) < len(documents):
+        return None
+    name, numbers = min(several.items())
+    return (
+        f"{sum(map(len, several.values()))} of {len(documents)} page names look like pages of {len(several)} "
+        f"documents, such as the {len(numbers)} of {name!r}; data.group_by keeps the pages of a document together, "
+        "and without it a split may part them, which flatters the score"
+    )

@@ -10,8 +10,9 @@ from xml.sax.saxutils import escape
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.config.schedule import Schedule, plan_schedule
-from layoutner.config.settings import DataSettings, ScheduleSettings
+from layoutner.config.settings import ScheduleSettings
 from layoutner.data.batches import padded, share, step_windows
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document

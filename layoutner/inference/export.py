@@ -14,7 +14,7 @@ from layoutner.training.checkpoint import (
     damage,
     read_state,
 )
-from layoutner.training.folder import PREPROCESSING_FILE, SKELETON_FOLDER
+from layoutner.training.folder import PREPROCESSING_FILE, SKELETON_FOLDER, TRAINING_PAGES_FILE
 
 
 def chosen_checkpoint(run: Path) -> Path:
@@ -55,6 +55,8 @@ def as_model(checkpoint: Path) -> Iterator[Path]:
         raise UserError(f"{run}: {' and '.join(missing)} missing, without which its checkpoints are no models")
     with tempfile.TemporaryDirectory() as folder:
         files = [*(run / SKELETON_FOLDER).iterdir(), run / PREPROCESSING_FILE, checkpoint.resolve() / WEIGHTS_FILE]
+        if (pages := run / TRAINING_PAGES_FILE).exists():
+            files.append(pages)
         for file in files:
             (Path(folder) / file.name).symlink_to(file)
         yield Path(folder)
@@ -87,6 +89,8 @@ def export(source: Path, out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(run / SKELETON_FOLDER, partial)
         shutil.copyfile(run / PREPROCESSING_FILE, partial / PREPROCESSING_FILE)
+        if (run / TRAINING_PAGES_FILE).exists():  # runs of the first version have none
+            shutil.copyfile(run / TRAINING_PAGES_FILE, partial / TRAINING_PAGES_FILE)
         shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
         partial.rename(out)  # an empty folder gives way
     except OSError as error:

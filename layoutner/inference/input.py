@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from layoutner.config.data_settings import DataSettings, FormatName
 from layoutner.config.errors import UserError, raise_gathered
-from layoutner.config.settings import DataSettings, FormatName
 from layoutner.data.corpus import Labels, stream
 from layoutner.data.document import Document
 from layoutner.data.page import Problem, Tally

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from layoutner.config.errors import UserError, first_line, raise_gathered
 from layoutner.data.batches import Batch
 from layoutner.data.corpus import check_labels
 from layoutner.data.document import Document
+from layoutner.data.duplicates import page_digest
 from layoutner.data.images import PageImages
 from layoutner.data.labels import LabelSet
 from layoutner.data.page import Problem
@@ -24,7 +26,7 @@ from layoutner.inference.input import refuse
 from layoutner.model.families import FAMILIES, accept_fp32, model_inputs
 from layoutner.model.loading import demand_packages, open_pages, open_tokenizer
 from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
-from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE
+from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE, read_training_pages
 from layoutner.training.metrics import Scores
 from layoutner.training.page_images import image_problems
 from layoutner.training.world import World
@@ -57,6 +59,7 @@ class Labeller:
             max_length, stride = preprocessing["max_length"], preprocessing["stride"]
             box_level, images = preprocessing["box_level"], preprocessing["images"]
             # {"chosen_on_test": true} where the checkpoint was: every score of it says so.
+            self.ignore_types: tuple[str, ...] = tuple(preprocessing.get("ignore_types", ()))
             self.chosen: dict[str, bool] = {k: v for k, v in preprocessing.items() if k == "chosen_on_test"}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -70,6 +73,7 @@ class Labeller:
         if not (folder / "config.json").is_file() and (folder / EXPORT_FOLDER).is_dir():
             raise UserError(f"{folder}: is a run folder; its model is {folder / EXPORT_FOLDER}")
         demand_packages(self.family)
+        self._training_pages = read_training_pages(folder)
         self.world = world
         # Weights stay in the number format they were trained in, so that scores repeat; a CPU computes fp16 in fp32.
         try:
@@ -133,12 +137,15 @@ class Labeller:
     ) -> Scores:
         """Scores of labelled documents, those of rank 0, the same on every rank. `lost` is that of `label`.
 
+        counts["documents_trained_on"] says how many of them the model was trained on, as far as its folder knows.
+
         Raises:
             UserError: documents without labels, or with labels the model does not know; no word at all.
         """
-        return evaluate(
+        trained_on: list[bool] = []
+        scores = evaluate(
             self._forward,
-            self._labelled_parts(self._chunks(documents, lost), split),
+            self._labelled_parts(self._chunks(documents, lost), split, trained_on),
             self.labels,
             split,
             self.windower.box_level,
@@ -146,13 +153,18 @@ class Labeller:
             self.tokenizer.pad_token_id,
             self.world,
         )
+        if self._training_pages is None:
+            return scores
+        return replace(scores, counts={**scores.counts, "documents_trained_on": sum(trained_on)})
 
     def _labelled_parts(
-        self, chunks: Iterable[list[Document]], split: str
+        self, chunks: Iterable[list[Document]], split: str, trained_on: list[bool]
     ) -> Iterator[tuple[list[Document], list[Window]]]:
         for chunk in chunks:
             problems = check_labels(chunk, self.labels, split)
-            raise_gathered(f"{len(problems)} label problem(s)", problems)
+            known = ", ".join(self.labels.types)
+            raise_gathered(f"{len(problems)} label problem(s); the labels are those of the model, {known}", problems)
+            trained_on += [page_digest(document) in (self._training_pages or ()) for document in chunk]
             yield chunk, self.windower.windows(chunk, self.labels)
 
     def _chunks(self, documents: Iterable[Document], lost: Callable[[list[Problem]], None]) -> Iterator[list[Document]]:

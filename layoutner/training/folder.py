@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,7 @@ from typing import IO, Any
 from layoutner import __version__
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings
+from layoutner.data.files import read_text
 from layoutner.training.checkpoint import FOLDER as CHECKPOINTS_FOLDER
 from layoutner.training.checkpoint import WEIGHTS_FILE, complete_checkpoints, is_own
 from layoutner.training.tracking import METRICS_FILE, TENSORBOARD_FOLDER, WANDB_ID_FILE
@@ -22,6 +24,7 @@ from layoutner.training.world import World
 SKELETON_FOLDER = "model"
 SCORES_FILE = "scores.json"
 PREPROCESSING_FILE = "layoutner.json"  # how documents become the network's input; travels with every export
+TRAINING_PAGES_FILE = "training_pages.txt"  # a digest per line of the pages trained on; travels with every export
 CONFIG_FILE = "ds_config.json"
 SETTINGS_FILE = "settings.toml"
 ENVIRONMENT_FILE = "environment.json"
@@ -34,9 +37,11 @@ RESULTS_FILE = "test_results.txt"
 # begin anew: what run.overwrite removes, in this order. Runs of Weights & Biases that are not sent yet stay.
 RESULTS = (EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
 LEFT = (*RESULTS, SKELETON_FOLDER, CHECKPOINTS_FOLDER)
-RECORD = (PREPROCESSING_FILE, CONFIG_FILE, SETTINGS_FILE, ENVIRONMENT_FILE)  # the first is written first, and marks it
+# The first is written first, and marks a run folder.
+RECORD = (PREPROCESSING_FILE, TRAINING_PAGES_FILE, CONFIG_FILE, SETTINGS_FILE, ENVIRONMENT_FILE)
 # What no run leaves at the top of its folder, and other trainers do.
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin")
+LARGEST_TRAINING_PAGES = 2**32  # bytes of the digests: 17 a page
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
 
 # Run folders that this process writes to. It does so after the training too, so it lets go of them when it ends.
@@ -102,7 +107,7 @@ def _strangers(folder: Path, overwrite: bool) -> list[str]:
     if export.is_symlink() or export.is_file() or (_visible(export) and not (export / PREPROCESSING_FILE).is_file()):
         found.append(export)
     elif skeleton := _visible(folder / SKELETON_FOLDER):
-        own = {PREPROCESSING_FILE, WEIGHTS_FILE, *skeleton}
+        own = {PREPROCESSING_FILE, TRAINING_PAGES_FILE, WEIGHTS_FILE, *skeleton}
         found += [export / name for name in _visible(export) if name not in own]
     if overwrite:
         found += [checkpoints / name for name in _visible(checkpoints) if not is_own(name)]
@@ -175,8 +180,27 @@ def _demand_removable(settings: Settings) -> None:
         )
 
 
-def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: dict[str, Any], world: World) -> None:
+def read_training_pages(folder: Path) -> frozenset[str] | None:
+    """Digests of the pages that the model of a run or an export was trained on; None where it does not say.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    file = folder / TRAINING_PAGES_FILE
+    return frozenset(read_text(file, LARGEST_TRAINING_PAGES).split()) if file.is_file() else None
+
+
+def open_folder(
+    settings: Settings,
+    ds_config: dict[str, Any],
+    preprocessing: dict[str, Any],
+    training_pages: Iterable[str],
+    world: World,
+) -> None:
     """Write the record of the run, with run.overwrite in place of an earlier run. Rank 0 alone calls this.
+
+    Args:
+        training_pages: digests of the pages that the model has been trained on when the run ends.
 
     Raises:
         UserError: the folder cannot be written.
@@ -186,6 +210,7 @@ def open_folder(settings: Settings, ds_config: dict[str, Any], preprocessing: di
         if settings.run.overwrite:
             _remove_run(settings)
         write_json(folder / PREPROCESSING_FILE, preprocessing)
+        write_text(folder / TRAINING_PAGES_FILE, "".join(f"{digest}\n" for digest in training_pages))
         write_json(folder / CONFIG_FILE, ds_config)
         write_text(folder / SETTINGS_FILE, settings.to_toml())
         write_json(folder / ENVIRONMENT_FILE, environment(world))

@@ -80,7 +80,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
     with world.doing("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
         tracker = world.agree(lambda: open_tracker(settings, world, state.step))
     # Not before everything stands on every rank: with run.overwrite an earlier run goes now.
-    world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, world))
+    world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, world))
     world.on_main(lambda: _save_skeleton(plan, model))
     total = plan.schedule.total
     seconds, tokens, steps = 0.0, 0, 0  # since the last logged step, without evaluating and saving

@@ -30,6 +30,14 @@ class Scores:
         """As written to scores.json."""
         return asdict(self)
 
+    @property
+    def note(self) -> str | None:
+        """What limits the worth of the scores."""
+        trained_on, count = self.counts.get("documents_trained_on", 0), self.counts["documents"]
+        if not trained_on:
+            return None
+        return f"note: the model was trained on {trained_on} of these {count} pages, which flatters the score"
+
     def __str__(self) -> str:
         rows = [(kind, s["precision"], s["recall"], s["f1"], int(s["entities"])) for kind, s in self.by_entity.items()]
         rows.append(("all", self.precision, self.recall, self.f1, self.counts["entities"]))

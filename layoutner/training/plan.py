@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from layoutner.config.batch_plan import BatchPlan, plan_batch
@@ -14,11 +15,13 @@ from layoutner.config.settings import Settings
 from layoutner.data.batches import padded, share, step_windows
 from layoutner.data.cache import WindowCache
 from layoutner.data.corpus import Corpus, read_corpus
+from layoutner.data.duplicates import page_digest
 from layoutner.data.windows import Window, Windower
 from layoutner.model.families import FAMILIES
 from layoutner.model.loading import Checkpoint, open_checkpoint
 from layoutner.model.loss import Loss, make_loss
 from layoutner.training.checkpoint import Identity
+from layoutner.training.folder import read_training_pages
 from layoutner.training.tracking import demand_packages
 from layoutner.training.watchdog import Kind
 
@@ -53,8 +56,15 @@ class Plan:
             "stride": data.stride,
             "box_level": data.box_level,
             "images": "ignore" if self.checkpoint.pages is None else "use",
+            **({"ignore_types": list(data.ignore_types)} if data.ignore_types else {}),
             **({"chosen_on_test": True} if data.choose_by == "test" else {}),
         }
+
+    @property
+    def training_pages(self) -> list[str]:
+        """Digests of the pages trained on, those of the model that training starts from among them."""
+        start = read_training_pages(Path(self.checkpoint.name)) or frozenset()
+        return sorted(start | {page_digest(document) for document in self.corpus.train})
 
     @property
     def identity(self) -> Identity:

@@ -6,10 +6,13 @@ Each line is an object in UTF-8, at most 64 MiB long; blank lines are skipped. I
     "page_size"   [width, height] of the page in pixels, whole numbers, required.
     "words"       a list of objects in reading order, required; it may be empty:
         "text"    text, required. Blank words are dropped.
-        "box"     [x0, y0, x1, y1], required: left, top, right, bottom in the document's "unit".
+        "box"     [x0, y0, x1, y1], required: left, top, right, bottom in the page's "unit".
         "label"   "O", or B-, I-, E- or S- and a type, such as "B-TOTAL"; on every word of a page, or on none.
         "segment" whole number, optional: words of one line or field of the page share it.
-    "unit"        "thousandths" of the page's width and height (the default) or "pixels": what boxes are measured in.
+    "unit"        what boxes are measured in: "thousandths" of the page's width and height (the default), "pixels",
+                  "percent" or "fractions" (0 to 1) of the page's width and height.
+    "box"         "xyxy" (the default), or "xywh" where boxes are [left, top, width, height].
+    "group"       text, optional: pages of one document share it, and are never parted between training and scoring.
     "image"       optional: path of the page image relative to the file's folder, and inside it.
 
 A key that is null counts as absent, and all other keys are ignored: "probability" of a word and "entities" of a page,
@@ -21,8 +24,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
+from layoutner.config.data_settings import BoxFormat, BoxUnit
 from layoutner.config.errors import NoSplitError, UserError
 from layoutner.data.files import image_size, inside
 from layoutner.data.page import Page, Problem, Word
@@ -94,17 +98,36 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
         raise UserError(f"not JSON: {error}; one document a line") from None
     if not isinstance(page, dict):
         raise UserError(f"{short(page)} is not a document; expected an object")
-    name, size, words, unit = (page.get(key) for key in ("document", "page_size", "words", "unit"))
+    name, size, words = (page.get(key) for key in ("document", "page_size", "words"))
     if not (isinstance(name, str) and name.strip()):
         raise UserError(f'"document" is {short(name)}; expected the name of the page')
     if not (isinstance(size, list) and len(size) == 2):
         raise UserError(f'"page_size" is {short(size)}; expected [width, height] in pixels')
     if not isinstance(words, list):
         raise UserError(f'"words" is {short(words)}; expected a list of words')
-    if unit not in (None, "thousandths", "pixels"):
-        raise UserError(f'"unit" is {short(unit)}; expected "thousandths" or "pixels"')
+    group = page.get("group")
+    if not (group is None or (isinstance(group, str) and group.strip())):
+        raise UserError(f'"group" is {short(group)}; expected the name of the document that the page is of')
     made = [_word(word, index) for index, word in enumerate(words)]
-    return Page(source, name, made, (size[0], size[1]), _image(page.get("image"), folder), unit or "thousandths")
+    return Page(
+        source,
+        name,
+        made,
+        (size[0], size[1]),
+        _image(page.get("image"), folder),
+        unit=_choice(page, "unit", get_args(BoxUnit)),
+        box_format=_choice(page, "box", get_args(BoxFormat)),
+        group=group,
+    )
+
+
+def _choice(page: dict[str, Any], key: str, choices: tuple[str, ...]) -> Any:
+    """The value of a key; the first choice where the page does not have it."""
+    value = page.get(key)
+    if value is not None and value not in choices:
+        known = " or ".join(f'"{choice}"' for choice in choices)
+        raise UserError(f'"{key}" is {short(value)}; expected {known}')
+    return value or choices[0]
 
 
 def _word(word: Any, index: int) -> Word:
