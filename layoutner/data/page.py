@@ -1,7 +1,8 @@
 """A page as its file tells it, before anything of it is trusted, and how it becomes a Document.
 
-Readers only parse: they yield Pages, and a Problem for each page that cannot be read. What is wrong with words, boxes
-and tags is found here, once for all formats, and repaired where the settings say so.
+Readers only parse: they yield Pages, a Problem for each page that cannot be read, and a Problem that is not fatal for
+what is worth a look and belongs to no page. What is wrong with words, boxes and tags is found here, once for all
+formats, and repaired where the settings say so.
 """
 
 from bisect import bisect_left
