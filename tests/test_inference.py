@@ -1,6 +1,7 @@
 """Export, prediction and drawing."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from layoutner.config.data_settings import DataSettings
+from layoutner.config.settings import load
 from layoutner.data.corpus import read_documents
 from layoutner.inference.draw import COLOURS, draw
+from layoutner.training.plan import make_plan
 from tests.conftest import call, launch
 from tests.ranks import BY_RANK, finish, start
 
@@ -179,3 +182,49 @@ def test_a_run_that_one_rank_sees_in_part_ends_both_with_one_message(run: Path, 
         assert line.startswith(
             f"layoutner: {'rank 1: ' if rank else ''}error: rank 1: {tmp_path}/1/run: layoutner.json "
         )
+
+
+def test_a_score_on_pages_trained_on_says_so(run: Path, exported: Path, forms: Path, tmp_path: Path) -> None:
+    digests = (exported / "training_pages.txt").read_text().split()
+    assert digests == (run / "export" / "training_pages.txt").read_text().split()
+    assert len(set(digests)) == 19  # of 24, of which data.eval = 0.2 took 5
+    trained = launch(["layoutner", "evaluate", forms, "--model", exported, "--split", "train"])
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["counts"]["documents_trained_on"] == 19
+    assert "note: the model was trained on 19 of these 24 pages, which flatters the score" in trained.stderr
+    new = launch(["layoutner", "evaluate", forms, "--model", exported])
+    assert json.loads(new.stdout)["counts"]["documents_trained_on"] == 0
+    assert "trained on" not in new.stderr
+    # Pages are known by their words and boxes, whatever file they come in and whatever they are called.
+    predicted = launch(["layoutner", "predict", forms, "--model", exported, "--split", "train"])
+    pages = [{**json.loads(line), "document": f"page {n}"} for n, line in enumerate(predicted.stdout.splitlines())]
+    (tmp_path / "pages.jsonl").write_text("\n".join(map(json.dumps, pages)))
+    again = launch(["layoutner", "evaluate", tmp_path / "pages.jsonl", "--model", exported])
+    assert json.loads(again.stdout)["counts"]["documents_trained_on"] == 19
+
+
+def test_training_further_remembers_the_pages_of_before(exported: Path, forms: Path, tmp_path: Path) -> None:
+    test_pages = {
+        "data__train": forms / "testing_data",
+        "model__name_or_path": exported,
+        "data__max_length": 128,
+        "data__stride": 16,
+    }
+    given = {"schedule__max_steps": 1, "batch__micro_windows": 1, "precision__dtype": "fp32", **test_pages}
+    tree: dict[str, dict[str, str]] = {}
+    for name, value in given.items():
+        section, key = name.split("__")
+        tree.setdefault(section, {})[key] = str(value)
+    pages = make_plan(load(None, tree), ranks=1).training_pages
+    before = set((exported / "training_pages.txt").read_text().split())
+    assert before < set(pages)
+    assert len(pages) == len(before) + 8
+
+
+def test_a_model_of_the_first_version_is_scored_without_a_word_on_its_pages(
+    exported: Path, forms: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(exported, tmp_path / "old", ignore=shutil.ignore_patterns("training_pages.txt"))
+    done = launch(["layoutner", "evaluate", forms, "--model", tmp_path / "old"])
+    assert done.returncode == 0, done.stderr
+    assert "documents_trained_on" not in json.loads(done.stdout)["counts"]
