@@ -8,6 +8,9 @@ import pytest
 from safetensors.torch import load_file
 
 from layoutner.cli.inference import _table
+from layoutner.config.settings import DataSettings
+from layoutner.data.corpus import read_documents
+from layoutner.data.labels import rewrite, to_spans
 from layoutner.training.metrics import score
 from tests.conftest import call
 from tests.test_checkpoint import checkpoint
@@ -62,3 +65,35 @@ def test_the_table_names_the_best_step() -> None:
 def test_standard_input_is_not_read_once_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "evaluate", "-", "--checkpoints", tmp_path)
     assert (code, "standard input can be read once; give a file" in err) == (2, True)
+
+
+def test_what_predict_writes_scores_as_evaluate_says(
+    model: Path, forms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The words of the small forms, with labels that the untrained model knows, seldom right.
+    documents = read_documents(DataSettings(), forms, "test")
+    pages = [page(one.name, list(one.words)) for one in documents]
+    for one in pages:
+        for index, word in enumerate(one["words"]):
+            word["label"] = ("B-TOTAL", "O", "B-SENDER", "I-SENDER", "O", "O")[index % 6]
+    (tmp_path / "in.jsonl").write_text(lines(*pages))
+    code, out, _ = call(capsys, "evaluate", tmp_path / "in.jsonl", "--model", model)
+    scores = json.loads(out)
+    code_too, out, _ = call(capsys, "predict", tmp_path / "in.jsonl", "--model", model)
+    made = {one["document"]: one for one in map(json.loads, out.splitlines())}
+    assert (code, code_too, len(made)) == (0, 0, len(pages))
+    delivered = {(name, one["type"], *one["words"]) for name, found in made.items() for one in found["entities"]}
+    wanted = {(one["document"], *span) for one in pages for span in to_spans([word["label"] for word in one["words"]])}
+    assert scores["counts"]["predicted_entities"] == len(delivered) > 100
+    assert scores["counts"]["entities"] == len(wanted)
+    right = len(wanted & delivered)
+    assert right > 5
+    assert (scores["precision"], scores["recall"]) == pytest.approx((right / len(delivered), right / len(wanted)))
+    assert scores["f1"] == pytest.approx(2 * right / (len(delivered) + len(wanted)))
+    # As old-style text, too: the labels of the words are these very entities.
+    for one in made.values():
+        tags = [word["label"] for word in one["words"]]
+        assert rewrite(tags, "BIO") == tags
+        assert [list(span) for span in to_spans(tags)] == [
+            [entity["type"], *entity["words"]] for entity in one["entities"]
+        ]

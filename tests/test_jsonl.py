@@ -15,6 +15,7 @@ from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
+from layoutner.data.labels import LabelSet
 from layoutner.data.page import Problem
 from layoutner.data.readers import jsonl
 
@@ -176,7 +177,7 @@ def test_what_predict_writes_is_read_again(tmp_path: Path) -> None:
     words = ("שלום", "🙂", "x\u2028y")
     document = Document("p\u200d1", words, ((0, 0, 9, 9), (10, 0, 20, 9), (30, 0, 40, 9)), None, (7, 8))
     answers = [WordLabel(label, 0.5) for label in (1, 2, 0)]
-    line = to_jsonl(to_page(document, answers, ["O", "B-X", "I-X"], tmp_path))
+    line = to_jsonl(to_page(document, answers, LabelSet("BIO", ("X",)), tmp_path))
     (tmp_path / "x.jsonl").write_text(line if line.endswith("\n") else line + "\n", encoding="utf-8")
     (again,) = read(tmp_path / "x.jsonl")
     assert again == Document(document.name, words, document.boxes, ("B-X", "I-X", "O"), (7, 8))

@@ -15,13 +15,13 @@ from layoutner.training.world import World
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def test_scores_are_strict_and_by_entity() -> None:
+def test_scores_are_by_entity_and_of_every_entity_that_is_delivered() -> None:
     truth = [["B-A", "I-A", "O", "B-B"], ["B-A", "O"]]
-    predicted = [["B-A", "I-A", "O", "B-A"], ["I-A", "O"]]  # a lone I-A is no entity in strict mode
+    predicted = [["B-A", "I-A", "O", "B-A"], ["I-A", "O"]]  # a lone I-A is an entity, as `predict` writes it
     scores = score(truth, predicted, scheme="BIO", split="test", box_level="word", loss=0.5, windows=2)
-    assert (scores.precision, scores.recall) == (1 / 2, 1 / 3)
-    assert scores.f1 == pytest.approx(0.4)
-    assert scores.by_entity["A"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "entities": 2}
+    assert (scores.precision, scores.recall) == (2 / 3, 2 / 3)
+    assert scores.f1 == pytest.approx(2 / 3)
+    assert scores.by_entity["A"] == {"precision": 2 / 3, "recall": 1.0, "f1": pytest.approx(0.8), "entities": 2}
     assert scores.by_entity["B"]["entities"] == 1
     assert scores.counts == {"documents": 2, "windows": 2, "words": 6, "entities": 3, "predicted_entities": 3}
     assert (scores.scheme, scores.split, scores.box_level) == ("BIO", "test", "word")
@@ -29,8 +29,25 @@ def test_scores_are_strict_and_by_entity() -> None:
 
 def test_bioes_is_scored_by_its_own_scheme() -> None:
     truth = [["S-A", "B-A", "E-A"]]
-    scores = score(truth, [["B-A", "B-A", "E-A"]], scheme="BIOES", split="test", box_level="word", loss=0.0, windows=1)
-    assert (scores.precision, scores.recall) == (1.0, 0.5)
+    scores = score(truth, [["B-A", "B-A", "I-A"]], scheme="BIOES", split="test", box_level="word", loss=0.0, windows=1)
+    assert (scores.precision, scores.recall) == (1.0, 1.0)  # without S- and E- they are the same words
+    scores = score(truth, [["S-A", "E-A", "E-A"]], scheme="BIOES", split="test", box_level="word", loss=0.0, windows=1)
+    assert (scores.precision, scores.recall) == (1 / 3, 1 / 2)
+
+
+def test_a_type_is_scored_and_listed_whatever_it_is_called() -> None:
+    types = ("day avg", "micro avg", "all types", "macro avg", "O", "B-", "a-b", "b")
+    truth = [[f"B-{kind}", f"I-{kind}", "O"] for kind in types]
+    predicted = [*truth[:-2], ["B-b", "I-b", "O"], ["B-a-b", "I-a-b", "O"]]  # "a-b" and "b" for each other
+    scores = score(truth, predicted, scheme="BIO", split="test", box_level="word", loss=0.0, windows=8)
+    assert list(scores.by_entity) == sorted(types)
+    right, wrong = ({"precision": one, "recall": one, "f1": one, "entities": 1} for one in (1.0, 0.0))
+    assert scores.by_entity == {kind: wrong if kind in ("a-b", "b") else right for kind in types}
+    assert (scores.precision, scores.recall, scores.f1) == (0.75, 0.75, 0.75)
+    *rows, line, total = str(scores).splitlines()[2:]
+    assert [row[2:14].rstrip() for row in rows] == sorted(types)
+    assert line == "  " + "-" * 52
+    assert total.split() == ["all", "types", "0.7500", "0.7500", "0.7500", "8"]
 
 
 @pytest.mark.parametrize("predicted", ["O", "B-A"])

@@ -98,7 +98,7 @@ def test_entities_have_the_box_around_their_words() -> None:
     boxes = ((10, 20, 30, 40), (5, 25, 50, 35), (0, 0, 1, 1))
     document = Document("d", ("a", "b", "c"), boxes, None, (10, 10), None, (0, 0, 1))
     answers = [WordLabel(1, 0.9), WordLabel(2, 0.8), WordLabel(0, 0.123456789)]
-    made = to_page(document, answers, LABELS.tags, None)
+    made = to_page(document, answers, LABELS, None)
     assert made["entities"] == [{"type": "SENDER", "text": "a b", "box": [5, 20, 50, 40], "words": [0, 2]}]
     assert made["words"][2] == {"text": "c", "box": [0, 0, 1, 1], "segment": 1, "label": "O", "probability": 0.123457}
 

@@ -13,15 +13,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from layoutner.config.errors import UserError
 from layoutner.data.batches import Batch
 from layoutner.data.document import Document
-from layoutner.data.labels import LabelSet, Span, to_spans, to_tags
+from layoutner.data.labels import LabelSet, Span, rewrite, to_spans, to_tags
 from layoutner.data.windows import IGNORED, Window, Windower
+from layoutner.inference.predict import to_page
 from layoutner.training.evaluate import WordLabel, in_document_order, label_words
+from layoutner.training.metrics import score
 from layoutner.training.world import World
 
 drawn = settings(
@@ -252,6 +255,71 @@ def test_any_tag_sequence_is_entities_that_survive_either_scheme(sequence: list[
     other = to_tags(to_spans(written), length, "BIO" if scheme == "BIOES" else "BIOES")
     assert to_spans(other) == spans
     assert to_tags(to_spans(other), length, scheme) == written
+
+
+@drawn
+@given(st.lists(tags.filter(lambda tag: "B-C" not in tag), max_size=30))
+def test_a_tag_sequence_has_the_entities_that_conlleval_reads(sequence: list[str]) -> None:
+    # seqeval's default reading is conlleval's; of a type with a dash it takes the last part.
+    assert [(span.type, span.start, span.end - 1) for span in to_spans(sequence)] == get_entities(sequence)
+
+
+NAMES = (
+    *("micro avg", "macro avg", "weighted avg", "avg", "day avg", "all", "all types", "accuracy", "O", "B-", "-", "--"),
+    *("B-A", "A", "_", "T0", "T1", "a b", " ", "I-O", "precision", "Ü"),
+)
+
+
+@st.composite
+def answered(draw: st.DrawFn) -> tuple[LabelSet, list[list[str]], list[list[str]]]:
+    """A label set, the true tags of a few pages, and what a model made of them: near the truth, and seldom legal."""
+    kinds = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
+    labels = LabelSet(draw(st.sampled_from(["BIO", "BIOES"])), tuple(kinds))
+    truth = draw(st.lists(st.lists(st.sampled_from(labels.tags), max_size=12), max_size=3))
+    predicted = [[draw(st.sampled_from([tag, tag, *labels.tags])) for tag in page] for page in truth]
+    return labels, truth, predicted
+
+
+def share(found: int, of: int) -> float:
+    return found / of if of else 0.0
+
+
+@drawn
+@given(answered())
+def test_what_predict_writes_is_what_is_scored(case: tuple[LabelSet, list[list[str]], list[list[str]]]) -> None:
+    labels, truth, predicted = case
+    ids = labels.ids
+    written = []
+    for page in predicted:
+        document = Document("d", ("x",) * len(page), ((0, 0, 1, 1),) * len(page), None, (9, 9))
+        written.append(to_page(document, [WordLabel(ids[tag], 0.5) for tag in page], labels, None))
+    delivered = {
+        (number, entity["type"], *entity["words"]) for number, page in enumerate(written) for entity in page["entities"]
+    }
+    wanted = {(number, *span) for number, page in enumerate(truth) for span in to_spans(page)}
+
+    said = {"split": "test", "box_level": "word", "loss": 0.0, "windows": 0}
+    scores = score(truth, predicted, scheme=labels.scheme, **said)
+    assert scores.counts["entities"] == len(wanted)
+    assert scores.counts["predicted_entities"] == len(delivered) == sum(len(page["entities"]) for page in written)
+    assert scores.precision == pytest.approx(share(len(wanted & delivered), len(delivered)))
+    assert scores.recall == pytest.approx(share(len(wanted & delivered), len(wanted)))
+    assert scores.f1 == pytest.approx(share(2 * len(wanted & delivered), len(wanted) + len(delivered)))
+    assert list(scores.by_entity) == sorted({kind for _, kind, *_ in wanted | delivered})
+    for kind, row in scores.by_entity.items():
+        true, found = ({entity for entity in side if entity[1] == kind} for side in (wanted, delivered))
+        assert row["entities"] == len(true)
+        assert row["precision"] == pytest.approx(share(len(true & found), len(found)))
+        assert row["recall"] == pytest.approx(share(len(true & found), len(true)))
+        assert row["f1"] == pytest.approx(share(2 * len(true & found), len(true) + len(found)))
+
+    # The labels of the words say the same as the entities, legally, so any reading of them gives the same scores.
+    tags = [[word["label"] for word in page["words"]] for page in written]
+    assert tags == [rewrite(page, labels.scheme) for page in tags]
+    assert score(truth, tags, scheme=labels.scheme, **said) == scores
+    for page, answers, labelled in zip(written, predicted, tags, strict=True):
+        assert [Span(one["type"], *one["words"]) for one in page["entities"]] == to_spans(labelled)
+        assert [tag[2:] for tag in labelled] == [tag[2:] for tag in answers]  # never another type, nor O
 
 
 @drawn

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from layoutner.data.document import Document
+from layoutner.data.labels import LabelSet
 from tests import test_cord, test_sroie, tiny_families
 from tests.conftest import ROOT
 
@@ -54,12 +55,11 @@ def test_the_example_of_an_entity_is_what_predict_makes_of_such_words() -> None:
     from layoutner.training.evaluate import WordLabel
 
     example = json.loads(block("json", '{"type"'))
-    tags = ["O", "B-TOTAL", "I-TOTAL"]
     labels = [0] * 17 + [1, 2]
     boxes = ((0, 0, 9, 9),) * 17 + ((640, 102, 690, 120), (700, 100, 780, 119))
     page = Document("receipt", ("x",) * 17 + ("RM", "9.00"), boxes, None, (600, 800))
     answers = [WordLabel(label, 1.0) for label in labels]
-    assert to_page(page, answers, tags, None)["entities"] == [example]
+    assert to_page(page, answers, LabelSet("BIO", ("TOTAL",)), None)["entities"] == [example]
 
 
 def test_data_check_says_what_is_shown_of_the_real_receipts(

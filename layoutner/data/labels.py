@@ -21,9 +21,15 @@ class Span(NamedTuple):
 
 
 def to_spans(tags: Sequence[str]) -> list[Span]:
-    """Entities of a tag sequence in BIO or BIOES, which need not be told apart.
+    """Entities of a tag sequence in BIO or BIOES, which need not be told apart. Every word that is not O is in one.
 
-    Lenient as conlleval is: an I- or E- that continues nothing begins an entity.
+    This is the one reading of a tag sequence, of the data's and of a model's: what is trained on, scored, written by
+    `predict` and drawn. A model may answer with a sequence that breaks the scheme. It is read as conlleval reads it:
+
+    - B- and S- begin an entity, whatever is before them. I- and E- continue the entity of their type that is open
+      just before them; where there is none (after O, after another type, after E- or S-), they begin one.
+    - An entity ends before O, before a tag that does not continue it, after E- or S-, and with the page. So in BIOES
+      a B- or I- that no E- follows still ends where its type does.
     """
     spans: list[Span] = []
     open_span: Span | None = None
@@ -52,6 +58,11 @@ def to_tags(spans: Iterable[Span], length: int, scheme: str) -> list[str]:
         if scheme == "BIOES":
             tags[end - 1] = f"E-{kind}" if end - start > 1 else f"S-{kind}"
     return tags
+
+
+def rewrite(tags: Sequence[str], scheme: str) -> list[str]:
+    """The entities of a tag sequence, legal or not, as the legal sequence of the scheme "BIO" or "BIOES"."""
+    return to_tags(to_spans(tags), len(tags), scheme)
 
 
 @dataclass(frozen=True)

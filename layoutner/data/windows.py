@@ -7,7 +7,7 @@ from typing import Any
 
 from layoutner.config.errors import UserError
 from layoutner.data.document import Box, Document
-from layoutner.data.labels import LabelSet, to_spans, to_tags
+from layoutner.data.labels import LabelSet, rewrite
 
 IGNORED = -100  # label of a token that is not scored; cross_entropy's ignore_index
 
@@ -73,7 +73,7 @@ class Windower:
                 tags = None
                 if labels is not None and document.tags is not None:
                     ids = labels.ids
-                    firsts = [ids[t] for t in to_tags(to_spans(document.tags), len(document.words), labels.scheme)]
+                    firsts = [ids[tag] for tag in rewrite(document.tags, labels.scheme)]
                     continued = labels.continued
                     tags = [(first, continued[first] if all_subwords else IGNORED) for first in firsts]
                 found.extend(self._cut(index, document, tags, room))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.data.document import Box, Document, union
-from layoutner.data.labels import to_spans
+from layoutner.data.labels import LabelSet, rewrite, to_spans
 from layoutner.data.page import Problem
 from layoutner.inference.draw import Drawings
 from layoutner.inference.input import refuse
@@ -35,12 +35,12 @@ def predict(
     Raises:
         UserError: on every rank: what cannot be read, labelled or written.
     """
-    world, types, tags = labeller.world, labeller.labels.types, labeller.labels.tags
-    drawings = world.on_main(lambda: Drawings(draw, types)) if draw is not None else None
+    world, labels = labeller.world, labeller.labels
+    drawings = world.on_main(lambda: Drawings(draw, labels.types)) if draw is not None else None
     folder = None if output.path is None else output.path.parent
 
     def take(labelled: Labelled) -> None:
-        pages = [to_page(document, answers, tags, folder) for document, answers in labelled]
+        pages = [to_page(document, answers, labels, folder) for document, answers in labelled]
         output.write("".join(map(PREDICTIONS[output_format], pages)))
         if drawings is not None:
             for page, (document, _) in zip(pages, labelled, strict=True):
@@ -50,16 +50,20 @@ def predict(
     world.on_main(output.finish)
 
 
-def to_page(document: Document, answers: Sequence[WordLabel], tags: list[str], folder: Path | None) -> dict[str, Any]:
+def to_page(document: Document, answers: Sequence[WordLabel], labels: LabelSet, folder: Path | None) -> dict[str, Any]:
     """The object of a labelled page: every word with its label and probability, and the entities they make.
+
+    The entities are those of `to_spans`, and a word's label is its place in its entity. So it is the model's answer,
+    but for answers that are no legal sequence: of a lone I-TOTAL, B-TOTAL is written. The probability is the answer's.
 
     Args:
         document: the page.
         answers: one a word.
-        tags: id -> tag.
+        labels: what the answers' ids mean.
         folder: where the object will lie; an image in it is named, relative to it. None: no image is named.
     """
-    names = [tags[answer.label] for answer in answers]
+    tags = labels.tags
+    names = rewrite([tags[answer.label] for answer in answers], labels.scheme)
     entities = [
         {
             "type": kind,

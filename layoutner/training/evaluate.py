@@ -10,7 +10,7 @@ import torch
 from layoutner.config.errors import UserError
 from layoutner.data.batches import Batch, collate
 from layoutner.data.document import Document
-from layoutner.data.labels import LabelSet, to_spans, to_tags
+from layoutner.data.labels import LabelSet
 from layoutner.data.windows import Window
 from layoutner.model.loss import summed_cross_entropy
 from layoutner.training.metrics import Scores, score
@@ -110,7 +110,7 @@ def evaluate(
 
     def keep(documents: Sequence[Document], answers: dict[tuple[int, int], WordLabel]) -> None:
         predicted.extend([tags[answer.label] for answer in page] for page in in_document_order(answers, documents))
-        truth.extend(to_tags(to_spans(d.tags or ()), len(d.words), labels.scheme) for d in documents)
+        truth.extend(list(document.tags or ()) for document in documents)
 
     def scores() -> Scores:
         if not any(truth):

@@ -7,7 +7,7 @@ from typing import Any
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2, IOBES
 
-from layoutner.data.labels import to_spans
+from layoutner.data.labels import Span, to_spans, to_tags
 
 SCHEMES = {"BIO": IOB2, "BIOES": IOBES}
 
@@ -40,11 +40,12 @@ class Scores:
 
     def __str__(self) -> str:
         rows = [(kind, s["precision"], s["recall"], s["f1"], int(s["entities"])) for kind, s in self.by_entity.items()]
-        rows.append(("all", self.precision, self.recall, self.f1, self.counts["entities"]))
+        rows.append(("all types", self.precision, self.recall, self.f1, self.counts["entities"]))
         lines = [f"{self.split}: {self.counts['documents']} documents, {self.counts['words']} words, {self.scheme}"]
         width = max(12, *(len(kind) for kind, *_ in rows))
         lines.append(f"  {'':{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'entities':>9}")
         lines += [f"  {kind:{width}} {p:9.4f} {r:9.4f} {f:9.4f} {n:9d}" for kind, p, r, f, n in rows]
+        lines.insert(-1, "  " + "-" * (width + 40))  # a type may be called "all types" too
         return "\n".join(lines)
 
 
@@ -58,42 +59,53 @@ def score(
     loss: float,
     windows: int,
 ) -> Scores:
-    """Score tag sequences, one a document, with seqeval in strict mode and an explicit scheme."""
-    true_entities = sum(len(to_spans(tags)) for tags in truth)
-    # In strict mode a tag sequence that breaks the scheme holds no entity there.
-    if true_entities or any(tag != "O" for tags in predicted for tag in tags):
+    """Score tag sequences, one a document, by the entities that `to_spans` reads in them: those that `predict` writes.
+
+    A tag sequence that breaks the scheme has entities too. They are written as a legal sequence first, so that
+    seqeval, in strict mode and with the scheme named, counts them all.
+    """
+    true_spans, predicted_spans = ([to_spans(tags) for tags in side] for side in (truth, predicted))
+    types = sorted({span.type for page in (*true_spans, *predicted_spans) for span in page})
+    # A type may have any name, of one of seqeval's averages too, or one that seqeval cuts at a dash: it gets numbers.
+    number = {kind: f"T{index}" for index, kind in enumerate(types)}
+
+    def written(pages: Sequence[Sequence[Span]]) -> list[list[str]]:
+        return [
+            to_tags([span._replace(type=number[span.type]) for span in page], len(tags), scheme)
+            for page, tags in zip(pages, truth, strict=True)
+        ]
+
+    report: dict[str, dict[str, float]] = {}
+    if types:
         report = classification_report(
-            [list(tags) for tags in truth],
-            [list(tags) for tags in predicted],
+            written(true_spans),
+            written(predicted_spans),
             mode="strict",
             scheme=SCHEMES[scheme],
             output_dict=True,
             zero_division=0,
         )
-    else:
-        report = {}
-    rows = {
-        kind: {
-            "precision": float(row["precision"]),
-            "recall": float(row["recall"]),
-            "f1": float(row["f1-score"]),
-            "entities": int(row["support"]),
-        }
-        for kind, row in report.items()
-    }
-    everything = rows.get("micro avg", {"precision": 0.0, "recall": 0.0, "f1": 0.0})
+    total = report.get("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0})
     return Scores(
-        precision=everything["precision"],
-        recall=everything["recall"],
-        f1=everything["f1"],
-        by_entity={kind: row for kind, row in rows.items() if not kind.endswith(" avg")},
+        precision=float(total["precision"]),
+        recall=float(total["recall"]),
+        f1=float(total["f1-score"]),
+        by_entity={
+            kind: {
+                "precision": float(row["precision"]),
+                "recall": float(row["recall"]),
+                "f1": float(row["f1-score"]),
+                "entities": int(row["support"]),
+            }
+            for kind, row in ((kind, report[number[kind]]) for kind in types)
+        },
         loss=loss,
         counts={
             "documents": len(truth),
             "windows": windows,
-            "words": sum(len(tags) for tags in truth),
-            "entities": true_entities,
-            "predicted_entities": sum(len(to_spans(tags)) for tags in predicted),
+            "words": sum(map(len, truth)),
+            "entities": sum(map(len, true_spans)),
+            "predicted_entities": sum(map(len, predicted_spans)),
         },
         scheme=scheme,
         split=split,
