@@ -155,7 +155,7 @@ def test_a_cpu_that_is_out_of_memory_is_one_message(
 ) -> None:
     monkeypatch.setattr("layoutner.cli._run", lambda _: work())
     code, _, err = call(capsys, "train")
-    assert (code, len(err.splitlines())) == (1, 1)
+    assert (code, len(err.splitlines())) == (2, 1)
     assert said in err
     assert "a smaller batch.micro_windows (predict, evaluate: --batch) needs less" in err
 
