@@ -3,9 +3,9 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, overrides, quiet
+from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.config.settings import DataSettings, load
 
 if TYPE_CHECKING:
@@ -19,15 +19,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     check = add_command(actions, "check", _check, "count what there is and list what is wrong; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
     for key in ("format", "labels", "fix", "box_level", "max_length", "stride"):
-        field = DataSettings.model_fields[key]
-        check.add_argument(
-            f"--data.{key}",
-            *([f"--{key}"] if key in ("labels", "fix") else []),
-            dest=f"data.{key}",
-            metavar=None if get_args(field.annotation)[1:] and key != "labels" else "VALUE",
-            choices=get_args(field.annotation) if key in ("format", "fix", "box_level") else None,
-            help=(field.description or "") + ("" if field.default is None else f" (default: {field.default})"),
-        )
+        add_setting(check, "data", key, f"--data.{key}", *([f"--{key}"] if key in ("labels", "fix") else []))
     check.add_argument(
         "--split", choices=["train", "eval", "test"], help="read this one alone (default: all there are)"
     )
