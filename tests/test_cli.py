@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Literal, Optional
 
 import pytest
 import torch
 
-from layoutner.config.settings import sections
+from layoutner.cli.arguments import closed_choices
+from layoutner.config.settings import load, sections
 from tests.conftest import call
 
 LAYOUTNER = Path(sys.executable).parent / "layoutner"
@@ -155,7 +157,7 @@ def test_a_cpu_that_is_out_of_memory_is_one_message(
 ) -> None:
     monkeypatch.setattr("layoutner.cli._run", lambda _: work())
     code, _, err = call(capsys, "train")
-    assert (code, len(err.splitlines())) == (1, 1)
+    assert (code, len(err.splitlines())) == (2, 1)
     assert said in err
     assert "a smaller batch.micro_windows (predict, evaluate: --batch) needs less" in err
 
@@ -166,6 +168,92 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     for section, model in sections().items():
         for key in model.model_fields:
             assert f"--{section}.{key}" in out
+
+
+@pytest.mark.parametrize(
+    ("annotation", "choices"),
+    [
+        (bool, ("true", "false")),
+        (Literal["a", "b"], ("a", "b")),
+        (Literal[0, 1] | None, ("0", "1")),
+        (Annotated[Literal["a"] | None, "why"], ("a",)),
+        (Optional[Annotated[bool, "why"]], ("true", "false")),  # noqa: UP045
+        (Literal["a"] | int, ()),
+        (str, ()),
+        (float | Path | None, ()),
+        (tuple[str, ...], ()),
+    ],
+)
+def test_what_can_be_chosen_follows_from_the_type(annotation: object, choices: tuple[str, ...]) -> None:
+    assert closed_choices(annotation) == choices
+
+
+CLOSED = {
+    "data.format": "{funsd,unilm,sroie,cord,xfund,jsonl,hub,ocr}",
+    "data.label_all_subwords": "{true,false}",
+    "deepspeed.zero_stage": "{0,1,2,3}",
+    "precision.dtype": "{fp16,bf16,fp32}",
+    "model.family": "{bert,roberta,xlm-roberta,layoutlm,layoutlmv2,layoutlmv3,lilt,bros,modernbert}",
+    "tensorboard.enabled": "{true,false}",
+    "wandb.mode": "{online,offline,disabled}",
+    "run.seed": "VALUE",
+    "data.eval": "VALUE",
+}
+
+
+@pytest.mark.parametrize("command", [["train"], ["cross-validate"], ["demo"], ["config", "render"], ["config", "plan"]])
+def test_help_shows_every_closed_choice(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, *command, "--help")
+    assert code == 0
+    for name, choices in CLOSED.items():
+        assert f"--{name} {choices}" in " ".join(out.split())
+    text = " ".join(out.split())
+    for section, model in sections().items():
+        for key, field in model.model_fields.items():
+            # What JSON Schema lists is what the help lists: another way to the same, from the same types.
+            schema = model.model_json_schema()["properties"][key]
+            listed = [one for part in (schema, *schema.get("anyOf", ())) for one in part.get("enum", ())]
+            if "const" in schema:
+                listed = [schema["const"]]
+            shown = (
+                f"{{{','.join(map(str, listed))}}}"
+                if listed
+                else "{true,false}"
+                if field.annotation is bool
+                else "VALUE"
+            )
+            assert f"--{section}.{key} {shown} " in text
+
+
+@pytest.mark.parametrize("command", [["data", "check"], ["predict"], ["evaluate"]])
+def test_a_setting_looks_the_same_in_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, *command, "--help")
+    text = " ".join(out.split())
+    assert f"--data.format {CLOSED['data.format']} reader of the files (default: " in text
+    assert "{none,clamp,drop} boxes off the page or inverted: none = an error" in text
+
+
+def test_switches_that_are_given_as_shown_are_taken() -> None:
+    for shown, value in (("true", True), ("false", False)):
+        assert load(None, {"data": {"label_all_subwords": shown}}).data.label_all_subwords is value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--precision.dtype=fp8", "--run.overwrite=perhaps"], ["'fp16', 'bf16' or 'fp32'", "valid boolean"]),
+        (["data", "check", ".", "--data.fix=mend", "--data.format=pdf"], ["'none', 'clamp' or 'drop'", "'funsd', 'u"]),
+        (["predict", ".", "--model", ".", "--data.fix=mend"], ["'none', 'clamp', 'drop'"]),
+        (["evaluate", ".", "--model", ".", "--device=tpu"], ["'auto', 'cpu', 'cuda'"]),
+    ],
+)
+def test_what_is_none_of_the_choices_is_answered_with_them(
+    arguments: list[str], said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    for text in said:
+        assert text in err
 
 
 def test_a_config_json_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

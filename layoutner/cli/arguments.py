@@ -3,7 +3,8 @@
 import argparse
 import os
 from collections.abc import Callable
-from typing import Any, NoReturn, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 from layoutner.config.errors import UserError
 from layoutner.config.recipes import recipe_names
@@ -46,16 +47,57 @@ def add_settings(parser: argparse.ArgumentParser, config: bool = True) -> None:
         )
     for section, model in sections().items():
         group = parser.add_argument_group(f"[{section}]")
-        for key, field in model.model_fields.items():
-            default = "" if field.default in (None, ()) else f" (default: {field.default})"
-            text = f"{field.description}{default}".replace("%", "%%")
-            group.add_argument(f"--{section}.{key}", dest=f"{section}.{key}", metavar="VALUE", help=text)
+        for key in model.model_fields:
+            add_setting(group, section, key)
 
 
-def choices(annotation: Any) -> list[str] | None:
-    """What a setting of closed choices takes; None where it takes other values too."""
-    found = [value for part in (annotation, *get_args(annotation)) for value in get_args(part)]
-    return [value for value in found if isinstance(value, str)] or None
+def add_setting(
+    parser: argparse._ActionsContainer,
+    section: str,
+    key: str,
+    *names: str,
+    dest: str | None = None,
+    default: Any = None,
+    shown: str | None = None,
+    demand: bool = False,
+) -> None:
+    """Add a setting as an option. All commands describe one, and show what can be chosen, in this one way.
+
+    Args:
+        names: of the option; --section.key where none are given.
+        dest: what the parsed value is called; section.key by default, where `overrides` finds it.
+        default: what is parsed where the option is not given; None leaves it to Settings.
+        shown: the default as the help says it; that of the setting, where it has one.
+        demand: refuse what is none of the choices at once. Else `load` does, together with all other problems.
+    """
+    field = sections()[section].model_fields[key]
+    choices = closed_choices(field.annotation)
+    if shown is None and field.default not in (None, ()):
+        shown = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+    text = f"{field.description}{'' if shown is None else f' (default: {shown})'}".replace("%", "%%")
+    parser.add_argument(
+        *(names or (f"--{section}.{key}",)),
+        dest=dest or f"{section}.{key}",
+        default=default,
+        metavar=f"{{{','.join(choices)}}}" if choices else "VALUE",
+        choices=choices if demand and choices else None,
+        help=text,
+    )
+
+
+def closed_choices(annotation: Any) -> tuple[str, ...]:
+    """All that a setting of this type can be, as text, beside not being given; () where that is no list."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is bool:
+        return ("true", "false")
+    if origin is Literal:
+        return tuple(str(value) for value in parts)
+    if origin is Annotated:
+        return closed_choices(parts[0])
+    if origin in (Union, UnionType):
+        each = [closed_choices(part) for part in parts if part is not type(None)]
+        return tuple(choice for choices in each for choice in choices) if all(each) else ()
+    return ()
 
 
 def overrides(options: argparse.Namespace) -> dict[str, dict[str, str]]:

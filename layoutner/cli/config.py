@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
+from layoutner.cli.streams import print_file
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings, load
 
@@ -146,7 +147,7 @@ def _import(options: argparse.Namespace) -> None:
     preset = None if imported.preset is None else json.dumps(imported.preset, indent=2) + "\n"
     settings = imported.toml(None if preset is None else str((options.out or Path()) / "preset.json"))
     if options.out is None:
-        print(settings if preset is None else f"{settings}\n# preset.json:\n{preset}", end="")
+        print_file(settings if preset is None else f"{settings}\n# preset.json:\n{preset}")
     else:
         files = {"settings.toml": settings} | ({} if preset is None else {"preset.json": preset})
         there = [name for name in files if (options.out / name).exists()]
@@ -168,7 +169,7 @@ def _migrate(options: argparse.Namespace) -> None:
     if not words:
         raise UserError("no old command line; put it behind --, as in `layoutner config migrate -- python ...`")
     made = migrate(words, options.gpus)
-    print(made.toml(), end="")
+    print_file(made.toml())
     for line in (*made.report, *made.notes):
         print(line, file=sys.stderr)
 

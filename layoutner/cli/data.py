@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, choices, overrides, quiet
+from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.config.data_settings import DataSettings
 from layoutner.config.settings import load
 
@@ -28,15 +28,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     check = add_command(actions, "check", _check, "count what there is and list what is wrong; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
     for key in KEYS:
-        field = DataSettings.model_fields[key]
-        check.add_argument(
-            f"--data.{key}",
-            *([f"--{key}"] if key in ("labels", "fix") else []),
-            dest=f"data.{key}",
-            metavar=None if choices(field.annotation) else "VALUE",
-            choices=choices(field.annotation),
-            help=(field.description or "") + ("" if field.default in (None, ()) else f" (default: {field.default})"),
-        )
+        add_setting(check, "data", key, f"--data.{key}", *([f"--{key}"] if key in ("labels", "fix") else []))
     check.add_argument(
         "--split", choices=["train", "eval", "test"], help="read this one alone (default: all there are)"
     )

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, choices, quiet
+from layoutner.cli.arguments import Parser, add_command, add_setting, quiet
 from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
-from layoutner.config.settings import DeviceName, RunSettings
+from layoutner.config.settings import RunSettings
 
 if TYPE_CHECKING:
     from layoutner.data.page import Tally
@@ -35,16 +35,9 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         command.add_argument("--input", metavar="INPUT", help="the same")
         command.add_argument("--model", type=Path, required=name == "predict", help="folder made by `layoutner export`")
         for key in ("format", "box_unit", "box_format", "fix", "bad_pages"):
-            field = DataSettings.model_fields[key]
-            default = None if key == "format" else field.default
-            shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else field.default
-            command.add_argument(
-                f"--data.{key}",
-                dest=key,
-                default=default,
-                choices=choices(field.annotation),
-                help=f"{field.description} (default: {shown})",
-            )
+            default = None if key == "format" else DataSettings.model_fields[key].default
+            shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else None
+            add_setting(command, "data", key, dest=key, default=default, shown=shown, demand=True)
         command.add_argument(
             "--split",
             default="test",
@@ -53,8 +46,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         )
         command.add_argument("--output", type=Path, metavar="FILE", help="file to write; default: standard output")
         command.add_argument("--batch", type=int, default=8, help="windows per forward (default: 8)")
-        device = RunSettings.model_fields["device"].description
-        command.add_argument("--device", default="auto", choices=get_args(DeviceName), help=f"{device} (default: auto)")
+        add_setting(command, "run", "device", "--device", dest="device", default="auto", demand=True)
         if name == "predict":
             command.add_argument(
                 "--output-format",

@@ -34,7 +34,7 @@ def as_text(file: str, findings: Sequence[Finding]) -> str:
 
 def as_json(file: str, findings: Sequence[Finding]) -> str:
     """For programs: an object with the file and its findings."""
-    return json.dumps({"file": file, "findings": [asdict(found) for found in findings]}, indent=2, ensure_ascii=False)
+    return json.dumps({"file": file, "findings": [asdict(found) for found in findings]}, indent=2)
 
 
 def as_github(file: str, findings: Sequence[Finding]) -> str:

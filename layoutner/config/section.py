@@ -24,3 +24,12 @@ class Section(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError(f"{value}: this setting is no switch".lower())
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_half_character(cls, value: Any) -> Any:
+        # As a file name is read whose bytes are not UTF-8. The record of the run is, and could not hold it.
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            escaped = value.encode("utf-8", "backslashreplace").decode("utf-8")  # pydantic takes no other message
+            raise ValueError(f"{escaped}: not in UTF-8; give the file or folder another name")
+        return value

@@ -21,7 +21,8 @@ FEW_WORDS = 10  # below, a page's boxes may be small or lie in a corner by chanc
 FEW_PAGES = 5  # below, so may those of a split
 SMALLEST = 3  # thousandths of the page: the height of the smallest print that can be read
 TALLEST = 80  # thousandths: words are less tall, in the median
-FILLED = 600  # thousandths: some page of a split reaches this far, to the right or down
+FILLED = 600  # thousandths: some page of a split reaches this far, to the right or down ...
+FULL = 850  # ... and this far, where the unit is the right one
 CLOSE = 0.8  # share of a page's width or height that its text reaches, in the median
 MOST_OFF = 0.1  # share of boxes off the page from which on single mistakes do not explain them
 
@@ -181,7 +182,7 @@ class Reach:
             return None
         other = OTHER[self.unit]
         now, then = Reading(self.unit, "xyxy"), Reading(other, "xyxy")
-        if self.farthest < FILLED <= self.other_farthest:
+        if self.farthest < FILLED and self.other_farthest >= FULL:
             corner = f"the boxes of all {self.pages} pages lie in the first {self.farthest:.0f} thousandths of the page"
             return _advice([corner], now, then), True
         if self.narrow >= 2 * FEW_PAGES and 2 * self.close >= self.narrow:

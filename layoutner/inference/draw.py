@@ -1,6 +1,7 @@
 """Labels drawn on the page."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ class Drawings:
             UserError: it cannot be written.
         """
         # A document may be named as it likes. No "~" comes through, so a number behind one is never another's name.
-        safe = re.sub(r"[^\w.-]+", "_", page["document"]).lstrip(".").encode("utf-8", "ignore")[:LONGEST_NAME]
-        stem = safe.decode("utf-8", "ignore") or "page"
+        # In a locale that is not UTF-8, file names have no other letters than the locale's.
+        encoding = sys.getfilesystemencoding()
+        safe = re.sub(r"[^\w.-]+", "_", page["document"]).lstrip(".").encode(encoding, "ignore")[:LONGEST_NAME]
+        stem = safe.decode(encoding, "ignore") or "page"
         count = self._pages[stem.casefold()] = self._pages.get(stem.casefold(), 0) + 1
         out = self.folder / (f"{stem}~{count}.png" if count > 1 else f"{stem}.png")
         partial = self.folder / ".drawing.partial"

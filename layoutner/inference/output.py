@@ -29,6 +29,8 @@ class Output:
             UserError: it cannot be written.
         """
         if self.path is None:
+            if sys.stdout is None:
+                raise UserError("standard output is closed; --output FILE writes to a file")
             self._file = sys.stdout.buffer
             return
         if self.path.is_dir():

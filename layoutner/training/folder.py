@@ -287,6 +287,7 @@ def _git_commit() -> str | None:
         return None
     command = ["git", "-C", str(top), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        # What git complains of may name a path in any encoding.
+        return subprocess.run(command, capture_output=True, check=True, timeout=10).stdout.decode("ascii").strip()
     except (OSError, subprocess.SubprocessError):
         return None

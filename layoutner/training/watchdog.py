@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ class Beat:
         if not self.machine or self.machine != _machine():
             return False
         try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+            # A process may be named in any bytes; what is read stands after its name.
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
+            return stat.rpartition(")")[2].split()[0] in "ZX"
         except OSError:
             return True
 
@@ -188,14 +191,15 @@ class Watchdog:
     def _conclude(self, text: str) -> NoReturn:
         """End all ranks; only the first of them says why."""
         if self._store.add("layoutner/verdicts", 1) == 1:
-            self._store.set("layoutner/verdict", text)
+            self._store.set("layoutner/verdict", "")
             self._say(text)
         self._end()
 
     def _say(self, text: str) -> None:
         self._stopped.set()  # the other thread has nothing to add
         # Not through sys.stderr, whose lock the training thread may hold.
-        os.write(2, f"layoutner: error: rank {self._rank}: {text}\n".encode())
+        line = f"layoutner: error: rank {self._rank}: {text}\n"
+        os.write(2, line.encode(getattr(sys.stderr, "encoding", None) or "utf-8", "backslashreplace"))
 
     def _end(self) -> NoReturn:
         # The others have read the verdict by then and end by themselves: rank 0 takes the store with it, and launchers
@@ -220,6 +224,8 @@ def connection_broke(error: BaseException) -> bool:
 def _machine() -> str:
     """Names the running system and the process id namespace; "" where Linux does not say."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() + os.readlink(
+            "/proc/self/ns/pid"
+        )
     except OSError:
         return ""
