@@ -119,8 +119,8 @@ def write_unilm(folder: Path, rows: list[tuple[str, str, str]], name: str = "tra
     return folder
 
 
-def row(word: str, tag: str | None, box: str, image: str) -> tuple[str, str, str]:
-    return (word if tag is None else f"{word}\t{tag}", f"{word}\t{box}", f"{word}\t1 2 3 4\t762 1000\t{image}")
+def row(word: str, tag: str | None, box: str, image: str, size: str = "762 1000") -> tuple[str, str, str]:
+    return (word if tag is None else f"{word}\t{tag}", f"{word}\t{box}", f"{word}\t1 2 3 4\t{size}\t{image}")
 
 
 BLANK = ("", "", "")
@@ -137,6 +137,42 @@ def test_unilm_joins_the_pieces_of_a_page(tmp_path: Path) -> None:
     assert documents[1].boxes == ((0, 0, 1000, 1000),)
     assert documents[0].page_size == (762, 1000)
     assert read("unilm", tmp_path / "train.txt", "test")[0].name == "p"
+
+
+def test_pages_of_two_sizes_that_share_a_name_stay_apart(tmp_path: Path) -> None:
+    sizes = ["595 842", "842 595", "595 842"]
+    rows = [
+        row(f"{page}{piece}", "S-A", "0 0 1 1", "contract.pdf", size)
+        for page, size in enumerate(sizes)
+        for piece in range(2)
+    ]
+    blank_lines = [each for piece in rows for each in (piece, BLANK)]
+    for lines in (rows, blank_lines):
+        documents = read("unilm", write_unilm(tmp_path, lines), "train")
+        assert [(d.name, d.words, d.page_size) for d in documents] == [
+            ("contract", ("00", "01"), (595, 842)),
+            ("contract", ("10", "11"), (842, 595)),
+            ("contract", ("20", "21"), (595, 842)),
+        ]
+    # Every empty line is still that of one page: the file that predict writes goes with the one that was read.
+    assert [d.breaks for d in documents] == [(1, 2)] * 3
+
+
+def test_a_line_of_unreadable_size_costs_the_page_of_that_name_before_it(tmp_path: Path) -> None:
+    sizes = ["5 5", "5 nan", "5 5", "7 7"]
+    write_unilm(tmp_path, [row("a", "O", "0 0 1 1", "p.png", size) for size in sizes])
+    settings = DataSettings(format="unilm", bad_pages="skip")
+    tally = Tally()
+    (document,) = read_documents(settings, tmp_path, "train", tally)
+    assert document.page_size == (7, 7)
+    assert "a page of 5 x nan; expected width and height, two numbers above 0" in str(tally.first_skipped)
+
+
+def test_unilm_takes_sizes_that_are_not_whole(tmp_path: Path) -> None:
+    rows = [row("a", "O", "0 0 1 1", "p.png", "595.276 841.89"), row("b", "O", "0 0 1 1", "q.png", "595 842")]
+    sizes = [document.page_size for document in read("unilm", write_unilm(tmp_path, rows), "train")]
+    assert sizes == [(595.276, 841.89), (595, 842)]
+    assert [type(side) for side in sizes[1]] == [int, int]
 
 
 def test_empty_lines_are_those_of_the_text_file_where_its_companions_are_longer(tmp_path: Path) -> None:
@@ -161,7 +197,7 @@ def test_unilm_without_labels(tmp_path: Path) -> None:
             r"train.txt line 1, p.png: word 1 'a': box \[0, 0, 1001, 1\] leaves the page",
         ),
         (row("a", "B-X", "5 0 1 1", "p.png"), "is inverted"),
-        (("a\tO", "a\t0 0 1 1", "a\t1 2 3 4\t0 5\tp.png"), "a page of 0 x 5 pixels"),
+        (("a\tO", "a\t0 0 1 1", "a\t1 2 3 4\t0 5\tp.png"), "a page of 0 x 5; expected width and height"),
         (row("a", "B-X", "0 0 1", "p.png"), "expected 'word<TAB>x0 y0 x1 y1'"),
         (row("a", "X", "0 0 1 1", "p.png"), "label 'X' is neither O nor"),
         (("a\tO", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "out of step: 'a', 'b', 'a'"),

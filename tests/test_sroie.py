@@ -208,6 +208,16 @@ def test_page_sizes_stand_in_for_images(tmp_path: Path) -> None:
         pages(tmp_path)
 
 
+def test_page_sizes_need_not_be_whole_numbers(tmp_path: Path) -> None:
+    for name in "abc":
+        receipt(tmp_path, name=name, image=False)
+    (tmp_path / "page_sizes.tsv").write_text("key\twidth_px\theight_px\na\t500.5\t600\nb\t500\tinf\nc\t500\t600\n")
+    first, second, third = (to_document(page, "none", Tally()) for page in pages(tmp_path) if isinstance(page, Page))
+    assert [made.page_size for made, _ in (first, third) if made is not None] == [(500.5, 600), (500, 600)]
+    assert second[0] is None
+    assert "a page of 500 x inf; expected width and height, two numbers above 0" in str(second[1][0])
+
+
 def test_roles_have_their_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither box/ nor train/box/"):
         pages(tmp_path)

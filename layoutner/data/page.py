@@ -4,10 +4,12 @@ Readers only parse: they yield Pages, and a Problem for each page that cannot be
 and tags is found here, once for all formats, and repaired where the settings say so.
 """
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal, NamedTuple
 
 from layoutner.data.document import Box, Document
@@ -15,7 +17,10 @@ from layoutner.data.labels import Span, to_spans, to_tags
 
 Fix = Literal["none", "clamp", "drop"]
 
+PageSize = tuple[float, float]  # width, height, in pixels or another unit of length, such as the points of a PDF
+
 LONGEST_MESSAGE = 1000  # characters
+SMALLEST_SIDE, LARGEST_SIDE = 1e-3, 1e9  # of a page; a page may be measured in anything from pixels to metres
 
 
 class Problem(NamedTuple):
@@ -52,7 +57,7 @@ class Page:
     source: str  # file, or file and line: what messages call it
     name: str
     words: list[Word]
-    page_size: tuple[int, int]  # width, height, in pixels
+    page_size: PageSize  # in the unit of boxes in "pixels"
     image: Path | None = None
     unit: Literal["pixels", "thousandths"] = "pixels"  # of the boxes
     notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
@@ -94,8 +99,8 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
     kept: list[int] = []  # index in page.words
     boxes: dict[int, Box] = {}
     width, height = page.page_size
-    if not all(isinstance(side, int) and 1 <= side < 10**9 for side in page.page_size):
-        return None, [Problem(page.source, "page size", f"a page of {width!r} x {height!r} pixels")]
+    if problem := page_size_problem(page.page_size):
+        return None, [Problem(page.source, "page size", problem)]
     if problem := _text_problem(page.name):
         return None, [Problem(page.source, "not text", f"the page's name {page.name!r}: {problem}")]
     for index, word in enumerate(page.words):
@@ -105,7 +110,7 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
         if not word.text.strip():
             tally.repaired["blank word(s) dropped"] += 1
             continue
-        if not all(isinstance(side, int | float) and abs(side) < 1e9 for side in word.box):
+        if not all(_is_number(side) and abs(side) < LARGEST_SIDE for side in word.box):
             what = f"box {list(word.box)} is not four numbers"
             problems.append(Problem(page.source, "not a box", what, index, word.text))
             continue
@@ -144,6 +149,28 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
     return document, problems
 
 
+def page_size_problem(size: tuple[Any, Any]) -> str | None:
+    """What is wrong with the width and height of a page, and what is wanted; None if they can be used."""
+    if all(_is_number(side) and SMALLEST_SIDE <= side < LARGEST_SIDE for side in size):
+        return None
+    width, height = map(short, size)
+    return f"a page of {width} x {height}; expected width and height, two numbers above 0 (pixels, or points of a PDF)"
+
+
+def written_size(text: str) -> PageSize:
+    """Width and height that stand in a text file; whole numbers stay whole.
+
+    Raises:
+        ValueError: not two numbers.
+    """
+    width, height = (float(side) if re.search("[.a-zA-Z]", side) else int(side) for side in text.split())
+    return width, height
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _text_problem(text: Any) -> str | None:
     if not isinstance(text, str):
         return f"a word must be text, not {type(text).__name__}"
@@ -159,8 +186,15 @@ def _scaled(page: Page, box: tuple[float, float, float, float]) -> Box:
     if page.unit == "thousandths":
         return int(x0), int(y0), int(x1), int(y1)
     width, height = page.page_size
-    # Rounded down as in the LayoutLM preprocessing.
-    return int(1000 * x0 / width), int(1000 * y0 / height), int(1000 * x1 / width), int(1000 * y1 / height)
+    return _thousandths(x0, width), _thousandths(y0, height), _thousandths(x1, width), _thousandths(y1, height)
+
+
+def _thousandths(side: float, extent: float) -> int:
+    """Rounded down as in the LayoutLM preprocessing, but 595.32 of 595.32 is 1000, although the quotient is 999.99...
+
+    Whole numbers are not affected: their quotients differ from the next whole number by 1 / extent or more.
+    """
+    return int(1000 * side / extent + 1e-9)
 
 
 def box_problem(box: Box) -> tuple[str, str] | None:

@@ -3,7 +3,8 @@
 Each line is an object in UTF-8, at most 64 MiB long; blank lines are skipped. Its keys:
 
     "document"    text, required: the page's name. Names may repeat; messages tell pages apart by file and line.
-    "page_size"   [width, height] of the page in pixels, whole numbers, required.
+    "page_size"   [width, height] of the page, two numbers, required: its pixels, or a PDF's points. Boxes in "pixels"
+                  are measured in the same unit.
     "words"       a list of objects in reading order, required; it may be empty:
         "text"    text, required. Blank words are dropped.
         "box"     [x0, y0, x1, y1], required: left, top, right, bottom in the document's "unit".
@@ -98,7 +99,7 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
     if not (isinstance(name, str) and name.strip()):
         raise UserError(f'"document" is {short(name)}; expected the name of the page')
     if not (isinstance(size, list) and len(size) == 2):
-        raise UserError(f'"page_size" is {short(size)}; expected [width, height] in pixels')
+        raise UserError(f'"page_size" is {short(size)}; expected [width, height], two numbers')
     if not isinstance(words, list):
         raise UserError(f'"words" is {short(words)}; expected a list of words')
     if unit not in (None, "thousandths", "pixels"):

@@ -7,7 +7,7 @@ from typing import Any
 from layoutner.config.errors import UserError
 from layoutner.data.files import image_size, read_json, read_text
 from layoutner.data.labels import Span, to_tags
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.page import Page, PageSize, Problem, Word, written_size
 from layoutner.data.readers.key_values import RULES, find_values
 from layoutner.data.readers.splits import split_folder
 
@@ -51,22 +51,22 @@ def _files(path: Path, role: str) -> list[Path]:
     return files
 
 
-def _sizes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Receipt -> width and height in pixels."""
+def _sizes(folder: Path) -> dict[str, PageSize]:
+    """Receipt -> width and height of its page."""
     file = next((place / SIZES for place in (folder, folder.parent) if (place / SIZES).is_file()), None)
     if file is None:
         return {}
-    sizes = {}
+    sizes: dict[str, PageSize] = {}
     for number, line in enumerate(read_text(file).splitlines()[1:], 2):
         try:
             key, width, height = line.split("\t")
-            sizes[key] = int(width), int(height)
+            sizes[key] = written_size(f"{width} {height}")
         except ValueError:
             raise UserError(f"{file} line {number}: {line[:80]!r} is not key, width, height") from None
     return sizes
 
 
-def _receipt(file: Path, sizes: dict[str, tuple[int, int]]) -> Page:
+def _receipt(file: Path, sizes: dict[str, PageSize]) -> Page:
     folder, name = file.parent.parent, file.stem
     image = _first(folder / "img", name, (".jpg", ".jpeg", ".png"))
     if image is None and name not in sizes:
