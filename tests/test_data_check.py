@@ -3,12 +3,17 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from layoutner.config.settings import DataSettings
+from layoutner.data.corpus import read_documents
+from layoutner.data.page import Page, Problem, Tally
+from layoutner.data.readers import READERS
 from tests.conftest import call
 
 
@@ -253,3 +258,29 @@ def test_sroie_and_cord_as_published(capsys: pytest.CaptureFixture[str], real_da
         capsys, "data", "check", real_data / "cord_v1", "--data.format=cord", "--format=json", "--fix=clamp"
     )
     assert (code, json.loads(out)["splits"]["all"]["documents"]) == (0, 600)
+
+
+def test_a_note_of_a_reader_is_no_page(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jsonl_reader = READERS["jsonl"]
+
+    def with_note(path: Path, role: str) -> Iterator[Page | Problem]:
+        yield Problem("folder", "hidden", "2 files left out", fatal=False)
+        yield from jsonl_reader(path, role)
+
+    monkeypatch.setitem(READERS, "jsonl", with_note)
+    file = write(tmp_path / "train.jsonl", {"one": [word("a", "B-X")]})
+    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--format=json")
+    report = json.loads(out)
+    assert (code, report["fatal"]) == (0, 0)
+    assert (report["splits"]["all"]["documents"], report["splits"]["all"]["unusable"]) == (1, 0)
+    assert [(problem["kind"], problem["fatal"]) for problem in report["problems"]] == [("hidden", False)]
+    tally = Tally()
+    settings = DataSettings(format="jsonl", bad_pages="skip")
+    assert len(read_documents(settings, file, "train", tally)) == 1
+    assert (tally.skipped, tally.lines("train")) == (0, ["train: note: folder: 2 files left out"])
+    # A note alone does not make an empty file one that holds something.
+    file.write_text("")
+    code, _, err = call(capsys, "data", "check", file, "--data.format=jsonl")
+    assert (code, "holds no document" in err) == (2, True)

@@ -34,6 +34,11 @@ class Split:
     tokens: int | None = None  # special tokens included
 
     @property
+    def fatal(self) -> int:
+        """Number of problems that would stop a run."""
+        return sum(problem.fatal for problem in self.problems)
+
+    @property
     def entities(self) -> Counter[str]:
         """Type -> number, as training reads the tags."""
         return Counter(span.type for document in self.documents for span in to_spans(document.tags or ()))
@@ -77,7 +82,7 @@ class Report:
     @property
     def fatal(self) -> int:
         """Number of problems that would stop a run."""
-        return sum(problem.fatal for split in self.splits.values() for problem in split.problems)
+        return sum(split.fatal for split in self.splits.values())
 
     def to_dict(self) -> dict[str, Any]:
         """For programs; nothing is left out."""
@@ -188,7 +193,7 @@ def check(settings: DataSettings, path: Path, role: str | None, windower: Window
 def _read_all(settings: DataSettings, path: Path) -> dict[str, Split]:
     if path.is_file():
         whole = _read(settings, path, "train")
-        if not whole.documents and not whole.problems:
+        if not whole.documents and not whole.fatal:
             raise UserError(f"{path}: holds no document")
         return {WHOLE: whole}
     splits: dict[str, Split] = {}
@@ -200,7 +205,7 @@ def _read_all(settings: DataSettings, path: Path) -> dict[str, Split]:
             failures.append(error)
             if not isinstance(error, NoSplitError):
                 splits[role] = Split(problems=[Problem(str(path), "unreadable", str(error))])
-    if not any(split.documents or split.problems for split in splits.values()) or len(failures) == len(ROLES):
+    if not any(split.documents or split.fatal for split in splits.values()) or len(failures) == len(ROLES):
         raise failures[0] if failures else UserError(f"{path}: holds no document")
     first, *others = splits.values()
     if others and all((split.sources, split.documents) == (first.sources, first.documents) for split in others):
@@ -216,6 +221,9 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
     """
     split = Split()
     for page in _pages(settings, path, role, split):
+        if isinstance(page, Problem) and not page.fatal:
+            split.problems.append(page)  # a note of the split, and no page
+            continue
         document, problems = checked(page, settings, split.tally)
         split.problems += problems
         if document is None:
@@ -231,7 +239,7 @@ def _pages(settings: DataSettings, path: Path, role: str, split: Split) -> Itera
     try:
         yield from READERS[settings.format](path, role)
     except UserError as error:
-        if not split.documents and not split.problems:
+        if not split.documents and not split.fatal:
             raise
         yield Problem(str(path), "unreadable", str(error))
 

@@ -104,6 +104,9 @@ def stream(
     if settings.format != "hub" and not path.exists():
         raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
     for page in READERS[settings.format](path, role):
+        if isinstance(page, Problem) and not page.fatal:
+            tally.notes.append(str(page))
+            continue
         if labels == "ignore" and isinstance(page, Page):
             page = replace(page, words=[word._replace(tag=None) for word in page.words])
         document, problems = checked(page, settings, tally)

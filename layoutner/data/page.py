@@ -1,7 +1,8 @@
 """A page as its file tells it, before anything of it is trusted, and how it becomes a Document.
 
-Readers only parse: they yield Pages, and a Problem for each page that cannot be read. What is wrong with words, boxes
-and tags is found here, once for all formats, and repaired where the settings say so.
+Readers only parse: they yield Pages, a Problem for each page that cannot be read, and a Problem that is not fatal for
+what is worth a look and belongs to no page. What is wrong with words, boxes and tags is found here, once for all
+formats, and repaired where the settings say so.
 """
 
 import re
@@ -69,6 +70,7 @@ class Tally:
     """What was repaired or left out while pages were read."""
 
     repaired: Counter[str] = field(default_factory=Counter)  # what -> how often
+    notes: list[str] = field(default_factory=list)  # what a reader found worth a look and belongs to no page
     skipped: int = 0  # pages left out because they could not be used
     first_skipped: Problem | None = None
 
@@ -80,6 +82,7 @@ class Tally:
     def lines(self, role: str) -> list[str]:
         """For the run's log."""
         found = [f"{role}: {count} {what}" for what, count in sorted(self.repaired.items())]
+        found += [f"{role}: note: {note}" for note in self.notes]
         if self.skipped:
             first = f"the first: {self.first_skipped}"
             found.append(f"{role}: {self.skipped} page(s) left out (data.bad_pages = skip); {first}")

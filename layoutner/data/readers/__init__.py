@@ -1,7 +1,8 @@
 """One file a format. A reader turns a path and a role into pages, one after the other.
 
-A reader yields a Page, or a Problem for a page that cannot be read, and goes on behind it. It raises UserError only
-where there is nothing to go on with: not such a folder, no such split. A new format is one file here and one line.
+A reader yields a Page, or a Problem for a page that cannot be read, and goes on behind it. A Problem that is not fatal
+is a note on the files as a whole, and no page. A reader raises UserError only where there is nothing to go on with: not
+such a folder, no such split. A new format is one file here and one line.
 """
 
 from collections.abc import Callable, Iterator
