@@ -15,7 +15,7 @@ from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
-from layoutner.data.page import Problem
+from layoutner.data.page import Page, Problem
 from layoutner.data.readers import jsonl
 
 
@@ -69,6 +69,27 @@ def test_a_page_may_be_measured_in_points_or_inches(width: float, height: float,
     (document,) = read(write(tmp_path / "d.jsonl", page(page_size=[width, height], unit="pixels", words=words)))
     assert document.page_size == (width, height)
     assert document.boxes == ((0, 0, 1000, 1000), (500, 500, 1000, 1000))
+
+
+def test_a_line_that_is_not_utf_8_is_read_if_that_is_sure(tmp_path: Path) -> None:
+    file = write(tmp_path / "d.jsonl", page("a"), page("Zürich", words=[]), page("東京", words=[]))
+    good, western, eastern = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_bytes(good.encode() + western.encode("cp1252") + eastern.encode("euc_jp"))
+    first, second, third = jsonl.read(file, "train")
+    assert isinstance(first, Page)
+    assert (first.name, first.notes) == ("a", ())
+    assert isinstance(second, Page)
+    what = "d.jsonl line 2: read as Windows-1252: not UTF-8: byte 0xFC at offset 15"
+    assert (second.name, *map(str, second.notes)) == ("Zürich", what)
+    assert isinstance(third, Problem)
+    assert "line 3: not UTF-8: byte 0xC5 at offset 14 of the line; convert it, for instance with `iconv" in str(third)
+
+
+def test_a_file_in_utf_16_is_refused_as_that(tmp_path: Path) -> None:
+    file = write(tmp_path / "d.jsonl", page("a"), page("b"))
+    file.write_bytes(file.read_bytes().decode().encode("utf-16"))
+    with pytest.raises(UserError, match=r"^d.jsonl: is UTF-16, and JSON lines are UTF-8; convert it, for instance"):
+        read(file)
 
 
 def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_end(tmp_path: Path) -> None:

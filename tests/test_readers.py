@@ -10,7 +10,7 @@ from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings, load
 from layoutner.data.corpus import read_corpus, read_documents
 from layoutner.data.document import Document
-from layoutner.data.labels import to_spans
+from layoutner.data.labels import read_labels, to_spans
 from layoutner.data.page import Tally
 from layoutner.data.splits import split
 
@@ -173,6 +173,56 @@ def test_unilm_takes_sizes_that_are_not_whole(tmp_path: Path) -> None:
     sizes = [document.page_size for document in read("unilm", write_unilm(tmp_path, rows), "train")]
     assert sizes == [(595.276, 841.89), (595, 842)]
     assert [type(side) for side in sizes[1]] == [int, int]
+
+
+@pytest.mark.parametrize("suffix", ["", "_box", "_image"])
+def test_unilm_names_the_byte_that_is_not_utf_8(suffix: str, tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("Straße", "O", "0 0 1 1", "p.png"), row("Café", "O", "0 0 1 1", "p.png")])
+    file = tmp_path / f"train{suffix}.txt"
+    content = file.read_bytes().replace("Café".encode(), b"Caf\xe9")
+    file.write_bytes(content)
+    what = f"/train{suffix}.txt: cannot be read: not UTF-8: byte 0xE9 at offset {content.index(0xE9)}; convert it, for"
+    with pytest.raises(UserError, match=what):
+        read("unilm", tmp_path, "train")
+
+
+def test_unilm_in_utf_16(tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("Größe", "S-A", "0 0 1 1", "p.png"), BLANK, row("x", "O", "0 0 1 1", "p.png")])
+    expected = read("unilm", tmp_path, "train")
+    for file in tmp_path.glob("*.txt"):
+        file.write_bytes(file.read_text(encoding="utf-8").encode("utf-16"))
+    assert read("unilm", tmp_path, "train") == expected
+    (tmp_path / "train_box.txt").write_bytes("x".encode("utf-16") + b"\0")
+    with pytest.raises(UserError, match=r"train_box.txt: cannot be read: .*utf-16.*; convert it"):
+        read("unilm", tmp_path, "train")
+
+
+def test_training_on_pages_that_cannot_be_read_names_the_setting_that_leaves_them_out(tmp_path: Path) -> None:
+    form(tmp_path, [entity("answer", ("x", [0, 0, 5, 5]))], "a")
+    form(tmp_path, [], "b")
+    (tmp_path / "annotations" / "b.json").write_bytes(b'{"form": [{"label": "\xc3"}]}')
+    with pytest.raises(UserError) as caught:
+        read("funsd", tmp_path, "train")
+    assert str(caught.value).startswith(
+        f"1 problem(s) in {tmp_path} (data.bad_pages = skip leaves such pages out): b.json:"
+    )
+    assert "annotations/b.json: cannot be read: not UTF-8: byte 0xC3 at offset 21; convert it, for" in str(caught.value)
+
+
+def test_a_form_and_a_list_of_labels_in_another_encoding(tmp_path: Path) -> None:
+    form(tmp_path, [entity("größe", ("München", [0, 0, 5, 5]))])
+    file = tmp_path / "annotations" / "a.json"
+    file.write_bytes(
+        json.dumps({"form": [entity("größe", ("München", [0, 0, 5, 5]))]}, ensure_ascii=False).encode("cp1252")
+    )
+    tally = Tally()
+    (document,) = read_documents(DataSettings(), tmp_path, "train", tally)
+    assert (document.words, document.tags) == (("München",), ("B-GRÖSSE",))
+    assert tally.repaired == {"not UTF-8 (`layoutner data check` lists them)": 1}
+    # A list of labels is held against the data letter by letter: nothing in it is guessed.
+    (tmp_path / "labels.txt").write_bytes("B-Größe\n".encode("cp1252"))
+    with pytest.raises(UserError, match=r"labels.txt: cannot be read: not UTF-8: byte 0xF6 at offset 4; convert it"):
+        read_labels(tmp_path / "labels.txt", "BIO")
 
 
 def test_empty_lines_are_those_of_the_text_file_where_its_companions_are_longer(tmp_path: Path) -> None:

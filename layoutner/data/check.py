@@ -129,6 +129,8 @@ class Report:
             lines.append(f"note: pages that are there twice: {len(self.twins)} pair(s), {across} across splits")
             across_first = sorted(self.twins, key=lambda twin: twin.role == twin.other_role)
             lines += _first([str(twin) for twin in across_first], everything)
+        if unusable := sum(split.unusable for split in self.splits.values()):
+            lines.append(f"{unusable} page(s) cannot be used; data.bad_pages = skip leaves them out of a run")
         total = sum(len(split.problems) for split in self.splits.values())
         lines.append(f"{self.fatal} problem(s) that stop a run, {total - self.fatal + len(self.twins)} worth a look")
         return "".join(

@@ -153,7 +153,8 @@ def read_documents(
             documents.append(found)
         else:
             problems += [str(problem) for problem in found if problem.fatal]
-    raise_gathered(f"{len(problems)} problem(s) in {path}", problems)
+    advice = "data.bad_pages = skip leaves such pages out"
+    raise_gathered(f"{len(problems)} problem(s) in {path} ({advice})", problems)
     _demand_words(documents, f"{said or f'data.{role}'} = {path}")
     return documents
 

@@ -152,6 +152,11 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
     return document, problems
 
 
+def encoding_notes(source: str, notes: list[str]) -> tuple[Problem, ...]:
+    """The notes of `read_text` on a file."""
+    return tuple(Problem(source, "not UTF-8", note, fatal=False) for note in notes)
+
+
 def page_size_problem(size: tuple[Any, Any]) -> str | None:
     """What is wrong with the width and height of a page, and what is wanted; None if they can be used."""
     if all(_is_number(side) and SMALLEST_SIDE <= side < LARGEST_SIDE for side in size):

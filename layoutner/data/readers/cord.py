@@ -7,7 +7,7 @@ from typing import Any
 
 from layoutner.config.errors import UserError
 from layoutner.data.files import image_size, read_json
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.page import Page, Problem, Word, encoding_notes
 from layoutner.data.readers.splits import split_folder
 
 SPLITS = {"train": "train", "eval": "dev", "test": "test"}
@@ -45,8 +45,9 @@ def _files(path: Path, role: str) -> list[Path]:
 
 def _receipt(file: Path) -> Page:
     words: list[Word] = []
+    notes: list[str] = []
     try:
-        receipt = read_json(file)
+        receipt = read_json(file, notes=notes)
         if "ground_truth" in receipt:  # a row of the Hugging Face data set: the same JSON as text
             receipt = json.loads(receipt["ground_truth"])
         images = [file.parent.parent / "image" / f"{file.stem}{suffix}" for suffix in (".png", ".jpg")]
@@ -59,7 +60,7 @@ def _receipt(file: Path) -> Page:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file}: not a CORD receipt: {type(error).__name__}: {error}") from None
-    return Page(file.name, file.stem, words, page_size, image)
+    return Page(file.name, file.stem, words, page_size, image, notes=encoding_notes(file.name, notes))
 
 
 def _line(line: Any, number: int) -> list[Word]:

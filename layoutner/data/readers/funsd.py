@@ -6,7 +6,7 @@ from typing import Any
 
 from layoutner.config.errors import UserError
 from layoutner.data.files import image_size, read_json
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.page import Page, Problem, Word, encoding_notes
 from layoutner.data.readers.splits import split_folder
 
 SPLITS = {"train": "training_data", "test": "testing_data"}
@@ -47,14 +47,15 @@ def _read_form(file: Path) -> Page:
     image = file.parent.parent / "images" / f"{file.stem}.png"
     page_size = image_size(image)
     words: list[Word] = []
+    notes: list[str] = []
     try:
-        for number, entity in enumerate(read_json(file)["form"]):
+        for number, entity in enumerate(read_json(file, notes=notes)["form"]):
             words.extend(entity_words(entity, number))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"not a FUNSD annotation: {type(error).__name__}: {error}") from None
-    return Page(file.name, file.stem, words, page_size, image)
+    return Page(file.name, file.stem, words, page_size, image, notes=encoding_notes(file.name, notes))
 
 
 def entity_words(entity: Any, number: int) -> list[Word]:

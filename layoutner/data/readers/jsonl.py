@@ -25,8 +25,9 @@ from reprlib import repr as short
 from typing import Any, BinaryIO
 
 from layoutner.config.errors import NoSplitError, UserError
-from layoutner.data.files import image_size, inside
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.encodings import NotUnicode, decode, is_utf_16
+from layoutner.data.files import CONVERT, image_size, inside
+from layoutner.data.page import Page, Problem, Word, encoding_notes
 
 ROLES = ("train", "eval", "test")
 STDIN = Path("/dev/stdin")
@@ -76,6 +77,8 @@ def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]
     while line := lines.readline(LONGEST_LINE + 1):
         number += 1
         source = f"{name} line {number}"
+        if number == 1 and is_utf_16(line):
+            raise UserError(f"{name}: is UTF-16, and JSON lines are UTF-8; {CONVERT}")
         if len(line) > LONGEST_LINE:
             while line and not line.endswith(b"\n"):
                 line = lines.readline(2**20)
@@ -90,7 +93,10 @@ def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]
 
 def _page(line: bytes, source: str, folder: Path) -> Page:
     try:
-        page = json.loads(line.decode("utf-8-sig"))
+        text, note = decode(line)
+        page = json.loads(text)
+    except NotUnicode as error:
+        raise UserError(f"{error} of the line; {CONVERT}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {error}; one document a line") from None
     if not isinstance(page, dict):
@@ -105,7 +111,15 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
     if unit not in (None, "thousandths", "pixels"):
         raise UserError(f'"unit" is {short(unit)}; expected "thousandths" or "pixels"')
     made = [_word(word, index) for index, word in enumerate(words)]
-    return Page(source, name, made, (size[0], size[1]), _image(page.get("image"), folder), unit or "thousandths")
+    return Page(
+        source,
+        name,
+        made,
+        (size[0], size[1]),
+        _image(page.get("image"), folder),
+        unit or "thousandths",
+        encoding_notes(source, [note] if note else []),
+    )
 
 
 def _word(word: Any, index: int) -> Word:

@@ -7,7 +7,7 @@ from typing import Any
 from layoutner.config.errors import UserError
 from layoutner.data.files import image_size, read_json, read_text
 from layoutner.data.labels import Span, to_tags
-from layoutner.data.page import Page, PageSize, Problem, Word, written_size
+from layoutner.data.page import Page, PageSize, Problem, Word, encoding_notes, written_size
 from layoutner.data.readers.key_values import RULES, find_values
 from layoutner.data.readers.splits import split_folder
 
@@ -73,13 +73,17 @@ def _receipt(file: Path, sizes: dict[str, PageSize]) -> Page:
         raise UserError(f"{file}: the size of its page is not known: neither img/{name}.jpg nor a line of {SIZES}")
     page_size = sizes[name] if image is None else image_size(image)
     words: list[Word] = []
-    for number, line in enumerate(read_text(file, LARGEST_FILE).split("\n")):
+    encoding: list[str] = []
+    for number, line in enumerate(read_text(file, LARGEST_FILE, encoding).split("\n")):
         if line.strip():
             words.extend(_words(line, number, file))
     notes: list[Problem] = []
     values_file = _first(folder / "entities", name, (".txt", ".json")) or _first(folder / "key", name, (".json",))
     if values_file is not None:
-        words, notes = _label(words, _values(values_file), file.name)
+        values_encoding: list[str] = []
+        words, notes = _label(words, _values(values_file, values_encoding), file.name)
+        notes += encoding_notes(values_file.name, values_encoding)
+    notes += encoding_notes(file.name, encoding)
     return Page(file.name, name, words, page_size, image, notes=tuple(notes))
 
 
@@ -108,8 +112,8 @@ def _words(line: str, number: int, file: Path) -> Iterator[Word]:
         start = end
 
 
-def _values(file: Path) -> dict[str, str]:
-    values: Any = read_json(file, LARGEST_FILE)
+def _values(file: Path, encoding: list[str]) -> dict[str, str]:
+    values: Any = read_json(file, LARGEST_FILE, encoding)
     if not isinstance(values, dict):
         raise UserError(f"{file}: not an object of key values but {type(values).__name__}")
     for key in RULES:

@@ -1,11 +1,11 @@
 """The text files of run_seq_labeling.py: {split}.txt, {split}_box.txt, {split}_image.txt, in step line by line."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
 
 from layoutner.config.errors import NoSplitError, UserError
+from layoutner.data.files import read_lines
 from layoutner.data.page import Page, PageSize, Problem, Word, page_size_problem, written_size
 
 SPLITS = {"train": "train", "eval": "dev", "test": "test"}
@@ -25,7 +25,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: a file is missing or is no text.
+        UserError: a file is missing or is not UTF-8. One file holds all pages, so none can be left out for its bytes.
     """
     if path.suffix == ".txt":
         folder, split = path.parent, path.stem
@@ -43,12 +43,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         raise UserError(
             f"{' and '.join(missing)}: no such file; {split}.txt is read with {split}_box.txt and _image.txt"
         )
-    try:
-        with ExitStack() as stack:
-            opened = [stack.enter_context(file.open(encoding="utf-8-sig", newline="\n")) for file in files]
-            yield from _pages(split, zip_longest(*opened, fillvalue=""))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder}: {split}.txt and its companions cannot be read: {error}") from None
+    yield from _pages(split, zip_longest(*map(read_lines, files), fillvalue=""))
 
 
 def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Problem]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from layoutner.config.errors import NoSplitError, UserError
 from layoutner.data.files import image_size, inside, read_json
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.page import Page, Problem, Word, encoding_notes
 from layoutner.data.readers.funsd import entity_words
 
 SPLITS = {"train": "train", "eval": "val", "test": "test"}  # XFUND itself has no test split
@@ -27,11 +27,13 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         UserError: nothing to read there.
     """
     for file in [path] if path.suffix == ".json" else _files(path, role):
+        notes: list[str] = []
         try:
-            documents = _documents(file)
+            documents = _documents(file, notes)
         except UserError as error:
             yield Problem(file.name, "unreadable", str(error))
             continue
+        yield from encoding_notes(file.name, notes)
         for number, document in enumerate(documents):
             source = f"{file.name} document {number}"
             try:
@@ -53,8 +55,8 @@ def _files(path: Path, role: str) -> list[Path]:
     return files
 
 
-def _documents(file: Path) -> list[Any]:
-    content = read_json(file, LARGEST_FILE)
+def _documents(file: Path, notes: list[str]) -> list[Any]:
+    content = read_json(file, LARGEST_FILE, notes)
     documents = content.get("documents") if isinstance(content, dict) else None
     if not isinstance(documents, list):
         raise UserError(f'{file}: not an XFUND file: it has no list "documents"')
