@@ -13,10 +13,27 @@ from PIL import Image
 from layoutner.config.errors import UserError
 from layoutner.data.encodings import NotUnicode, decode, decode_unicode, is_utf_16
 
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
 CONVERT = "convert it, for instance with `iconv -f ENCODING -t UTF-8`"
 LARGEST_PAGE = 64 * 2**20  # bytes of one page's text file; real ones take thousands
 # Of the many that Pillow knows; among the others are EPS, for which it starts another program.
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is none of the user's, but of the system that copied it: ._a.json beside a.json."""
+    return path.name.startswith(".") or path.name in SYSTEM_FILES
+
+
+def visible_files(folder: Path, suffixes: str | tuple[str, ...], hidden: list[Path]) -> list[Path]:
+    """The files of a folder whose names end in one of the suffixes, in any letter case, sorted.
+
+    Args:
+        hidden: a list to which those are added that `is_hidden` finds, which are left out.
+    """
+    found = sorted(file for file in folder.glob("*") if file.name.lower().endswith(suffixes))
+    hidden += [file for file in found if is_hidden(file)]
+    return [file for file in found if not is_hidden(file)]
 
 
 def read_text(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None = None) -> str:

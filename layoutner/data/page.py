@@ -8,6 +8,7 @@ formats, and repaired where the settings say so.
 import re
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short
@@ -155,6 +156,13 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
 def encoding_notes(source: str, notes: list[str]) -> tuple[Problem, ...]:
     """The notes of `read_text` on a file."""
     return tuple(Problem(source, "not UTF-8", note, fatal=False) for note in notes)
+
+
+def hidden_notes(hidden: list[Path]) -> Iterator[Problem]:
+    """A note on the hidden files that `visible_files` left out; nothing if there are none."""
+    if hidden:
+        what = f"{len(hidden)} hidden file(s) skipped, such as {hidden[0].name}"
+        yield Problem(str(hidden[0].parent), "hidden files", what, fatal=False)
 
 
 def page_size_problem(size: tuple[Any, Any]) -> str | None:

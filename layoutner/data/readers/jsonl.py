@@ -26,8 +26,8 @@ from typing import Any, BinaryIO
 
 from layoutner.config.errors import NoSplitError, UserError
 from layoutner.data.encodings import NotUnicode, decode, is_utf_16
-from layoutner.data.files import CONVERT, image_size, inside
-from layoutner.data.page import Page, Problem, Word, encoding_notes
+from layoutner.data.files import CONVERT, image_size, inside, visible_files
+from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
 
 ROLES = ("train", "eval", "test")
 STDIN = Path("/dev/stdin")
@@ -50,7 +50,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             raise UserError("standard input is closed")
         yield from _lines(sys.stdin.buffer, "stdin", Path())
         return
-    for file in _files(path, role) if path.is_dir() else [path]:
+    hidden: list[Path] = []
+    files = _files(path, role, hidden) if path.is_dir() else [path]
+    yield from hidden_notes(hidden)
+    for file in files:
         try:
             with file.open("rb") as lines:
                 yield from _lines(lines, file.name, file.parent)
@@ -58,8 +61,8 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             raise UserError(f"{file}: cannot be read: {error}") from None
 
 
-def _files(folder: Path, role: str) -> list[Path]:
-    files = sorted(folder.glob("*.jsonl"))
+def _files(folder: Path, role: str, hidden: list[Path]) -> list[Path]:
+    files = visible_files(folder, ".jsonl", hidden)
     if not files:
         raise UserError(f"{folder}: holds no .jsonl file")
     there = [file for file in files if file.stem in ROLES]

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
-from layoutner.data.files import image_size, read_json, read_text
+from layoutner.data.files import image_size, read_json, read_text, visible_files
 from layoutner.data.labels import Span, to_tags
-from layoutner.data.page import Page, PageSize, Problem, Word, encoding_notes, written_size
+from layoutner.data.page import Page, PageSize, Problem, Word, encoding_notes, hidden_notes, written_size
 from layoutner.data.readers.key_values import RULES, find_values
 from layoutner.data.readers.splits import split_folder
 
@@ -34,7 +34,9 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     Raises:
         UserError: nothing to read there, or page_sizes.tsv is broken.
     """
-    files = [path] if path.is_file() else _files(path, role)
+    hidden: list[Path] = []
+    files = [path] if path.is_file() else _files(path, role, hidden)
+    yield from hidden_notes(hidden)
     sizes = _sizes(files[0].parent.parent)
     for file in files:
         try:
@@ -43,9 +45,9 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             yield Problem(file.name, "unreadable", str(error))
 
 
-def _files(path: Path, role: str) -> list[Path]:
+def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
     folder = split_folder(path, role, SPLITS, "box") / "box"
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".txt", ".csv"))
+    files = visible_files(folder, (".txt", ".csv"), hidden)
     if not files:
         raise UserError(f"{folder}: holds no .txt and no .csv file")
     return files
