@@ -61,6 +61,16 @@ def problem(path: Path) -> str:
     return str(problems[0])
 
 
+def test_a_receipt_in_another_encoding_is_read_and_said(tmp_path: Path) -> None:
+    file = write(tmp_path, receipt()) / "json" / "a.json"
+    text = json.dumps(json.loads(file.read_text().replace("Tea", "Caf\u00e9")), ensure_ascii=False)
+    file.write_bytes(text.encode("cp1252"))
+    (page,) = READERS["cord"](file, "train")
+    assert isinstance(page, Page)
+    assert "Café" in [word.text for word in page.words]
+    assert [str(note)[:36] for note in page.notes] == ["a.json: read as Windows-1252: not UT"]
+
+
 def test_lines_are_entities_and_segments(tmp_path: Path) -> None:
     document = one(write(tmp_path, receipt()))
     assert document.words == ("Nasi", "Goreng", "x", "thanks", "Tea", "75,000")
@@ -128,7 +138,7 @@ def test_roles_have_their_folders(tmp_path: Path) -> None:
         (receipt() | {"valid_line": [{"words": [], "category": 3}]}, "TypeError: category '3' is not a name"),
         (receipt() | {"valid_line": [{"words": [word(3)]}]}, "a word must be text, not int"),
         (receipt() | {"valid_line": [{"words": [word("x", -10)]}]}, "leaves the page"),
-        (receipt() | {"meta": {"image_size": {"width": "1", "height": 9}}}, "a page of '1' x 9 pixels"),
+        (receipt() | {"meta": {"image_size": {"width": "1", "height": 9}}}, "a page of '1' x 9; expected"),
         (receipt() | {"meta": {"image_size": {"width": 10**300, "height": 9}}}, "a page of 1000"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from layoutner.config.settings import DataSettings
+from layoutner.config.data_settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.data.page import Page, Problem, Tally
 from layoutner.data.readers import READERS

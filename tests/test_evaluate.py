@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from layoutner.cli.inference import _table
-from layoutner.config.settings import DataSettings
+from layoutner.config.data_settings import DataSettings
 from layoutner.data.corpus import read_documents
 from layoutner.data.labels import rewrite, to_spans
 from layoutner.training.metrics import score

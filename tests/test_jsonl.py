@@ -16,7 +16,7 @@ from layoutner.config.errors import UserError
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet
-from layoutner.data.page import Problem
+from layoutner.data.page import Page, Problem
 from layoutner.data.readers import jsonl
 
 
@@ -61,6 +61,38 @@ def test_pixels_are_scaled_to_the_page(tmp_path: Path) -> None:
     assert document.boxes == ((100, 250, 1000, 1000),)
 
 
+@pytest.mark.parametrize(("width", "height"), [(595.276, 841.89), (595.32, 841.92), (8.27, 11.69), (1, 1.414)])
+def test_a_page_may_be_measured_in_points_or_inches(width: float, height: float, tmp_path: Path) -> None:
+    words = [
+        {"text": "all", "box": [0, 0, width, height]},
+        {"text": "half", "box": [width / 2, height / 2, width, height]},
+    ]
+    (document,) = read(write(tmp_path / "d.jsonl", page(page_size=[width, height], unit="pixels", words=words)))
+    assert document.page_size == (width, height)
+    assert document.boxes == ((0, 0, 1000, 1000), (500, 500, 1000, 1000))
+
+
+def test_a_line_that_is_not_utf_8_is_read_if_that_is_sure(tmp_path: Path) -> None:
+    file = write(tmp_path / "d.jsonl", page("a"), page("Zürich", words=[]), page("東京", words=[]))
+    good, western, eastern = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_bytes(good.encode() + western.encode("cp1252") + eastern.encode("euc_jp"))
+    first, second, third = jsonl.read(file, "train")
+    assert isinstance(first, Page)
+    assert (first.name, first.notes) == ("a", ())
+    assert isinstance(second, Page)
+    what = "d.jsonl line 2: read as Windows-1252: not UTF-8: byte 0xFC at offset 15"
+    assert (second.name, *map(str, second.notes)) == ("Zürich", what)
+    assert isinstance(third, Problem)
+    assert "line 3: not UTF-8: byte 0xC5 at offset 14 of the line; convert it, for instance with `iconv" in str(third)
+
+
+def test_a_file_in_utf_16_is_refused_as_that(tmp_path: Path) -> None:
+    file = write(tmp_path / "d.jsonl", page("a"), page("b"))
+    file.write_bytes(file.read_bytes().decode().encode("utf-16"))
+    with pytest.raises(UserError, match=r"^d.jsonl: is UTF-16, and JSON lines are UTF-8; convert it, for instance"):
+        read(file)
+
+
 def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_end(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(
         b"\xef\xbb\xbf" + json.dumps(page("a")).encode() + b"\r\n \n\n" + json.dumps(page("a")).encode()
@@ -99,9 +131,16 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("change", "what"),
     [
         ({"document": " "}, "\"document\" is ' '; expected the name of the page"),
-        ({"page_size": [1]}, '"page_size" is [1]; expected [width, height] in pixels'),
+        ({"page_size": [1]}, '"page_size" is [1]; expected [width, height], two numbers'),
         ({"page_size": [10**400, 5]}, "a page of 1000"),
-        ({"page_size": [2.5, 5]}, "a page of 2.5 x 5 pixels"),
+        ({"page_size": [0, 5]}, "a page of 0 x 5; expected width and height, two numbers above 0 (pixels, or points"),
+        ({"page_size": [-2.5, 5]}, "a page of -2.5 x 5; expected"),
+        ({"page_size": [float("nan"), 5]}, "a page of nan x 5; expected"),
+        ({"page_size": [5, float("inf")]}, "a page of 5 x inf; expected"),
+        ({"page_size": [1e-300, 5]}, "a page of 1e-300 x 5; expected"),
+        ({"page_size": [True, 5]}, "a page of True x 5; expected"),
+        ({"page_size": ["595", 5]}, "a page of '595' x 5; expected"),
+        ({"words": [{"text": "a", "box": [0, 0, True, 5]}]}, "box [0, 0, True, 5] is not four numbers"),
         ({"words": None}, '"words" is None; expected a list of words'),
         ({"unit": "inch"}, '"unit" is \'inch\'; expected "thousandths" or "pixels"'),
         ({"words": ["x"]}, "word 0: 'x' is not a word; expected an object"),

@@ -759,6 +759,22 @@ def test_dev_pages_that_are_all_test_pages_need_not_be_a_copy_of_the_file() -> N
     assert len(corpus(made).eval) == 20
 
 
+def test_pages_of_another_size_under_one_name_are_pages_as_layoutner_counts_them() -> None:
+    old_data(Path("data"), 20, ("train", "dev", "test"))
+    for split in ("dev", "test"):
+        file = Path("data") / f"{split}_image.txt"
+        lines = [re.sub(r"\d+\.png", "contract.pdf", line) for line in file.read_text().splitlines(keepends=True)]
+        # Two sizes by turns keep the 20 pages of test apart.
+        other = "700 900" if split == "test" else "800 900"
+        sizes = [other if number // 3 % 2 else "800 900" for number in range(len(lines))]
+        lines = [line.replace("800 900", size) for line, size in zip(lines, sizes, strict=True)]
+        file.write_text("".join(lines))
+    made = migrate([*TRAINING, "--evaluate_during_training", "--do_eval"])
+    # In dev all pages share name and size, and so are one page; it is none of the 20 of test.
+    assert (made.settings["data"]["eval"], made.settings["data"].get("choose_by"), made.remarks) == ("data", None, [])
+    assert [len(documents) for documents in (corpus(made).eval, corpus(made).test)] == [1, 20]
+
+
 def test_without_labels_those_of_the_folder_count_as_layoutner_takes_them() -> None:
     old_data(Path("data"), 2)
     assert "the labels are those of data/labels.txt where it is there, else of the training pages; the old" in str(

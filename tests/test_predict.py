@@ -94,6 +94,19 @@ def test_what_predict_writes_is_read_again(
     assert again.image.resolve() == source.image.resolve() if source.image else False
 
 
+def test_a_page_size_is_written_as_it_was_given_and_drawn_in_whole_pixels(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = [[595.276, 841.89], [595, 842], [8.5, 11]]
+    pages = [{**page(str(number), ["x"]), "page_size": size} for number, size in enumerate(sizes)]
+    (tmp_path / "in.jsonl").write_text(lines(*pages))
+    code, out, _ = call(capsys, "predict", tmp_path / "in.jsonl", "--model", model, "--draw", tmp_path / "drawn")
+    assert code == 0
+    assert [json.dumps(json.loads(line)["page_size"]) for line in out.splitlines()] == [json.dumps(s) for s in sizes]
+    with Image.open(tmp_path / "drawn" / "0.png") as drawn:
+        assert drawn.width == 595
+
+
 def test_entities_have_the_box_around_their_words() -> None:
     boxes = ((10, 20, 30, 40), (5, 25, 50, 35), (0, 0, 1, 1))
     document = Document("d", ("a", "b", "c"), boxes, None, (10, 10), None, (0, 0, 1))

@@ -11,7 +11,7 @@ from layoutner.config.errors import UserError
 from layoutner.config.settings import load
 from layoutner.data.corpus import read_corpus, read_documents
 from layoutner.data.document import Document
-from layoutner.data.labels import to_spans
+from layoutner.data.labels import read_labels, to_spans
 from layoutner.data.page import Tally
 from layoutner.data.splits import split
 
@@ -120,8 +120,8 @@ def write_unilm(folder: Path, rows: list[tuple[str, str, str]], name: str = "tra
     return folder
 
 
-def row(word: str, tag: str | None, box: str, image: str) -> tuple[str, str, str]:
-    return (word if tag is None else f"{word}\t{tag}", f"{word}\t{box}", f"{word}\t1 2 3 4\t762 1000\t{image}")
+def row(word: str, tag: str | None, box: str, image: str, size: str = "762 1000") -> tuple[str, str, str]:
+    return (word if tag is None else f"{word}\t{tag}", f"{word}\t{box}", f"{word}\t1 2 3 4\t{size}\t{image}")
 
 
 BLANK = ("", "", "")
@@ -138,6 +138,92 @@ def test_unilm_joins_the_pieces_of_a_page(tmp_path: Path) -> None:
     assert documents[1].boxes == ((0, 0, 1000, 1000),)
     assert documents[0].page_size == (762, 1000)
     assert read("unilm", tmp_path / "train.txt", "test")[0].name == "p"
+
+
+def test_pages_of_two_sizes_that_share_a_name_stay_apart(tmp_path: Path) -> None:
+    sizes = ["595 842", "842 595", "595 842"]
+    rows = [
+        row(f"{page}{piece}", "S-A", "0 0 1 1", "contract.pdf", size)
+        for page, size in enumerate(sizes)
+        for piece in range(2)
+    ]
+    blank_lines = [each for piece in rows for each in (piece, BLANK)]
+    for lines in (rows, blank_lines):
+        documents = read("unilm", write_unilm(tmp_path, lines), "train")
+        assert [(d.name, d.words, d.page_size) for d in documents] == [
+            ("contract", ("00", "01"), (595, 842)),
+            ("contract", ("10", "11"), (842, 595)),
+            ("contract", ("20", "21"), (595, 842)),
+        ]
+    # Every empty line is still that of one page: the file that predict writes goes with the one that was read.
+    assert [d.breaks for d in documents] == [(1, 2)] * 3
+
+
+def test_a_line_of_unreadable_size_costs_the_page_of_that_name_before_it(tmp_path: Path) -> None:
+    sizes = ["5 5", "5 nan", "5 5", "7 7"]
+    write_unilm(tmp_path, [row("a", "O", "0 0 1 1", "p.png", size) for size in sizes])
+    settings = DataSettings(format="unilm", bad_pages="skip")
+    tally = Tally()
+    (document,) = read_documents(settings, tmp_path, "train", tally)
+    assert document.page_size == (7, 7)
+    assert "a page of 5 x nan; expected width and height, two numbers above 0" in str(tally.first_skipped)
+
+
+def test_unilm_takes_sizes_that_are_not_whole(tmp_path: Path) -> None:
+    rows = [row("a", "O", "0 0 1 1", "p.png", "595.276 841.89"), row("b", "O", "0 0 1 1", "q.png", "595 842")]
+    sizes = [document.page_size for document in read("unilm", write_unilm(tmp_path, rows), "train")]
+    assert sizes == [(595.276, 841.89), (595, 842)]
+    assert [type(side) for side in sizes[1]] == [int, int]
+
+
+@pytest.mark.parametrize("suffix", ["", "_box", "_image"])
+def test_unilm_names_the_byte_that_is_not_utf_8(suffix: str, tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("Straße", "O", "0 0 1 1", "p.png"), row("Café", "O", "0 0 1 1", "p.png")])
+    file = tmp_path / f"train{suffix}.txt"
+    content = file.read_bytes().replace("Café".encode(), b"Caf\xe9")
+    file.write_bytes(content)
+    what = f"/train{suffix}.txt: cannot be read: not UTF-8: byte 0xE9 at offset {content.index(0xE9)}; convert it, for"
+    with pytest.raises(UserError, match=what):
+        read("unilm", tmp_path, "train")
+
+
+def test_unilm_in_utf_16(tmp_path: Path) -> None:
+    write_unilm(tmp_path, [row("Größe", "S-A", "0 0 1 1", "p.png"), BLANK, row("x", "O", "0 0 1 1", "p.png")])
+    expected = read("unilm", tmp_path, "train")
+    for file in tmp_path.glob("*.txt"):
+        file.write_bytes(file.read_text(encoding="utf-8").encode("utf-16"))
+    assert read("unilm", tmp_path, "train") == expected
+    (tmp_path / "train_box.txt").write_bytes("x".encode("utf-16") + b"\0")
+    with pytest.raises(UserError, match=r"train_box.txt: cannot be read: .*utf-16.*; convert it"):
+        read("unilm", tmp_path, "train")
+
+
+def test_training_on_pages_that_cannot_be_read_names_the_setting_that_leaves_them_out(tmp_path: Path) -> None:
+    form(tmp_path, [entity("answer", ("x", [0, 0, 5, 5]))], "a")
+    form(tmp_path, [], "b")
+    (tmp_path / "annotations" / "b.json").write_bytes(b'{"form": [{"label": "\xc3"}]}')
+    with pytest.raises(UserError) as caught:
+        read("funsd", tmp_path, "train")
+    assert str(caught.value).startswith(
+        f"1 problem(s) in {tmp_path} (data.bad_pages = skip leaves such pages out): b.json:"
+    )
+    assert "annotations/b.json: cannot be read: not UTF-8: byte 0xC3 at offset 21; convert it, for" in str(caught.value)
+
+
+def test_a_form_and_a_list_of_labels_in_another_encoding(tmp_path: Path) -> None:
+    form(tmp_path, [entity("größe", ("München", [0, 0, 5, 5]))])
+    file = tmp_path / "annotations" / "a.json"
+    file.write_bytes(
+        json.dumps({"form": [entity("größe", ("München", [0, 0, 5, 5]))]}, ensure_ascii=False).encode("cp1252")
+    )
+    tally = Tally()
+    (document,) = read_documents(DataSettings(), tmp_path, "train", tally)
+    assert (document.words, document.tags) == (("München",), ("B-GRÖSSE",))
+    assert tally.repaired == {"not UTF-8 (`layoutner data check` lists them)": 1}
+    # A list of labels is held against the data letter by letter: nothing in it is guessed.
+    (tmp_path / "labels.txt").write_bytes("B-Größe\n".encode("cp1252"))
+    with pytest.raises(UserError, match=r"labels.txt: cannot be read: not UTF-8: byte 0xF6 at offset 4; convert it"):
+        read_labels(tmp_path / "labels.txt", "BIO")
 
 
 def test_empty_lines_are_those_of_the_text_file_where_its_companions_are_longer(tmp_path: Path) -> None:
@@ -162,7 +248,7 @@ def test_unilm_without_labels(tmp_path: Path) -> None:
             r"train.txt line 1, p.png: word 1 'a': box \[0, 0, 1001, 1\] leaves the page",
         ),
         (row("a", "B-X", "5 0 1 1", "p.png"), "is inverted"),
-        (("a\tO", "a\t0 0 1 1", "a\t1 2 3 4\t0 5\tp.png"), "a page of 0 x 5 pixels"),
+        (("a\tO", "a\t0 0 1 1", "a\t1 2 3 4\t0 5\tp.png"), "a page of 0 x 5; expected width and height"),
         (row("a", "B-X", "0 0 1", "p.png"), "expected 'word<TAB>x0 y0 x1 y1'"),
         (row("a", "X", "0 0 1 1", "p.png"), "label 'X' is neither O nor"),
         (("a\tO", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "out of step: 'a', 'b', 'a'"),

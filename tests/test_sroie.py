@@ -208,6 +208,37 @@ def test_page_sizes_stand_in_for_images(tmp_path: Path) -> None:
         pages(tmp_path)
 
 
+def test_a_receipt_in_gbk_is_read_and_said(tmp_path: Path) -> None:
+    receipt(tmp_path)
+    lines = "".join(line(text, row) + "\n" for row, text in enumerate(["BOOK SHOP", "INVOICE NO\uff1aPEGIV-1030765"]))
+    (tmp_path / "box" / "a.csv").write_bytes(lines.encode("gbk"))
+    made, problems = document(tmp_path)
+    assert made.words == ("BOOK", "SHOP", "INVOICE", "NO\uff1aPEGIV-1030765")
+    (note,) = (problem for problem in problems if problem.kind == "not UTF-8")
+    first = lines.encode("gbk").index(0xA3)
+    assert str(note) == f"a.csv: read as GB2312: not UTF-8: byte 0xA3 at offset {first}"
+    assert not note.fatal
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_are_those_of_any_system(end: str, tmp_path: Path) -> None:
+    receipt(tmp_path)
+    text = (tmp_path / "box" / "a.csv").read_text()
+    expected = document(tmp_path)
+    (tmp_path / "box" / "a.csv").write_bytes(text.replace("\n", end).encode("utf-16"))
+    assert document(tmp_path) == expected
+
+
+def test_page_sizes_need_not_be_whole_numbers(tmp_path: Path) -> None:
+    for name in "abc":
+        receipt(tmp_path, name=name, image=False)
+    (tmp_path / "page_sizes.tsv").write_text("key\twidth_px\theight_px\na\t500.5\t600\nb\t500\tinf\nc\t500\t600\n")
+    first, second, third = (to_document(page, "none", Tally()) for page in pages(tmp_path) if isinstance(page, Page))
+    assert [made.page_size for made, _ in (first, third) if made is not None] == [(500.5, 600), (500, 600)]
+    assert second[0] is None
+    assert "a page of 500 x inf; expected width and height, two numbers above 0" in str(second[1][0])
+
+
 def test_roles_have_their_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither box/ nor train/box/"):
         pages(tmp_path)
@@ -226,7 +257,8 @@ def test_roles_have_their_folders(tmp_path: Path) -> None:
     [
         ("box/a.csv", b"1,2,3\n", "line 1 is not eight corners and a text: '1,2,3'"),
         ("box/a.csv", b"\n1,2,3,4,5,6,7,x,word", "line 2 is not eight corners and a text: '1,2,3,4,5,6,7,x,word'"),
-        ("box/a.csv", b"\xff\xfe", "cannot be read"),
+        ("box/a.csv", b"1,2,3,4,5,6,7,8,\xff", "cannot be read: not UTF-8: byte 0xFF at offset 16; convert it, for"),
+        ("entities/a.json", b'{"total": "\xff\xff"}', "cannot be read: not UTF-8: byte 0xFF at offset 11; convert it"),
         ("box/a.csv", b" " * (2**16 + 1), "its 65,537 bytes are more than 65,536"),
         ("entities/a.json", b"[1", "not JSON"),
         ("entities/a.json", b"[1]", "not an object of key values but list"),

@@ -11,6 +11,7 @@ from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
 from layoutner.data.corpus import read_documents
 from layoutner.data.document import Document
+from layoutner.data.page import Tally
 
 
 def read(path: Path, role: str = "train") -> list[Document]:
@@ -38,6 +39,19 @@ def write(folder: Path, name: str, *documents: Any) -> Path:
     content = {"lang": lang, "version": "0.1", "split": split, "documents": list(documents)}
     (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return folder / name
+
+
+def test_a_file_in_gb2312_is_read_and_said_once(tmp_path: Path) -> None:
+    file = write(tmp_path, "zh.train.json", form("a"), form("b"))
+    expected = read(file)
+    content = file.read_text(encoding="utf-8").replace("王", "王\uff0c").encode("gb2312")
+    file.write_bytes(content)
+    tally = Tally()
+    documents = read_documents(DataSettings(format="xfund"), tmp_path, "train", tally)
+    assert [document.words[-2] for document in documents] == ["王\uff0c", "王\uff0c"]
+    assert [document.words[:-2] for document in documents] == [document.words[:-2] for document in expected]
+    (note,) = tally.notes
+    assert note.startswith("zh.train.json: read as GB2312: not UTF-8: byte 0x")
 
 
 def test_a_form_becomes_words_tags_and_segments(tmp_path: Path) -> None:

@@ -140,13 +140,13 @@ class OldRun:
             self.dev_in_test = f"{ours} of {len(dev)} pages of dev.txt are pages of test.txt"
 
     def _pages(self, split: str) -> list[tuple[str, ...]]:
-        """Words and boxes of each page: pieces of one image that follow each other are one page."""
+        """Words and boxes of each page: pieces of one image and size that follow each other are one page."""
         files = [self.lines("data_dir", self._file(f"{split}_{kind}")) or [] for kind in ("box", "image")]
         pages: list[list[str]] = []
-        before = None
+        before: list[str] | None = None
         for box, its_image in zip(*files, strict=False):
             if its_image.strip():
-                image = its_image.rstrip().rpartition("\t")[2]
+                image = its_image.rstrip().split("\t")[-2:]
                 pages += [[]] if image != before else []
                 pages[-1].append(box.rstrip())
                 before = image

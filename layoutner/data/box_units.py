@@ -53,9 +53,8 @@ def to_thousandths(box: RawBox, unit: BoxUnit, page_size: tuple[float, float]) -
     if unit == "pixels":
         width, height = page_size
         return 1000 * x0 / width, 1000 * y0 / height, 1000 * x1 / width, 1000 * y1 / height
-    # 0.57 is 57 hundredths, although 10 * 0.57 * 100 is less: the last digits of a float are no part of the place.
     scale = 1000 if unit == "fractions" else 10
-    return round(x0 * scale, 6), round(y0 * scale, 6), round(x1 * scale, 6), round(y1 * scale, 6)
+    return x0 * scale, y0 * scale, x1 * scale, y1 * scale
 
 
 def suspect(

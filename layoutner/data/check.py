@@ -143,6 +143,8 @@ class Report:
             ]
             lines += _first(several, everything)
         lines += [f"note: {note}" for note in self.notes]
+        if unusable := sum(split.unusable for split in self.splits.values()):
+            lines.append(f"{unusable} page(s) cannot be used; data.bad_pages = skip leaves them out of a run")
         worth = sum(len(split.problems) for split in self.splits.values()) - self.fatal
         worth += len(self.twins) + len(self.parted) + len(self.notes)
         lines.append(f"{self.fatal} problem(s) that stop a run, {worth} worth a look")

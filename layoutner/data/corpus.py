@@ -163,11 +163,10 @@ def read_documents(
             documents.append(found)
         else:
             problems += [str(problem) for problem in found if problem.fatal]
-    raise_gathered(f"{len(problems)} problem(s) in {path}", problems)
-    skipped = (
-        "" if tally is None or not tally.skipped else f"; {tally.skipped} left out, the first: {tally.first_skipped}"
-    )
-    _demand_words(documents, f"{said or f'data.{role}'} = {path}", skipped)
+    advice = "data.bad_pages = skip leaves such pages out"
+    raise_gathered(f"{len(problems)} problem(s) in {path} ({advice})", problems)
+    why = f"; {tally.skipped} left out, the first: {tally.first_skipped}" if tally.skipped else ""
+    _demand_words(documents, f"{said or f'data.{role}'} = {path}", why)
     return documents
 
 

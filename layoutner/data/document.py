@@ -16,7 +16,7 @@ class Document:
     words: tuple[str, ...]
     boxes: tuple[Box, ...]
     tags: tuple[str, ...] | None  # "O", or prefix-type such as "B-HEADER"
-    page_size: tuple[int, int]  # width, height, in pixels
+    page_size: tuple[float, float]  # width, height, in pixels or another unit of length, such as the points of a PDF
     image: Path | None = None
     segments: tuple[int, ...] | None = None  # words of one line or field share a number; None where the file has none
     breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words

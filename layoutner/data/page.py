@@ -5,10 +5,13 @@ what is worth a look and belongs to no page. What is wrong with words, boxes and
 formats, and repaired where the settings say so.
 """
 
+import re
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal, NamedTuple
 
 from layoutner.config.data_settings import BoxFormat, BoxUnit
@@ -18,7 +21,10 @@ from layoutner.data.labels import Span, to_spans, to_tags
 
 Fix = Literal["none", "clamp", "drop"]
 
+PageSize = tuple[float, float]  # width, height, in pixels or another unit of length, such as the points of a PDF
+
 LONGEST_MESSAGE = 1000  # characters
+SMALLEST_SIDE, LARGEST_SIDE = 1e-3, 1e9  # of a page; a page may be measured in anything from pixels to metres
 
 
 class Problem(NamedTuple):
@@ -55,7 +61,7 @@ class Page:
     source: str  # file, or file and line: what messages call it
     name: str
     words: list[Word]
-    page_size: tuple[int, int]  # width, height, in pixels
+    page_size: PageSize  # in the unit of boxes in "pixels"
     image: Path | None = None
     unit: BoxUnit = "pixels"  # of the boxes
     notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
@@ -103,8 +109,8 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
     kept: list[int] = []  # index in page.words
     boxes: dict[int, Box] = {}
     width, height = page.page_size
-    if not all(isinstance(side, int) and 1 <= side < 10**9 for side in page.page_size):
-        return None, [Problem(page.source, "page size", f"a page of {width!r} x {height!r} pixels")]
+    if problem := page_size_problem(page.page_size):
+        return None, [Problem(page.source, "page size", problem)]
     if problem := _text_problem(page.name):
         return None, [Problem(page.source, "not text", f"the page's name {page.name!r}: {problem}")]
     for index, word in enumerate(page.words):
@@ -114,7 +120,7 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
         if not word.text.strip():
             tally.repaired["blank word(s) dropped"] += 1
             continue
-        if not all(isinstance(side, int | float) and abs(side) < 1e9 for side in word.box):
+        if not all(_is_number(side) and abs(side) < LARGEST_SIDE for side in word.box):
             what = f"box {list(word.box)} is not four numbers"
             problems.append(Problem(page.source, "not a box", what, index, word.text))
             continue
@@ -154,6 +160,40 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
     return document, problems
 
 
+def encoding_notes(source: str, notes: list[str]) -> tuple[Problem, ...]:
+    """The notes of `read_text` on a file."""
+    return tuple(Problem(source, "not UTF-8", note, fatal=False) for note in notes)
+
+
+def hidden_notes(hidden: list[Path]) -> Iterator[Problem]:
+    """A note on the hidden files that `visible_files` left out; nothing if there are none."""
+    if hidden:
+        what = f"{len(hidden)} hidden file(s) skipped, such as {hidden[0].name}"
+        yield Problem(str(hidden[0].parent), "hidden files", what, fatal=False)
+
+
+def page_size_problem(size: tuple[Any, Any]) -> str | None:
+    """What is wrong with the width and height of a page, and what is wanted; None if they can be used."""
+    if all(_is_number(side) and SMALLEST_SIDE <= side < LARGEST_SIDE for side in size):
+        return None
+    width, height = map(short, size)
+    return f"a page of {width} x {height}; expected width and height, two numbers above 0 (pixels, or points of a PDF)"
+
+
+def written_size(text: str) -> PageSize:
+    """Width and height that stand in a text file; whole numbers stay whole.
+
+    Raises:
+        ValueError: not two numbers.
+    """
+    width, height = (float(side) if re.search("[.a-zA-Z]", side) else int(side) for side in text.split())
+    return width, height
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _text_problem(text: Any) -> str | None:
     if not isinstance(text, str):
         return f"a word must be text, not {type(text).__name__}"
@@ -166,8 +206,15 @@ def _text_problem(text: Any) -> str | None:
 
 def _scaled(page: Page, box: tuple[float, float, float, float]) -> Box:
     x0, y0, x1, y1 = to_thousandths(to_corners(box, page.box_format), page.unit, page.page_size)
-    # Rounded down as in the LayoutLM preprocessing.
-    return int(x0), int(y0), int(x1), int(y1)
+    return _down(x0), _down(y0), _down(x1), _down(y1)
+
+
+def _down(side: float) -> int:
+    """Rounded down as in the LayoutLM preprocessing, but 595.32 of 595.32 is 1000, although the quotient is 999.99...
+
+    Whole pixels are not affected: their quotients differ from the next whole number by 1 / width or more.
+    """
+    return int(side + 1e-9)
 
 
 def box_problem(box: Box) -> tuple[str, str] | None:

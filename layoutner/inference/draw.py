@@ -68,7 +68,7 @@ def draw(page: dict[str, Any], image: Path | None, types: tuple[str, ...], out: 
         types: all entity types of the model, for colours that are the same on every page.
         out: the file to write.
     """
-    width, height = page["page_size"]
+    width, height = (max(1, round(side)) for side in page["page_size"])
     if (longest := max(width, height)) > LARGEST_SIDE:
         width, height = (max(1, side * LARGEST_SIDE // longest) for side in (width, height))
     colour = {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(types)}

@@ -8,6 +8,7 @@ from layoutner.config.data_settings import DataSettings, FormatName
 from layoutner.config.errors import UserError, raise_gathered
 from layoutner.data.corpus import Labels, stream
 from layoutner.data.document import Document
+from layoutner.data.files import is_hidden
 from layoutner.data.page import Problem, Tally
 from layoutner.data.readers.jsonl import STDIN
 from layoutner.data.readers.ocr import SUFFIXES
@@ -17,7 +18,7 @@ def guess_format(path: Path) -> FormatName:
     """The format of a path where it is plain: an image or a folder of nothing else, or jsonl; else funsd."""
     if path == STDIN or path.suffix.lower() == ".jsonl":
         return "jsonl"
-    names = [path] if path.is_file() else (entry for entry in _entries(path) if not entry.name.startswith("."))
+    names = [path] if path.is_file() else (entry for entry in _entries(path) if not is_hidden(entry))
     images = [name.suffix.lower() in SUFFIXES for name in names]
     return "ocr" if images and all(images) else "funsd"
 

@@ -79,6 +79,7 @@ def to_page(document: Document, answers: Sequence[WordLabel], labels: LabelSet, 
         "document": document.name,
         "page_size": list(document.page_size),
         **_image(document.image, folder),
+        **({} if document.group is None else {"group": document.group}),
         **({} if document.breaks is None else {"breaks": list(document.breaks)}),
         "words": [
             {"text": word, "box": list(box), **segment, "label": name, "probability": round(answer.probability, 6)}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
-from layoutner.data.files import image_size, read_json
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.files import image_size, read_json, visible_files
+from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
 from layoutner.data.readers.splits import split_folder
 
 SPLITS = {"train": "train", "eval": "dev", "test": "test"}
@@ -27,26 +27,30 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     Raises:
         UserError: nothing to read there.
     """
-    for file in [path] if path.suffix == ".json" else _files(path, role):
+    hidden: list[Path] = []
+    files = [path] if path.suffix == ".json" else _files(path, role, hidden)
+    yield from hidden_notes(hidden)
+    for file in files:
         try:
             yield _receipt(file)
         except UserError as error:
             yield Problem(file.name, "unreadable", str(error))
 
 
-def _files(path: Path, role: str) -> list[Path]:
-    if files := sorted(path.glob("*.json")):
+def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
+    if files := visible_files(path, ".json", hidden):
         return files
     folder = split_folder(path, role, SPLITS, "json") / "json"
-    if not (files := sorted(folder.glob("*.json"))):
+    if not (files := visible_files(folder, ".json", hidden)):
         raise UserError(f"{folder}: holds no .json file")
     return files
 
 
 def _receipt(file: Path) -> Page:
     words: list[Word] = []
+    notes: list[str] = []
     try:
-        receipt = read_json(file)
+        receipt = read_json(file, notes=notes)
         if "ground_truth" in receipt:  # a row of the Hugging Face data set: the same JSON as text
             receipt = json.loads(receipt["ground_truth"])
         images = [file.parent.parent / "image" / f"{file.stem}{suffix}" for suffix in (".png", ".jpg")]
@@ -59,7 +63,7 @@ def _receipt(file: Path) -> Page:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file}: not a CORD receipt: {type(error).__name__}: {error}") from None
-    return Page(file.name, file.stem, words, page_size, image)
+    return Page(file.name, file.stem, words, page_size, image, notes=encoding_notes(file.name, notes))
 
 
 def _line(line: Any, number: int) -> list[Word]:

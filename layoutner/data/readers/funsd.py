@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
-from layoutner.data.files import image_size, read_json
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.files import image_size, read_json, visible_files
+from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
 from layoutner.data.readers.splits import split_folder
 
 SPLITS = {"train": "training_data", "test": "testing_data"}
@@ -23,21 +23,24 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     Raises:
         UserError: nothing to read there.
     """
-    for file in [path] if path.suffix == ".json" else _annotation_files(path, role):
+    hidden: list[Path] = []
+    files = [path] if path.suffix == ".json" else _annotation_files(path, role, hidden)
+    yield from hidden_notes(hidden)
+    for file in files:
         try:
             yield _read_form(file)
         except UserError as error:
             yield Problem(file.name, "unreadable", str(error))
 
 
-def _annotation_files(path: Path, role: str) -> list[Path]:
+def _annotation_files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
     if not any((path / name / "annotations").is_dir() for name in ("", *SPLITS.values())):
         what = "it has neither annotations/ nor training_data/annotations/; data.format names other formats"
         if any(path.glob("*_image.txt")):
             what += ", and its _image.txt files are of unilm"
         raise UserError(f"{path}: not a FUNSD folder: {what}")
     folder = split_folder(path, role, SPLITS, "annotations")
-    files = sorted((folder / "annotations").glob("*.json"))
+    files = visible_files(folder / "annotations", ".json", hidden)
     if not files:
         raise UserError(f"{folder / 'annotations'}: holds no .json file")
     return files
@@ -47,14 +50,15 @@ def _read_form(file: Path) -> Page:
     image = file.parent.parent / "images" / f"{file.stem}.png"
     page_size = image_size(image)
     words: list[Word] = []
+    notes: list[str] = []
     try:
-        for number, entity in enumerate(read_json(file)["form"]):
+        for number, entity in enumerate(read_json(file, notes=notes)["form"]):
             words.extend(entity_words(entity, number))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"not a FUNSD annotation: {type(error).__name__}: {error}") from None
-    return Page(file.name, file.stem, words, page_size, image)
+    return Page(file.name, file.stem, words, page_size, image, notes=encoding_notes(file.name, notes))
 
 
 def entity_words(entity: Any, number: int) -> list[Word]:

@@ -3,7 +3,8 @@
 Each line is an object in UTF-8, at most 64 MiB long; blank lines are skipped. Its keys:
 
     "document"    text, required: the page's name. Names may repeat; messages tell pages apart by file and line.
-    "page_size"   [width, height] of the page in pixels, whole numbers, required.
+    "page_size"   [width, height] of the page, two numbers, required: its pixels, or a PDF's points. Boxes in "pixels"
+                  are measured in the same unit.
     "words"       a list of objects in reading order, required; it may be empty:
         "text"    text, required. Blank words are dropped.
         "box"     [x0, y0, x1, y1], required: left, top, right, bottom in the page's "unit".
@@ -28,8 +29,9 @@ from typing import Any, BinaryIO, get_args
 
 from layoutner.config.data_settings import BoxFormat, BoxUnit
 from layoutner.config.errors import NoSplitError, UserError
-from layoutner.data.files import image_size, inside
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.encodings import NotUnicode, decode, is_utf_16
+from layoutner.data.files import CONVERT, image_size, inside, visible_files
+from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
 
 ROLES = ("train", "eval", "test")
 STDIN = Path("/dev/stdin")
@@ -52,7 +54,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             raise UserError("standard input is closed")
         yield from _lines(sys.stdin.buffer, "stdin", Path())
         return
-    for file in _files(path, role) if path.is_dir() else [path]:
+    hidden: list[Path] = []
+    files = _files(path, role, hidden) if path.is_dir() else [path]
+    yield from hidden_notes(hidden)
+    for file in files:
         try:
             with file.open("rb") as lines:
                 yield from _lines(lines, file.name, file.parent)
@@ -60,8 +65,8 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             raise UserError(f"{file}: cannot be read: {error}") from None
 
 
-def _files(folder: Path, role: str) -> list[Path]:
-    files = sorted(folder.glob("*.jsonl"))
+def _files(folder: Path, role: str, hidden: list[Path]) -> list[Path]:
+    files = visible_files(folder, ".jsonl", hidden)
     if not files:
         raise UserError(f"{folder}: holds no .jsonl file")
     there = [file for file in files if file.stem in ROLES]
@@ -79,6 +84,8 @@ def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]
     while line := lines.readline(LONGEST_LINE + 1):
         number += 1
         source = f"{name} line {number}"
+        if number == 1 and is_utf_16(line):
+            raise UserError(f"{name}: is UTF-16, and JSON lines are UTF-8; {CONVERT}")
         if len(line) > LONGEST_LINE:
             while line and not line.endswith(b"\n"):
                 line = lines.readline(2**20)
@@ -93,7 +100,10 @@ def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]
 
 def _page(line: bytes, source: str, folder: Path) -> Page:
     try:
-        page = json.loads(line.decode("utf-8-sig"))
+        text, note = decode(line)
+        page = json.loads(text)
+    except NotUnicode as error:
+        raise UserError(f"{error} of the line; {CONVERT}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {error}; one document a line") from None
     if not isinstance(page, dict):
@@ -102,7 +112,7 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
     if not (isinstance(name, str) and name.strip()):
         raise UserError(f'"document" is {short(name)}; expected the name of the page')
     if not (isinstance(size, list) and len(size) == 2):
-        raise UserError(f'"page_size" is {short(size)}; expected [width, height] in pixels')
+        raise UserError(f'"page_size" is {short(size)}; expected [width, height], two numbers')
     if not isinstance(words, list):
         raise UserError(f'"words" is {short(words)}; expected a list of words')
     group = page.get("group")
@@ -115,6 +125,7 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
         made,
         (size[0], size[1]),
         _image(page.get("image"), folder),
+        notes=encoding_notes(source, [note] if note else []),
         unit=_choice(page, "unit", get_args(BoxUnit)),
         box_format=_choice(page, "box", get_args(BoxFormat)),
         group=group,

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from layoutner.config.errors import UserError, first_line
-from layoutner.data.files import IMAGE_FORMATS, image_size
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.files import IMAGE_FORMATS, image_size, visible_files
+from layoutner.data.page import Page, Problem, Word, hidden_notes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 LONGEST_PAGE = 300  # seconds until tesseract is stopped; a page takes a few
@@ -41,7 +41,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             "data.format = ocr needs the program tesseract, and there is none on PATH: "
             "apt-get install tesseract-ocr, or brew install tesseract"
         )
-    for file in _files(path) if path.is_dir() else [path]:
+    hidden: list[Path] = []
+    files = _files(path, hidden) if path.is_dir() else [path]
+    yield from hidden_notes(hidden)
+    for file in files:
         try:
             image_size(file)
             yield from _pages(file, pytesseract)
@@ -49,8 +52,8 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             yield Problem(file.name, "unreadable", str(error))
 
 
-def _files(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+def _files(folder: Path, hidden: list[Path]) -> list[Path]:
+    files = [file for file in visible_files(folder, SUFFIXES, hidden) if file.is_file()]
     if not files:
         raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
     return files

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
-from layoutner.data.files import image_size, read_json, read_text
+from layoutner.data.files import image_size, read_json, read_text, visible_files
 from layoutner.data.labels import Span, to_tags
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.page import Page, PageSize, Problem, Word, encoding_notes, hidden_notes, written_size
 from layoutner.data.readers.key_values import RULES, find_values
 from layoutner.data.readers.splits import split_folder
 
@@ -34,7 +34,9 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     Raises:
         UserError: nothing to read there, or page_sizes.tsv is broken.
     """
-    files = [path] if path.is_file() else _files(path, role)
+    hidden: list[Path] = []
+    files = [path] if path.is_file() else _files(path, role, hidden)
+    yield from hidden_notes(hidden)
     sizes = _sizes(files[0].parent.parent)
     for file in files:
         try:
@@ -43,43 +45,47 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             yield Problem(file.name, "unreadable", str(error))
 
 
-def _files(path: Path, role: str) -> list[Path]:
+def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
     folder = split_folder(path, role, SPLITS, "box") / "box"
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".txt", ".csv"))
+    files = visible_files(folder, (".txt", ".csv"), hidden)
     if not files:
         raise UserError(f"{folder}: holds no .txt and no .csv file")
     return files
 
 
-def _sizes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Receipt -> width and height in pixels."""
+def _sizes(folder: Path) -> dict[str, PageSize]:
+    """Receipt -> width and height of its page."""
     file = next((place / SIZES for place in (folder, folder.parent) if (place / SIZES).is_file()), None)
     if file is None:
         return {}
-    sizes = {}
+    sizes: dict[str, PageSize] = {}
     for number, line in enumerate(read_text(file).splitlines()[1:], 2):
         try:
             key, width, height = line.split("\t")
-            sizes[key] = int(width), int(height)
+            sizes[key] = written_size(f"{width} {height}")
         except ValueError:
             raise UserError(f"{file} line {number}: {line[:80]!r} is not key, width, height") from None
     return sizes
 
 
-def _receipt(file: Path, sizes: dict[str, tuple[int, int]]) -> Page:
+def _receipt(file: Path, sizes: dict[str, PageSize]) -> Page:
     folder, name = file.parent.parent, file.stem
     image = _first(folder / "img", name, (".jpg", ".jpeg", ".png"))
     if image is None and name not in sizes:
         raise UserError(f"{file}: the size of its page is not known: neither img/{name}.jpg nor a line of {SIZES}")
     page_size = sizes[name] if image is None else image_size(image)
     words: list[Word] = []
-    for number, line in enumerate(read_text(file, LARGEST_FILE).split("\n")):
+    encoding: list[str] = []
+    for number, line in enumerate(read_text(file, LARGEST_FILE, encoding).split("\n")):
         if line.strip():
             words.extend(_words(line, number, file))
     notes: list[Problem] = []
     values_file = _first(folder / "entities", name, (".txt", ".json")) or _first(folder / "key", name, (".json",))
     if values_file is not None:
-        words, notes = _label(words, _values(values_file), file.name)
+        values_encoding: list[str] = []
+        words, notes = _label(words, _values(values_file, values_encoding), file.name)
+        notes += encoding_notes(values_file.name, values_encoding)
+    notes += encoding_notes(file.name, encoding)
     return Page(file.name, name, words, page_size, image, notes=tuple(notes))
 
 
@@ -108,8 +114,8 @@ def _words(line: str, number: int, file: Path) -> Iterator[Word]:
         start = end
 
 
-def _values(file: Path) -> dict[str, str]:
-    values: Any = read_json(file, LARGEST_FILE)
+def _values(file: Path, encoding: list[str]) -> dict[str, str]:
+    values: Any = read_json(file, LARGEST_FILE, encoding)
     if not isinstance(values, dict):
         raise UserError(f"{file}: not an object of key values but {type(values).__name__}")
     for key in RULES:

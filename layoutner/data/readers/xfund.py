@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import NoSplitError, UserError
-from layoutner.data.files import image_size, inside, read_json
-from layoutner.data.page import Page, Problem, Word
+from layoutner.data.files import image_size, inside, read_json, visible_files
+from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
 from layoutner.data.readers.funsd import entity_words
 
 SPLITS = {"train": "train", "eval": "val", "test": "test"}  # XFUND itself has no test split
@@ -26,12 +26,17 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     Raises:
         UserError: nothing to read there.
     """
-    for file in [path] if path.suffix == ".json" else _files(path, role):
+    hidden: list[Path] = []
+    files = [path] if path.suffix == ".json" else _files(path, role, hidden)
+    yield from hidden_notes(hidden)
+    for file in files:
+        notes: list[str] = []
         try:
-            documents = _documents(file)
+            documents = _documents(file, notes)
         except UserError as error:
             yield Problem(file.name, "unreadable", str(error))
             continue
+        yield from encoding_notes(file.name, notes)
         for number, document in enumerate(documents):
             source = f"{file.name} document {number}"
             try:
@@ -40,10 +45,11 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
                 yield Problem(source, "unreadable", str(error))
 
 
-def _files(path: Path, role: str) -> list[Path]:
-    files = sorted(path.glob(f"*.{SPLITS[role]}.json"))
+def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
+    files = visible_files(path, f".{SPLITS[role]}.json", hidden)
     if not files:
-        there = sorted(file.name for split in SPLITS.values() for file in path.glob(f"*.{split}.json"))
+        endings = tuple(f".{split}.json" for split in SPLITS.values())
+        there = [file.name for file in visible_files(path, endings, [])]
         if not there:
             raise UserError(f"{path}: not an XFUND folder: it holds no file such as zh.train.json or zh.val.json")
         raise NoSplitError(
@@ -53,8 +59,8 @@ def _files(path: Path, role: str) -> list[Path]:
     return files
 
 
-def _documents(file: Path) -> list[Any]:
-    content = read_json(file, LARGEST_FILE)
+def _documents(file: Path, notes: list[str]) -> list[Any]:
+    content = read_json(file, LARGEST_FILE, notes)
     documents = content.get("documents") if isinstance(content, dict) else None
     if not isinstance(documents, list):
         raise UserError(f'{file}: not an XFUND file: it has no list "documents"')
