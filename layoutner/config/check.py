@@ -44,11 +44,17 @@ class Config:
         value = self.get(path)
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
+    def is_auto(self, path: str) -> bool:
+        """Whether the value is left to somebody else."""
+        return self.has(path) and bool(self.walk.places[path].value == "auto")
+
     @property
-    def stage(self) -> int:
-        """ZeRO stage, 0 without one."""
+    def stage(self) -> int | None:
+        """ZeRO stage: 0 without one, None where it is left to somebody else or cannot be used."""
         stage = self.number("zero_optimization.stage")
-        return int(stage) if stage is not None else 0
+        if stage is None:
+            return None if self.has("zero_optimization.stage") else 0
+        return int(stage)
 
     def node(self, path: str) -> Node | None:
         """The value of a key with its places."""
@@ -103,17 +109,36 @@ def _is_json(text: str) -> bool:
     return True
 
 
+def _framework(config: Config) -> None:
+    """What accelerate, and so the Trainer, refuses before DeepSpeed sees the config."""
+    framework = config.walk.framework
+    if framework is None:
+        return
+    if not config.has("zero_optimization"):
+        message = f"no zero_optimization, without which {framework} refuses the config"
+        config.error("", message, 'give zero_optimization, {"stage": 0} at least')
+    if config.is_auto("zero_allow_untested_optimizer") and config.has("optimizer"):
+        message = f'"auto", but {framework} fills it in only where the script makes the optimizer'
+        config.error("zero_allow_untested_optimizer", message, "write the value")
+
+
 def _batch(config: Config) -> None:
     names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-    autos = [name for name in names if config.has(name) and config.get(name) is None]
+    given = [name for name in names if config.has(name) and config.walk.places[name].value is not None]
     total, micro, steps = (config.number(name) for name in names)
-    ranks = config.world_size
-    if autos:
+    ranks, framework = config.world_size, config.walk.framework
+    if names[0] not in given and names[1] not in given:
+        fills = f' ("auto" lets {framework} fill it in)' if framework else ""
+        wanted = names[1] if framework == "accelerate" else f"{names[0]} or {names[1]}"
+        config.error("", "no batch size", f"give {wanted}{fills}")
         return
-    if total is None and micro is None:
-        if not config.walk.framework:
-            config.error("", "no batch size", f"give {names[0]} or {names[1]}")
+    if framework == "accelerate" and config.is_auto(names[0]) and names[1] not in given:
+        message = f'"auto", but accelerate fills it in only beside {names[1]}'
+        config.error(names[0], message, f'give {names[1]}, which may be "auto" too')
+    if any(config.is_auto(name) for name in names):
         return
+    if framework and not config.has(names[2]):
+        steps = 1  # written into the config by accelerate; DeepSpeed itself would work it out
     if not all(n is None or (n > 0 and n == int(n)) for n in (total, micro, steps)):
         return  # said of the key itself
     if total is None:
@@ -201,7 +226,7 @@ def _component(config: Config, name: str, table: dict[str, Block], fallback: str
 def _optimizer(config: Config) -> None:
     _component(config, "optimizer", OPTIMIZERS, "torch.optim")
     kind = str(config.get("optimizer.type") or "").lower()
-    if kind == "lamb" and config.stage > 0:
+    if kind == "lamb" and (config.stage or 0) > 0:
         message = f"LAMB at ZeRO {config.stage}: it needs the norm of whole layers, and ZeRO flattens them"
         advice = "zero_optimization.stage = 0, or AdamW"
         if config.get("zero_allow_untested_optimizer") is True:
@@ -241,7 +266,7 @@ def _scheduler(config: Config) -> None:
 
 def _zero(config: Config) -> None:
     stage, path = config.stage, "zero_optimization"
-    if not config.has(path) or (config.has(f"{path}.stage") and config.number(f"{path}.stage") is None):
+    if not config.has(path) or stage is None:
         return
     needs = {"offload_param": 3, "offload_optimizer": 1, "zero_hpz_partition_size": 3, "zero_quantized_weights": 3}
     block = TOP.keys[path].block
@@ -300,6 +325,7 @@ def _accumulation_format(config: Config) -> None:
 
 
 RULES: tuple[Rule, ...] = (
+    _framework,
     _batch,
     _precision,
     _optimizer,

@@ -20,34 +20,36 @@ class Place:
     column: int
 
 
-# Values that Hugging Face's Trainer fills in where a config says "auto" (transformers/integrations/deepspeed.py).
-# accelerate fills fewer.
-FILLED = {
-    "hf-trainer": {
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "gradient_accumulation_steps",
-        "gradient_clipping",
-        "optimizer.params.lr",
-        "optimizer.params.betas",
-        "optimizer.params.eps",
-        "optimizer.params.weight_decay",
-        "scheduler.params.warmup_min_lr",
-        "scheduler.params.warmup_max_lr",
-        "scheduler.params.warmup_num_steps",
-        "scheduler.params.total_num_steps",
-        "fp16.enabled",
-        "bf16.enabled",
-        "zero_optimization.reduce_bucket_size",
-        "zero_optimization.stage3_prefetch_bucket_size",
-        "zero_optimization.stage3_param_persistence_threshold",
-        "checkpoint.use_node_local_storage",
-    },
-}
-FILLED["accelerate"] = FILLED["hf-trainer"] - {"checkpoint.use_node_local_storage"} | {
+# Values that a framework fills in where a config says "auto", held against the real ones by tests/test_frameworks.py.
+# Any other "auto" is refused by both when the engine is about to start, even one that DeepSpeed itself understands.
+_ACCELERATE = {  # accelerate's DeepSpeedPlugin and Accelerator.prepare, which the Trainer calls too
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "steps_per_print",
+    "zero_allow_untested_optimizer",
+    "optimizer.params.lr",
+    "optimizer.params.weight_decay",
+    "scheduler.params.warmup_min_lr",
+    "scheduler.params.warmup_max_lr",
+    "scheduler.params.warmup_num_steps",
+    "scheduler.params.total_num_steps",
+    "fp16.enabled",
+    "bf16.enabled",
+    "zero_optimization.stage",
     "zero_optimization.offload_optimizer.device",
+    "zero_optimization.offload_optimizer.nvme_path",
     "zero_optimization.offload_param.device",
+    "zero_optimization.offload_param.nvme_path",
+    "zero_optimization.reduce_bucket_size",
     "zero_optimization.stage3_gather_16bit_weights_on_model_save",
+    "zero_optimization.stage3_param_persistence_threshold",
+    "zero_optimization.stage3_prefetch_bucket_size",
+}
+FILLED = {
+    "hf-trainer": _ACCELERATE | {"optimizer.params.betas", "optimizer.params.eps"},
+    "accelerate": _ACCELERATE,
 }
 
 # What people write, and what they mean, where no name is near enough to guess it.
@@ -143,7 +145,7 @@ class Walk:
     def value(self, node: Node, key: Key, path: str, member: Member) -> None:
         """Check one value against its key."""
         value = node.value()
-        if value == "auto" and "auto" not in key.choices:
+        if value == "auto" and (self.framework or "auto" not in key.choices):
             self.auto(key, path, member)
             return
         kind = _kind(node)
@@ -166,11 +168,15 @@ class Walk:
 
     def auto(self, key: Key, path: str, member: Member) -> None:
         """A value left to somebody else."""
-        if key.auto or (self.framework and path in FILLED[self.framework]):
-            return
         if self.framework:
-            message = f'"auto", but {self.framework} does not fill this one in'
-            self.add(ERROR, path, message, "write the value", member)
+            if path not in FILLED[self.framework]:
+                message = f'"auto", but {self.framework} does not fill this one in'
+                own = key.default == "auto"
+                self.add(
+                    ERROR, path, message, "take it out: it is DeepSpeed's default" if own else "write the value", member
+                )
+            return
+        if key.auto:
             return
         fillers = [name for name, paths in FILLED.items() if path in paths]
         advice = f"write the value; or, where {' or '.join(fillers)} fills it in, check with --for" if fillers else ""
