@@ -1,21 +1,20 @@
 """Any DeepSpeed JSON -> findings: keys and values (walk.py), then what the keys say of each other."""
 
-import difflib
 import json
 from collections.abc import Callable
 from typing import Any
 
 from layoutner.config.deepspeed_schema import (
+    DEEPSPEED_SCHEDULERS,
     DEEPSPEED_TYPES,
     NOT_FROM_JSON,
-    OPTIMIZERS,
     REMOVED,
     SCHEDULERS,
     TOP,
     TORCH_TYPES,
-    Block,
 )
 from layoutner.config.finding import ERROR, NOTE, WARNING, Finding
+from layoutner.config.hints import optimizer_meant, removed_optimizer, scheduler_meant
 from layoutner.config.hjson_source import Member, Node, read_source
 from layoutner.config.walk import Place, Walk
 
@@ -23,7 +22,7 @@ Rule = Callable[["Config"], None]
 
 
 class Config:
-    """A walked file: values by dotted path, with "auto" and wrong types read as absent."""
+    """A walked file: values by dotted path, with "auto" and what an error was found at read as absent."""
 
     def __init__(self, walk: Walk, root: Node, world_size: int | None) -> None:
         self.walk = walk
@@ -35,20 +34,26 @@ class Config:
         return path in self.walk.places
 
     def get(self, path: str, default: Any = None) -> Any:
-        """The value of a key; the default where it is absent or left to "auto"."""
+        """The value of a key; the default where it is absent, left to "auto", or wrong."""
         place = self.walk.places.get(path)
-        return default if place is None or place.value == "auto" else place.value
+        return default if place is None or place.wrong or place.value == "auto" else place.value
 
     def number(self, path: str) -> float | None:
         """A number; None where it is absent, "auto" or no number."""
         value = self.get(path)
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
+    def is_auto(self, path: str) -> bool:
+        """Whether the value is left to somebody else."""
+        return self.has(path) and bool(self.walk.places[path].value == "auto")
+
     @property
-    def stage(self) -> int:
-        """ZeRO stage, 0 without one."""
+    def stage(self) -> int | None:
+        """ZeRO stage: 0 without one, None where it is left to somebody else or cannot be used."""
         stage = self.number("zero_optimization.stage")
-        return int(stage) if stage is not None else 0
+        if stage is None:
+            return None if self.has("zero_optimization.stage") else 0
+        return int(stage)
 
     def node(self, path: str) -> Node | None:
         """The value of a key with its places."""
@@ -103,19 +108,36 @@ def _is_json(text: str) -> bool:
     return True
 
 
+def _framework(config: Config) -> None:
+    """What accelerate, and so the Trainer, refuses before DeepSpeed sees the config."""
+    framework = config.walk.framework
+    if framework is None:
+        return
+    if not config.has("zero_optimization"):
+        message = f"no zero_optimization, without which {framework} refuses the config"
+        config.error("", message, 'give zero_optimization, {"stage": 0} at least')
+    if config.is_auto("zero_allow_untested_optimizer") and config.has("optimizer"):
+        message = f'"auto", but {framework} fills it in only where the script makes the optimizer'
+        config.error("zero_allow_untested_optimizer", message, "write the value")
+
+
 def _batch(config: Config) -> None:
     names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-    autos = [name for name in names if config.has(name) and config.get(name) is None]
+    given = [name for name in names if config.has(name) and config.walk.places[name].value is not None]
     total, micro, steps = (config.number(name) for name in names)
-    ranks = config.world_size
-    if autos:
+    ranks, framework = config.world_size, config.walk.framework
+    if names[0] not in given and names[1] not in given:
+        fills = f' ("auto" lets {framework} fill it in)' if framework else ""
+        wanted = names[1] if framework == "accelerate" else f"{names[0]} or {names[1]}"
+        config.error("", "no batch size", f"give {wanted}{fills}")
         return
-    if total is None and micro is None:
-        if not config.walk.framework:
-            config.error("", "no batch size", f"give {names[0]} or {names[1]}")
+    if framework == "accelerate" and config.is_auto(names[0]) and names[1] not in given:
+        message = f'"auto", but accelerate fills it in only beside {names[1]}'
+        config.error(names[0], message, f'give {names[1]}, which may be "auto" too')
+    if any(config.is_auto(name) for name in names):
         return
-    if not all(n is None or (n > 0 and n == int(n)) for n in (total, micro, steps)):
-        return  # said of the key itself
+    if framework and not config.has(names[2]):
+        steps = 1  # written into the config by accelerate; DeepSpeed itself would work it out
     if total is None:
         return
     if micro is not None and steps is not None:
@@ -164,56 +186,79 @@ def _precision(config: Config) -> None:
                 config.warn(f"fp16.{name}", message, "fp16.loss_scale = 0 makes it dynamic; else take this out")
 
 
-def _component(config: Config, name: str, table: dict[str, Block], fallback: str) -> Block | None:
-    """The parameters of optimizer or scheduler, checked; None where its type is not known."""
+def _wrapped(config: Config) -> bool:
+    """Whether DeepSpeed wraps the optimizer in one of its own."""
+    halves = ("fp16.enabled", "bf16.enabled", "bfloat16.enabled")
+    return (config.stage or 0) > 0 or any(config.get(path) is True for path in halves)
+
+
+def _type(config: Config, name: str) -> str:
+    """The type of optimizer or scheduler; "" where the file gives none."""
     kind = config.get(f"{name}.type")
-    if not isinstance(kind, str):
-        if config.has(name) and not config.has(f"{name}.type"):
-            config.error(name, f"has no type, so DeepSpeed builds no {name}", f"give {name}.type")
-        return None
-    removed = {path.lower(): why for path, why in REMOVED.items()}.get(f"{name}.type.{kind}".lower())
-    if removed is not None:
-        release, advice = removed
-        config.error(f"{name}.type", f"{kind} was removed in DeepSpeed {release}", advice)
-        return None
-    # The optimizer table is keyed in lower case; DeepSpeed's own are found in any case, torch's only as spelt.
-    found = kind.lower() if name == "optimizer" else kind
-    if name == "optimizer" and found in TORCH_TYPES and found not in DEEPSPEED_TYPES and kind != TORCH_TYPES[found]:
-        message = f"{kind!r} is not found: torch spells it {TORCH_TYPES[found]!r}"
-        config.error(f"{name}.type", message, TORCH_TYPES[found])
-        return None
-    if kind in NOT_FROM_JSON:
-        config.error(f"{name}.type", f"{kind} cannot be made from JSON: {NOT_FROM_JSON[kind]}", "take another")
-        return None
-    if found not in table:
-        near = difflib.get_close_matches(kind, table, n=1, cutoff=0.5) or difflib.get_close_matches(
-            kind.lower(), [own.lower() for own in table], n=1, cutoff=0.5
-        )
-        advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(list(table)[:9])}"
-        config.error(f"{name}.type", f"{kind!r} is no {name} of DeepSpeed or {fallback}", advice)
-        return None
-    params = config.node(f"{name}.params")
-    if params is not None and params.members is not None:
-        config.walk.object(params, table[found], f"{name}.params")
-    return table[found]
+    if kind is None and config.has(name) and not config.has(f"{name}.type"):
+        config.error(name, f"has no type, so DeepSpeed builds no {name}", f"give {name}.type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _optimizer(config: Config) -> None:
-    _component(config, "optimizer", OPTIMIZERS, "torch.optim")
-    kind = str(config.get("optimizer.type") or "").lower()
-    if kind == "lamb" and config.stage > 0:
+    kind, path = _type(config, "optimizer"), "optimizer.type"
+    if not kind:
+        return
+    gone = removed_optimizer(kind)
+    if gone is not None:
+        release, advice = REMOVED[f"{path}.{gone}"]
+        config.error(path, f"{kind} was removed in DeepSpeed {release}", advice)
+        return
+    # DeepSpeed's own are found in any case, torch's only as spelt.
+    own, torch_name = DEEPSPEED_TYPES.get(kind.lower()), TORCH_TYPES.get(kind.lower())
+    if own is None and kind != torch_name:
+        meant, advice = optimizer_meant(kind)
+        if _untested(config, meant):
+            advice += "; with ZeRO, zero_allow_untested_optimizer = true too"
+        unknown = "is no optimizer of DeepSpeed or torch.optim"
+        found = f"is not found: torch spells it {torch_name!r}" if torch_name else unknown
+        config.error(path, f"{kind!r} {found}", advice)
+        return
+    if own == "Lamb" and (config.stage or 0) > 0:
         message = f"LAMB at ZeRO {config.stage}: it needs the norm of whole layers, and ZeRO flattens them"
         advice = "zero_optimization.stage = 0, or AdamW"
         if config.get("zero_allow_untested_optimizer") is True:
-            config.warn("optimizer.type", message, advice)
+            config.warn(path, message, advice)
         else:
-            config.error("optimizer.type", f"{message}; DeepSpeed refuses to start", advice)
+            config.error(path, f"{message}; DeepSpeed refuses to start", advice)
+    elif _untested(config, own or kind):
+        message = f"{kind} is not tested with ZeRO: DeepSpeed refuses to start"
+        config.error(path, message, "zero_allow_untested_optimizer = true, or AdamW")
+
+
+def _untested(config: Config, kind: str) -> bool:
+    """Whether ZeRO refuses this optimizer without zero_allow_untested_optimizer."""
+    untested = kind in TORCH_TYPES.values() or kind in ("Lamb", "MuSGD")
+    allowed = config.has("zero_allow_untested_optimizer") and config.get("zero_allow_untested_optimizer") is not False
+    return untested and (config.stage or 0) > 0 and not allowed
 
 
 def _scheduler(config: Config) -> None:
-    block = _component(config, "scheduler", SCHEDULERS, "torch.optim.lr_scheduler")
-    kind = config.get("scheduler.type")
-    if block is None or not str(kind).startswith("Warmup"):
+    kind = _type(config, "scheduler")
+    if not kind:
+        return
+    if kind in NOT_FROM_JSON:
+        config.error("scheduler.type", f"{kind} cannot be made from JSON: {NOT_FROM_JSON[kind]}", "take another")
+        return
+    if kind not in SCHEDULERS:
+        _, advice = scheduler_meant(kind, _wrapped(config))
+        message = f"{kind!r} is no scheduler of DeepSpeed or torch.optim.lr_scheduler"
+        config.error("scheduler.type", message, advice)
+        return
+    if kind not in DEEPSPEED_SCHEDULERS and _wrapped(config):
+        message = f"{kind} takes only an optimizer of PyTorch: it fails to start with ZeRO, fp16 or bf16"
+        config.error("scheduler.type", message, scheduler_meant(kind, wrapped=True)[1])
+        return
+    block = SCHEDULERS[kind]
+    if not config.has("scheduler.params"):
+        wanted = ", ".join(name for name, key in block.keys.items() if key.required) or "{} at least"
+        config.error("scheduler", "has no params, without which the engine fails to start", f"give params: {wanted}")
+    if not kind.startswith("Warmup"):
         return
     path = "scheduler.params"
     lr, peak = config.number("optimizer.params.lr"), config.number(f"{path}.warmup_max_lr")
@@ -227,12 +272,6 @@ def _scheduler(config: Config) -> None:
         message = "warmup_type is not given: the warm-up is logarithmic, not linear"
         config.warn("scheduler", message, 'warmup_type = "linear" is what most recipes mean')
     warmup, total = config.number(f"{path}.warmup_num_steps"), config.number(f"{path}.total_num_steps")
-    if warmup == 0 and kind in ("WarmupLR", "WarmupDecayLR"):
-        config.error(f"{path}.warmup_num_steps", "a warm-up of 0 is refused when the engine starts", "give 1 or more")
-    if kind in ("WarmupDecayLR", "WarmupCosineLR") and not config.has(f"{path}.total_num_steps"):
-        config.error(
-            "scheduler", f"{kind} without total_num_steps fails when the engine starts", "give total_num_steps"
-        )
     if warmup is not None and total is not None and warmup >= total:
         message = f"{warmup:g} steps of warm-up in a run of {total:g}: the peak is reached at its end or never"
         severity = ERROR if warmup > total else WARNING
@@ -241,7 +280,7 @@ def _scheduler(config: Config) -> None:
 
 def _zero(config: Config) -> None:
     stage, path = config.stage, "zero_optimization"
-    if not config.has(path) or (config.has(f"{path}.stage") and config.number(f"{path}.stage") is None):
+    if not config.has(path) or stage is None:
         return
     needs = {"offload_param": 3, "offload_optimizer": 1, "zero_hpz_partition_size": 3, "zero_quantized_weights": 3}
     block = TOP.keys[path].block
@@ -268,12 +307,16 @@ def _zero(config: Config) -> None:
 def _allreduce(config: Config) -> None:
     if str(config.get("gradient_allreduce_op")).lower() != "sum":
         return
-    if config.stage == 3:
-        config.error("gradient_allreduce_op", "sum is refused at ZeRO 3", "mean, or a lower stage")
-    if config.get("zero_optimization.zenflow") is not None:
-        config.error("gradient_allreduce_op", "sum is refused with ZenFlow", "mean")
-    if config.get("compile.deepcompile") is True:
-        config.error("gradient_allreduce_op", "sum is refused with DeepCompile", "mean")
+    refusing = {
+        "at ZeRO 3": config.stage == 3,
+        "with ZenFlow": config.get("zero_optimization.zenflow") is not None,
+        "with DeepCompile": config.get("compile.deepcompile") is True,
+    }
+    found = " and ".join(name for name, there in refusing.items() if there)
+    if found:
+        config.error(
+            "gradient_allreduce_op", f"sum is refused {found}", "mean" + ", or a lower stage" * (config.stage == 3)
+        )
 
 
 def _half_masters(config: Config) -> None:
@@ -300,6 +343,7 @@ def _accumulation_format(config: Config) -> None:
 
 
 RULES: tuple[Rule, ...] = (
+    _framework,
     _batch,
     _precision,
     _optimizer,

@@ -1,72 +1,65 @@
 """One pass over a DeepSpeed JSON: every key and value against the schema. What keys say of each other is check.py."""
 
-import difflib
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from layoutner.config.deepspeed_schema import OPTIMIZERS, REMOVED, SCHEDULERS, TOP, Block, Key
+from layoutner.config.deepspeed_schema import (
+    DEEPSPEED_TYPES,
+    OPTIMIZERS,
+    REMOVED,
+    SCHEDULERS,
+    SWITCHES,
+    TORCH_TYPES,
+    Block,
+    Key,
+)
 from layoutner.config.finding import ERROR, NOTE, WARNING, Finding
+from layoutner.config.hints import instead, key_meant
 from layoutner.config.hjson_source import Member, Node
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """A key of the file: its value, and where the key stands."""
 
     value: Any
     line: int
     column: int
+    wrong: bool = False  # whether an error has been found here: no rule reads the value then
 
 
-# Values that Hugging Face's Trainer fills in where a config says "auto" (transformers/integrations/deepspeed.py).
-# accelerate fills fewer.
-FILLED = {
-    "hf-trainer": {
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "gradient_accumulation_steps",
-        "gradient_clipping",
-        "optimizer.params.lr",
-        "optimizer.params.betas",
-        "optimizer.params.eps",
-        "optimizer.params.weight_decay",
-        "scheduler.params.warmup_min_lr",
-        "scheduler.params.warmup_max_lr",
-        "scheduler.params.warmup_num_steps",
-        "scheduler.params.total_num_steps",
-        "fp16.enabled",
-        "bf16.enabled",
-        "zero_optimization.reduce_bucket_size",
-        "zero_optimization.stage3_prefetch_bucket_size",
-        "zero_optimization.stage3_param_persistence_threshold",
-        "checkpoint.use_node_local_storage",
-    },
-}
-FILLED["accelerate"] = FILLED["hf-trainer"] - {"checkpoint.use_node_local_storage"} | {
+# Values that a framework fills in where a config says "auto", held against the real ones by tests/test_frameworks.py.
+# Any other "auto" is refused by both when the engine is about to start, even one that DeepSpeed itself understands.
+_ACCELERATE = {  # accelerate's DeepSpeedPlugin and Accelerator.prepare, which the Trainer calls too
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "steps_per_print",
+    "zero_allow_untested_optimizer",
+    "optimizer.params.lr",
+    "optimizer.params.weight_decay",
+    "scheduler.params.warmup_min_lr",
+    "scheduler.params.warmup_max_lr",
+    "scheduler.params.warmup_num_steps",
+    "scheduler.params.total_num_steps",
+    "fp16.enabled",
+    "bf16.enabled",
+    "zero_optimization.stage",
     "zero_optimization.offload_optimizer.device",
+    "zero_optimization.offload_optimizer.nvme_path",
     "zero_optimization.offload_param.device",
+    "zero_optimization.offload_param.nvme_path",
+    "zero_optimization.reduce_bucket_size",
     "zero_optimization.stage3_gather_16bit_weights_on_model_save",
+    "zero_optimization.stage3_param_persistence_threshold",
+    "zero_optimization.stage3_prefetch_bucket_size",
 }
-
-# What people write, and what they mean, where no name is near enough to guess it.
-HABITS = {
-    "lr_scheduler": "scheduler",
-    "max_grad_norm": "gradient_clipping",
-    "clip_grad_norm": "gradient_clipping",
-    "gradient_accumulation": "gradient_accumulation_steps",
-    "micro_batch_size_per_gpu": "train_micro_batch_size_per_gpu",
-    "train_micro_batch_size": "train_micro_batch_size_per_gpu",
-    "micro_batch_size": "train_micro_batch_size_per_gpu",
-    "per_device_train_batch_size": "train_micro_batch_size_per_gpu",
-    "batch_size": "train_batch_size",
-    "learning_rate": "optimizer.params.lr",
-    "lr": "optimizer.params.lr",
-    "weight_decay": "optimizer.params.weight_decay",
-    "warmup_steps": "scheduler.params.warmup_num_steps",
-    "zero": "zero_optimization",
-    "bp16": "bf16",
+FILLED = {
+    "hf-trainer": _ACCELERATE | {"optimizer.params.betas", "optimizer.params.eps"},
+    "accelerate": _ACCELERATE,
 }
 
 
@@ -84,6 +77,8 @@ class Walk:
         where = at or self.places.get(path) or Place(None, 1, 1)
         value = where.node.value() if isinstance(where, Member) else where.value
         self.findings.append(Finding(severity, path, where.line, where.column, message, value, advice))
+        if severity == ERROR and path in self.places:
+            self.places[path].wrong = True
 
     def object(self, node: Node, block: Block, path: str = "") -> None:
         """Check the members of an object against a block."""
@@ -102,8 +97,12 @@ class Walk:
             first[member.key] = member
             self.places[dotted] = Place(member.node.value(), member.line, member.column)
             key = block.keys.get(member.key)
+            if key is not None and dotted in ("optimizer.params", "scheduler.params"):
+                key = replace(key, block=_parameters(path, node))
             if dotted in REMOVED:
                 release, advice = REMOVED[dotted]
+                if dotted in SWITCHES and _is_off(member.node.value()):
+                    advice = "take it out: it is off"
                 self.add(ERROR, dotted, f"removed in DeepSpeed {release}", advice, member)
             elif key is not None:
                 self.value(member.node, key, dotted, member)
@@ -111,10 +110,11 @@ class Walk:
                 self.value(member.node, block.others, dotted, member)
             elif not block.open:
                 self.unknown(member, block, path, dotted)
-        for name, key in block.keys.items():
-            if key.required and name not in first and path:
-                dotted = f"{path}.{name}"
-                self.add(ERROR, path, f"{name} is missing", f"{dotted}: {key.meaning}")
+        missing = {name: key.meaning for name, key in block.keys.items() if key.required and name not in first}
+        if missing and path:
+            verb = "is" if len(missing) == 1 else "are"
+            wanted = " ".join(f"{path}.{name}: {meaning}" for name, meaning in missing.items())
+            self.add(ERROR, path, f"{' and '.join(missing)} {verb} missing", wanted)
 
     def unknown(self, member: Member, block: Block, path: str, dotted: str) -> None:
         """A key that DeepSpeed does not have here."""
@@ -123,27 +123,16 @@ class Walk:
             severity = ERROR if block.strict else NOTE
             self.add(severity, dotted, f"not a key of DeepSpeed{_reaction(block)}", advice, member)
             return
-        near = difflib.get_close_matches(member.key, block.keys, n=1, cutoff=0.75)
-        homes = [home for home in _homes(member.key) if home != path]
-        habit = HABITS.get(member.key)
-        if path and habit is not None:
-            leaf = habit.rpartition(".")[2]
-            habit = leaf if leaf in block.keys else None
-        if near:
-            advice = f"did you mean '{near[0]}'?"
-        elif habit is not None:
-            advice = f"DeepSpeed calls it {habit}"
-        elif 0 < len(homes) <= 3:  # a key such as "enabled" has a home everywhere
-            advice = f"it belongs under {' or '.join(home or 'the top level' for home in homes)}"
-        else:
-            far = difflib.get_close_matches(member.key, block.keys, n=1, cutoff=0.6)
-            advice = f"did you mean '{far[0]}'? If not, take it out" if far else "take it out"
+        advice = key_meant(member.key, member.node.value(), _kind(member.node), block, path)
+        if not advice and path in ("optimizer.params", "scheduler.params"):
+            advice = f"take it out; this one takes {', '.join(block.keys)}"
+        advice = advice or "take it out"
         self.add(ERROR, dotted, f"unknown key{_reaction(block)}", advice, member)
 
     def value(self, node: Node, key: Key, path: str, member: Member) -> None:
         """Check one value against its key."""
         value = node.value()
-        if value == "auto" and "auto" not in key.choices:
+        if value == "auto" and (self.framework or "auto" not in key.choices):
             self.auto(key, path, member)
             return
         kind = _kind(node)
@@ -153,11 +142,10 @@ class Walk:
         if key.choices and not _is_choice(value, key):
             known = ", ".join(map(str, key.choices))
             self.add(ERROR, path, f"{value!r} is not one of the values it takes", f"one of: {known}", member)
-        bound = _out_of_bounds(value, key)
-        if bound:
+        elif bound := _out_of_bounds(value, key):
             self.add(ERROR, path, f"{value!r} is out of range", f"it must be {bound}", member)
         if key.deprecated:
-            self.add(WARNING, path, "deprecated", key.deprecated, member)
+            self.add(WARNING, path, "deprecated", instead(key, value), member)
         if node.members is not None and key.block is not None:
             self.object(node, key.block, path)
         for index, item in enumerate(node.items or []):
@@ -166,11 +154,15 @@ class Walk:
 
     def auto(self, key: Key, path: str, member: Member) -> None:
         """A value left to somebody else."""
-        if key.auto or (self.framework and path in FILLED[self.framework]):
-            return
         if self.framework:
-            message = f'"auto", but {self.framework} does not fill this one in'
-            self.add(ERROR, path, message, "write the value", member)
+            if path not in FILLED[self.framework]:
+                message = f'"auto", but {self.framework} does not fill this one in'
+                own = key.default == "auto"
+                self.add(
+                    ERROR, path, message, "take it out: it is DeepSpeed's default" if own else "write the value", member
+                )
+            return
+        if key.auto:
             return
         fillers = [name for name, paths in FILLED.items() if path in paths]
         advice = f"write the value; or, where {' or '.join(fillers)} fills it in, check with --for" if fillers else ""
@@ -234,19 +226,17 @@ def _reads_as_number(value: str) -> bool:
     return True
 
 
-def _homes(name: str) -> list[str]:
-    """Dotted paths of the objects in which DeepSpeed does have this key."""
-    found = []
+def _parameters(path: str, node: Node) -> Block:
+    """What `params` may hold beside this `type`; anything, where the type is not known."""
+    kind = str(next((member.node.value() for member in node.members or [] if member.key == "type"), None))
+    if path == "scheduler":
+        return SCHEDULERS.get(kind, _ANY)
+    known = kind.lower() in DEEPSPEED_TYPES or kind in TORCH_TYPES.values()
+    return OPTIMIZERS[kind.lower()] if known else _ANY
 
-    def visit(block: Block, path: str) -> None:
-        if name in block.keys:
-            found.append(path)
-        for child, key in block.keys.items():
-            if key.block is not None:
-                visit(key.block, f"{path}.{child}".lstrip("."))
 
-    visit(TOP, "")
-    for table, path in ((OPTIMIZERS, "optimizer.params"), (SCHEDULERS, "scheduler.params")):
-        if any(name in block.keys for block in table.values()):
-            found.append(path)
-    return found
+_ANY = Block(keys={}, strict=False, open=True)
+
+
+def _is_off(value: Any) -> bool:
+    return value in (None, False) or (isinstance(value, dict) and value.get("enabled") is False)

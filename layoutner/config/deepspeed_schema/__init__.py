@@ -7,7 +7,7 @@ from layoutner.config.deepspeed_schema.core import TOP
 from layoutner.config.deepspeed_schema.json_schema import json_schema
 from layoutner.config.deepspeed_schema.key import Block, Key
 from layoutner.config.deepspeed_schema.optimizers import DEEPSPEED_TYPES, OPTIMIZERS, TORCH_TYPES
-from layoutner.config.deepspeed_schema.removed import REMOVED
+from layoutner.config.deepspeed_schema.removed import REMOVED, SWITCHES
 from layoutner.config.deepspeed_schema.schedulers import DEEPSPEED_SCHEDULERS, NOT_FROM_JSON, SCHEDULERS
 
 DEEPSPEED_VERSION = "0.19.8"
@@ -21,6 +21,7 @@ __all__ = [
     "OPTIMIZERS",
     "REMOVED",
     "SCHEDULERS",
+    "SWITCHES",
     "TOP",
     "TORCH_TYPES",
     "Block",

@@ -62,3 +62,6 @@ REMOVED: dict[str, tuple[str, str]] = {
     "compile.kwargs": ("0.14.4 or so", "Pass compile_kwargs to engine.compile() in the script."),
 }
 """Dotted path -> (release that removed it, what to do)."""
+
+SWITCHES = frozenset((*REJECTED_TOP, "fp32_allreduce", "compile.enabled", "compile.disable"))
+"""Those that did nothing where they were off: there is nothing to move then."""

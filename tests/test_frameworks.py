@@ -1,0 +1,134 @@
+"""`config check --for` against the real Hugging Face Trainer and the real Accelerate, key by key."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from layoutner.config.check import check
+from layoutner.config.deepspeed_schema import DEEPSPEED_TYPES, OPTIMIZERS, SCHEDULERS, TOP, TORCH_TYPES, Block
+from layoutner.config.finding import ERROR
+from tests.conftest import ROOT, launch
+
+WORKER = ROOT / "tests" / "workers" / "frameworks.py"
+FRAMEWORKS = ("hf-trainer", "accelerate")
+Made = dict[str, Any] | str
+Start = Callable[[list[tuple[str, dict[str, Any]]]], list[Made]]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Start each config in its framework: what DeepSpeed would be given, or the text of the error."""
+
+    def start(cases: list[tuple[str, dict[str, Any]]]) -> list[Made]:
+        folder = tmp_path_factory.mktemp("frameworks")
+        (folder / "in.json").write_text(json.dumps(cases))
+        done = launch(["torchrun", "--nproc-per-node", 1, WORKER, folder / "in.json", folder / "out.json"])
+        assert done.returncode == 0, done.stderr[-3000:]
+        made: list[Made] = json.loads((folder / "out.json").read_text())
+        return made
+
+    return start
+
+
+def paths(block: Block, above: str = "") -> Iterator[str]:
+    """Dotted paths of all keys that have a name of their own."""
+    for name, key in block.keys.items():
+        path = f"{above}.{name}".lstrip(".")
+        yield path
+        if key.block is not None and not key.block.open:
+            yield from paths(key.block, path)
+
+
+def config_with(path: str, value: object, kind: str = "") -> dict[str, Any]:
+    """A config that both frameworks take, with a value at a path."""
+    config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 3}}
+    if kind:
+        part = path.partition(".")[0]
+        needed = {"total_num_steps": 10} if "total_num_steps" in SCHEDULERS.get(kind, Block({}, True)).keys else {}
+        config[part] = {"type": kind, "params": needed}
+    *outer, last = path.split(".")
+    place = config
+    for name in outer:
+        place = place.setdefault(name, {})
+    place[last] = value
+    if path.startswith("scheduler") and "optimizer" not in config:
+        config["optimizer"] = {"type": "AdamW", "params": {"lr": 0.001}}
+    if path.startswith("optimizer") and "scheduler" not in config:
+        config["scheduler"] = {"type": "WarmupLR", "params": {}}
+    return config
+
+
+def places() -> Iterator[tuple[str, str]]:
+    """(path, type of the optimizer or scheduler it is of, or "")."""
+    for path in paths(TOP):
+        if path.partition(".")[0] not in ("optimizer", "scheduler"):
+            yield path, ""
+    for name, block in OPTIMIZERS.items():
+        kind = (DEEPSPEED_TYPES | TORCH_TYPES)[name]
+        yield from ((f"optimizer.params.{key}", kind) for key in block.keys)
+    for kind, block in SCHEDULERS.items():
+        yield from ((f"scheduler.params.{key}", kind) for key in block.keys)
+
+
+def errors(config: dict[str, Any], framework: str) -> list[str]:
+    """What `config check --for` says of a config that is wrong: paths."""
+    return [f.path for f in check(json.dumps(config), framework=framework) if f.severity == ERROR]
+
+
+def at(config: dict[str, Any], path: str) -> object:
+    found: Any = config
+    for name in path.split("."):
+        found = found[name]
+    return found
+
+
+def test_auto_is_an_error_just_where_the_framework_does_not_fill_it_in(start: Start) -> None:
+    cases = [(f, path, config_with(path, "auto", kind)) for path, kind in places() for f in FRAMEWORKS]
+    made = start([(framework, config) for framework, _, config in cases])
+    wrong = []
+    for (framework, path, config), result in zip(cases, made, strict=True):
+        filled = not isinstance(result, str) and at(result, path) != "auto"
+        if filled == (path in errors(config, framework)):
+            wrong.append(f"{framework} {json.dumps(config)}: {result}")
+    assert len(cases) > 900
+    assert not wrong, "\n".join(wrong)
+
+
+ZERO: dict[str, Any] = {"zero_optimization": {"stage": 2}}
+ADAM = {"optimizer": {"type": "AdamW", "params": {"lr": 0.001}}, "scheduler": {"type": "WarmupLR", "params": {}}}
+TOTAL, MICRO, STEPS = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+WHOLE: dict[str, dict[str, Any]] = {
+    "no-batch-size": ZERO,
+    "accumulation-alone": {**ZERO, STEPS: "auto"},
+    "null-batch-sizes": {**ZERO, TOTAL: None, MICRO: None},
+    "total": {**ZERO, TOTAL: 4},
+    "total-auto": {**ZERO, TOTAL: "auto"},
+    "total-auto-with-accumulation": {**ZERO, TOTAL: "auto", STEPS: 1},
+    "micro": {**ZERO, MICRO: 4},
+    "micro-auto": {**ZERO, MICRO: "auto"},
+    "both-auto": {**ZERO, TOTAL: "auto", MICRO: "auto"},
+    "all-auto": {**ZERO, TOTAL: "auto", MICRO: "auto", STEPS: "auto"},
+    "micro-and-accumulation-auto": {**ZERO, MICRO: 4, STEPS: "auto"},
+    "total-and-micro": {**ZERO, TOTAL: 4, MICRO: 4},
+    "total-that-needs-accumulation": {**ZERO, TOTAL: 8, MICRO: 4},
+    "no-zero-optimization": {MICRO: 4},
+    "empty-zero-optimization": {MICRO: 4, "zero_optimization": {}},
+    "stage-auto-with-bf16-masters": {
+        MICRO: 4,
+        "zero_optimization": {"stage": "auto"},
+        "bf16": {"enabled": False, "bf16_master_weights_and_grads": True},
+    },
+    "untested-auto-with-optimizer": {**ZERO, MICRO: 4, **ADAM, "zero_allow_untested_optimizer": "auto"},
+    "untested-auto-without-optimizer": {**ZERO, MICRO: 4, "zero_allow_untested_optimizer": "auto"},
+}
+
+
+def test_a_whole_config_has_an_error_just_where_the_framework_refuses_it(start: Start) -> None:
+    cases = [(framework, config) for config in WHOLE.values() for framework in FRAMEWORKS]
+    refused = [isinstance(result, str) for result in start(cases)]
+    ours = [bool([f for f in check(json.dumps(c), 1, framework) if f.severity == ERROR]) for framework, c in cases]
+    names = [f"{name} {framework}" for name in WHOLE for framework in FRAMEWORKS]
+    assert dict(zip(names, ours, strict=True)) == dict(zip(names, refused, strict=True))
+    assert 0 < sum(refused) < len(refused)
