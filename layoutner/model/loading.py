@@ -35,7 +35,7 @@ from layoutner.model.families import FAMILIES, accept_fp32, untrained
 # six of them are summed, and at 1 the text model would be drowned.
 LAYOUT_SCALE = 0.1
 
-# Share of a lower-case vocabulary that may have capitals, as tokens that somebody has added.
+# Share of a lower-case vocabulary that may have capitals, as words that somebody has put into its vocab.txt.
 STRAY_CAPITALS = 0.01
 
 # Weights that a checkpoint may lack or have left over: the heads of other tasks, the pooler that a token classifier has
@@ -204,7 +204,7 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **dict(FAMILIES[family].tokenizer_options))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: its tokenizer cannot be opened: {first_line(error)}") from None
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+    if len(tokenizer) <= len(_added_tokens(tokenizer)):
         raise UserError(f"{name}: its tokenizer has no vocabulary (no tokenizer.json, vocab.txt or the like in it)")
     if not tokenizer.is_fast:
         raise UserError(f"{name}: has no fast tokenizer, which aligning words needs")
@@ -225,6 +225,11 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
     return tokenizer
 
 
+def _added_tokens(tokenizer: Any) -> set[str]:
+    """Tokens beside the vocabulary of sub-words: special ones, and what somebody has added."""
+    return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+
+
 def _demand_case(name: str, tokenizer: Any) -> None:
     """Refuse a tokenizer that lower-cases what its vocabulary has in capitals.
 
@@ -235,8 +240,8 @@ def _demand_case(name: str, tokenizer: Any) -> None:
     normalizer = backend.normalizer
     if not isinstance(backend.model, WordPiece) or normalizer is None or "A" in normalizer.normalize_str("A"):
         return
-    special = set(tokenizer.all_special_tokens)
-    capitals = [token for token in tokenizer.get_vocab() if token != token.lower() and token not in special]
+    added = _added_tokens(tokenizer)
+    capitals = [token for token in tokenizer.get_vocab() if token != token.lower() and token not in added]
     if len(capitals) > STRAY_CAPITALS * len(tokenizer):
         raise UserError(
             f"{name}: its tokenizer makes everything lower case, and {len(capitals)} of the {len(tokenizer)} tokens of "
