@@ -23,7 +23,7 @@ from transformers import (
     LayoutLMConfig,
     PretrainedConfig,
 )
-from transformers.utils import is_detectron2_available
+from transformers.utils import is_detectron2_available, is_protobuf_available, is_sentencepiece_available
 
 from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import ModelSettings
@@ -202,8 +202,8 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
     vocab_size = int(config.vocab_size)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **dict(FAMILIES[family].tokenizer_options))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name}: its tokenizer cannot be opened: {first_line(error)}") from None
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise UserError(f"{name}: its tokenizer cannot be opened: {_why_not_opened(error)}") from None
     if len(tokenizer) <= len(_added_tokens(tokenizer)):
         raise UserError(f"{name}: its tokenizer has no vocabulary (no tokenizer.json, vocab.txt or the like in it)")
     if not tokenizer.is_fast:
@@ -223,6 +223,19 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
     if ("add_prefix_space", True) in FAMILIES[family].tokenizer_options:
         _put_space_before_words(tokenizer)
     return tokenizer
+
+
+def _why_not_opened(error: Exception) -> str:
+    """What to do about a tokenizer that transformers cannot open.
+
+    Where a sentencepiece model cannot be read, transformers takes it for one of tiktoken, and complains of that.
+    """
+    said = first_line(error)
+    if "tiktoken" not in said and ".model" not in said:
+        return said
+    if is_sentencepiece_available() and is_protobuf_available():
+        return "its sentencepiece model is damaged; take the checkpoint anew from where it came"
+    return "it is a sentencepiece model, which needs a package to be read: pip install sentencepiece protobuf"
 
 
 def _added_tokens(tokenizer: Any) -> set[str]:
