@@ -363,7 +363,8 @@ class Gated(Windower):
 
 tokenizer = SimpleNamespace(
     backend_tokenizer=Tokenizer.from_file(str(model / "tokenizer.json")),
-    unk_token_id=1, pad_token_id=0, all_special_ids=[0, 1, 2, 3, 4],
+    unk_token_id=1, pad_token_id=0, cls_token_id=2, sep_token_id=3, mask_token_id=4,
+    bos_token_id=None, eos_token_id=None,
 )
 page = Document("d", ("brass",) * 90, ((1, 2, 3, 4),) * 90, None, (9, 9))
 print("ready", flush=True)

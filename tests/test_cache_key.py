@@ -34,8 +34,9 @@ def other_numbers(tokenizer: Any) -> None:
     [
         change_tokenizer(other_numbers),
         change_tokenizer(lambda tokenizer: setattr(tokenizer, "mask_token", "brass")),
+        change_tokenizer(lambda tokenizer: tokenizer.add_special_tokens({"additional_special_tokens": ["bra"]})),
     ],
-    ids=["vocabulary", "special word"],
+    ids=["vocabulary", "special word", "added word"],
 )
 def test_another_tokenizer_is_another_key(change: Callable[[Call], Call], cut: Call, tmp_path: Path) -> None:
     kept = WindowCache(tmp_path)

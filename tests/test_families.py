@@ -17,6 +17,7 @@ from layoutner.data.batches import Batch, collate
 from layoutner.data.document import Document
 from layoutner.data.images import PageImages
 from layoutner.data.windows import IGNORED, Window, Windower
+from layoutner.model import loading
 from layoutner.model.families import FAMILIES, model_inputs
 from layoutner.model.loading import Checkpoint, build, open_checkpoint
 from layoutner.model.parameters import decay_groups
@@ -371,6 +372,33 @@ def test_a_checkpoint_without_tokenizer_is_refused(checkpoints: dict[str, Path],
     bare = without(checkpoints["layoutlm"], tmp_path / "bare", "tokenizer.json", "tokenizer_config.json")
     with pytest.raises(UserError, match="tokenizer"):
         opened(bare)
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [
+        ((False, True), "which needs a package to be read: pip install sentencepiece protobuf$"),
+        ((True, False), "which needs a package to be read: pip install sentencepiece protobuf$"),
+        ((True, True), "its sentencepiece model is damaged; take the checkpoint anew from where it came$"),
+    ],
+)
+@pytest.mark.parametrize("family", ["xlm-roberta", "lilt"])
+def test_a_sentencepiece_model_names_the_packages_that_read_it(
+    family: str,
+    installed: tuple[bool, bool],
+    said: str,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = without(checkpoints[family], tmp_path / "old", "tokenizer.json")
+    (old / "sentencepiece.bpe.model").write_bytes(b"\n\x0e\n\x05<unk>\x15")  # cut off
+    (old / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    for package, there in zip(("sentencepiece", "protobuf"), installed, strict=True):
+        monkeypatch.setattr(loading, f"is_{package}_available", lambda there=there: there)
+    with pytest.raises(UserError, match=f"its tokenizer cannot be opened: .*{said}") as stop:
+        opened(old)
+    assert "tiktoken" not in str(stop.value)
 
 
 def test_an_old_cased_checkpoint_is_not_lower_cased(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -3,18 +3,20 @@
 import json
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from seqeval.metrics import f1_score
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from layoutner.config.errors import UserError
 from layoutner.data.batches import Batch
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet
 from layoutner.data.windows import IGNORED, Windower
+from layoutner.model.families import FAMILIES
 from layoutner.training.evaluate import evaluate
 from layoutner.training.world import World
 from tests.conftest import launch
@@ -99,6 +101,44 @@ def test_a_special_token_printed_on_a_page_is_no_special_token(checkpoints: dict
     (window,) = Windower(tokenizer, 64, 0).windows([page], None)
     unknown, (x,) = tokenizer.unk_token_id, tokenizer("x", add_special_tokens=False)["input_ids"]
     assert window.input_ids == [tokenizer.cls_token_id, unknown, x, unknown, tokenizer.sep_token_id]
+
+
+STRUCTURAL = ("bos", "eos", "cls", "sep", "pad", "mask", "unk")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"layoutlmv2"}))
+def test_a_token_that_the_user_added_is_what_the_page_says(
+    family: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    made = AutoTokenizer.from_pretrained(checkpoints[family])
+    structural = [getattr(made, f"{name}_token") for name in STRUCTURAL]
+    structural = sorted({token for token in structural if token is not None})
+    before = len(made)
+    # A structural token stays one if it is named among the added ones, too.
+    made.add_special_tokens({"additional_special_tokens": ["<num>", "<cur>", made.sep_token]})
+    made.add_tokens(["<date>"])
+    made.save_pretrained(tmp_path)
+    for tokenizer in (made, AutoTokenizer.from_pretrained(tmp_path)):
+        assert tokenizer.convert_tokens_to_ids(["<num>", "<cur>", "<date>"]) == [before, before + 1, before + 2]
+        words = ("<num>", "<cur>", "x<num>.", "<date>", *structural)
+        page = Document("d", words, ((1, 2, 3, 4),) * len(words), None, (10, 10))
+        (window,) = Windower(tokenizer, 64, 0).windows([page], None)
+        starts = [token for token, _ in window.answers]
+        pieces = [window.input_ids[start:end] for start, end in pairwise([*starts, window.length - 1])]
+        assert pieces[:2] == [[before], [before + 1]]
+        assert pieces[2].count(before) == 1  # within a word, as the tokenizer cuts it
+        assert pieces[3] == [before + 2]
+        assert pieces[4:] == [[tokenizer.unk_token_id]] * len(structural)
+
+
+def test_the_ends_of_a_window_printed_on_a_page_are_text_by_whatever_name(checkpoints: dict[str, Path]) -> None:
+    # Of a tokenizer that puts them there, but does not call them special.
+    backend = AutoTokenizer.from_pretrained(checkpoints["bert"]).backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+    assert tokenizer.sep_token_id is None
+    page = Document("d", ("[SEP]", "[CLS]"), ((1, 2, 3, 4),) * 2, None, (10, 10))
+    (window,) = Windower(tokenizer, 64, 0).windows([page], None)
+    assert tokenizer.convert_ids_to_tokens(window.input_ids) == ["[CLS]", "[UNK]", "[UNK]", "[SEP]"]
 
 
 def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path]) -> None:

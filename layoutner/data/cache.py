@@ -32,7 +32,7 @@ from layoutner import __version__
 from layoutner.config.errors import UserError, first_line
 from layoutner.data.document import Box, Document
 from layoutner.data.labels import LabelSet
-from layoutner.data.windows import Window, Windower
+from layoutner.data.windows import Window, Windower, structural_ids
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def cache_key(
     add([FORMAT, __version__, version("tokenizers")])
     add([(resources.files("layoutner.data") / name).read_text(encoding="utf-8") for name in CUTTERS])
     add(backend.to_str())
-    add([tokenizer.unk_token_id, tokenizer.pad_token_id, sorted(tokenizer.all_special_ids)])
+    add([tokenizer.unk_token_id, tokenizer.pad_token_id, sorted(structural_ids(tokenizer))])
     add({field.name: getattr(windower, field.name) for field in fields(windower) if field.name != "tokenizer"})
     add([None if labels is None else [labels.scheme, labels.types], all_subwords])
     without = {*NOT_KEPT, *(() if windower.box_level == "segment" else ("segments",))}

@@ -33,6 +33,19 @@ class Window:
         return len(self.labels) - self.labels.count(IGNORED)
 
 
+# What a tokenizer calls the tokens that mark where a text begins, ends, is padded, hidden or not known.
+STRUCTURAL = ("bos", "eos", "cls", "sep", "pad", "mask", "unk")
+
+
+def structural_ids(tokenizer: Any) -> set[int]:
+    """Ids of the tokens that structure the network's input, by their name or because they are put around the words.
+
+    Not those that transformers calls special because somebody added them as such (additional_special_tokens).
+    """
+    named = {getattr(tokenizer, f"{name}_token_id") for name in STRUCTURAL} - {None}
+    return named | set(tokenizer.backend_tokenizer.encode([], is_pretokenized=True).ids)
+
+
 @dataclass(frozen=True)
 class Windower:
     """Cuts documents into windows. `tokenizer` is a fast transformers tokenizer."""
@@ -138,12 +151,13 @@ class Windower:
         ids, word_ids = encoding.ids, encoding.word_ids
         unknown = self.tokenizer.unk_token_id
         unknown = self.tokenizer.pad_token_id if unknown is None else unknown
-        special = set(self.tokenizer.all_special_ids)
+        structural = structural_ids(self.tokenizer)
         pieces: list[list[int]] = [[] for _ in words]
         for token, word in zip(ids, word_ids, strict=True):
             if word is not None:
-                # "[SEP]" or "</s>" printed on a page is text, and must not pass for the end of it.
-                pieces[word].append(unknown if token in special else token)
+                # "[SEP]" or "</s>" printed on a page is text, and must not pass for the end of it. A token that
+                # somebody has added, special or not, such as "<num>" for any number, is what the page says.
+                pieces[word].append(unknown if token in structural else token)
         # A word of characters that the tokenizer drops would have no token, and so no label.
         pieces = [piece or [unknown] for piece in pieces]
         inner = [place for place, word in enumerate(word_ids) if word is not None] or [len(ids) // 2]

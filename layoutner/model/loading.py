@@ -23,7 +23,7 @@ from transformers import (
     LayoutLMConfig,
     PretrainedConfig,
 )
-from transformers.utils import is_detectron2_available
+from transformers.utils import is_detectron2_available, is_protobuf_available, is_sentencepiece_available
 
 from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import ModelSettings
@@ -35,7 +35,7 @@ from layoutner.model.families import FAMILIES, accept_fp32, untrained
 # six of them are summed, and at 1 the text model would be drowned.
 LAYOUT_SCALE = 0.1
 
-# Share of a lower-case vocabulary that may have capitals, as tokens that somebody has added.
+# Share of a lower-case vocabulary that may have capitals, as words that somebody has put into its vocab.txt.
 STRAY_CAPITALS = 0.01
 
 # Weights that a checkpoint may lack or have left over: the heads of other tasks, the pooler that a token classifier has
@@ -202,9 +202,9 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
     vocab_size = int(config.vocab_size)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **dict(FAMILIES[family].tokenizer_options))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name}: its tokenizer cannot be opened: {first_line(error)}") from None
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise UserError(f"{name}: its tokenizer cannot be opened: {_why_not_opened(error)}") from None
+    if len(tokenizer) <= len(_added_tokens(tokenizer)):
         raise UserError(f"{name}: its tokenizer has no vocabulary (no tokenizer.json, vocab.txt or the like in it)")
     if not tokenizer.is_fast:
         raise UserError(f"{name}: has no fast tokenizer, which aligning words needs")
@@ -225,6 +225,24 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
     return tokenizer
 
 
+def _why_not_opened(error: Exception) -> str:
+    """What to do about a tokenizer that transformers cannot open.
+
+    Where a sentencepiece model cannot be read, transformers takes it for one of tiktoken, and complains of that.
+    """
+    said = first_line(error)
+    if "tiktoken" not in said and ".model" not in said:
+        return said
+    if is_sentencepiece_available() and is_protobuf_available():
+        return "its sentencepiece model is damaged; take the checkpoint anew from where it came"
+    return "it is a sentencepiece model, which needs a package to be read: pip install sentencepiece protobuf"
+
+
+def _added_tokens(tokenizer: Any) -> set[str]:
+    """Tokens beside the vocabulary of sub-words: special ones, and what somebody has added."""
+    return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+
+
 def _demand_case(name: str, tokenizer: Any) -> None:
     """Refuse a tokenizer that lower-cases what its vocabulary has in capitals.
 
@@ -235,8 +253,8 @@ def _demand_case(name: str, tokenizer: Any) -> None:
     normalizer = backend.normalizer
     if not isinstance(backend.model, WordPiece) or normalizer is None or "A" in normalizer.normalize_str("A"):
         return
-    special = set(tokenizer.all_special_tokens)
-    capitals = [token for token in tokenizer.get_vocab() if token != token.lower() and token not in special]
+    added = _added_tokens(tokenizer)
+    capitals = [token for token in tokenizer.get_vocab() if token != token.lower() and token not in added]
     if len(capitals) > STRAY_CAPITALS * len(tokenizer):
         raise UserError(
             f"{name}: its tokenizer makes everything lower case, and {len(capitals)} of the {len(tokenizer)} tokens of "
