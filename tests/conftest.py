@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if (name.startswith("LAYOUTNER_") and "__" in name) or name in RANK_VARIABLES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture
+def folders_let_go() -> Iterator[None]:
+    """Lets go of the run folders that a test holds in this process, as a run does at its end."""
+    from layoutner.training.folder import held_folders
+
+    with held_folders():
+        yield
 
 
 @pytest.fixture(scope="session")

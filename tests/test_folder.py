@@ -1,6 +1,9 @@
 """What run.overwrite takes away, and what it leaves; test_old_outputs.py has the rest of the run folder."""
 
+import gc
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,8 +11,11 @@ import torch
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import load
-from layoutner.training.folder import LOCK_FILE, RECORD, demand_folder, open_folder
+from layoutner.training.folder import LOCK_FILE, RECORD, demand_folder, held_folders, lock, open_folder
 from layoutner.training.world import World
+from tests.conftest import launch
+
+pytestmark = pytest.mark.usefixtures("folders_let_go")
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -38,3 +44,43 @@ def test_a_link_is_removed_and_not_what_it_names(tmp_path: Path) -> None:
     open_folder(settings, {}, {}, [], ALONE)
     assert sorted(path.name for path in run.iterdir()) == sorted([LOCK_FILE, *RECORD, "notes.txt"])
     assert (tmp_path / "scratch" / "step-000001" / "manifest.json").exists()
+
+
+def test_a_run_lets_go_of_its_folder_at_its_end(tmp_path: Path) -> None:
+    settings = load(None, {"run": {"output_dir": str(tmp_path)}})
+    with suppress(KeyError), held_folders():  # whatever its end is
+        demand_folder(settings)
+        with pytest.raises(UserError, match="another run is writing there"):
+            lock(tmp_path)
+        raise KeyError
+    lock(tmp_path).close()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_lock_that_is_not_taken_is_closed(tmp_path: Path) -> None:
+    with lock(tmp_path), pytest.raises(UserError, match="another run is writing there"):
+        lock(tmp_path)
+    gc.collect()  # a file that is still open warns here
+
+
+ENDS = """
+import sys
+from layoutner.cli import main
+code = 0
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code
+print("code", code)
+"""
+
+
+@pytest.mark.parametrize("more", [{}, {"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}], ids=["ends", "fails"])
+def test_nothing_that_a_run_opened_is_open_at_its_end(
+    more: dict[str, object], train_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    arguments = train_arguments(tmp_path / "run", **more, tensorboard__enabled="true")
+    done = launch(["python", "-X", "dev", "-W", "default::ResourceWarning", "-c", ENDS, "train", *arguments])
+    assert f"code {2 if more else 0}" in done.stdout, done.stderr
+    assert str(tmp_path / "run") not in "".join(line for line in done.stderr.splitlines() if "Warning" in line)
+    assert "Exception ignored" not in done.stderr

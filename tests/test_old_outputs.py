@@ -22,6 +22,8 @@ from layoutner.training.metrics import score
 from layoutner.training.plan import make_plan
 from tests.conftest import ROOT, call, free_port, launch
 
+pytestmark = pytest.mark.usefixtures("folders_let_go")
+
 Arguments = Callable[..., list[str]]
 WORDS = ("brass", "wheel", "12", "Feb", "R. J.")
 TAGS = ("O", "S-ITEM", "S-DATE")

@@ -61,6 +61,13 @@ def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
     Raises:
         UserError: anything the user can mend.
     """
+    from layoutner.training.folder import held_folders
+
+    with held_folders():
+        return _train_and_score(settings, world)
+
+
+def _train_and_score(settings: Settings, world: "World") -> dict[str, Any] | None:
     from layoutner.data.document import Document
     from layoutner.inference.labeller import Labeller
     from layoutner.training.folder import EXPORT_FOLDER, SCORES_FILE, write_json

@@ -7,7 +7,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -44,8 +45,18 @@ MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "trainin
 LARGEST_TRAINING_PAGES = 2**32  # bytes of the digests: 17 a page
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
 
-# Run folders that this process writes to. It does so after the training too, so it lets go of them when it ends.
+# Run folders that this process writes to, with their locks; `held_folders` lets go of them.
 _held: dict[Path, IO[str]] = {}
+
+
+@contextmanager
+def held_folders() -> Iterator[None]:
+    """Let go, at the end, of the run folders that are held in here: a run writes there after its training too."""
+    try:
+        yield
+    finally:
+        while _held:
+            _held.popitem()[1].close()
 
 
 def demand_folder(settings: Settings) -> None:
@@ -129,7 +140,7 @@ def hold_again(folder: Path) -> None:
 
 
 def _hold(folder: Path) -> None:
-    """Let no other process write here until this one ends, however it ends."""
+    """Let no other process write here until `held_folders` ends, or this process, however it ends."""
     held, path = _held.get(folder.resolve()), folder / LOCK_FILE
     if held is None or not path.exists() or not os.path.samestat(os.fstat(held.fileno()), path.stat()):
         if held is not None:
@@ -143,25 +154,26 @@ def lock(folder: Path) -> IO[str]:
     Raises:
         UserError: another process holds it, or it cannot be written.
     """
-    try:
-        file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    with ExitStack() as closing:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with file:
+            file = closing.enter_context((folder / LOCK_FILE).open("a+", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 file.seek(0)
                 who = file.read().strip() or "it does not say"
-            raise UserError(
-                f"run.output_dir = {folder}: another run is writing there ({who}): wait for its end, or give another "
-                "run.output_dir"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-    except OSError as error:
-        raise UserError(f"{folder / LOCK_FILE}: cannot be written: {error}; give another run.output_dir") from None
+                raise UserError(
+                    f"run.output_dir = {folder}: another run is writing there ({who}): wait for its end, or give "
+                    "another run.output_dir"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+        except OSError as error:
+            raise UserError(f"{folder / LOCK_FILE}: cannot be written: {error}; give another run.output_dir") from None
+        closing.pop_all()
     return file
 
 

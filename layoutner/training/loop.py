@@ -86,7 +86,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
     seconds, tokens, steps = 0.0, 0, 0  # since the last logged step, without evaluating and saving
     overflows = 0  # in a row
 
-    with Stop() as stop:
+    with tracker, Stop() as stop:
         while state.step < total:
             # All ranks: one optimizer step over the same global batch.
             start = time.perf_counter()

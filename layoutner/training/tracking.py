@@ -5,6 +5,7 @@ import math
 import os
 import uuid
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from layoutner.config.errors import UserError, first_line
@@ -25,9 +26,15 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Finish."""
 
+    def abandon(self) -> None:
+        """Close its files, at once: the run has failed."""
+
 
 class Trackers:
-    """Several trackers as one, in their order; on every rank but 0 there are none."""
+    """Several trackers as one, in their order; on every rank but 0 there are none.
+
+    As a context it abandons them when something fails in there.
+    """
 
     def __init__(self, *trackers: Tracker) -> None:
         self._trackers = trackers
@@ -41,6 +48,18 @@ class Trackers:
         """Close each."""
         for tracker in self._trackers:
             tracker.close()
+
+    def abandon(self) -> None:
+        """Abandon each."""
+        for tracker in self._trackers:
+            tracker.abandon()
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if error is not None:
+            self.abandon()
 
 
 class JsonLines:
@@ -88,6 +107,8 @@ class JsonLines:
         """Close the file."""
         self._file.close()
 
+    abandon = close
+
 
 class Wandb:
     """A Weights & Biases run beside metrics.jsonl; its id is kept in the run folder, so a resumed run goes on in it."""
@@ -129,6 +150,9 @@ class Wandb:
         """Finish the run."""
         self._run.finish()
 
+    def abandon(self) -> None:
+        """Nothing: at the exit of the process it says by itself that the run has failed, and may wait for a network."""
+
 
 class TensorBoard:
     """The same metrics as an event file, a new one for each start; steps that are done again are shown once."""
@@ -160,6 +184,8 @@ class TensorBoard:
         """Close the file."""
         self._writer.close()
 
+    abandon = close
+
 
 def _wandb_mode(mode: Literal["online", "offline", "disabled"]) -> Literal["online", "offline", "disabled"]:
     """WANDB_MODE=offline, as a compute node without network sets it, turns online into offline."""
@@ -181,7 +207,7 @@ def demand_packages(settings: Settings) -> None:
             ) from None
 
 
-def open_tracker(settings: Settings, world: World, resumed_step: int) -> Tracker:
+def open_tracker(settings: Settings, world: World, resumed_step: int) -> Trackers:
     """The trackers of this rank.
 
     Args:
