@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from layoutner.config.errors import UserError
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import to_spans
 from layoutner.data.page import Page, Problem, Tally, to_document
 from layoutner.data.readers import READERS
@@ -86,7 +86,7 @@ def test_the_image_tells_the_size_where_it_is_there(tmp_path: Path) -> None:
     (tmp_path / "image").mkdir()
     Image.new("L", (400, 80)).save(tmp_path / "image" / "a.png")
     document = one(tmp_path)
-    assert (document.page_size, document.image) == ((400, 80), tmp_path / "image" / "a.png")
+    assert (document.page_size, document.image) == ((400, 80), PageImage(tmp_path / "image" / "a.png"))
     assert document.boxes[0] == (25, 250, 150, 500)
     (tmp_path / "image" / "a.png").write_bytes(b"no image")
     assert "a.png" in problem(tmp_path)

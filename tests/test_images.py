@@ -8,9 +8,9 @@ from PIL import Image
 from transformers import LayoutLMv3ImageProcessorPil
 
 from layoutner.config.errors import UserError
-from layoutner.data.document import Document
-from layoutner.data.files import image_size
-from layoutner.data.images import PageImages, read_image
+from layoutner.data.document import Document, PageImage
+from layoutner.data.image_file import find_page, read_image
+from layoutner.data.images import PageImages
 from layoutner.training.page_images import demand_images, image_problems
 from layoutner.training.world import World
 
@@ -31,7 +31,7 @@ def test_pixels_are_those_of_the_image_processor(mode: str, page: Path) -> None:
     path = page.with_suffix(".tif")
     picture.save(path)
     expected = PROCESSOR(picture.convert("RGB"), return_tensors="pt")["pixel_values"]
-    pixels = PageImages(PROCESSOR).pixels([path, path])
+    pixels = PageImages(PROCESSOR).pixels([PageImage(path), PageImage(path)])
     assert pixels.dtype == torch.float32
     assert torch.allclose(pixels, expected.repeat(2, 1, 1, 1), atol=1e-6)
 
@@ -47,24 +47,24 @@ def test_a_page_is_read_once_and_no_more_pages_are_kept_than_said(page: Path) ->
     for other in others:
         other.write_bytes(page.read_bytes())
     pages = PageImages(PROCESSOR, kept=2)
-    first = pages.pixels([page, others[0]])
+    first = pages.pixels([PageImage(page), PageImage(others[0])])
     page.unlink()
-    assert torch.equal(pages.pixels([page, others[0]]), first)
-    pages.pixels(others)  # the page that was there longest makes room
+    assert torch.equal(pages.pixels([PageImage(page), PageImage(others[0])]), first)
+    pages.pixels([PageImage(other) for other in others])  # the page that was there longest makes room
     with pytest.raises(UserError, match="page.png"):
-        pages.pixels([page])
+        pages.pixels([PageImage(page)])
 
 
-def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path) -> None:
     torn, text = tmp_path / "torn.png", tmp_path / "text.png"
     torn.write_bytes(page.read_bytes()[:-2000])
     text.write_text("no image")
     for path in (torn, text, tmp_path / "missing.png", tmp_path):
         with pytest.raises(UserError, match=f"page image {path}: "):
-            read_image(path)
+            read_image(PageImage(path), 1024)
     # The header of a torn image is whole: it is found out when the page is read, which training does first.
-    assert image_size(torn) == (60, 90)
-    images = {"whole": page, "torn": torn, "text": text, "none": None}
+    assert find_page(torn)[1] == (60, 90)
+    images = {"whole": PageImage(page), "torn": PageImage(torn), "text": PageImage(text), "none": None}
     documents = [Document(name, (), (), (), (60, 90), image) for name, image in images.items()]
     alone = World(rank=0, size=1, device=torch.device("cpu"))
     problems = image_problems(documents, PageImages(PROCESSOR), alone)
@@ -76,6 +76,3 @@ def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path, monkeypatch
     ]
     with pytest.raises(UserError, match=r"3 of 4 documents have a page image that cannot be read:\n  - torn: page"):
         demand_images(documents, PageImages(PROCESSOR), alone)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match="page.png: .*decompression bomb"):
-        read_image(page)

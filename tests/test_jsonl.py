@@ -14,7 +14,7 @@ from PIL import Image
 from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
 from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import LabelSet
 from layoutner.data.page import Page, Problem
 from layoutner.data.readers import jsonl
@@ -48,7 +48,7 @@ def test_a_line_becomes_a_document(tmp_path: Path) -> None:
         ((10, 20, 110, 40), (900, 20, 1000, 40)),
         ("B-KEY", "O"),
         (200, 400),
-        tmp_path / "p.png",
+        PageImage(tmp_path / "p.png"),
         (4, 5),
     )
     assert (second.words, second.tags, second.segments, second.image) == (("x",), None, None, None)
@@ -123,7 +123,7 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     lines = json.dumps(page(image="p.png")) + "\n{}\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     document, problem = jsonl.read(Path("/dev/stdin"), "test")
-    assert document.image == Path("p.png")  # type: ignore[union-attr]
+    assert document.image == PageImage(Path("p.png"))  # type: ignore[union-attr]
     assert str(problem) == 'stdin line 2: "document" is None; expected the name of the page'
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from layoutner.config.errors import UserError
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import to_spans
 from layoutner.data.page import Page, Problem, Tally, Word, to_document
 from layoutner.data.readers import READERS
@@ -90,7 +90,7 @@ def test_a_receipt_is_labelled(tmp_path: Path) -> None:
         ("TOTAL", "RM9.00"),
     ]
     assert made.page_size == SIZE
-    assert made.image == tmp_path / "img" / "a.jpg"
+    assert made.image == PageImage(tmp_path / "img" / "a.jpg")
     assert made.segments is not None
     assert Counter(made.segments) == {0: 5, 1: 7, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2}
 

@@ -10,7 +10,7 @@ from PIL import Image
 from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
 from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.page import Tally
 
 
@@ -88,7 +88,8 @@ def test_page_images_stand_beside_the_file_or_in_its_folder(tmp_path: Path) -> N
     Image.new("L", (20, 40)).save(tmp_path / "a.jpg")
     (tmp_path / "zh.train").mkdir()
     Image.new("L", (20, 40)).save(tmp_path / "zh.train" / "b.jpg")
-    assert [d.image for d in read(file)] == [tmp_path / "a.jpg", tmp_path / "zh.train" / "b.jpg", None]
+    found = [PageImage(tmp_path / "a.jpg"), PageImage(tmp_path / "zh.train" / "b.jpg"), None]
+    assert [document.image for document in read(file)] == found
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"zh.train.json document 0: page image .*a.jpg: cannot identify image file"):
         read(file)

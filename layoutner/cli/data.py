@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # fmt: off
 KEYS = (
     "format", "labels", "ignore_types", "group_by", "box_unit", "box_format", "fix", "box_level", "max_length",
-    "stride",
+    "stride", "max_image_mib",
 )
 # fmt: on
 

@@ -34,7 +34,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         )
         command.add_argument("--input", metavar="INPUT", help="the same")
         command.add_argument("--model", type=Path, required=name == "predict", help="folder made by `layoutner export`")
-        for key in ("format", "box_unit", "box_format", "fix", "bad_pages"):
+        for key in ("format", "box_unit", "box_format", "fix", "bad_pages", "max_image_mib"):
             default = None if key == "format" else DataSettings.model_fields[key].default
             shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else None
             add_setting(command, "data", key, dest=key, default=default, shown=shown, demand=True)
@@ -83,7 +83,7 @@ def _predict(options: argparse.Namespace) -> None:
         output, tally = Output(options.output), ReportingTally()
         world.on_main(output.open)
         try:
-            labeller = world.agree(lambda: Labeller(options.model, world))
+            labeller = world.agree(lambda: Labeller(options.model, world, options.max_image_mib))
             settings = _settings(options, labeller)
             found = documents(settings, options.input, options.split, tally, "ignore")
             lost = lost_pages(settings, tally)
@@ -133,7 +133,7 @@ def _score(options: argparse.Namespace, model: Path, world: "World") -> "tuple[S
     from layoutner.inference.labeller import Labeller
 
     tally = ReportingTally()
-    labeller = world.agree(lambda: Labeller(model, world))
+    labeller = world.agree(lambda: Labeller(model, world, options.max_image_mib))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, tally, "demand")
     scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, tally))
@@ -164,6 +164,8 @@ def _joined(options: argparse.Namespace) -> "Iterator[World]":
     if (options.where is None) == (options.input is None):
         raise UserError(f"give one INPUT, not {'two' if options.where else 'none'}: INPUT or --input INPUT")
     given = options.where or options.input
+    if options.max_image_mib < 1:
+        raise UserError(f"--data.max_image_mib {options.max_image_mib}: at least 1 MiB")
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: at least one window a forward")
     if getattr(options, "checkpoints", None) and given == "-":
@@ -203,6 +205,7 @@ def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings
         box_level=labeller.windower.box_level,
         fix=options.fix,
         bad_pages=options.bad_pages,
+        max_image_mib=options.max_image_mib,
     )
 
 

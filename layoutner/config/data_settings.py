@@ -13,6 +13,8 @@ FormatName = Literal["funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub",
 BoxUnit = Literal["thousandths", "pixels", "fractions", "percent"]
 BoxFormat = Literal["xyxy", "xywh"]
 
+MAX_IMAGE_MIB = 1024  # a page of A0 at 300 dpi, black and white, takes 665
+
 
 def _number_or_text(value: Any) -> Any:
     """`data.eval` may be a fraction or a path; text that reads as a number is the fraction."""
@@ -62,6 +64,11 @@ class DataSettings(Section):
     )
     bad_pages: Literal["stop", "skip"] = Field(
         "stop", description="a page that cannot be read or used: an error, or reported and left out"
+    )
+    max_image_mib: int = Field(
+        MAX_IMAGE_MIB,
+        ge=1,
+        description="memory that unpacking a page image may take, in MiB; a larger one cannot be read",
     )
     choose_by: Literal["eval", "test"] = Field(
         "eval", description="split that chooses the checkpoint; test flatters the score and is written into it"

@@ -28,6 +28,8 @@ ALTERNATIVES = (
     ("deepspeed", ("preset", "zero_stage")),
 )
 
+MAX_IMAGE_MIB = 1024  # a page of A0 at 300 dpi, black and white, takes 665
+
 FamilyName = Literal[
     "bert", "roberta", "xlm-roberta", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "bros", "modernbert"
 ]

@@ -12,7 +12,7 @@ from layoutner.data.checker import PageChecker
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet, labels_of, read_labels, to_spans, types_like_no_entity
 from layoutner.data.page import Page, Problem, Tally
-from layoutner.data.readers import READERS
+from layoutner.data.readers import read_pages
 from layoutner.data.splits import fold, leaks, name_note, split
 
 Labels = Literal["keep", "ignore", "demand"]  # what is done with the labels of pages that are read
@@ -120,7 +120,7 @@ def stream(
     if settings.format != "hub" and not path.exists():
         raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
     checker = PageChecker(settings, tally)
-    for page in READERS[settings.format](path, role):
+    for page in read_pages(settings, path, role):
         if isinstance(page, Problem) and not page.fatal:
             tally.notes.append(str(page))
             continue

@@ -7,8 +7,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from layoutner.config.data_settings import MAX_IMAGE_MIB
 from layoutner.config.errors import UserError
-from layoutner.data.images import read_image
+from layoutner.data.document import PageImage
+from layoutner.data.image_file import read_image
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#882255")
@@ -20,23 +22,24 @@ LONGEST_NAME = 200  # bytes of a drawing's file name, without its ending; file s
 class Drawings:
     """A folder of drawn pages."""
 
-    def __init__(self, folder: Path, types: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, types: tuple[str, ...], max_image_mib: int = MAX_IMAGE_MIB) -> None:
         """Make the folder.
 
         Args:
             types: all entity types of the model, for colours that are the same on every page.
+            max_image_mib: data.max_image_mib.
 
         Raises:
             UserError: it cannot be made.
         """
-        self.folder, self.types = folder, types
+        self.folder, self.types, self._max_image_mib = folder, types, max_image_mib
         self._pages: dict[str, int] = {}  # name without regard to case -> pages that have it
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder}: cannot be made a folder for drawings: {error}") from None
 
-    def add(self, page: dict[str, Any], image: Path | None) -> Path:
+    def add(self, page: dict[str, Any], image: PageImage | None) -> Path:
         """Draw a page into a file of its own, named after the document, inside the folder and nowhere else.
 
         Raises:
@@ -51,7 +54,7 @@ class Drawings:
         out = self.folder / (f"{stem}~{count}.png" if count > 1 else f"{stem}.png")
         partial = self.folder / ".drawing.partial"
         try:
-            draw(page, image, self.types, partial)
+            draw(page, image, self.types, partial, self._max_image_mib)
             partial.rename(out)
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -59,7 +62,13 @@ class Drawings:
         return out
 
 
-def draw(page: dict[str, Any], image: Path | None, types: tuple[str, ...], out: Path) -> None:
+def draw(
+    page: dict[str, Any],
+    image: PageImage | None,
+    types: tuple[str, ...],
+    out: Path,
+    max_image_mib: int = MAX_IMAGE_MIB,
+) -> None:
     """Draw the entities of a predicted page, with a legend below, as PNG.
 
     Args:
@@ -67,6 +76,7 @@ def draw(page: dict[str, Any], image: Path | None, types: tuple[str, ...], out: 
         image: the page's picture; without one, or where it cannot be read, the words are drawn on white.
         types: all entity types of the model, for colours that are the same on every page.
         out: the file to write.
+        max_image_mib: data.max_image_mib; a larger image cannot be read.
     """
     width, height = (max(1, round(side)) for side in page["page_size"])
     if (longest := max(width, height)) > LARGEST_SIDE:
@@ -87,9 +97,9 @@ def draw(page: dict[str, Any], image: Path | None, types: tuple[str, ...], out: 
     picture = None
     if image is not None:
         try:
-            picture = read_image(image)
+            picture = read_image(image, max_image_mib)
         except UserError:
-            note, y = f"{image.name} cannot be read", y + row
+            note, y = f"{image.path.name} cannot be read", y + row
     canvas = Image.new("RGB", (width, round(y) + row), "white")
     pen = ImageDraw.Draw(canvas)
     if picture is not None:

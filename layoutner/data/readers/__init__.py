@@ -8,6 +8,7 @@ such a folder, no such split. A new format is one file here and one line.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from layoutner.config.data_settings import DataSettings
 from layoutner.data.page import Page, Problem
 from layoutner.data.readers import cord, funsd, hub, jsonl, ocr, sroie, unilm, xfund
 
@@ -25,3 +26,10 @@ READERS: dict[str, Reader] = {
     "hub": hub.read,
     "ocr": ocr.read,
 }
+
+
+def read_pages(settings: DataSettings, path: Path, role: str) -> Iterator[Page | Problem]:
+    """What the reader of data.format yields for a path and a role."""
+    if settings.format == "ocr":  # alone it unpacks images
+        return ocr.read(path, role, settings.max_image_mib)
+    return READERS[settings.format](path, role)

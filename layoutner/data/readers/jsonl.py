@@ -15,6 +15,7 @@ Each line is an object in UTF-8, at most 64 MiB long; blank lines are skipped. I
     "box"         "xyxy" (the default), or "xywh" where boxes are [left, top, width, height].
     "group"       text, optional: pages of one document share it, and are never parted between training and scoring.
     "image"       optional: path of the page image relative to the file's folder, and inside it.
+    "frame"       which picture of the image file is the page, a whole number from 0; required in a TIFF of several.
 
 A key that is null counts as absent, and all other keys are ignored: "probability" of a word and "entities" of a page,
 which predict adds, and whatever anyone wants to keep beside.
@@ -29,8 +30,10 @@ from typing import Any, BinaryIO, get_args
 
 from layoutner.config.data_settings import BoxFormat, BoxUnit
 from layoutner.config.errors import NoSplitError, UserError
+from layoutner.data.document import PageImage
 from layoutner.data.encodings import NotUnicode, decode, is_utf_16
-from layoutner.data.files import CONVERT, image_size, inside, visible_files
+from layoutner.data.files import CONVERT, inside, visible_files
+from layoutner.data.image_file import find_page
 from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
 
 ROLES = ("train", "eval", "test")
@@ -119,16 +122,18 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
     if not (group is None or (isinstance(group, str) and group.strip())):
         raise UserError(f'"group" is {short(group)}; expected the name of the document that the page is of')
     made = [_word(word, index) for index, word in enumerate(words)]
+    image, seen = _image(page.get("image"), page.get("frame"), folder)
     return Page(
         source,
         name,
         made,
         (size[0], size[1]),
-        _image(page.get("image"), folder),
+        image,
         notes=encoding_notes(source, [note] if note else []),
         unit=_choice(page, "unit", get_args(BoxUnit)),
         box_format=_choice(page, "box", get_args(BoxFormat)),
         group=group,
+        image_size=seen,
     )
 
 
@@ -156,11 +161,14 @@ def _word(word: Any, index: int) -> Word:
     return Word(text, (box[0], box[1], box[2], box[3]), label, segment)
 
 
-def _image(name: Any, folder: Path) -> Path | None:
+def _image(name: Any, frame: Any, folder: Path) -> tuple[PageImage, tuple[int, int]] | tuple[None, None]:
+    if not (frame is None or (isinstance(frame, int) and not isinstance(frame, bool) and frame >= 0)):
+        raise UserError(f'"frame" is {short(frame)}; expected a whole number from 0')
     if name is None:
-        return None
+        if frame is not None:
+            raise UserError(f'"frame" is {frame}, and there is no "image" that it could be in')
+        return None, None
     if not isinstance(name, str):
         raise UserError(f'"image" is {short(name)}; expected a path relative to {folder.resolve()}')
-    image = inside(folder, name)
-    image_size(image)  # an image that cannot be read is found here, not in the middle of a run
-    return image
+    # An image that cannot be read is found here, not in the middle of a run.
+    return find_page(inside(folder, name), frame)
