@@ -114,6 +114,8 @@ WHOLE: dict[str, dict[str, Any]] = {
     "total-and-micro": {**ZERO, TOTAL: 4, MICRO: 4},
     "total-that-needs-accumulation": {**ZERO, TOTAL: 8, MICRO: 4},
     "no-zero-optimization": {MICRO: 4},
+    "zero-optimization-true": {MICRO: 4, "zero_optimization": True},
+    "zero-optimization-false": {MICRO: 4, "zero_optimization": False},
     "empty-zero-optimization": {MICRO: 4, "zero_optimization": {}},
     "stage-auto-with-bf16-masters": {
         MICRO: 4,

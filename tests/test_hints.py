@@ -201,6 +201,7 @@ ENGINES: dict[str, dict[str, Any]] = {
         for kind in (*DEEPSPEED_SCHEDULERS, "CosineAnnealingLR", "StepLR", "LinearLR")
         for stage, more in STAGES.items()
     },
+    "SGD, old zero": {"optimizer": {"type": "SGD", "params": {}}, "zero_optimization": True},
     "SGD allowed": {
         "optimizer": {"type": "SGD", "params": {}},
         **STAGES["zero"],
@@ -246,6 +247,11 @@ def test_what_is_suggested_for_zero_is_followed_by_no_error() -> None:
         ({"zero_optimization": {"cpu_offload_param": False}}, "zero_optimization.cpu_offload_param", "take it out"),
         ({"zero_optimization": {"cpu-offload": False}}, "zero_optimization.cpu-offload", "take it out"),
         ({"zero_optimization": {"cpu-offload": True}}, "zero_optimization.cpu-offload", '{"device": "cpu"}'),
+        ({"zero_optimization": {"offload_param": False}}, "zero_optimization.offload_param", "take it out"),
+        ({"zero_optimization": {"offload_param": True}}, "zero_optimization.offload_param", 'write {"device": "cpu"}'),
+        ({"fp16": False}, "fp16", "take it out"),
+        ({"bf16": True}, "bf16", 'write {"enabled": true}'),
+        ({"wall_clock_breakdown": 1}, "wall_clock_breakdown", "give boolean, for instance false"),
         ({"amp": {"enabled": False}}, "amp", "take it out: it is off"),
         ({"amp": {"enabled": True}}, "amp", "bf16, fp16 or torch_autocast"),
         ({"fp32_allreduce": False}, "fp32_allreduce", "take it out: it is off"),
