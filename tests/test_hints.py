@@ -32,7 +32,7 @@ from layoutner.config.deepspeed_schema.other_names import (
 from layoutner.config.finding import ERROR, Finding
 from layoutner.config.hints import optimizer_meant, scheduler_meant
 from layoutner.config.hjson_source import SourceError
-from tests.conftest import ROOT, launch
+from tests.conftest import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "components.py"
 TYPES = DEEPSPEED_TYPES | TORCH_TYPES
@@ -163,7 +163,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Each config of ENGINES in a real engine on the CPU: "" or the text of the error."""
     folder = tmp_path_factory.mktemp("components")
     (folder / "in.json").write_text(json.dumps([MICRO | config for config in ENGINES.values()]))
-    done = launch(["torchrun", "--nproc-per-node", 1, WORKER, folder / "in.json", folder / "out.json"])
+    command = ["torchrun", "--nproc-per-node", 1, "--master-port", free_port(), WORKER]
+    done = launch([*command, folder / "in.json", folder / "out.json"], timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(zip(ENGINES, json.loads((folder / "out.json").read_text()), strict=True))
 
