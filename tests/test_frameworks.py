@@ -1,7 +1,7 @@
 """`config check --for` against the real Hugging Face Trainer and the real Accelerate, key by key."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,27 +9,12 @@ import pytest
 from layoutner.config.check import check
 from layoutner.config.deepspeed_schema import DEEPSPEED_TYPES, OPTIMIZERS, SCHEDULERS, TOP, TORCH_TYPES, Block
 from layoutner.config.finding import ERROR
-from tests.conftest import ROOT, launch
+from tests.conftest import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "frameworks.py"
 FRAMEWORKS = ("hf-trainer", "accelerate")
+Case = tuple[str, dict[str, Any]]
 Made = dict[str, Any] | str
-Start = Callable[[list[tuple[str, dict[str, Any]]]], list[Made]]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Start each config in its framework: what DeepSpeed would be given, or the text of the error."""
-
-    def start(cases: list[tuple[str, dict[str, Any]]]) -> list[Made]:
-        folder = tmp_path_factory.mktemp("frameworks")
-        (folder / "in.json").write_text(json.dumps(cases))
-        done = launch(["torchrun", "--nproc-per-node", 1, WORKER, folder / "in.json", folder / "out.json"])
-        assert done.returncode == 0, done.stderr[-3000:]
-        made: list[Made] = json.loads((folder / "out.json").read_text())
-        return made
-
-    return start
 
 
 def paths(block: Block, above: str = "") -> Iterator[str]:
@@ -73,8 +58,8 @@ def places() -> Iterator[tuple[str, str]]:
 
 
 def errors(config: dict[str, Any], framework: str) -> list[str]:
-    """What `config check --for` says of a config that is wrong: paths."""
-    return [f.path for f in check(json.dumps(config), framework=framework) if f.severity == ERROR]
+    """Paths of the errors that `config check --for FRAMEWORK --world-size 1` finds."""
+    return [f.path for f in check(json.dumps(config), 1, framework) if f.severity == ERROR]
 
 
 def at(config: dict[str, Any], path: str) -> object:
@@ -82,18 +67,6 @@ def at(config: dict[str, Any], path: str) -> object:
     for name in path.split("."):
         found = found[name]
     return found
-
-
-def test_auto_is_an_error_just_where_the_framework_does_not_fill_it_in(start: Start) -> None:
-    cases = [(f, path, config_with(path, "auto", kind)) for path, kind in places() for f in FRAMEWORKS]
-    made = start([(framework, config) for framework, _, config in cases])
-    wrong = []
-    for (framework, path, config), result in zip(cases, made, strict=True):
-        filled = not isinstance(result, str) and at(result, path) != "auto"
-        if filled == (path in errors(config, framework)):
-            wrong.append(f"{framework} {json.dumps(config)}: {result}")
-    assert len(cases) > 900
-    assert not wrong, "\n".join(wrong)
 
 
 ZERO: dict[str, Any] = {"zero_optimization": {"stage": 2}}
@@ -114,6 +87,8 @@ WHOLE: dict[str, dict[str, Any]] = {
     "total-and-micro": {**ZERO, TOTAL: 4, MICRO: 4},
     "total-that-needs-accumulation": {**ZERO, TOTAL: 8, MICRO: 4},
     "no-zero-optimization": {MICRO: 4},
+    "zero-optimization-true": {MICRO: 4, "zero_optimization": True},
+    "zero-optimization-false": {MICRO: 4, "zero_optimization": False},
     "empty-zero-optimization": {MICRO: 4, "zero_optimization": {}},
     "stage-auto-with-bf16-masters": {
         MICRO: 4,
@@ -125,10 +100,37 @@ WHOLE: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_whole_config_has_an_error_just_where_the_framework_refuses_it(start: Start) -> None:
-    cases = [(framework, config) for config in WHOLE.values() for framework in FRAMEWORKS]
-    refused = [isinstance(result, str) for result in start(cases)]
-    ours = [bool([f for f in check(json.dumps(c), 1, framework) if f.severity == ERROR]) for framework, c in cases]
-    names = [f"{name} {framework}" for name in WHOLE for framework in FRAMEWORKS]
-    assert dict(zip(names, ours, strict=True)) == dict(zip(names, refused, strict=True))
-    assert 0 < sum(refused) < len(refused)
+AUTO = [(framework, path, config_with(path, "auto", kind)) for path, kind in places() for framework in FRAMEWORKS]
+NAMED = [(framework, name) for name in WHOLE for framework in FRAMEWORKS]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Made]:
+    """Each config of AUTO, then of NAMED, in its framework: what DeepSpeed would be given, or the text of the error."""
+    cases: list[Case] = [(framework, config) for framework, _, config in AUTO]
+    cases += [(framework, WHOLE[name]) for framework, name in NAMED]
+    folder = tmp_path_factory.mktemp("frameworks")
+    (folder / "in.json").write_text(json.dumps(cases))
+    command = ["torchrun", "--nproc-per-node", 1, "--master-port", free_port(), WORKER]
+    done = launch([*command, folder / "in.json", folder / "out.json"], timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results: list[Made] = json.loads((folder / "out.json").read_text())
+    return results
+
+
+def test_auto_is_an_error_just_where_the_framework_does_not_fill_it_in(made: list[Made]) -> None:
+    wrong, filled = [], 0
+    for (framework, path, config), result in zip(AUTO, made, strict=False):
+        is_filled = not isinstance(result, str) and at(result, path) != "auto"
+        filled += is_filled
+        if is_filled == (path in errors(config, framework)):
+            wrong.append(f"{framework} {json.dumps(config)}: {result}")
+    assert not wrong, "\n".join(wrong)
+    assert len(AUTO) > 900
+    assert filled > 100
+
+
+def test_a_whole_config_has_an_error_just_where_the_framework_refuses_it(made: list[Made]) -> None:
+    refused = {name: isinstance(result, str) for name, result in zip(NAMED, made[len(AUTO) :], strict=True)}
+    assert {(framework, name): bool(errors(WHOLE[name], framework)) for framework, name in NAMED} == refused
+    assert 0 < sum(refused.values()) < len(refused)

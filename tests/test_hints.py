@@ -32,7 +32,7 @@ from layoutner.config.deepspeed_schema.other_names import (
 from layoutner.config.finding import ERROR, Finding
 from layoutner.config.hints import optimizer_meant, scheduler_meant
 from layoutner.config.hjson_source import SourceError
-from tests.conftest import ROOT, launch
+from tests.conftest import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "components.py"
 TYPES = DEEPSPEED_TYPES | TORCH_TYPES
@@ -163,7 +163,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Each config of ENGINES in a real engine on the CPU: "" or the text of the error."""
     folder = tmp_path_factory.mktemp("components")
     (folder / "in.json").write_text(json.dumps([MICRO | config for config in ENGINES.values()]))
-    done = launch(["torchrun", "--nproc-per-node", 1, WORKER, folder / "in.json", folder / "out.json"])
+    command = ["torchrun", "--nproc-per-node", 1, "--master-port", free_port(), WORKER]
+    done = launch([*command, folder / "in.json", folder / "out.json"], timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(zip(ENGINES, json.loads((folder / "out.json").read_text()), strict=True))
 
@@ -201,6 +202,7 @@ ENGINES: dict[str, dict[str, Any]] = {
         for kind in (*DEEPSPEED_SCHEDULERS, "CosineAnnealingLR", "StepLR", "LinearLR")
         for stage, more in STAGES.items()
     },
+    "SGD, old zero": {"optimizer": {"type": "SGD", "params": {}}, "zero_optimization": True},
     "SGD allowed": {
         "optimizer": {"type": "SGD", "params": {}},
         **STAGES["zero"],
@@ -246,6 +248,11 @@ def test_what_is_suggested_for_zero_is_followed_by_no_error() -> None:
         ({"zero_optimization": {"cpu_offload_param": False}}, "zero_optimization.cpu_offload_param", "take it out"),
         ({"zero_optimization": {"cpu-offload": False}}, "zero_optimization.cpu-offload", "take it out"),
         ({"zero_optimization": {"cpu-offload": True}}, "zero_optimization.cpu-offload", '{"device": "cpu"}'),
+        ({"zero_optimization": {"offload_param": False}}, "zero_optimization.offload_param", "take it out"),
+        ({"zero_optimization": {"offload_param": True}}, "zero_optimization.offload_param", 'write {"device": "cpu"}'),
+        ({"fp16": False}, "fp16", "take it out"),
+        ({"bf16": True}, "bf16", 'write {"enabled": true}'),
+        ({"wall_clock_breakdown": 1}, "wall_clock_breakdown", "give boolean, for instance false"),
         ({"amp": {"enabled": False}}, "amp", "take it out: it is off"),
         ({"amp": {"enabled": True}}, "amp", "bf16, fp16 or torch_autocast"),
         ({"fp32_allreduce": False}, "fp32_allreduce", "take it out: it is off"),

@@ -50,6 +50,8 @@ class Config:
     @property
     def stage(self) -> int | None:
         """ZeRO stage: 0 without one, None where it is left to somebody else or cannot be used."""
+        if isinstance(self.get("zero_optimization"), bool):
+            return int(self.get("zero_optimization"))  # the old way to write it
         stage = self.number("zero_optimization.stage")
         if stage is None:
             return None if self.has("zero_optimization.stage") else 0
@@ -116,6 +118,10 @@ def _framework(config: Config) -> None:
     if not config.has("zero_optimization"):
         message = f"no zero_optimization, without which {framework} refuses the config"
         config.error("", message, 'give zero_optimization, {"stage": 0} at least')
+    elif isinstance(config.get("zero_optimization"), bool):
+        stage = int(config.get("zero_optimization"))
+        message = f"true or false is the old way to write it, which {framework} does not take"
+        config.error("zero_optimization", message, f'write {{"stage": {stage}}}')
     if config.is_auto("zero_allow_untested_optimizer") and config.has("optimizer"):
         message = f'"auto", but {framework} fills it in only where the script makes the optimizer'
         config.error("zero_allow_untested_optimizer", message, "write the value")

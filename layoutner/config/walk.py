@@ -1,5 +1,6 @@
 """One pass over a DeepSpeed JSON: every key and value against the schema. What keys say of each other is check.py."""
 
+import json
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -176,8 +177,14 @@ class Walk:
             advice = f"write {right}, in lower case: as it stands it is read as the text {value!r}"
         elif isinstance(value, str) and _reads_as_number(value):
             advice = f"take the quotes off: {value}"
+        elif value is False and key.block is not None:
+            advice = "take it out: without it, it is off"
+        elif value is True and key.block is not None and key.block.keys.keys() & _ON.keys():
+            name = next(name for name in _ON if name in key.block.keys)
+            advice = f"write {json.dumps({name: _ON[name]})}"
         else:
-            advice = f"give {wanted}, for instance {key.default!r}" if key.default is not None else f"give {wanted}"
+            example = "" if key.default in (None, {}) else f", for instance {json.dumps(key.default)}"
+            advice = f"give {wanted}{example}"
         self.add(ERROR, path, f"{kind} where {wanted} belongs", advice, member)
 
 
@@ -235,6 +242,7 @@ def _parameters(path: str, node: Node) -> Block:
     return OPTIMIZERS[kind.lower()] if known else _ANY
 
 
+_ON = {"enabled": True, "device": "cpu"}  # what a bare true means where an object belongs
 _ANY = Block(keys={}, strict=False, open=True)
 
 
