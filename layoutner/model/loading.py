@@ -1,6 +1,7 @@
 """A checkpoint is opened, and becomes a token classifier of its family."""
 
 import copy
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from layoutner.config.settings import ModelSettings
 from layoutner.data.batches import padded
 from layoutner.data.images import PageImages
 from layoutner.model.families import FAMILIES, accept_fp32, untrained
+from layoutner.model.head import carry_over
+
+logger = logging.getLogger(__name__)
 
 # Size of new layout tables against the word embeddings they are added to (both as standard deviation per element):
 # six of them are summed, and at 1 the text model would be drowned.
@@ -280,38 +284,51 @@ def _put_space_before_words(tokenizer: Any) -> None:
 
 
 def build(checkpoint: Checkpoint, tags: list[str], dropout: float | None) -> nn.Module:
-    """The token classifier: the checkpoint's weights, and a new head unless the checkpoint labels these very tags.
+    """The token classifier: the checkpoint's weights, with a head of one output a tag.
+
+    Outputs of tags that the checkpoint's head has too are kept, by name, whatever their places; others are new. What
+    became of the head is logged.
 
     Args:
-        tags: id -> tag; the head has one output each.
+        tags: id -> tag.
         dropout: replaces every dropout probability of the network; None leaves the checkpoint's.
 
     Raises:
-        UserError: weights that are missing, left over or of another shape beyond the head and pooler (and,
+        UserError: weights that are missing, left over or of another shape beyond the pooler and a new head (and,
             where a BERT starts a LayoutLM, the layout tables), each listed.
     """
-    config = copy.deepcopy(checkpoint.config)
-    own_tags = [config.id2label.get(index) for index in range(config.num_labels)]
-    if own_tags == tags and checkpoint.family == config.model_type:
-        model = _load(AutoModelForTokenClassification, checkpoint, _with_dropout(config, dropout), new=("pooler.",))
-        return _prepared(model, checkpoint)
-    if checkpoint.family != config.model_type:
-        config = _as_layoutlm(config)
+    adapted = checkpoint.family != checkpoint.config.model_type
+    config = _as_layoutlm(checkpoint.config) if adapted else copy.deepcopy(checkpoint.config)
     config.id2label = dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
     model = AutoModelForTokenClassification.from_config(_with_dropout(config, dropout), dtype=torch.float32)
+    its_tags = [checkpoint.config.id2label.get(index) for index in range(checkpoint.config.num_labels)]
+    shares_tags = not set(tags).isdisjoint(its_tags)
+    is_classifier = any(name.endswith("ForTokenClassification") for name in checkpoint.config.architectures or ())
     kept_head = FAMILIES[checkpoint.family].kept_head
-    backbone = _load(AutoModelForTokenClassification if kept_head else AutoModel, checkpoint, checkpoint.config, HEADS)
+    trained, missing = _load(
+        AutoModelForTokenClassification if kept_head or shares_tags else AutoModel,
+        checkpoint,
+        # A head that the configuration speaks of must be there.
+        new=("pooler.",) if shares_tags and is_classifier else HEADS,
+    )
     for part in kept_head:
-        getattr(model, part).load_state_dict(getattr(backbone, part).state_dict())
+        getattr(model, part).load_state_dict(getattr(trained, part).state_dict())
     into = getattr(model, model.base_model_prefix)
-    report = into.load_state_dict(backbone.base_model.state_dict(), strict=False)
+    report = into.load_state_dict(trained.base_model.state_dict(), strict=False)
     layout = tuple(f"embeddings.{axis}_position_embeddings." for axis in "xyhw")
-    adapted = checkpoint.family != checkpoint.config.model_type
-    _demand_none(checkpoint.name, "missing", report.missing_keys, layout if adapted else ())
+    # BERT's token classifier has no pooler, LayoutLM's has one that it does not use.
+    _demand_none(checkpoint.name, "missing", report.missing_keys, ("pooler.", *layout) if adapted else ("pooler.",))
     _demand_none(checkpoint.name, "left over", report.unexpected_keys, HEADS)
     if adapted:
         init_layout_tables(into.embeddings)
+    has_head = shares_tags and not any(key.startswith("classifier.") for key in missing)
+    logger.info(
+        "head: %s",
+        carry_over(trained.classifier, its_tags, model.classifier, tags, checkpoint.name)
+        if has_head
+        else f"new, for {len(tags)} tags",
+    )
     return _prepared(model, checkpoint)
 
 
@@ -328,24 +345,24 @@ def _as_layoutlm(config: Any) -> Any:
     return LayoutLMConfig(**fields)
 
 
-def _load(loader: Any, checkpoint: Checkpoint, config: Any, new: tuple[str, ...]) -> Any:
-    """from_pretrained that stops where transformers would only warn."""
+def _load(loader: Any, checkpoint: Checkpoint, new: tuple[str, ...]) -> tuple[Any, set[str]]:
+    """from_pretrained that stops where transformers would only warn: (network, names of weights that are new in it)."""
     try:
         model, report = loader.from_pretrained(
             checkpoint.name,
-            config=config,
+            config=checkpoint.config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # said below, with their names
             output_loading_info=True,
             # So are the weights named that were published for run_seq_labeling.py, and those that it saved.
-            key_mapping={r"^bert\.": "layoutlm."} if config.model_type == "layoutlm" else None,
+            key_mapping={r"^bert\.": "layoutlm."} if checkpoint.config.model_type == "layoutlm" else None,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{checkpoint.name}: its weights cannot be loaded: {first_line(error)}") from None
     _demand_none(checkpoint.name, "missing", report["missing_keys"], new)
     _demand_none(checkpoint.name, "left over", report["unexpected_keys"], HEADS)
     _demand_none(checkpoint.name, "of another shape", [str(key) for key in report["mismatched_keys"]], ())
-    return model
+    return model, set(report["missing_keys"])
 
 
 def _demand_none(name: str, what: str, keys: Iterable[str], allowed: tuple[str, ...]) -> None:
