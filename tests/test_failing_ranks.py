@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from layoutner.config.errors import UserError
 from layoutner.training.preflight import _require_same
@@ -223,6 +224,66 @@ def test_a_loss_that_is_not_finite_stops_all_ranks(train_arguments: Arguments, t
     assert "lost rank" not in done.stderr
     saved = sorted(folder.name for folder in (tmp_path / "run" / "checkpoints").glob("step-*"))
     assert saved[-1] == f"step-{int(found[1]) - 1:06d}"  # nothing was saved of that step
+
+
+NOT_FINITE = {"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("more", [NOT_FINITE, {**NOT_FINITE, "run__rank_timeout": 0}], ids=["watched", "unwatched"])
+def test_no_rank_ends_before_rank_0_has_said_the_whole_message(
+    more: dict[str, object], launcher: str, train_arguments: Arguments, tmp_path: Path
+) -> None:
+    """The launcher ends rank 0, too, when another rank ends."""
+    command = [*LAUNCHERS[launcher], free_port(), WORKER, "late", "train"]
+    done = launch([*command, *train_arguments(tmp_path / "run", **more)])
+    assert done.returncode != 0
+    said = "the loss of optimizer step .*: training stops before the weights are spoilt.* Documents: train-"
+    assert len(re.findall(rf"^layoutner: error: {said}", done.stderr, re.MULTILINE)) == 1, done.stderr
+    assert len(re.findall(rf"^layoutner: rank 1: error: {said}", done.stderr, re.MULTILINE)) == 1, done.stderr
+    assert "lost rank" not in done.stderr
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_rank_that_fails_before_it_has_joined_leaves_rank_0_time_to_say_it(
+    launcher: str, train_arguments: Arguments, tmp_path: Path
+) -> None:
+    more = {"optimizer__lr": "fast", "batch__micro_windows": "few"}
+    command = [*LAUNCHERS[launcher], free_port(), WORKER, "dawdle", "train"]
+    done = launch([*command, *train_arguments(tmp_path / "run", **more)])
+    assert done.returncode != 0
+    assert "layoutner: error: settings cannot be used:\n  - the command line: batch.micro_windows = " in done.stderr
+    assert "  - the command line: optimizer.lr = 'fast'" in done.stderr
+    assert "layoutner: rank 1: error: settings cannot be used: - the command line: batch.micro_wind" in done.stderr
+
+
+class SilentStore:
+    """A store in which nobody but this rank says anything; or that is gone."""
+
+    def __init__(self, gone: bool = False) -> None:
+        self.gone, self.keys = gone, set[str]()
+
+    def set(self, key: str, _: str) -> None:
+        if self.gone:
+            raise RuntimeError("Connection reset by peer")
+        self.keys.add(key)
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.keys for key in keys)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_fails_does_not_wait_for_ever(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from layoutner.training import world
+
+    monkeypatch.setattr(world, "FAILS_WITHIN_S", {True: 0.3, False: 0.3})
+    monkeypatch.setattr(world, "REPORTS_WITHIN_S", 1.0)
+    for store, least, others in ((SilentStore(), 0.3, []), (SilentStore(True), 0, []), (SilentStore(), 1.0, ["fails"])):
+        store.keys |= {f"layoutner/{what}/{1 - rank}" for what in others}
+        start = time.monotonic()
+        world.World(rank, 2, torch.device("cpu"), store).part()
+        assert time.monotonic() - start >= least
+    world.World(0, 1, torch.device("cpu")).part()  # one that is alone has nobody to wait for
 
 
 @pytest.mark.parametrize(

@@ -2,65 +2,31 @@
 
 import argparse
 import os
-import re
 import sys
-import traceback
 from collections.abc import Sequence
 
 from layoutner import __version__
 from layoutner.cli import config, data, inference, training
 from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
+from layoutner.cli.ending import report, stay
 from layoutner.cli.streams import flush, take_any_character
-from layoutner.config.errors import Preempted, UserError, did_you_mean, first_line
+from layoutner.config.errors import Preempted, UserError, did_you_mean
 from layoutner.config.old_script import OPTIONS, TRAIN
 from layoutner.config.settings import load
-
-# Exit codes; 128 + SIGINT and 128 + SIGPIPE, as shells have it. 1 is left to the commands that check something: they
-# have found errors. So a fault of the program itself, which Python would end with 1, is EX_SOFTWARE of sysexits.h.
-ERROR, FAULT, INTERRUPTED, UNREAD = 2, 70, 130, 141
-AGAIN = 75  # the run has saved and wants to be started again; EX_TEMPFAIL of sysexits.h
-
-# As a GPU's allocator, a CPU's allocator and C++ say it.
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `layoutner`, `python -m layoutner` and the launchers. Exits with 0, 1, 2, 70, 75, 130 or 141."""
     take_any_character()
-    rank = int(os.environ.get("RANK", "0"))
-    who = f"layoutner: rank {rank}: " if rank else "layoutner: "
     code = 0
     try:
         _run(_without_local_rank(sys.argv[1:] if arguments is None else list(arguments)))
-    except UserError as error:
-        # Once they have joined, ranks fail alike, and the others say it in one line.
-        text = str(error) if rank == 0 or "torch" not in sys.modules else first_line(error)
-        print(f"{who}error: {text}", file=sys.stderr)
-        sys.exit(ERROR)
-    except KeyboardInterrupt:
-        print(f"{who}interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
     except Preempted as stopped:
-        if rank == 0:
-            print(f"{who}{stopped}", file=sys.stderr)
-            # Rank 0, the last to leave, says so for all: a launcher ends the others at the first code that is not 0.
-            code = AGAIN
-    except BrokenPipeError:
-        # Whoever read standard output has seen enough, as `head` does; what is left in its buffer goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(UNREAD)
-    except OSError as error:
-        print(f"{who}error: {error}", file=sys.stderr)
-        sys.exit(ERROR)
-    except Exception as error:
-        if not isinstance(error, MemoryError) and not (
-            isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))
-        ):
-            traceback.print_exc()
-            sys.exit(FAULT)
-        advice = "a smaller batch.micro_windows (predict, evaluate: --batch) needs less, and computes the same"
-        print(f"{who}error: {first_line(error)} - {advice}", file=sys.stderr)
-        sys.exit(ERROR)
+        code = report(stopped)
+    except (Exception, KeyboardInterrupt) as error:
+        code = report(error)
+        stay()
+        sys.exit(code)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Everything is written and all ranks have left. What is skipped is the teardown of the interpreter, in which
         # a thread that gloo or NCCL still runs can abort the process, and so turn a finished run into a failed one.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_setting, quiet
+from layoutner.cli.ending import ending_together
 from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
 from layoutner.config.settings import RunSettings
@@ -182,7 +183,7 @@ def _joined(options: argparse.Namespace) -> "Iterator[World]":
 
     options.input = STDIN if given == "-" else Path(given)
     rank_timeout = RunSettings.model_fields["rank_timeout"].default
-    with World.join(rank_timeout, options.device) as world:
+    with ending_together(World.join(rank_timeout, options.device)) as world:
         world.agree(lambda: _demand_files(options.model, given, options.format))
         options.format = options.format or guess_format(options.input)
         yield world

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
+from layoutner.cli.ending import ending_together
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings, load
 
@@ -48,7 +49,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _train(options: argparse.Namespace) -> None:
     settings = load(options.config, overrides(options))
-    with _join(settings) as world:
+    with ending_together(_join(settings)) as world:
         run_once(settings, world)
 
 
@@ -138,7 +139,7 @@ def _export_anew(chosen: Path, out: Path) -> None:
 def _cross_validate(options: argparse.Namespace) -> None:
     settings = load(options.config, overrides(options))
     folds = _folds(settings)
-    with _join(settings) as world:
+    with ending_together(_join(settings)) as world:
         _train_folds(settings, folds, world)
 
 

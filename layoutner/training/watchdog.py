@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -111,14 +112,8 @@ class Watchdog:
             self._lost_connection = True
             time.sleep(3 * GRACE * BEAT_S)
         self.state = ("failed", text)
-        try:
+        with suppress(RuntimeError):  # the store is gone: nobody to tell
             self._publish()
-            until = time.monotonic() + 3 * BEAT_S
-            # Rank 0 takes the store with it: the others must have read this, or have failed alike.
-            while self._rank == 0 and time.monotonic() < until and any(b.kind != "failed" for b in self._read()):
-                time.sleep(BEAT_S / 10)
-        except RuntimeError:  # the store is gone: nobody to tell
-            pass
         self.stop()
 
     def _publish(self) -> None:

@@ -3,8 +3,10 @@
 import os
 import pickle
 import resource
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -20,6 +22,11 @@ from layoutner.training.watchdog import Kind, Watchdog
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
+
+# How long a rank that fails waits for another to fail alike. Rank 0 less than the watchdog's GRACE, after which ranks
+# that do not fail say that they have lost it: it has said itself why it ends. The others longer than that.
+FAILS_WITHIN_S = {True: 4.0, False: 10.0}  # by whether it is rank 0
+REPORTS_WITHIN_S = 60.0  # and then for it to report its failure
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,11 @@ class World:
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         if error is None or isinstance(error, Preempted):
             self.leave()
-        elif self.watchdog is not None:
+            return
+        if self.store is not None:
+            with suppress(RuntimeError):  # the store is gone: nobody to tell
+                self.store.set(f"layoutner/fails/{self.rank}", "")
+        if self.watchdog is not None:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             self.watchdog.failed(error, kind + first_line(error))
 
@@ -137,6 +148,30 @@ class World:
                 self.store.wait([f"layoutner/left/{rank}" for rank in ranks], TIMEOUT)
         else:
             distributed.destroy_process_group()
+
+    def part(self) -> None:
+        """After an error that this rank has reported: stay until those that fail alike have reported it too.
+
+        Launchers end all ranks when the first has ended, and rank 0 has the whole message. So the others stay until
+        it has said it; and rank 0, which may serve the store, until the others have, or have read why it ends. A rank
+        that is not known to fail is waited for `FAILS_WITHIN_S`, one that is dead no longer than that.
+        """
+        if self.store is not None:
+            # In a thread: the process that serves the store may be frozen.
+            waiting = threading.Thread(target=self._wait_for_reports, daemon=True)
+            waiting.start()
+            waiting.join(REPORTS_WITHIN_S)
+
+    def _wait_for_reports(self) -> None:
+        others = [rank for rank in range(self.size) if rank != self.rank] if self.is_main else [0]
+        begun = time.monotonic()
+        with suppress(RuntimeError):  # the store is gone, and with it who served it
+            self.store.set(f"layoutner/reported/{self.rank}", "")
+            while silent := [rank for rank in others if not self.store.check([f"layoutner/reported/{rank}"])]:
+                fails = all(self.store.check([f"layoutner/fails/{rank}"]) for rank in silent)
+                if not fails and time.monotonic() - begun > FAILS_WITHIN_S[self.is_main]:
+                    return
+                time.sleep(0.05)
 
     def sum(self, value: float) -> float:
         """Sum of a number over all ranks, in fp64, the same on every rank."""

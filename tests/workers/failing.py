@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 tests/workers/failing.py FAULT ARGUMENTS OF LAYOUTNER
 
 FAULT: `hang` - rank 1 never comes back from collating its third batch; `raise` - it fails there with a KeyError;
-`build` - it fails two seconds into loading the network;
+`build` - it fails two seconds into loading the network; `late` - rank 0 takes eight seconds more than rank 1 to say
+what went wrong; `dawdle` - it takes three to begin;
 `overflow` - on all ranks the loss is far too large for fp16 from step 4 on. Anything else: nothing.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from layoutner.cli import main
+from layoutner.cli import ending, main
 from layoutner.training import loop
 from layoutner.training.engine import Engine
 
@@ -43,6 +44,16 @@ def spoil(fault: str) -> None:
         time.sleep(2)
         raise KeyError("no such layer")
 
+    report = ending.report
+
+    def late_report(*arguments: Any, **more: Any) -> int:
+        time.sleep(8)
+        return report(*arguments, **more)
+
+    if fault == "late" and os.environ["RANK"] == "0":
+        ending.report = late_report
+    if fault == "dawdle" and os.environ["RANK"] == "0":
+        time.sleep(3)
     if fault == "build" and os.environ["RANK"] == "1":
         loop.build = spoilt_build
     if fault in ("hang", "raise") and os.environ["RANK"] == "1":
