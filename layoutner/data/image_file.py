@@ -59,8 +59,7 @@ def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[in
         try:
             image.seek(frame)
         except EOFError:
-            last = image.n_frames - 1  # type: ignore[attr-defined]
-            raise UserError(f'"frame" is {frame}, and the file has the frames 0 to {last}') from None
+            raise UserError(f'"frame" is {frame}, and the file has the frames 0 to {len(_frames(image)) - 1}') from None
         return PageImage(path, frame), _size(image)
 
 
@@ -148,6 +147,12 @@ def _has_frames(image: ImageFile.ImageFile) -> bool:
 
 def _pages(image: ImageFile.ImageFile) -> list[int]:
     """Frames of a TIFF that are pages; all of them where none says that it is one."""
+    frames = _frames(image)
+    return [frame for frame, is_page in frames.items() if is_page] or list(frames)
+
+
+def _frames(image: ImageFile.ImageFile) -> dict[int, bool]:
+    """All frames of a TIFF, and whether they are pages."""
     frames: dict[int, bool] = {}
     while True:
         frame = len(frames)
@@ -159,7 +164,7 @@ def _pages(image: ImageFile.ImageFile) -> list[int]:
             frames[frame] = True
             break
         frames[frame] = not image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & NO_PAGE  # type: ignore[attr-defined]
-    return [frame for frame, is_page in frames.items() if is_page] or list(frames)
+    return frames
 
 
 def _size(image: ImageFile.ImageFile) -> tuple[int, int]:
