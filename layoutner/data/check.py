@@ -14,7 +14,7 @@ from layoutner.data.document import Document
 from layoutner.data.duplicates import find_pairs
 from layoutner.data.labels import read_labels, to_spans
 from layoutner.data.page import Page, Problem, Tally
-from layoutner.data.readers import READERS, ROLES
+from layoutner.data.readers import ROLES, read_pages
 from layoutner.data.windows import Windower
 
 SHOWN = 10  # problems of one kind that are printed, the rest is counted
@@ -239,7 +239,7 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
 
 def _pages(settings: DataSettings, path: Path, role: str, split: Split) -> Iterator[Page | Problem]:
     try:
-        yield from READERS[settings.format](path, role)
+        yield from read_pages(settings.format, path, role)
     except UserError as error:
         if not split.documents and not split.fatal:
             raise

@@ -10,7 +10,7 @@ from layoutner.config.settings import DataSettings
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet, labels_of, read_labels
 from layoutner.data.page import Page, Problem, Tally, to_document
-from layoutner.data.readers import READERS
+from layoutner.data.readers import read_pages
 from layoutner.data.splits import fold, leaks, split
 
 Labels = Literal["keep", "ignore", "demand"]  # what is done with the labels of pages that are read
@@ -103,7 +103,7 @@ def stream(
     # A data set of the hub is a name, not a path.
     if settings.format != "hub" and not path.exists():
         raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
-    for page in READERS[settings.format](path, role):
+    for page in read_pages(settings.format, path, role):
         if isinstance(page, Problem) and not page.fatal:
             tally.notes.append(str(page))
             continue
