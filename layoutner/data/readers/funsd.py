@@ -41,8 +41,6 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
 def _annotation_files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
     if not any((path / name / "annotations").is_dir() for name in ("", *SPLITS.values())):
         what = "it has neither annotations/ nor training_data/annotations/; data.format names other formats"
-        if any(path.glob("*_image.txt")):
-            what += ", and its _image.txt files are of unilm"
         raise UserError(f"{path}: not a FUNSD folder: {what}")
     folder = split_folder(path, role, SPLITS, "annotations")
     files = visible_files(folder / "annotations", ".json", hidden)
