@@ -171,7 +171,7 @@ def test_a_page_in_points_is_drawn_larger(tmp_path: Path) -> None:
     page = {"page_size": [595.276, 841.89], "words": [], "entities": []}
     draw(page, None, ("A",), tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as file:
-        assert file.size == (707, 1000 + 32)  # 595.276 * 1000 / 841.89; the legend is a row of twice 1000 // 60
+        assert file.size == (1191, 1684 + 56)  # twice as large; the legend is a row of twice 1684 // 60
 
 
 @pytest.mark.parametrize(
