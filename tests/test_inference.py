@@ -4,14 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageOps
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
+from layoutner.data.document import PageImage
 from layoutner.inference.draw import COLOURS, draw
 from tests.conftest import call, launch
 from tests.ranks import BY_RANK, finish, start
@@ -167,6 +169,24 @@ def test_text_is_as_large_as_its_box_lets_it_be(tmp_path: Path) -> None:
         assert inked[2] - inked[0] > 0.6 * (x1 - x0) or inked[3] - inked[1] > 0.5 * (y1 - y0)
 
 
+def test_a_page_of_any_kind_is_drawn_as_it_is_seen(tmp_path: Path) -> None:
+    grey = Image.new("L", (1000, 900), 150)
+    grey.paste(20, (0, 0, 500, 450))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    for name in ("turned", "wide"):
+        page = {"page_size": [1000, 900], "words": [], "entities": []}
+        draw(page, PageImage(tmp_path / f"{name}.png"), ("A",), tmp_path / "page.png")
+        with Image.open(tmp_path / "page.png") as file:
+            assert [file.getpixel(at) for at in ((100, 100), (900, 100), (100, 800))] == [
+                (20,) * 3,
+                (150,) * 3,
+                (150,) * 3,
+            ]
+
+
 def test_a_page_in_points_is_drawn_larger(tmp_path: Path) -> None:
     page = {"page_size": [595.276, 841.89], "words": [], "entities": []}
     draw(page, None, ("A",), tmp_path / "page.png")
@@ -185,6 +205,7 @@ def test_a_page_in_points_is_drawn_larger(tmp_path: Path) -> None:
         (["predict", "--model", "RUN/checkpoints", "--input", "FORMS"], "not a model exported by layoutner"),
         (["predict", "--model", "RUN/export", "--input", "RUN"], "not a FUNSD folder"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--batch", "0"], "--batch 0"),
+        (["predict", "--model", "RUN/export", "--input", "FORMS", "--data.max_image_mib", "0"], "at least 1 MiB"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "/proc/x/y"], "cannot be written"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "RUN"], "is a folder"),
         (["predict", "--model", "TORN", "--input", "FORMS"], "its network cannot be loaded"),
