@@ -271,3 +271,13 @@ def test_without_the_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "data.format = hub needs the package datasets: pip install 'layoutner[hub]'\n"
+
+
+def test_a_row_whose_image_holds_several_pages_is_a_problem(tmp_path: Path) -> None:
+    content = BytesIO()
+    Image.new("L", (30, 60)).save(content, "TIFF", save_all=True, append_images=[Image.new("L", (30, 60))])
+    path = parquet(
+        tmp_path / "x.parquet", row(image={"bytes": content.getvalue(), "path": None}), image=datasets.Image()
+    )
+    with pytest.raises(UserError, match="x.parquet train row 0: page image .*: holds 2 pages"):
+        read(path)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from transformers import LayoutLMv3ImageProcessorPil
 
 from layoutner.config.errors import UserError
@@ -76,3 +77,33 @@ def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match=r"3 of 4 documents have a page image that cannot be read:\n  - torn: page"):
         demand_images(documents, PageImages(PROCESSOR), alone)
+
+
+def test_one_page_in_several_kinds_of_file_is_the_same_to_the_network(tmp_path: Path) -> None:
+    grey = Image.effect_noise((60, 90), 90)
+    wide = np.asarray(grey).astype(np.uint16) * 257
+    ink = Image.new("RGBA", grey.size, (0, 0, 0, 0))
+    ink.putalpha(ImageOps.invert(grey))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = grey.transpose(Image.Transpose.ROTATE_90)
+    grey.save(tmp_path / "grey.png")
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    ink.save(tmp_path / "ink.png")
+    turned.save(tmp_path / "turned.png", exif=exif)
+    Image.new("L", (9, 9)).save(tmp_path / "second.tif", save_all=True, append_images=[grey.copy()])
+    pages = [PageImage(tmp_path / f"{name}.png") for name in ("grey", "wide", "ink", "turned")]
+    first, *others = PageImages(PROCESSOR).pixels([*pages, PageImage(tmp_path / "second.tif", 1)])
+    for other in others:
+        assert torch.allclose(other, first, atol=1.01 / 255 / 0.2)  # a level of grey, normalised
+    # Frames of one file are kept apart.
+    both = PageImages(PROCESSOR).pixels([PageImage(tmp_path / "second.tif", frame) for frame in (1, 0, 1)])
+    assert torch.equal(both[0], both[2])
+    assert not torch.equal(both[0], both[1])
+
+
+def test_the_network_sees_no_image_larger_than_the_setting(page: Path) -> None:
+    Image.new("L", (1024, 1024)).save(page)
+    assert PageImages(PROCESSOR, max_mib=5).pixels([PageImage(page)]).shape == (1, 3, 24, 32)
+    with pytest.raises(UserError, match="page.png: 1024 x 1024 pixels of mode L take 5 MiB .* data.max_image_mib = 4"):
+        PageImages(PROCESSOR, max_mib=4).pixels([PageImage(page)])

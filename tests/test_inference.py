@@ -5,15 +5,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageOps
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from layoutner.config.data_settings import DataSettings
 from layoutner.config.settings import load
 from layoutner.data.corpus import read_documents
+from layoutner.data.document import PageImage
 from layoutner.inference.draw import COLOURS, draw
 from layoutner.training.plan import make_plan
 from tests.conftest import call, launch
@@ -118,9 +120,9 @@ def test_the_drawing_shows_each_entity_in_its_colour(tmp_path: Path) -> None:
     draw(page, None, ("A", "B"), tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as file:
         picture = file.copy()
-    assert picture.size == (1000, 500 + 24)
-    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((499, 300))) == COLOURS[1]
-    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((15, 512))) == COLOURS[0]
+    assert picture.size == (1400, 700 + 24)
+    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((699, 420))) == COLOURS[1]
+    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((15, 712))) == COLOURS[0]
 
 
 def test_types_that_share_a_colour_have_other_numbers_at_their_boxes(tmp_path: Path) -> None:
@@ -170,11 +172,33 @@ def test_text_is_as_large_as_its_box_lets_it_be(tmp_path: Path) -> None:
         assert inked[2] - inked[0] > 0.6 * (x1 - x0) or inked[3] - inked[1] > 0.5 * (y1 - y0)
 
 
-def test_a_page_in_points_is_drawn_larger(tmp_path: Path) -> None:
+def test_a_page_of_any_kind_is_drawn_as_it_is_seen(tmp_path: Path) -> None:
+    grey = Image.new("L", (1000, 900), 150)
+    grey.paste(20, (0, 0, 500, 450))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    for name in ("turned", "wide"):
+        page = {"page_size": [1000, 900], "words": [], "entities": []}
+        draw(page, PageImage(tmp_path / f"{name}.png"), ("A",), tmp_path / "page.png")
+        with Image.open(tmp_path / "page.png") as file:
+            assert [file.getpixel(at) for at in ((100, 100), (900, 100), (100, 800))] == [
+                (20,) * 3,
+                (150,) * 3,
+                (150,) * 3,
+            ]
+
+
+def test_a_page_in_points_is_drawn_larger_and_a_strip_no_larger_than_any(tmp_path: Path) -> None:
+    strip = {"page_size": [10, 3000], "words": [], "entities": []}
+    draw(strip, None, ("A",), tmp_path / "strip.png")
+    with Image.open(tmp_path / "strip.png") as file:
+        assert file.size == (20, 6000 + 200)
     page = {"page_size": [595.276, 841.89], "words": [], "entities": []}
     draw(page, None, ("A",), tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as file:
-        assert file.size == (707, 1000 + 32)  # 595.276 * 1000 / 841.89; the legend is a row of twice 1000 // 60
+        assert file.size == (1191, 1684 + 56)  # twice as large; the legend is a row of twice 1684 // 60
 
 
 @pytest.mark.parametrize(
@@ -188,6 +212,7 @@ def test_a_page_in_points_is_drawn_larger(tmp_path: Path) -> None:
         (["predict", "--model", "RUN/checkpoints", "--input", "FORMS"], "not a model exported by layoutner"),
         (["predict", "--model", "RUN/export", "--input", "RUN"], "not a FUNSD folder"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--batch", "0"], "--batch 0"),
+        (["predict", "--model", "RUN/export", "--input", "FORMS", "--data.max_image_mib", "0"], "at least 1 MiB"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "/proc/x/y"], "cannot be written"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "RUN"], "is a folder"),
         (["predict", "--model", "TORN", "--input", "FORMS"], "its network cannot be loaded"),

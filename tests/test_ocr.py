@@ -7,8 +7,9 @@ import sys
 from functools import reduce
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError
@@ -67,6 +68,30 @@ def test_any_kind_of_image(tmp_path: Path, name: str, mode: str) -> None:
     page("Total 93.50", mode=mode).save(tmp_path / name)
     (document,) = read(tmp_path / name)
     assert document.words == ("Total", "93.50")
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_a_photo_is_read_as_it_is_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    page("Total 93.50").transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    page("Total 93.50").save(tmp_path / "b.jpg", quality=95)
+    turned, upright = read(tmp_path)
+    assert turned.words == upright.words == ("Total", "93.50")
+    assert turned.page_size == upright.page_size == (600, 300)
+    for box, other in zip(turned.boxes, upright.boxes, strict=True):
+        assert box == pytest.approx(other, abs=10)
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_grey_of_16_bits_and_ink_on_nothing_are_read(tmp_path: Path) -> None:
+    grey = page("Total 93.50", mode="L")
+    wide = np.asarray(grey).astype(np.uint16) * 257
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    ink = Image.new("RGBA", grey.size, (0, 0, 0, 0))
+    ink.putalpha(ImageOps.invert(grey))
+    ink.save(tmp_path / "b.png")
+    assert [document.words for document in read(tmp_path)] == [("Total", "93.50")] * 2
 
 
 @pytest.mark.usefixtures("tesseract")
