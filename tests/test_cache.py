@@ -25,7 +25,7 @@ from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings, load
 from layoutner.data import cache as cache_module
 from layoutner.data.cache import WindowCache, cache_key
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import LabelSet
 from layoutner.data.windows import Windower
 from layoutner.training.plan import cut_windows, make_plan
@@ -45,7 +45,9 @@ def page(dice: random.Random, words: int, image: str | None = None) -> Document:
         boxes.append((x, y, x + dice.randrange(100), y + dice.randrange(100)))
     tags = tuple(dice.choice(["O", "B-A", "B-B"]) for _ in range(words))
     texts, segments = (tuple(dice.choice(TEXTS) for _ in range(words)), tuple(word // 3 for word in range(words)))
-    return Document("d", texts, tuple(boxes), tags, (100, 100), None if image is None else Path(image), segments)
+    return Document(
+        "d", texts, tuple(boxes), tags, (100, 100), None if image is None else PageImage(Path(image)), segments
+    )
 
 
 def pages(seed: int = 1) -> list[Document]:
@@ -79,7 +81,7 @@ def test_windows_from_the_cache_are_those_that_are_cut(
     documents = pages()
     fresh = windower.windows(documents, LABELS, all_subwords)
     assert len(fresh) > len(documents) - 1 or max_length == 256
-    assert {window.image for window in fresh} == {Path(f"page-{n}.png") for n in (150, 1, 37)} | {None}
+    assert {window.image for window in fresh} == {PageImage(Path(f"page-{n}.png")) for n in (150, 1, 37)} | {None}
     first, second = WindowCache(tmp_path / "cache"), WindowCache(tmp_path / "cache")
     assert first.windows(windower, documents, LABELS, all_subwords) == fresh
     assert second.windows(windower, documents, LABELS, all_subwords) == fresh
@@ -202,7 +204,7 @@ def test_the_code_that_cuts_is_all_that_windows_imports(tmp_path: Path) -> None:
     "change",
     [
         change_document(name="another"),
-        change_document(image=Path("elsewhere/page-150.png")),
+        change_document(image=PageImage(Path("elsewhere/page-150.png"))),
         change_document(image=None),
         change_document(page_size=(7, 7)),
         change_document(segments=None),
@@ -349,7 +351,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from tokenizers import Tokenizer
 from layoutner.data.cache import WindowCache
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.windows import Windower
 
 folder, gate, model = map(Path, sys.argv[1:])

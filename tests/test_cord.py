@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from layoutner.config.errors import UserError
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import to_spans
 from layoutner.data.page import Page, Problem, Tally, to_document
 from layoutner.data.readers import READERS
@@ -86,7 +86,7 @@ def test_the_image_tells_the_size_where_it_is_there(tmp_path: Path) -> None:
     (tmp_path / "image").mkdir()
     Image.new("L", (400, 80)).save(tmp_path / "image" / "a.png")
     document = one(tmp_path)
-    assert (document.page_size, document.image) == ((400, 80), tmp_path / "image" / "a.png")
+    assert (document.page_size, document.image) == ((400, 80), PageImage(tmp_path / "image" / "a.png"))
     assert document.boxes[0] == (25, 250, 150, 500)
     (tmp_path / "image" / "a.png").write_bytes(b"no image")
     assert "a.png" in problem(tmp_path)
@@ -179,3 +179,27 @@ def test_the_real_receipts(
     assert problems == ({"box off the page": 11} if fix == "none" else {})
     if fix == "clamp":
         assert types.most_common(3) == [("MENU.PRICE", 1560), ("MENU.NM", 1558), ("MENU.CNT", 1461)]
+
+
+@pytest.mark.parametrize("place", ["image", "images", "img", "json"])
+def test_an_image_of_any_suffix_is_found_in_any_usual_folder(place: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, receipt())
+    (folder / place).mkdir(exist_ok=True)
+    Image.new("L", (200, 400)).save(folder / place / "a.JPEG")
+    (document,) = documents(folder)
+    assert isinstance(document, Document)
+    assert document.image == PageImage(folder / place / "a.JPEG")
+
+
+def test_an_image_that_lies_on_its_side_is_noted_and_its_size_taken(tmp_path: Path) -> None:
+    folder = write(tmp_path, receipt())
+    (folder / "image").mkdir()
+    Image.new("L", (400, 200)).save(folder / "image" / "a.png")
+    (page,) = READERS["cord"](folder, "train")
+    assert isinstance(page, Page)
+    document, problems = to_document(page, "none", Tally())
+    assert document is not None
+    assert document.page_size == (400, 200)
+    assert [(str(problem), problem.fatal) for problem in problems] == [
+        ("a.json: a page of 200 x 400, and its image a.png is 400 x 200", False)
+    ]

@@ -12,7 +12,7 @@ from transformers import AutoModelForTokenClassification, AutoProcessor, AutoTok
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings, load
 from layoutner.data.corpus import Corpus, read_documents
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.model.families import FAMILIES
 from layoutner.training.plan import cut_windows
@@ -95,7 +95,7 @@ def by_transformers(case: str, folder: Path, document: Document) -> torch.Tensor
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if case == "layoutlmv3":
         assert document.image is not None
-        with Image.open(document.image) as image:
+        with Image.open(document.image.path) as image:
             inputs = AutoProcessor.from_pretrained(folder)(
                 image.convert("RGB"), words, boxes=boxes, return_tensors="pt"
             )
@@ -132,7 +132,7 @@ def test_transformers_alone_reads_the_export_alike(case: str, out: Path, forms: 
 def test_what_is_on_the_page_matters_to_a_network_that_sees_it(out: Path, forms: Path, tmp_path: Path) -> None:
     (document,) = read_documents(DataSettings(), forms, "test")[:1]
     Image.new("RGB", document.page_size, "black").save(tmp_path / "black.png")
-    blackened = Document(**{**vars(document), "image": tmp_path / "black.png"})
+    blackened = Document(**{**vars(document), "image": PageImage(tmp_path / "black.png")})
     for case, differs in (("layoutlmv3", True), ("layoutlmv3:ignore", False)):
         found: Labelled = []
         Labeller(out / f"{case}-0", ALONE).label([document, blackened], 1, found.extend)

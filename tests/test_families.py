@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil, PreTrainedT
 from layoutner.config.errors import UserError
 from layoutner.config.settings import FamilyName, load
 from layoutner.data.batches import Batch, collate
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.images import PageImages
 from layoutner.data.windows import IGNORED, Window, Windower
 from layoutner.model.families import FAMILIES, model_inputs
@@ -48,7 +48,7 @@ def page(tmp_path: Path) -> Document:
     """A page of two words, with a picture."""
     Image.effect_noise((30, 40), 80).save(tmp_path / "page.png")
     boxes = ((0, 0, 500, 10), (500, 0, 1000, 10))
-    return Document("d", ("brass", "wheel"), boxes, None, (30, 40), tmp_path / "page.png")
+    return Document("d", ("brass", "wheel"), boxes, None, (30, 40), PageImage(tmp_path / "page.png"))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_layoutlmv2_says_what_it_lacks(tmp_path: Path) -> None:
 
 def test_layoutlmv2_pictures_are_blue_first_and_not_normalised(page: Document) -> None:
     # The picture is all that can be tried without its backbone.
-    Image.new("RGB", (30, 40), (10, 20, 30)).save(page.image)
+    Image.new("RGB", (30, 40), (10, 20, 30)).save(page.image.path)
     pages = PageImages(LayoutLMv2ImageProcessorPil(apply_ocr=False))
     batch = Batch(*[torch.zeros(1, 1, 4, dtype=torch.long)] * 4, images=(page.image,))
     inputs = model_inputs("layoutlmv2", batch, "cpu", pages)

@@ -77,11 +77,11 @@ def test_a_file_of_another_kind_is_named_with_the_way_in(
 ) -> None:
     file = put(tmp_path / name, content)
     with pytest.raises(UserError) as caught:
-        list(read_pages(format, file, "train"))
+        list(read_pages(DataSettings(format=format), file, "train"))
     assert f"{file} is {what}{JSONL}" in str(caught.value)
     # So is the folder of it, if the format does not find its own files there.
     with pytest.raises(UserError) as caught:
-        list(read_pages(format, tmp_path, "train"))
+        list(read_pages(DataSettings(format=format), tmp_path, "train"))
     assert f"{file} is {what}{JSONL}" in str(caught.value)
 
 
@@ -94,7 +94,7 @@ def test_another_of_our_own_formats_is_named(made: str, asked: str, tmp_path: Pa
             assert not isinstance(recognise(path), type(None))
             continue
         with pytest.raises(UserError, match=f" is an? .*: data.format = {made}"):
-            list(read_pages(asked, path, "test"))
+            list(read_pages(DataSettings(format=asked), path, "test"))
 
 
 def test_images_pdfs_tables_and_archives_have_their_own_advice(tmp_path: Path) -> None:
@@ -132,19 +132,19 @@ def test_a_page_of_the_format_that_cannot_be_read_is_that_page_s_problem(tmp_pat
     case = sound.funsd(tmp_path)
     (tmp_path / "words.csv").write_text("a,b\n")
     case.files[0].write_bytes(b"\0\0")
-    (problem,) = read_pages("funsd", tmp_path, "train")
+    (problem,) = read_pages(DataSettings(), tmp_path, "train")
     assert isinstance(problem, Problem)
     assert "not JSON" in problem.what
     (tmp_path / "other").mkdir()
     sound.funsd(tmp_path / "other")
     (tmp_path / "other" / "images" / "f.png").unlink()
-    (problem,) = read_pages("funsd", tmp_path / "other", "train")
+    (problem,) = read_pages(DataSettings(), tmp_path / "other", "train")
     assert "page image" in str(problem)
     # One of them that can be read is enough: the other is a problem, whatever it is.
     put(tmp_path / "annotations" / "a.json", LABEL_STUDIO)
     case.files[0].write_text('{"form": []}')
     shutil.copy(tmp_path / "images" / "f.png", tmp_path / "images" / "a.png")
-    first, second = read_pages("funsd", tmp_path, "train")
+    first, second = read_pages(DataSettings(), tmp_path, "train")
     assert isinstance(first, Problem)
     assert isinstance(second, Page)
 
@@ -153,14 +153,14 @@ def test_of_a_file_of_another_kind_only_the_first_problems_are_kept(tmp_path: Pa
     lines = json.dumps(LABEL_STUDIO * 100, indent=1)
     assert lines.count("\n") > 10 * MOST_HELD
     file = put(tmp_path / "export.jsonl", lines)
-    read = read_pages("jsonl", file, "train")
+    read = read_pages(DataSettings(format="jsonl"), file, "train")
     with pytest.raises(UserError, match="is a Label Studio export"):
         next(read)
     # If they are not known, all of them are said.
     put(file, "x\n" * (MOST_HELD + 5))
-    assert len(list(read_pages("jsonl", file, "train"))) == MOST_HELD + 5
+    assert len(list(read_pages(DataSettings(format="jsonl"), file, "train"))) == MOST_HELD + 5
     put(file, "x\n" * (MOST_HELD + 5) + json.dumps(test_jsonl.page()))
-    assert isinstance(list(read_pages("jsonl", file, "train"))[-1], Page)
+    assert isinstance(list(read_pages(DataSettings(format="jsonl"), file, "train"))[-1], Page)
 
 
 def test_what_is_read_is_not_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_what_is_read_is_not_looked_at_twice(tmp_path: Path, monkeypatch: pytest
     for name in ("funsd", "cord", "jsonl"):
         (tmp_path / name).mkdir()
         sound.MAKERS[name](tmp_path / name)
-        assert all(isinstance(page, Page) for page in read_pages(name, tmp_path / name, "train"))
+        assert all(isinstance(page, Page) for page in read_pages(DataSettings(format=name), tmp_path / name, "train"))
 
 
 def test_a_large_file_is_known_by_its_beginning(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 
 datasets = pytest.importorskip("datasets", reason="pip install 'layoutner[hub]'")
 
@@ -135,8 +135,10 @@ def test_embedded_images_are_laid_out_once_and_give_the_page_size(tmp_path: Path
     assert first == second != third
     assert none is None
     assert first is not None
-    assert first.read_bytes() == picture()["bytes"]
-    assert sorted((tmp_path / "cache" / "layoutner" / "images").iterdir()) == sorted({first, third})
+    assert first.path.read_bytes() == picture()["bytes"]
+    assert third is not None
+    laid_out = sorted((tmp_path / "cache" / "layoutner" / "images").iterdir())
+    assert laid_out == sorted({first.path, third.path})
 
 
 def test_an_image_beside_the_data_is_taken_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +152,9 @@ def test_an_image_beside_the_data_is_taken_where_it_lies(tmp_path: Path, monkeyp
         there.chdir(folder)  # the library looks at them while it writes
         good = parquet(folder / "good.parquet", *rows[:2], image=datasets.Image())
         bad = parquet(folder / "bad.parquet", *rows, image=datasets.Image())
-    assert [(document.image, document.page_size) for document in read(good)] == [(folder / "p.png", (30, 60))] * 2
+    assert [(document.image, document.page_size) for document in read(good)] == [
+        (PageImage(folder / "p.png"), (30, 60))
+    ] * 2
     assert not (tmp_path / "cache").exists()
     with pytest.raises(UserError, match=r"2 problem\(s\).*\n.*bad.parquet train row 2: '../secret.png' leads out of"):
         read(bad)
@@ -164,7 +168,7 @@ def test_a_folder_of_images_with_metadata(tmp_path: Path) -> None:
     lines = [{"file_name": name, "words": ["x"], "bboxes": [[0, 0, 1, 1]]} for name in ("a.png", "b.png")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = [(document.image, document.page_size) for document in read(tmp_path / "forms")]
-    assert found == [(folder / "a.png", (30, 60)), (folder / "b.png", (50, 60))]
+    assert found == [(PageImage(folder / "a.png"), (30, 60)), (PageImage(folder / "b.png"), (50, 60))]
 
 
 def test_bad_rows_are_problems_and_the_others_go_on(tmp_path: Path) -> None:
@@ -267,3 +271,13 @@ def test_without_the_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "data.format = hub needs the package datasets: pip install 'layoutner[hub]'\n"
+
+
+def test_a_row_whose_image_holds_several_pages_is_a_problem(tmp_path: Path) -> None:
+    content = BytesIO()
+    Image.new("L", (30, 60)).save(content, "TIFF", save_all=True, append_images=[Image.new("L", (30, 60))])
+    path = parquet(
+        tmp_path / "x.parquet", row(image={"bytes": content.getvalue(), "path": None}), image=datasets.Image()
+    )
+    with pytest.raises(UserError, match="x.parquet train row 0: page image .*: holds 2 pages"):
+        read(path)

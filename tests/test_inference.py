@@ -4,14 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageChops, ImageOps
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
+from layoutner.data.document import PageImage
 from layoutner.inference.draw import COLOURS, draw
 from tests.conftest import call, launch
 from tests.ranks import BY_RANK, finish, start
@@ -115,9 +117,81 @@ def test_the_drawing_shows_each_entity_in_its_colour(tmp_path: Path) -> None:
     draw(page, None, ("A", "B"), tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as file:
         picture = file.copy()
-    assert picture.size == (200, 100 + 24)
-    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((98, 60))) == COLOURS[1]
-    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((15, 112))) == COLOURS[0]
+    assert picture.size == (1000, 500 + 24)
+    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((499, 300))) == COLOURS[1]
+    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((15, 512))) == COLOURS[0]
+
+
+def test_types_that_share_a_colour_have_other_numbers_at_their_boxes(tmp_path: Path) -> None:
+    types = tuple(f"TYPE{number}" for number in range(len(COLOURS) + 1))
+    pictures = []
+    for kind in (types[0], types[-1]):  # of one colour
+        page = {"page_size": [1000, 1000], "words": [], "entities": [{"type": kind, "box": [500, 500, 600, 700]}]}
+        draw(page, None, types, tmp_path / "page.png")
+        with Image.open(tmp_path / "page.png") as file:
+            pictures.append(file.crop((0, 0, 1000, 1000)))
+    changed = ImageChops.difference(*pictures).getbbox()
+    assert changed is not None
+    left, top, right, bottom = changed
+    assert (left >= 480, right <= 498, top >= 498, bottom <= 520) == (True,) * 4  # left of the box's upper corner
+    # With no more types than colours, colours are enough.
+    draw(page | {"entities": [{"type": "B", "box": [500, 500, 600, 700]}]}, None, ("A", "B"), tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as file:
+        assert file.crop((0, 0, 498, 1000)).getcolors() == [(498_000, (255, 255, 255))]
+
+
+def test_a_number_at_a_box_covers_no_word_where_there_is_room(tmp_path: Path) -> None:
+    types = tuple(f"TYPE{number}" for number in range(len(COLOURS) + 1))
+    beside = {"text": "beside", "box": [400, 500, 495, 540]}  # where the number would be
+    entity = {"type": types[-1], "box": [500, 500, 600, 540]}
+    page = {"page_size": [1000, 1000], "words": [beside], "entities": []}
+    pictures = []
+    for entities in ([], [entity]):
+        draw(page | {"entities": entities}, None, types, tmp_path / "page.png")
+        with Image.open(tmp_path / "page.png") as file:
+            pictures.append(file.crop((0, 0, 1000, 1000)))
+    changed = ImageChops.difference(*pictures).getbbox()
+    assert changed is not None
+    assert changed[0] >= 497  # the box's own line
+    assert changed[2] > 605  # the number, right of it
+
+
+def test_text_is_as_large_as_its_box_lets_it_be(tmp_path: Path) -> None:
+    for box in ([100, 100, 400, 150], [100, 100, 140, 400], [100, 100, 900, 120]):
+        page = {"page_size": [1000, 1000], "words": [{"text": "Invoice", "box": box}], "entities": []}
+        draw(page, None, ("A",), tmp_path / "page.png")
+        with Image.open(tmp_path / "page.png") as file:
+            inked = ImageOps.invert(file.crop((0, 0, 1000, 1000))).getbbox()
+        assert inked is not None
+        x0, y0, x1, y1 = box
+        assert x0 <= inked[0] <= inked[2] <= x1 + 1
+        assert y0 <= inked[1] <= inked[3] <= y1 + 1
+        assert inked[2] - inked[0] > 0.6 * (x1 - x0) or inked[3] - inked[1] > 0.5 * (y1 - y0)
+
+
+def test_a_page_of_any_kind_is_drawn_as_it_is_seen(tmp_path: Path) -> None:
+    grey = Image.new("L", (1000, 900), 150)
+    grey.paste(20, (0, 0, 500, 450))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    for name in ("turned", "wide"):
+        page = {"page_size": [1000, 900], "words": [], "entities": []}
+        draw(page, PageImage(tmp_path / f"{name}.png"), ("A",), tmp_path / "page.png")
+        with Image.open(tmp_path / "page.png") as file:
+            assert [file.getpixel(at) for at in ((100, 100), (900, 100), (100, 800))] == [
+                (20,) * 3,
+                (150,) * 3,
+                (150,) * 3,
+            ]
+
+
+def test_a_page_in_points_is_drawn_larger(tmp_path: Path) -> None:
+    page = {"page_size": [595.276, 841.89], "words": [], "entities": []}
+    draw(page, None, ("A",), tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as file:
+        assert file.size == (1191, 1684 + 56)  # twice as large; the legend is a row of twice 1684 // 60
 
 
 @pytest.mark.parametrize(
@@ -131,6 +205,7 @@ def test_the_drawing_shows_each_entity_in_its_colour(tmp_path: Path) -> None:
         (["predict", "--model", "RUN/checkpoints", "--input", "FORMS"], "not a model exported by layoutner"),
         (["predict", "--model", "RUN/export", "--input", "RUN"], "not a FUNSD folder"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--batch", "0"], "--batch 0"),
+        (["predict", "--model", "RUN/export", "--input", "FORMS", "--data.max_image_mib", "0"], "at least 1 MiB"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "/proc/x/y"], "cannot be written"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "RUN"], "is a folder"),
         (["predict", "--model", "TORN", "--input", "FORMS"], "its network cannot be loaded"),

@@ -9,14 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document
-from layoutner.data.page import Page, Problem
+from layoutner.data.document import Document, PageImage
+from layoutner.data.duplicates import find_pairs
+from layoutner.data.page import Page, Problem, Tally, to_document
 from layoutner.data.readers import jsonl
+from layoutner.inference.predict import to_page
+from layoutner.training.evaluate import WordLabel
 
 
 def read(path: Path, role: str = "train") -> list[Document]:
@@ -47,7 +50,7 @@ def test_a_line_becomes_a_document(tmp_path: Path) -> None:
         ((10, 20, 110, 40), (900, 20, 1000, 40)),
         ("B-KEY", "O"),
         (200, 400),
-        tmp_path / "p.png",
+        PageImage(tmp_path / "p.png"),
         (4, 5),
     )
     assert (second.words, second.tags, second.segments, second.image) == (("x",), None, None, None)
@@ -122,7 +125,7 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     lines = json.dumps(page(image="p.png")) + "\n{}\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     document, problem = jsonl.read(Path("/dev/stdin"), "test")
-    assert document.image == Path("p.png")  # type: ignore[union-attr]
+    assert document.image == PageImage(Path("p.png"))  # type: ignore[union-attr]
     assert str(problem) == 'stdin line 2: "document" is None; expected the name of the page'
 
 
@@ -157,6 +160,9 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ({"image": "/etc/passwd"}, "'/etc/passwd' leads out of"),
         ({"image": "a\0b"}, "is no path"),
         ({"image": "\ud800"}, "is no path"),
+        ({"image": "p.png", "frame": -1}, '"frame" is -1; expected a whole number from 0'),
+        ({"image": "p.png", "frame": True}, '"frame" is True; expected a whole number from 0'),
+        ({"frame": 0}, '"frame" is 0, and there is no "image" that it could be in'),
         ({"image": "none.png"}, "none.png: [Errno 2] No such file"),
     ],
 )
@@ -219,3 +225,62 @@ def test_what_predict_writes_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(line if line.endswith("\n") else line + "\n", encoding="utf-8")
     (again,) = read(tmp_path / "x.jsonl")
     assert again == Document(document.name, words, document.boxes, ("B-X", "I-X", "O"), (7, 8))
+
+
+def test_two_pages_of_one_file_are_two_pictures(tmp_path: Path) -> None:
+    first, second = Image.new("L", (20, 40), 10), Image.new("L", (20, 40), 200)
+    first.save(tmp_path / "two.tif", save_all=True, append_images=[second])
+    pages = [page(name, image="two.tif", frame=frame) for name, frame in (("a", 0), ("b", 1), ("c", 1))]
+    for each, text in zip(pages, "abc", strict=True):
+        each["words"][0]["text"] = text  # so that nothing but the picture is the same
+    documents = read(write(tmp_path / "x.jsonl", *pages))
+    assert [document.image for document in documents] == [PageImage(tmp_path / "two.tif", n) for n in (0, 1, 1)]
+    assert find_pairs(documents) == [(1, 2, True)]
+    greys = [to_page(d, [WordLabel(0, 1.0)] * 2, ["O"], tmp_path) for d in documents]
+    assert [(made["image"], made["frame"]) for made in greys] == [("two.tif", 0), ("two.tif", 1), ("two.tif", 1)]
+    again = read(write(tmp_path / "again.jsonl", *greys))
+    assert [document.image for document in again] == [document.image for document in documents]
+    with pytest.raises(UserError, match=r"x.jsonl line 1: page image .*two.tif: holds 2 pages"):
+        read(write(tmp_path / "x.jsonl", page(image="two.tif")))
+    with pytest.raises(UserError, match=r'"frame" is 2, and the file has the frames 0 to 1'):
+        read(write(tmp_path / "x.jsonl", page(image="two.tif", frame=2)))
+
+
+def test_a_linked_folder_of_images_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    Image.new("L", (20, 40)).save(tmp_path / "elsewhere" / "p.png")
+    (tmp_path / "data" / "images").symlink_to(tmp_path / "elsewhere")
+    (document,) = read(write(tmp_path / "data" / "x.jsonl", page(image="images/p.png")))
+    assert document.image == PageImage(tmp_path / "data" / "images" / "p.png")
+    (tmp_path / "data" / "circle").symlink_to(tmp_path / "data" / "circle")
+    with pytest.raises(UserError, match="'circle/p.png' is no path"):
+        read(write(tmp_path / "data" / "x.jsonl", page(image="circle/p.png")))
+
+
+@pytest.mark.parametrize(
+    ("size", "noted"), [([200, 400], False), ([50, 100], False), ([200, 404], False), ([200, 410], True)]
+)
+def test_a_page_of_other_proportions_than_its_image_is_noted(size: list[int], noted: bool, tmp_path: Path) -> None:
+    Image.new("L", (200, 400)).save(tmp_path / "p.png")
+    file = write(tmp_path / "x.jsonl", page(image="p.png") | {"page_size": size})
+    (problems,) = [
+        to_document(found, "none", Tally())[1] for found in jsonl.read(file, "train") if isinstance(found, Page)
+    ]
+    what = f"x.jsonl line 1: a page of {size[0]} x {size[1]}, and its image p.png is 200 x 400"
+    assert [(str(problem), problem.fatal) for problem in problems] == ([(what, False)] if noted else [])
+
+
+def test_a_photo_that_exif_turns_has_the_size_that_is_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (400, 200)).save(tmp_path / "p.jpg", exif=exif)
+    file = tmp_path / "x.jsonl"
+    for size, kinds in (([200, 400], []), ([400, 200], ["page size is not the image's"])):
+        write(file, page(image="p.jpg") | {"page_size": size})
+        (found,) = jsonl.read(file, "train")
+        assert isinstance(found, Page)
+        document, problems = to_document(found, "none", Tally())
+        assert [problem.kind for problem in problems] == kinds
+        assert document is not None
+        assert document.page_size == tuple(size)  # boxes are measured on it, whatever the image is

@@ -327,8 +327,8 @@ def test_a_json_of_100_mib_is_named(
 def test_an_image_outside_the_folder_is_not_opened(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "secret.png").write_bytes(png())
-    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "secret.png")
-    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "data")
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "link/../../secret.png"):
         file = test_jsonl.write(tmp_path / "data" / "f.jsonl", test_jsonl.page(image=name))
         code, out, _ = call(capfd, "data", "check", file, "--data.format", "jsonl")
         assert (code, f"f.jsonl line 1: '{name}' leads out of {tmp_path / 'data'}" in out) == (1, True)

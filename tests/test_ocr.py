@@ -7,13 +7,14 @@ import sys
 from functools import reduce
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document, union
+from layoutner.data.document import Document, PageImage, union
 from layoutner.data.page import Page, Problem
 from layoutner.data.readers import ocr
 
@@ -48,7 +49,7 @@ def test_words_boxes_and_lines_of_an_image(tmp_path: Path) -> None:
     assert document.segments == (0, 0, 0, 1, 1)
     assert document.tags is None
     assert document.page_size == (600, 300)
-    assert document.image == tmp_path / "scan.png"
+    assert document.image == PageImage(tmp_path / "scan.png")
     for boxes, number in ((document.boxes[:3], 0), (document.boxes[3:], 1)):
         around = reduce(union, boxes)
         alone = page(*(line if place == number else "" for place, line in enumerate(LINES)))
@@ -70,38 +71,61 @@ def test_any_kind_of_image(tmp_path: Path, name: str, mode: str) -> None:
 
 
 @pytest.mark.usefixtures("tesseract")
-def test_a_folder_goes_on_behind_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_is_read_as_it_is_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    page("Total 93.50").transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    page("Total 93.50").save(tmp_path / "b.jpg", quality=95)
+    turned, upright = read(tmp_path)
+    assert turned.words == upright.words == ("Total", "93.50")
+    assert turned.page_size == upright.page_size == (600, 300)
+    for box, other in zip(turned.boxes, upright.boxes, strict=True):
+        assert box == pytest.approx(other, abs=10)
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_grey_of_16_bits_and_ink_on_nothing_are_read(tmp_path: Path) -> None:
+    grey = page("Total 93.50", mode="L")
+    wide = np.asarray(grey).astype(np.uint16) * 257
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    ink = Image.new("RGBA", grey.size, (0, 0, 0, 0))
+    ink.putalpha(ImageOps.invert(grey))
+    ink.save(tmp_path / "b.png")
+    assert [document.words for document in read(tmp_path)] == [("Total", "93.50")] * 2
+
+
+@pytest.mark.usefixtures("tesseract")
+def test_a_folder_goes_on_behind_a_bad_image(tmp_path: Path) -> None:
     page("First").save(tmp_path / "a.png")
     page("Cut").save(tmp_path / "b.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:-1000])
     (tmp_path / "c.jpg").write_bytes(b"no image")
-    Image.new("1", (1000, 500)).save(tmp_path / "d.png")
+    Image.new("1", (4000, 3000)).save(tmp_path / "d.png")
     page("Last").save(tmp_path / "e.PNG")
     (tmp_path / "notes.txt").write_text("not a page")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)
-    first, *problems, last = ocr.read(tmp_path, "test")
+    first, *problems, last = ocr.read(tmp_path, "test", max_image_mib=50)
     assert isinstance(first, Page)
     assert isinstance(last, Page)
     assert [word.text for word in first.words + last.words] == ["First", "Last"]
-    cut, bad, bomb = map(str, problems)
+    cut, bad, large = map(str, problems)
     assert "b.png: image file is truncated" in cut
     assert "c.jpg: cannot identify image file" in bad
-    assert "d.png: Image size (500000 pixels) exceeds limit" in bomb
+    assert "d.png: 4000 x 3000 pixels of mode 1 take 57 MiB of memory once unpacked, more than data.max_image" in large
 
 
 @pytest.mark.usefixtures("tesseract")
-def test_a_tiff_of_several_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bomb = Image.new("1", (1000, 500))
-    page("First").save(tmp_path / "fax.tif", save_all=True, append_images=[bomb, page("Third")])
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)
-    first, second, third = ocr.read(tmp_path / "fax.tif", "test")
+def test_a_tiff_of_several_pages(tmp_path: Path) -> None:
+    large = Image.new("1", (4000, 3000))
+    page("First").save(tmp_path / "fax.tif", save_all=True, append_images=[large, page("Third")])
+    first, second, third = ocr.read(tmp_path / "fax.tif", "test", max_image_mib=50)
     assert isinstance(first, Page)
     assert isinstance(third, Page)
-    assert (first.name, first.image, first.words[0].text) == ("fax-1", None, "First")
+    assert (first.name, first.image, first.words[0].text) == ("fax-1", PageImage(tmp_path / "fax.tif", 0), "First")
     assert (third.name, third.source, third.words[0].text) == ("fax-3", "fax.tif page 3", "Third")
+    assert third.image == PageImage(tmp_path / "fax.tif", 2)
     assert isinstance(second, Problem)
     assert "fax.tif page 2: " in str(second)
-    assert "a page of 1000 x 500 pixels is taken for a decompression bomb" in str(second)
+    assert "4000 x 3000 pixels of mode 1 take 57 MiB" in str(second)
 
 
 @pytest.mark.usefixtures("tesseract")

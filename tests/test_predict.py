@@ -20,7 +20,7 @@ from PIL import Image
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import LabelSet
 from layoutner.data.page import Problem
 from layoutner.inference import labeller as labeller_module
@@ -82,7 +82,7 @@ def test_what_predict_writes_is_read_again(
     (again,) = read_documents(DataSettings(format="jsonl"), out, "test")
     assert (again.name, again.words, again.boxes) == (source.name, source.words, source.boxes)
     assert (again.page_size, again.segments) == (source.page_size, source.segments)
-    assert again.image is None  # behind the link, so outside the folder of the output
+    assert again.image == PageImage(form.parents[1] / "images" / "test-0000.png")  # a link in the folder is followed
     (written,) = map(json.loads, out.read_text().splitlines())
     assert again.tags == tuple(word["label"] for word in written["words"])
     # The image is named where a reader of the output's folder may open it, relative to that folder.
@@ -91,7 +91,7 @@ def test_what_predict_writes_is_read_again(
     (again,) = read_documents(DataSettings(format="jsonl"), inside, "test")
     inside.unlink()
     assert again.image is not None
-    assert again.image.resolve() == source.image.resolve() if source.image else False
+    assert again.image.path.resolve() == source.image.path.resolve() if source.image else False
 
 
 def test_a_page_size_is_written_as_it_was_given_and_drawn_in_whole_pixels(
@@ -474,10 +474,10 @@ def test_an_output_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
 class Pages:
     """Stands for the page images of a network that sees them: a file that says "good" is one."""
 
-    def pixels(self, images: list[Path]) -> None:
+    def pixels(self, images: list[PageImage]) -> None:
         for image in images:
-            if not image.is_file():
-                raise UserError(f"page image {image}: gone")
+            if not image.path.is_file():
+                raise UserError(f"page image {image.path}: gone")
 
 
 def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
@@ -488,7 +488,8 @@ def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
     monkeypatch.setattr(labeller, "_forward", lambda batch: torch.zeros(*batch.input_ids_BT.shape, len(LABELS.tags)))
     monkeypatch.setattr(labeller_module, "CHUNK_PAGES", 2)
     (tmp_path / "there.png").touch()
-    images = [tmp_path / "there.png", tmp_path / "gone.png", None, tmp_path / "there.png"]
+    there, gone = PageImage(tmp_path / "there.png"), PageImage(tmp_path / "gone.png")
+    images = [there, gone, None, there]
     documents = [Document(f"d{n}", ("x",), ((0, 0, 1, 1),), ("O",), (9, 9), image) for n, image in enumerate(images)]
     taken: list[str] = []
     lost: list[Problem] = []
@@ -572,20 +573,20 @@ def red(picture: Image.Image) -> bool:
 
 def test_a_page_whose_image_cannot_be_read_is_drawn_on_white_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
-    draw(drawable("torn"), tmp_path / "torn.png", ("A",), tmp_path / "noted.png")
+    draw(drawable("torn"), PageImage(tmp_path / "torn.png"), ("A",), tmp_path / "noted.png")
     draw(drawable("none"), None, ("A",), tmp_path / "plain.png")
     with Image.open(tmp_path / "noted.png") as noted, Image.open(tmp_path / "plain.png") as plain:
-        assert noted.size == (90, 60 + 48)
-        assert plain.size == (90, 60 + 24)
+        assert noted.size == (900, 600 + 48)
+        assert plain.size == (900, 600 + 24)
         assert (red(noted), red(plain)) == (True, False)
-        assert noted.crop((0, 0, 90, 60)).tobytes() == plain.crop((0, 0, 90, 60)).tobytes()
+        assert noted.crop((0, 0, 900, 600)).tobytes() == plain.crop((0, 0, 900, 600)).tobytes()
 
 
 def test_a_picture_fits_its_page_and_a_vast_page_is_drawn_smaller(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20), "blue").save(tmp_path / "small.png")
-    draw(drawable("small"), tmp_path / "small.png", ("A",), tmp_path / "out.png")
+    draw(drawable("small"), PageImage(tmp_path / "small.png"), ("A",), tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as out:
-        assert out.getpixel((89, 59)) == (0, 0, 255)
+        assert out.getpixel((899, 599)) == (0, 0, 255)
     draw(drawable("vast", (10**8, 10**6)), None, ("A",), tmp_path / "vast.png")
     with Image.open(tmp_path / "vast.png") as out:
         assert out.size[0] == LARGEST_SIDE

@@ -9,9 +9,10 @@ from PIL import Image
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings, load
 from layoutner.data.corpus import read_corpus, read_documents
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import read_labels, to_spans
-from layoutner.data.page import Tally
+from layoutner.data.page import Page, Problem, Tally
+from layoutner.data.readers import READERS
 from layoutner.data.splits import split
 
 
@@ -398,3 +399,44 @@ def test_labels_are_ignored_where_pages_are_to_be_labelled_and_demanded_where_th
     assert tally.skipped == 2
     with pytest.raises(UserError, match="data.train: none: its words have no labels"):
         read_documents(DataSettings(), tmp_path, "train", labels="demand")
+
+
+@pytest.mark.parametrize("place", ["images", "image", "img", "annotations", "annotations/images"])
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".tif", ".webp", ".bmp"])
+def test_a_funsd_image_is_found_whatever_its_suffix_and_usual_folder(place: str, suffix: str, tmp_path: Path) -> None:
+    form(tmp_path, [entity("other", ("x", [0, 0, 1, 1]))])
+    (tmp_path / "images" / "a.png").unlink()
+    (tmp_path / place).mkdir(exist_ok=True)
+    Image.new("L", (30, 50)).save(tmp_path / place / f"a{suffix}")
+    (document,) = read("funsd", tmp_path, "train")
+    assert (document.image, document.page_size) == (PageImage(tmp_path / place / f"a{suffix}"), (30, 50))
+
+
+def test_of_two_images_of_one_name_it_is_always_the_same(tmp_path: Path) -> None:
+    form(tmp_path, [entity("other", ("x", [0, 0, 1, 1]))])
+    for suffix in (".tif", ".PNG", ".jpg"):
+        Image.new("L", (30, 50)).save(tmp_path / "images" / f"a{suffix}")
+    names = []
+    for gone in ("a.png", "a.PNG", "a.jpg", "a.tif"):
+        (document,) = read("funsd", tmp_path, "train")
+        assert document.image is not None
+        names.append(document.image.path.name)
+        (tmp_path / "images" / gone).unlink()
+    assert names == ["a.PNG", "a.PNG", "a.jpg", "a.tif"]
+
+
+def test_images_that_belong_to_no_form_are_noted_where_forms_lack_theirs(tmp_path: Path) -> None:
+    form(tmp_path, [], "a")
+    assert [type(found) for found in READERS["funsd"](tmp_path, "train")] == [Page]
+    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "scan-a.png")
+    missing, note = READERS["funsd"](tmp_path, "train")
+    assert isinstance(missing, Problem)
+    assert isinstance(note, Problem)
+    assert str(missing) == (
+        "a.json: page image a.png (or .jpg, .jpeg, .tif ...): No such file in images/, image/, img/"
+    )
+    assert (str(note), note.fatal) == (
+        f"{tmp_path / 'images'}: none of its 1 images is used, such as scan-a.png: none has the name of a page that "
+        "lacks one, such as a.png",
+        False,
+    )

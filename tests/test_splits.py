@@ -12,7 +12,7 @@ import pytest
 from layoutner.config.errors import UserError
 from layoutner.config.settings import load
 from layoutner.data.corpus import Corpus, read_corpus, read_documents
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.duplicates import find_groups, find_pairs
 from layoutner.data.splits import fold, split
 
@@ -21,7 +21,14 @@ NAMES = [first + second for first in "brst" for second in ("ale", "oak", "ill", 
 
 def page(name: str, text: str, image: Path | None = None) -> Document:
     words = tuple(text.split())
-    return Document(name, words, ((0, 0, 1, 1),) * len(words), ("B-X",) * len(words), (10, 10), image)
+    return Document(
+        name,
+        words,
+        ((0, 0, 1, 1),) * len(words),
+        ("B-X",) * len(words),
+        (10, 10),
+        None if image is None else PageImage(image),
+    )
 
 
 def story(seed: int, length: int = 40) -> str:

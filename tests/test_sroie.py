@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from layoutner.config.errors import UserError
-from layoutner.data.document import Document
+from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import to_spans
 from layoutner.data.page import Page, Problem, Tally, Word, to_document
 from layoutner.data.readers import READERS
@@ -90,7 +91,7 @@ def test_a_receipt_is_labelled(tmp_path: Path) -> None:
         ("TOTAL", "RM9.00"),
     ]
     assert made.page_size == SIZE
-    assert made.image == tmp_path / "img" / "a.jpg"
+    assert made.image == PageImage(tmp_path / "img" / "a.jpg")
     assert made.segments is not None
     assert Counter(made.segments) == {0: 5, 1: 7, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2}
 
@@ -313,3 +314,37 @@ def test_the_real_receipts(real_data: Path) -> None:
     }
     assert words == 72390
     assert not tally.repaired
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".json"])
+def test_a_folder_laid_out_as_bbox_labels_images_is_read(suffix: str, tmp_path: Path) -> None:
+    folder = receipt(tmp_path / "train")
+    expected, _ = document(folder)
+    for old, new in (("box", "bbox"), ("entities", "labels"), ("img", "images")):
+        (folder / old).rename(folder / new)
+    (folder / "labels" / "a.json").rename(folder / "labels" / f"a{suffix}")
+    (folder / "images" / "a.jpg").rename(folder / "images" / "a.JPG")
+    for path in (tmp_path, folder):
+        found, _ = document(path)
+        assert found == replace(expected, image=PageImage(folder / "images" / "a.JPG"))
+        assert {span.type for span in to_spans(found.tags or ())} == {"COMPANY", "DATE", "ADDRESS", "TOTAL"}
+
+
+@pytest.mark.parametrize("content", ["0 0.5 0.5 0.1 0.1", '["COMPANY"]', '{"words": []}'])
+def test_labels_of_another_kind_are_refused_by_name(content: str, tmp_path: Path) -> None:
+    folder = receipt(tmp_path, values=None)
+    (folder / "labels").mkdir()
+    (folder / "labels" / "a.txt").write_text(content)
+    (problem,) = pages(folder)
+    assert isinstance(problem, Problem)
+    assert problem.fatal
+    assert "labels/a.txt: " in str(problem)
+    assert str(problem).endswith("; labels/ is read as the key values of receipts, as entities/ is")
+
+
+def test_a_stated_size_of_other_proportions_than_the_image_is_noted(tmp_path: Path) -> None:
+    folder = receipt(tmp_path)
+    (folder / "page_sizes.tsv").write_text("key\twidth\theight\na\t1000\t400\n")
+    found, notes = document(folder)
+    assert found.page_size == SIZE
+    assert "a.csv: a page of 1000 x 400, and its image a.jpg is 400 x 1000" in map(str, notes)

@@ -10,8 +10,9 @@ from PIL import Image
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DataSettings
 from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document
-from layoutner.data.page import Tally
+from layoutner.data.document import Document, PageImage
+from layoutner.data.page import Page, Problem, Tally
+from layoutner.data.readers import READERS
 
 
 def read(path: Path, role: str = "train") -> list[Document]:
@@ -88,7 +89,8 @@ def test_page_images_stand_beside_the_file_or_in_its_folder(tmp_path: Path) -> N
     Image.new("L", (20, 40)).save(tmp_path / "a.jpg")
     (tmp_path / "zh.train").mkdir()
     Image.new("L", (20, 40)).save(tmp_path / "zh.train" / "b.jpg")
-    assert [d.image for d in read(file)] == [tmp_path / "a.jpg", tmp_path / "zh.train" / "b.jpg", None]
+    found = [PageImage(tmp_path / "a.jpg"), PageImage(tmp_path / "zh.train" / "b.jpg"), None]
+    assert [document.image for document in read(file)] == found
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"zh.train.json document 0: page image .*a.jpg: cannot identify image file"):
         read(file)
@@ -118,3 +120,28 @@ def test_a_broken_document_is_a_problem_and_the_others_go_on(tmp_path: Path) -> 
     assert "zh.train.json document 5: '../../secret.png' leads out of" in text
     settings = DataSettings(format="xfund", bad_pages="skip")
     assert [document.name for document in read_documents(settings, file, "train")] == ["a", "g"]
+
+
+@pytest.mark.parametrize("place", ["images", "image", "img", "zh.train", "."])
+def test_an_image_with_another_suffix_is_found_too(place: str, tmp_path: Path) -> None:
+    file = write(tmp_path, "zh.train.json", form("a"))
+    (tmp_path / place).mkdir(exist_ok=True)
+    Image.new("L", (20, 40)).save(tmp_path / place / "a.PNG")
+    assert [document.image for document in read(file)] == [PageImage(tmp_path / place / "a.PNG")]
+    # The name in the file goes before one that only looks like it.
+    Image.new("L", (20, 40)).save(tmp_path / place / "a.jpg")
+    assert [document.image for document in read(file)] == [PageImage(tmp_path / place / "a.jpg")]
+
+
+def test_images_of_which_none_is_used_are_noted(tmp_path: Path) -> None:
+    write(tmp_path, "zh.train.json", form("a"))
+    (tmp_path / "images").mkdir()
+    Image.new("L", (20, 40)).save(tmp_path / "images" / "other.jpg")
+    page, note = READERS["xfund"](tmp_path, "train")
+    assert isinstance(page, Page)
+    assert page.image is None
+    assert isinstance(note, Problem)
+    assert (note.kind, note.fatal) == ("images not used", False)
+    assert "images: none of its 1 images is used, such as other.jpg" in str(note)
+    Image.new("L", (20, 40)).save(tmp_path / "images" / "a.jpg")
+    assert [type(found) for found in READERS["xfund"](tmp_path, "train")] == [Page]

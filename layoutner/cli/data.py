@@ -18,7 +18,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     check = add_command(actions, "check", _check, "count what there is and list what is wrong; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
-    for key in ("format", "labels", "fix", "box_level", "max_length", "stride"):
+    for key in ("format", "labels", "fix", "box_level", "max_length", "stride", "max_image_mib"):
         field = DataSettings.model_fields[key]
         check.add_argument(
             f"--data.{key}",

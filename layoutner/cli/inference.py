@@ -44,6 +44,15 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
                 choices=get_args(field.annotation),
                 help=f"{field.description} (default: {shown})",
             )
+        field = DataSettings.model_fields["max_image_mib"]
+        command.add_argument(
+            "--data.max_image_mib",
+            dest="max_image_mib",
+            type=int,
+            metavar="VALUE",
+            default=field.default,
+            help=f"{field.description} (default: {field.default})",
+        )
         command.add_argument(
             "--split",
             default="test",
@@ -90,7 +99,7 @@ def _predict(options: argparse.Namespace) -> None:
         output, tally = Output(options.output), ReportingTally()
         world.on_main(output.open)
         try:
-            labeller = world.agree(lambda: Labeller(options.model, world))
+            labeller = world.agree(lambda: Labeller(options.model, world, options.max_image_mib))
             settings = _settings(options, labeller)
             found = documents(settings, options.input, options.split, tally, "ignore")
             lost = lost_pages(settings, tally)
@@ -140,7 +149,7 @@ def _score(options: argparse.Namespace, model: Path, world: "World") -> "tuple[S
     from layoutner.inference.labeller import Labeller
 
     tally = ReportingTally()
-    labeller = world.agree(lambda: Labeller(model, world))
+    labeller = world.agree(lambda: Labeller(model, world, options.max_image_mib))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, tally, "demand")
     scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, tally))
@@ -169,6 +178,8 @@ def _joined(options: argparse.Namespace) -> "Iterator[World]":
     if (options.where is None) == (options.input is None):
         raise UserError(f"give one INPUT, not {'two' if options.where else 'none'}: INPUT or --input INPUT")
     given = options.where or options.input
+    if options.max_image_mib < 1:
+        raise UserError(f"--data.max_image_mib {options.max_image_mib}: at least 1 MiB")
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: at least one window a forward")
     if getattr(options, "checkpoints", None) and given == "-":
@@ -201,7 +212,13 @@ def _demand_files(model: Path | None, given: str, format: str | None) -> None:
 def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings:
     """How the input is read: as the options say, with the boxes that the model was trained on."""
     box_level = labeller.windower.box_level
-    return DataSettings(format=options.format, fix=options.fix, bad_pages=options.bad_pages, box_level=box_level)
+    return DataSettings(
+        format=options.format,
+        fix=options.fix,
+        bad_pages=options.bad_pages,
+        max_image_mib=options.max_image_mib,
+        box_level=box_level,
+    )
 
 
 def _report(tally: "Tally") -> None:

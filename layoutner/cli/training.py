@@ -75,7 +75,7 @@ def run_once(settings: Settings, world: "World") -> dict[str, Any] | None:
     documents: list[Document] = getattr(plan.corpus, split)
     written = None
     if documents:
-        labeller = world.agree(lambda: Labeller(out, world))
+        labeller = world.agree(lambda: Labeller(out, world, settings.data.max_image_mib))
         scores = labeller.evaluate(documents, split, settings.batch.micro_windows)
         checkpoint: dict[str, Any] = {"step": int(chosen.name.removeprefix("step-"))}
         warning = ""

@@ -29,6 +29,8 @@ ALTERNATIVES = (
     ("deepspeed", ("preset", "zero_stage")),
 )
 
+MAX_IMAGE_MIB = 1024  # a page of A0 at 300 dpi, black and white, takes 665
+
 FamilyName = Literal[
     "bert", "roberta", "xlm-roberta", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "bros", "modernbert"
 ]
@@ -104,6 +106,11 @@ class DataSettings(Section):
     )
     bad_pages: Literal["stop", "skip"] = Field(
         "stop", description="a page that cannot be read or used: an error, or reported and left out"
+    )
+    max_image_mib: int = Field(
+        MAX_IMAGE_MIB,
+        ge=1,
+        description="memory that unpacking a page image may take, in MiB; a larger one cannot be read",
     )
     choose_by: Literal["eval", "test"] = Field(
         "eval", description="split that chooses the checkpoint; test flatters the score and is written into it"

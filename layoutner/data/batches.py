@@ -9,10 +9,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
+from layoutner.data.document import PageImage
 from layoutner.data.windows import IGNORED, Window
 
 
@@ -57,7 +57,7 @@ class Batch:
     attention_mask_BT: torch.Tensor
     boxes_BT4: torch.Tensor  # 0..1000
     labels_BT: torch.Tensor  # label ids, IGNORED elsewhere
-    images: tuple[Path, ...] = ()  # page image of each window, where there is one; read when a network sees it
+    images: tuple[PageImage, ...] = ()  # page image of each window, where there is one; read when a network sees it
 
 
 def padded(longest: int) -> int:

@@ -239,7 +239,7 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
 
 def _pages(settings: DataSettings, path: Path, role: str, split: Split) -> Iterator[Page | Problem]:
     try:
-        yield from read_pages(settings.format, path, role)
+        yield from read_pages(settings, path, role)
     except UserError as error:
         if not split.documents and not split.fatal:
             raise

@@ -103,7 +103,7 @@ def stream(
     # A data set of the hub is a name, not a path.
     if settings.format != "hub" and not path.exists():
         raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
-    for page in read_pages(settings.format, path, role):
+    for page in read_pages(settings, path, role):
         if isinstance(page, Problem) and not page.fatal:
             tally.notes.append(str(page))
             continue

@@ -2,10 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from layoutner.config.errors import UserError
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, in thousandths of the page's width and height
+
+
+class PageImage(NamedTuple):
+    """Where the picture of a page is."""
+
+    path: Path
+    frame: int | None = None  # which one of a TIFF of several, from 0; None: the file holds no other
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,7 @@ class Document:
     boxes: tuple[Box, ...]
     tags: tuple[str, ...] | None  # "O", or prefix-type such as "B-HEADER"
     page_size: tuple[float, float]  # width, height, in pixels or another unit of length, such as the points of a PDF
-    image: Path | None = None
+    image: PageImage | None = None
     segments: tuple[int, ...] | None = None  # words of one line or field share a number; None where the file has none
     breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
 

@@ -76,10 +76,11 @@ def _same_words(documents: Sequence[Document]) -> Iterator[tuple[int, int]]:
 
 
 def _same_image(documents: Sequence[Document]) -> Iterator[tuple[int, int]]:
-    by_size: dict[int, list[int]] = defaultdict(list)
+    """Pages of the same frame of the same bytes."""
+    by_size: dict[tuple[int, int | None], list[int]] = defaultdict(list)
     for index, document in enumerate(documents):
-        if document.words and document.image is not None and document.image.is_file():
-            by_size[document.image.stat().st_size].append(index)
+        if document.words and document.image is not None and document.image.path.is_file():
+            by_size[document.image.path.stat().st_size, document.image.frame].append(index)
     for same_size in by_size.values():
         if len(same_size) == 1:
             continue  # most files need not be read
@@ -87,7 +88,7 @@ def _same_image(documents: Sequence[Document]) -> Iterator[tuple[int, int]]:
         for index in same_size:
             image = documents[index].image
             assert image is not None, "listed above because it has one"
-            with image.open("rb") as file:
+            with image.path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()
             if (earlier := first.setdefault(digest, index)) != index:
                 yield earlier, index

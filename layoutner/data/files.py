@@ -1,14 +1,11 @@
 """Files that other people made: read whole within a limit, or refused in one line."""
 
 import json
-import warnings
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from layoutner.config.errors import UserError
 from layoutner.data.encodings import NotUnicode, decode, decode_unicode, is_utf_16
@@ -16,8 +13,6 @@ from layoutner.data.encodings import NotUnicode, decode, decode_unicode, is_utf_
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
 CONVERT = "convert it, for instance with `iconv -f ENCODING -t UTF-8`"
 LARGEST_PAGE = 64 * 2**20  # bytes of one page's text file; real ones take thousands
-# Of the many that Pillow knows; among the others are EPS, for which it starts another program.
-IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 
 
 def is_hidden(path: Path) -> bool:
@@ -106,44 +101,22 @@ def read_json(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
         raise UserError(f"{path}: not JSON: {error}") from None
 
 
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """An image of which only the header is read yet.
-
-    Raises:
-        UserError: missing, not an image, damaged as far as it is read, or so large that unpacking it would take the
-            memory (a decompression bomb).
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
-                yield image
-    except Exception as error:  # whatever a decoder trips over in damaged bytes, there is no image to be had
-        raise UserError(f"page image {path}: {error or type(error).__name__}") from None
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image in pixels, from its header.
-
-    Raises:
-        UserError: as `open_image`.
-    """
-    with open_image(path) as image:
-        return image.size
-
-
 def inside(folder: Path, name: str) -> Path:
-    """The path `name` relative to a data folder.
+    """The path `name` relative to a data folder. Symbolic links in the folder are followed: it is the user's own.
 
     Raises:
-        UserError: it is no path, or leads out of the folder.
+        UserError: it is no path, or leads out of the folder, absolute or by "..".
     """
-    path = folder / name
-    try:
-        outside = not path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError) as error:  # NUL, half a character, too long, a circle of links
-        raise UserError(f"{name!r} is no path: {error}") from None
-    if outside:
+    path = Path(os.path.normpath(name))  # so that no ".." is left, which behind a link would lead elsewhere
+    if path.is_absolute():  # a path into the folder is as good as one relative to it
+        roots = (folder.absolute(), folder.resolve())
+        path = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
+    if path.is_absolute() or path.parts[:1] == ("..",):
         raise UserError(f"{name!r} leads out of {folder}")
-    return path
+    try:
+        (folder / path).stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # which is told when it is opened
+    except (OSError, ValueError) as error:  # NUL, half a character, too long, a circle of links
+        raise UserError(f"{name!r} is no path: {error}") from None
+    return folder / path

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-from layoutner.data.files import open_image
+from layoutner.config.settings import MAX_IMAGE_MIB
+from layoutner.data.document import PageImage
+from layoutner.data.image_file import read_image
 
 KEPT_PAGES = 2048  # of 150 KB each at 224 x 224 pixels: 300 MB a rank
 
@@ -20,17 +20,19 @@ class PageImages:
     window of a long page, needs it again.
     """
 
-    def __init__(self, processor: Any, kept: int = KEPT_PAGES) -> None:
+    def __init__(self, processor: Any, max_mib: int = MAX_IMAGE_MIB, kept: int = KEPT_PAGES) -> None:
         """Take an image processor of transformers, built for PIL and without OCR.
 
         Args:
             processor: resizes, and where it says so rescales and normalises.
+            max_mib: memory that unpacking one image may take, in MiB; larger ones cannot be read.
             kept: pages, at most.
         """
         self.processor = processor
+        self._max_mib = max_mib
         self._resized = lru_cache(maxsize=kept)(self._resize)
 
-    def pixels(self, images: Sequence[Path]) -> torch.Tensor:
+    def pixels(self, images: Sequence[PageImage]) -> torch.Tensor:
         """Pixel values, B x 3 x height x width, fp32; for no image at all those of one black page.
 
         Raises:
@@ -46,18 +48,9 @@ class PageImages:
             pixels_B3HW = (pixels_B3HW - mean.view(3, 1, 1)) / std.view(3, 1, 1)
         return pixels_B3HW
 
-    def _resize(self, path: Path) -> torch.Tensor:
+    def _resize(self, page: PageImage) -> torch.Tensor:
         """3 x height x width, uint8."""
-        small = self.processor(read_image(path), do_rescale=False, do_normalize=False, return_tensors="pt")
+        picture = read_image(page, self._max_mib)
+        small = self.processor(picture, do_rescale=False, do_normalize=False, return_tensors="pt")
         pixels_3HW: torch.Tensor = small["pixel_values"][0]
         return pixels_3HW
-
-
-def read_image(path: Path) -> Image.Image:
-    """A whole image, in RGB.
-
-    Raises:
-        UserError: missing, no image, damaged, or so large that unpacking it would take the memory.
-    """
-    with open_image(path) as image:
-        return image.convert("RGB")

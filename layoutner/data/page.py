@@ -5,6 +5,7 @@ what is worth a look and belongs to no page. What is wrong with words, boxes and
 formats, and repaired where the settings say so.
 """
 
+import math
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -14,7 +15,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Literal, NamedTuple
 
-from layoutner.data.document import Box, Document
+from layoutner.data.document import Box, Document, PageImage
 from layoutner.data.labels import Span, to_spans, to_tags
 
 Fix = Literal["none", "clamp", "drop"]
@@ -23,6 +24,7 @@ PageSize = tuple[float, float]  # width, height, in pixels or another unit of le
 
 LONGEST_MESSAGE = 1000  # characters
 SMALLEST_SIDE, LARGEST_SIDE = 1e-3, 1e9  # of a page; a page may be measured in anything from pixels to metres
+PROPORTION = 0.02  # by which width : height of a page may differ from its image's; a scan is cut to whole pixels
 
 
 class Problem(NamedTuple):
@@ -60,10 +62,12 @@ class Page:
     name: str
     words: list[Word]
     page_size: PageSize  # in the unit of boxes in "pixels"
-    image: Path | None = None
+    image: PageImage | None = None
     unit: Literal["pixels", "thousandths"] = "pixels"  # of the boxes
     notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
     breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
+    image_size: tuple[int, int] | None = None  # width, height of the image as it is seen, in pixels
+    stated_size: PageSize | None = None  # what the file says where page_size is the image's
 
 
 @dataclass
@@ -136,6 +140,7 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
     tags, tag_problems = _tags(page, kept)
     problems += tag_problems
     problems += page.notes
+    problems += _size_problems(page)
     if any(problem.fatal for problem in problems):
         return None, problems
     words = [page.words[index] for index in kept]
@@ -185,6 +190,21 @@ def written_size(text: str) -> PageSize:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _size_problems(page: Page) -> list[Problem]:
+    """A note where the file and the image tell of pages of other proportions, as of one that lies on its side."""
+    stated, seen = page.stated_size or page.page_size, page.image_size
+    if seen is None or page.image is None:
+        return []
+    try:
+        ratio = (stated[0] * seen[1]) / (stated[1] * seen[0])
+    except (TypeError, ZeroDivisionError, OverflowError):
+        ratio = math.inf  # the stated size is none
+    if abs(ratio - 1) <= PROPORTION:
+        return []
+    what = f"a page of {stated[0]} x {stated[1]}, and its image {page.image.path.name} is {seen[0]} x {seen[1]}"
+    return [Problem(page.source, "page size is not the image's", what, fatal=False)]
 
 
 def _text_problem(text: Any) -> str | None:

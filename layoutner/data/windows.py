@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
-from layoutner.data.document import Box, Document
+from layoutner.data.document import Box, Document, PageImage
 from layoutner.data.labels import LabelSet, to_spans, to_tags
 
 IGNORED = -100  # label of a token that is not scored; cross_entropy's ignore_index
@@ -21,7 +20,7 @@ class Window:
     boxes: list[Box]
     labels: list[int]  # id of the tag at the first sub-word (or all) of a word this window answers for, else IGNORED
     answers: list[tuple[int, int]]  # (first sub-word's token, word): the words this window answers for
-    image: Path | None = None  # of the document's page
+    image: PageImage | None = None  # of the document's page
 
     @property
     def length(self) -> int:

@@ -9,9 +9,9 @@ from layoutner.config.settings import DataSettings, FormatName
 from layoutner.data.corpus import Labels, stream
 from layoutner.data.document import Document
 from layoutner.data.files import is_hidden
+from layoutner.data.image_file import SUFFIXES
 from layoutner.data.page import Problem, Tally
 from layoutner.data.readers.jsonl import STDIN
-from layoutner.data.readers.ocr import SUFFIXES
 
 
 def guess_format(path: Path) -> FormatName:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForTokenClassification
 
 from layoutner.config.errors import UserError, first_line, raise_gathered
+from layoutner.config.settings import MAX_IMAGE_MIB
 from layoutner.data.batches import Batch
 from layoutner.data.corpus import check_labels
 from layoutner.data.document import Document
@@ -43,8 +44,13 @@ Labelled = list[tuple[Document, list[WordLabel]]]  # documents, each with one an
 class Labeller:
     """The exported model, its tokenizer and its preprocessing."""
 
-    def __init__(self, folder: Path, world: World) -> None:
+    def __init__(self, folder: Path, world: World, max_image_mib: int = MAX_IMAGE_MIB) -> None:
         """Load an export.
+
+        Args:
+            folder: of the export.
+            world: the ranks.
+            max_image_mib: data.max_image_mib.
 
         Raises:
             UserError: not an export of layoutner, or its weights do not fit.
@@ -71,6 +77,7 @@ class Labeller:
             raise UserError(f"{folder}: is a run folder; its model is {folder / EXPORT_FOLDER}")
         demand_packages(self.family)
         self.world = world
+        self.max_image_mib = max_image_mib
         # Weights stay in the number format they were trained in, so that scores repeat; a CPU computes fp16 in fp32.
         try:
             model, report = AutoModelForTokenClassification.from_pretrained(
@@ -88,7 +95,9 @@ class Labeller:
         self.tokenizer = open_tokenizer(str(folder), self.family, model.config)
         self.pages = open_pages(str(folder), self.family, model.config, images == "use")
         if self.pages is not None:
-            self.pages = PageImages(self.pages.processor, kept=CHUNK_PAGES)  # no page is needed after its chunk
+            self.pages = PageImages(
+                self.pages.processor, max_image_mib, CHUNK_PAGES
+            )  # no page is needed after its chunk
         special_boxes = FAMILIES[self.family].special_boxes
         self.windower = Windower(self.tokenizer, max_length, stride, box_level, special_boxes)
         if world.device.type == "cpu" and model.dtype == torch.float16:

@@ -5,7 +5,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from layoutner.data.document import Box, Document, union
+from layoutner.data.document import Box, Document, PageImage, union
 from layoutner.data.labels import to_spans
 from layoutner.data.page import Problem
 from layoutner.inference.draw import Drawings
@@ -36,7 +36,7 @@ def predict(
         UserError: on every rank: what cannot be read, labelled or written.
     """
     world, types, tags = labeller.world, labeller.labels.types, labeller.labels.tags
-    drawings = world.on_main(lambda: Drawings(draw, types)) if draw is not None else None
+    drawings = world.on_main(lambda: Drawings(draw, types, labeller.max_image_mib)) if draw is not None else None
     folder = None if output.path is None else output.path.parent
 
     def take(labelled: Labelled) -> None:
@@ -90,9 +90,13 @@ def _around(boxes: Sequence[Box]) -> Box:
     return reduce(union, boxes)
 
 
-def _image(image: Path | None, folder: Path | None) -> dict[str, str]:
-    """{"image": name}, where a reader of the folder may open it."""
+def _image(image: PageImage | None, folder: Path | None) -> dict[str, str | int]:
+    """{"image": name}, and "frame" in a file of several, where a reader of the folder may open it."""
     if image is None or folder is None:
         return {}
-    image, folder = image.resolve(), folder.resolve()
-    return {"image": image.relative_to(folder).as_posix()} if image.is_relative_to(folder) else {}
+    frame = {} if image.frame is None else {"frame": image.frame}
+    # As it was named, which may be by a link in the folder; else as it is without links.
+    for path, root in ((image.path.absolute(), folder.absolute()), (image.path.resolve(), folder.resolve())):
+        if path.is_relative_to(root) and ".." not in path.parts:
+            return {"image": path.relative_to(root).as_posix(), **frame}
+    return {}

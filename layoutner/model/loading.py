@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import is_detectron2_available
 
 from layoutner.config.errors import UserError, first_line
-from layoutner.config.settings import ModelSettings
+from layoutner.config.settings import MAX_IMAGE_MIB, ModelSettings
 from layoutner.data.batches import padded
 from layoutner.data.images import PageImages
 from layoutner.model.families import FAMILIES, accept_fp32, untrained
@@ -83,8 +83,12 @@ class Checkpoint:
             )
 
 
-def open_checkpoint(settings: ModelSettings) -> Checkpoint:
+def open_checkpoint(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB) -> Checkpoint:
     """Read a checkpoint's configuration and tokenizer.
+
+    Args:
+        settings: which, and what of it is used.
+        max_image_mib: data.max_image_mib.
 
     Raises:
         UserError: no name, nothing there, a config.json that transformers does not take, a family that is not supported
@@ -124,7 +128,8 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
     demand_packages(family)
     tokenizer = open_tokenizer(name, family, config)
     _demand_case(name, tokenizer)
-    return Checkpoint(name, family, config, tokenizer, open_pages(name, family, config, settings.images == "use"))
+    pages = open_pages(name, family, config, settings.images == "use", max_image_mib)
+    return Checkpoint(name, family, config, tokenizer, pages)
 
 
 def _refused(name: str) -> str:
@@ -157,11 +162,12 @@ def demand_packages(family: str) -> None:
         )
 
 
-def open_pages(name: str, family: str, config: Any, use: bool) -> PageImages | None:
+def open_pages(name: str, family: str, config: Any, use: bool, max_image_mib: int = MAX_IMAGE_MIB) -> PageImages | None:
     """The image processor of a checkpoint whose network sees page images; None where it does not.
 
     Args:
         use: model.images = use.
+        max_image_mib: data.max_image_mib.
 
     Raises:
         UserError: no image processor there, one of another size than the network's, or a network that sees images
@@ -186,7 +192,7 @@ def open_pages(name: str, family: str, config: Any, use: bool) -> PageImages | N
             f"{name}: its image processor makes {size[0]} x {size[1]} pixels, its network takes {config.input_size} x "
             f"{config.input_size}: they are not of one checkpoint"
         )
-    return PageImages(processor)
+    return PageImages(processor, max_image_mib)
 
 
 def open_tokenizer(name: str, family: str, config: Any) -> Any:

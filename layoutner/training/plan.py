@@ -159,7 +159,7 @@ def cut_windows(settings: Settings, doing: Doing = _unwatched) -> tuple[Corpus, 
     """Documents of every role, and their windows by the checkpoint's tokenizer, cut or out of data.cache."""
     cache = WindowCache(settings.data.cache)
     corpus = read_corpus(settings.data, settings.run.seed)
-    checkpoint = open_checkpoint(settings.model)
+    checkpoint = open_checkpoint(settings.model, settings.data.max_image_mib)
     checkpoint.demand_length(settings.data.max_length)
     roles = ("train", "eval", "test")
     if checkpoint.pages is not None:

@@ -6,9 +6,11 @@ such a folder, no such split. A new format is one file here and one line.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from layoutner.config.errors import NoSplitError, UserError
+from layoutner.config.settings import DataSettings
 from layoutner.data.page import Page, Problem
 from layoutner.data.readers import cord, funsd, hub, jsonl, ocr, sroie, unilm, xfund
 from layoutner.data.readers.foreign import Kind, recognise
@@ -31,16 +33,17 @@ READERS: dict[str, Reader] = {
 }
 
 
-def read_pages(format: str, path: Path, role: str) -> Iterator[Page | Problem]:
-    """What the format's reader yields. If nothing of it is a page, the files may be of another kind, and are looked at.
+def read_pages(settings: DataSettings, path: Path, role: str) -> Iterator[Page | Problem]:
+    """What the reader of data.format yields. If it finds no page, the files may be of another kind, and are looked at.
 
     Raises:
         UserError: as the reader, or the path holds another kind of file, which the message names.
     """
+    format = settings.format
     held: list[Problem] = []
     found = path == jsonl.STDIN  # what is read is of the format, or cannot be looked at
     try:
-        for page in READERS[format](path, role):
+        for page in _reader(settings)(path, role):
             if found:
                 yield page
             elif isinstance(page, Problem) and len(held) < MOST_HELD:
@@ -76,3 +79,9 @@ def _refuse_another_kind(format: str, path: Path, problems: list[Problem]) -> No
 def _another_kind(format: str, path: Path) -> Kind | None:
     kind = recognise(path)
     return None if kind is None or kind.format == format else kind
+
+
+def _reader(settings: DataSettings) -> Reader:
+    if settings.format == "ocr":  # alone it unpacks images
+        return partial(ocr.read, max_image_mib=settings.max_image_mib)
+    return READERS[settings.format]

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
-from layoutner.data.files import image_size, read_json, visible_files
+from layoutner.data.files import read_json, visible_files
+from layoutner.data.image_file import find_page
 from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
+from layoutner.data.readers.image_lookup import ImageLookup, image_folders
 from layoutner.data.readers.splits import split_folder
 
+IMAGES = ("image", "images", "img")
 SPLITS = {"train": "train", "eval": "dev", "test": "test"}
 
 
@@ -21,7 +24,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
 
     Args:
         path: a folder with train/, dev/ and test/ (the role picks one), a folder with json/ and, where the images
-            are there, image/, a folder of .json files, or one .json file.
+            are there, image/ (or images/, img/), a folder of .json files, or one .json file.
         role: "train", "eval" or "test".
 
     Raises:
@@ -30,11 +33,13 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     hidden: list[Path] = []
     files = [path] if path.suffix == ".json" else _files(path, role, hidden)
     yield from hidden_notes(hidden)
+    lookup = ImageLookup(path)
     for file in files:
         try:
-            yield _receipt(file)
+            yield _receipt(file, lookup)
         except UserError as error:
             yield Problem(file.name, "unreadable", str(error))
+    yield from lookup.notes()
 
 
 def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
@@ -46,24 +51,30 @@ def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
     return files
 
 
-def _receipt(file: Path) -> Page:
+def _receipt(file: Path, lookup: ImageLookup) -> Page:
     words: list[Word] = []
     notes: list[str] = []
     try:
         receipt = read_json(file, notes=notes)
         if "ground_truth" in receipt:  # a row of the Hugging Face data set: the same JSON as text
             receipt = json.loads(receipt["ground_truth"])
-        images = [file.parent.parent / "image" / f"{file.stem}{suffix}" for suffix in (".png", ".jpg")]
-        image = next((image for image in images if image.is_file()), None)
-        stated = receipt["meta"]["image_size"] if image is None else {}
-        page_size = (stated["width"], stated["height"]) if image is None else image_size(image)
+        found = lookup.find(file.stem, image_folders(file, IMAGES))
+        image, seen = (None, None) if found is None else find_page(found)
+        try:
+            stated = (receipt["meta"]["image_size"]["width"], receipt["meta"]["image_size"]["height"])
+        except (KeyError, TypeError):
+            if seen is None:
+                raise
+            stated = seen
         for number, line in enumerate(receipt["valid_line"]):
             words.extend(_line(line, number))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file}: not a CORD receipt: {type(error).__name__}: {error}") from None
-    return Page(file.name, file.stem, words, page_size, image, notes=encoding_notes(file.name, notes))
+    said = encoding_notes(file.name, notes)
+    size = seen or stated
+    return Page(file.name, file.stem, words, size, image, notes=said, image_size=seen, stated_size=stated)
 
 
 def _line(line: Any, number: int) -> list[Word]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layoutner.config.errors import UserError
-from layoutner.data.files import image_size, is_hidden
+from layoutner.data.files import is_hidden
+from layoutner.data.image_file import SUFFIXES, page_images
 from layoutner.data.readers.key_values import RULES
-from layoutner.data.readers.ocr import SUFFIXES
 
 BEGINNING = 2**18  # bytes of a file that are looked at
 MOST_FILES = 50  # of a folder that are looked at
@@ -91,7 +91,7 @@ def _binary(file: Path, content: bytes) -> Kind | None:
         return Kind(file, "an archive", None, "unpack it", weak=True)
     if file.suffix.lower() in SUFFIXES:
         try:
-            image_size(file)
+            page_images(file)
         except UserError:
             return None
         return Kind(file, "an image", "ocr", weak=True)

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
-from layoutner.data.files import image_size, read_json, visible_files
+from layoutner.data.files import read_json, visible_files
+from layoutner.data.image_file import find_page
 from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
+from layoutner.data.readers.image_lookup import ImageLookup, image_folders, missing_image
 from layoutner.data.readers.splits import split_folder
 
+IMAGES = ("images", "image", "img")
 SPLITS = {"train": "training_data", "test": "testing_data"}
 
 
@@ -17,7 +20,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
 
     Args:
         path: a folder with training_data/ and testing_data/ (the role picks one), a folder with
-            annotations/ and images/, or one annotations/*.json.
+            annotations/ and images/ (or image/, img/), or one annotations/*.json.
         role: "train", "eval" or "test".
 
     Raises:
@@ -26,11 +29,13 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     hidden: list[Path] = []
     files = [path] if path.suffix == ".json" else _annotation_files(path, role, hidden)
     yield from hidden_notes(hidden)
+    lookup = ImageLookup(path)
     for file in files:
         try:
-            yield _read_form(file)
+            yield _read_form(file, lookup)
         except UserError as error:
             yield Problem(file.name, "unreadable", str(error))
+    yield from lookup.notes()
 
 
 def _annotation_files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
@@ -44,9 +49,10 @@ def _annotation_files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
     return files
 
 
-def _read_form(file: Path) -> Page:
-    image = file.parent.parent / "images" / f"{file.stem}.png"
-    page_size = image_size(image)
+def _read_form(file: Path, lookup: ImageLookup) -> Page:
+    if (found := lookup.find(file.stem, image_folders(file, IMAGES))) is None:
+        raise UserError(missing_image(file, IMAGES))
+    image, page_size = find_page(found)
     words: list[Word] = []
     notes: list[str] = []
     try:

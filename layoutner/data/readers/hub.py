@@ -22,7 +22,8 @@ from reprlib import repr as short
 from typing import Any
 
 from layoutner.config.errors import NoSplitError, UserError, first_line
-from layoutner.data.files import image_size, inside
+from layoutner.data.files import inside
+from layoutner.data.image_file import find_page
 from layoutner.data.page import Page, Problem, Word
 
 SPLITS = {"train": ("train",), "eval": ("validation", "valid", "val", "eval", "dev"), "test": ("test",)}
@@ -150,8 +151,8 @@ class _RowReader:
             if not (isinstance(box, list) and len(box) == 4):
                 raise UserError(f"word {index}: box {short(box)}; expected four numbers")
             words.append(Word(text, (box[0], box[1], box[2], box[3]), _tag(tag, self.names, index)))
-        image = _image(row["image"], self.root) if self.pictures and row["image"] else None
-        size = (1000, 1000) if image is None else image_size(image)
+        file = _image(row["image"], self.root) if self.pictures and row["image"] else None
+        image, size = (None, (1000, 1000)) if file is None else find_page(file)
         name = name if row.get("id") is None else str(row["id"])
         return Page(source, name, words, size, image, "thousandths")
 

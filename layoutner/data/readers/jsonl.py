@@ -12,6 +12,7 @@ Each line is an object in UTF-8, at most 64 MiB long; blank lines are skipped. I
         "segment" whole number, optional: words of one line or field of the page share it.
     "unit"        "thousandths" of the page's width and height (the default) or "pixels": what boxes are measured in.
     "image"       optional: path of the page image relative to the file's folder, and inside it.
+    "frame"       which picture of the image file is the page, a whole number from 0; required in a TIFF of several.
 
 A key that is null counts as absent, and all other keys are ignored: "probability" of a word and "entities" of a page,
 which predict adds, and whatever anyone wants to keep beside.
@@ -25,8 +26,10 @@ from reprlib import repr as short
 from typing import Any, BinaryIO
 
 from layoutner.config.errors import NoSplitError, UserError
+from layoutner.data.document import PageImage
 from layoutner.data.encodings import NotUnicode, decode, is_utf_16
-from layoutner.data.files import CONVERT, image_size, inside, visible_files
+from layoutner.data.files import CONVERT, inside, visible_files
+from layoutner.data.image_file import find_page
 from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
 
 ROLES = ("train", "eval", "test")
@@ -114,15 +117,9 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
     if unit not in (None, "thousandths", "pixels"):
         raise UserError(f'"unit" is {short(unit)}; expected "thousandths" or "pixels"')
     made = [_word(word, index) for index, word in enumerate(words)]
-    return Page(
-        source,
-        name,
-        made,
-        (size[0], size[1]),
-        _image(page.get("image"), folder),
-        unit or "thousandths",
-        encoding_notes(source, [note] if note else []),
-    )
+    image, seen = _image(page.get("image"), page.get("frame"), folder)
+    notes = encoding_notes(source, [note] if note else [])
+    return Page(source, name, made, (size[0], size[1]), image, unit or "thousandths", notes, image_size=seen)
 
 
 def _word(word: Any, index: int) -> Word:
@@ -140,11 +137,14 @@ def _word(word: Any, index: int) -> Word:
     return Word(text, (box[0], box[1], box[2], box[3]), label, segment)
 
 
-def _image(name: Any, folder: Path) -> Path | None:
+def _image(name: Any, frame: Any, folder: Path) -> tuple[PageImage, tuple[int, int]] | tuple[None, None]:
+    if not (frame is None or (isinstance(frame, int) and not isinstance(frame, bool) and frame >= 0)):
+        raise UserError(f'"frame" is {short(frame)}; expected a whole number from 0')
     if name is None:
-        return None
+        if frame is not None:
+            raise UserError(f'"frame" is {frame}, and there is no "image" that it could be in')
+        return None, None
     if not isinstance(name, str):
         raise UserError(f'"image" is {short(name)}; expected a path relative to {folder.resolve()}')
-    image = inside(folder, name)
-    image_size(image)  # an image that cannot be read is found here, not in the middle of a run
-    return image
+    # An image that cannot be read is found here, not in the middle of a run.
+    return find_page(inside(folder, name), frame)

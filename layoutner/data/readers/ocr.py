@@ -1,7 +1,7 @@
 """Page images without words: tesseract reads the words, through pytesseract (`pip install 'layoutner[ocr]'`).
 
-Tesseract runs with its own defaults: the language is English. Pages are read as their pixels are stored; a photo that
-only its EXIF note turns upright has to be turned before.
+Tesseract runs with its own defaults: the language is English. Pages are read as they are seen, turned as their EXIF
+orientation says.
 """
 
 import shutil
@@ -12,21 +12,23 @@ from typing import Any
 from PIL import Image
 
 from layoutner.config.errors import UserError, first_line
-from layoutner.data.files import IMAGE_FORMATS, image_size, visible_files
+from layoutner.config.settings import MAX_IMAGE_MIB
+from layoutner.data.files import visible_files
+from layoutner.data.image_file import SUFFIXES, page_images, read_image
 from layoutner.data.page import Page, Problem, Word, hidden_notes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 LONGEST_PAGE = 300  # seconds until tesseract is stopped; a page takes a few
 
 
-def read(path: Path, role: str) -> Iterator[Page | Problem]:
+def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[Page | Problem]:
     """Read the words of page images, none of them labelled; words of one line share a segment.
 
-    A TIFF of several pages gives a page each, without an image: the file has no place for one page of it.
+    A TIFF of several pages gives a page each.
 
     Args:
         path: an image, or a folder of images.
         role: of no matter.
+        max_image_mib: data.max_image_mib.
 
     Raises:
         UserError: pytesseract or tesseract is not installed, or the folder holds no image.
@@ -46,10 +48,20 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     yield from hidden_notes(hidden)
     for file in files:
         try:
-            image_size(file)
-            yield from _pages(file, pytesseract)
+            images = page_images(file)
         except UserError as error:
             yield Problem(file.name, "unreadable", str(error))
+            continue
+        for number, image in enumerate(images, 1):
+            of_several = len(images) > 1
+            source = f"{file.name} page {number}" if of_several else file.name
+            try:
+                picture = read_image(image, max_image_mib)
+                words = _words(picture, pytesseract)
+            except UserError as error:
+                yield Problem(source, "unreadable", str(error))
+            else:
+                yield Page(source, f"{file.stem}-{number}" if of_several else file.stem, words, picture.size, image)
 
 
 def _files(folder: Path, hidden: list[Path]) -> list[Path]:
@@ -59,37 +71,12 @@ def _files(folder: Path, hidden: list[Path]) -> list[Path]:
     return files
 
 
-def _pages(file: Path, pytesseract: Any) -> Iterator[Page | Problem]:
-    """The pages of one file. Beyond its header, a broken image may make Pillow raise nearly anything."""
+def _words(picture: Image.Image, pytesseract: Any) -> list[Word]:
+    picture.format = None  # goes to tesseract as PNG, and not as a JPEG for the second time
     try:
-        with Image.open(file, formats=IMAGE_FORMATS) as image:
-            # A photo may hold a preview, and a GIF may move; only in a TIFF is a second picture a second page.
-            frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-            for number in range(frames):
-                source, name = file.name, file.stem
-                if frames > 1:
-                    source, name = f"{source} page {number + 1}", f"{name}-{number + 1}"
-                try:
-                    image.seek(number)
-                    words = _words(image, pytesseract)
-                except Exception as error:
-                    yield Problem(source, "unreadable", f"{file}: {first_line(error)}")
-                else:
-                    yield Page(source, name, words, image.size, file if frames == 1 else None)
-    except Exception as error:
-        raise UserError(f"{file}: {first_line(error)}") from None
-
-
-def _words(image: Image.Image, pytesseract: Any) -> list[Word]:
-    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
-        raise UserError(f"a page of {image.width} x {image.height} pixels is taken for a decompression bomb")
-    if image.mode in ("1", "L", "RGB", "I;16"):
-        page = image.copy()  # a copy has no file format, and so goes to tesseract as PNG
-    else:
-        # pytesseract lays what is transparent on white.
-        clear = "A" in image.getbands() or "transparency" in image.info
-        page = image.convert("RGBA" if clear else "RGB")
-    data = pytesseract.image_to_data(page, output_type=pytesseract.Output.DICT, timeout=LONGEST_PAGE)
+        data = pytesseract.image_to_data(picture, output_type=pytesseract.Output.DICT, timeout=LONGEST_PAGE)
+    except Exception as error:  # of the program, its output and its folder of languages
+        raise UserError(first_line(error)) from None
     lines: dict[tuple[int, int, int], int] = {}
     words = []
     keys = ("text", "conf", "left", "top", "width", "height", "block_num", "par_num", "line_num")

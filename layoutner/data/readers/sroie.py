@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import UserError
-from layoutner.data.files import image_size, read_json, read_text, visible_files
+from layoutner.data.files import read_json, read_text, visible_files
+from layoutner.data.image_file import find_page
 from layoutner.data.labels import Span, to_tags
 from layoutner.data.page import Page, PageSize, Problem, Word, encoding_notes, hidden_notes, written_size
+from layoutner.data.readers.image_lookup import ImageLookup, image_folders
 from layoutner.data.readers.key_values import RULES, find_values
 from layoutner.data.readers.splits import split_folder
 
+IMAGES = ("img", "images", "image")
+LINES = ("box", "bbox")  # folder of the lines
+VALUES = (("entities", (".txt", ".json")), ("key", (".json",)), ("labels", (".txt", ".json")))  # of the key values
 SPLITS = {"train": "train", "test": "test"}
 SIZES = "page_sizes.tsv"
 LARGEST_FILE = 2**16  # bytes of one receipt's lines, and of its values; real ones take up to 7,000
@@ -26,9 +31,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     labelled.
 
     Args:
-        path: a folder with train/ and test/ (the role picks one); a folder with box/*.txt or *.csv (eight corners and
-            the text a line), and, where they are there, entities/ (or key/) *.txt or *.json and img/*.jpg or *.png,
-            page_sizes.tsv (key, width, height) in it or its parent for receipts without an image; or one box/ file.
+        path: a folder with train/ and test/ (the role picks one); a folder with box/ (or bbox/) *.txt or *.csv (eight
+            corners and the text a line), and, where they are there, entities/ (or key/, labels/) *.txt or *.json and
+            the images in img/ (or images/, image/), page_sizes.tsv (key, width, height) in it or its parent for
+            receipts without an image; or one box/ file.
         role: "train", "eval" or "test".
 
     Raises:
@@ -38,15 +44,19 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     files = [path] if path.is_file() else _files(path, role, hidden)
     yield from hidden_notes(hidden)
     sizes = _sizes(files[0].parent.parent)
+    lookup = ImageLookup(path)
     for file in files:
         try:
-            yield _receipt(file, sizes)
+            yield _receipt(file, sizes, lookup)
         except UserError as error:
             yield Problem(file.name, "unreadable", str(error))
+    yield from lookup.notes()
 
 
 def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
-    folder = split_folder(path, role, SPLITS, "box") / "box"
+    places = [path, *(path / name for name in SPLITS.values())]
+    lines = next((name for name in LINES if any((place / name).is_dir() for place in places)), LINES[0])
+    folder = split_folder(path, role, SPLITS, lines) / lines
     files = visible_files(folder, (".txt", ".csv"), hidden)
     if not files:
         raise UserError(f"{folder}: holds no .txt and no .csv file")
@@ -68,29 +78,28 @@ def _sizes(folder: Path) -> dict[str, PageSize]:
     return sizes
 
 
-def _receipt(file: Path, sizes: dict[str, PageSize]) -> Page:
+def _receipt(file: Path, sizes: dict[str, PageSize], lookup: ImageLookup) -> Page:
     folder, name = file.parent.parent, file.stem
-    image = _first(folder / "img", name, (".jpg", ".jpeg", ".png"))
-    if image is None and name not in sizes:
+    found = lookup.find(name, image_folders(file, IMAGES))
+    if found is None and name not in sizes:
         raise UserError(f"{file}: the size of its page is not known: neither img/{name}.jpg nor a line of {SIZES}")
-    page_size = sizes[name] if image is None else image_size(image)
+    image, seen = (None, None) if found is None else find_page(found)
+    page_size = seen or sizes[name]
     words: list[Word] = []
     encoding: list[str] = []
     for number, line in enumerate(read_text(file, LARGEST_FILE, encoding).split("\n")):
         if line.strip():
             words.extend(_words(line, number, file))
     notes: list[Problem] = []
-    values_file = _first(folder / "entities", name, (".txt", ".json")) or _first(folder / "key", name, (".json",))
+    files = [folder / kind / f"{name}{suffix}" for kind, suffixes in VALUES for suffix in suffixes]
+    values_file = next((each for each in files if each.is_file()), None)
     if values_file is not None:
         values_encoding: list[str] = []
         words, notes = _label(words, _values(values_file, values_encoding), file.name)
         notes += encoding_notes(values_file.name, values_encoding)
     notes += encoding_notes(file.name, encoding)
-    return Page(file.name, name, words, page_size, image, notes=tuple(notes))
-
-
-def _first(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path | None:
-    return next((file for suffix in suffixes if (file := folder / f"{name}{suffix}").is_file()), None)
+    stated = sizes.get(name)
+    return Page(file.name, name, words, page_size, image, notes=tuple(notes), image_size=seen, stated_size=stated)
 
 
 def _words(line: str, number: int, file: Path) -> Iterator[Word]:
@@ -115,9 +124,17 @@ def _words(line: str, number: int, file: Path) -> Iterator[Word]:
 
 
 def _values(file: Path, encoding: list[str]) -> dict[str, str]:
-    values: Any = read_json(file, LARGEST_FILE, encoding)
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: not an object of key values but {type(values).__name__}")
+    try:
+        values: Any = read_json(file, LARGEST_FILE, encoding)
+        if not isinstance(values, dict):
+            raise UserError(f"{file}: not an object of key values but {type(values).__name__}")
+        if file.parent.name == "labels" and not RULES.keys() & values.keys():
+            raise UserError(f"{file}: has none of the key values {', '.join(RULES)}")
+    except UserError as error:
+        if file.parent.name != "labels":
+            raise
+        # Elsewhere such a folder holds the labels of words or of boxes, in as many ways as there are tools.
+        raise UserError(f"{error}; labels/ is read as the key values of receipts, as entities/ is") from None
     for key in RULES:
         if not isinstance(values.get(key, ""), str):
             raise UserError(f"{file}: {key} = {str(values[key])[:80]} is not text")

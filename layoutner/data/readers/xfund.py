@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.errors import NoSplitError, UserError
-from layoutner.data.files import image_size, inside, read_json, visible_files
+from layoutner.data.files import inside, read_json, visible_files
+from layoutner.data.image_file import find_page
 from layoutner.data.page import Page, Problem, Word, encoding_notes, hidden_notes
-from layoutner.data.readers.funsd import entity_words
+from layoutner.data.readers.funsd import IMAGES, entity_words
+from layoutner.data.readers.image_lookup import ImageLookup
 
 SPLITS = {"train": "train", "eval": "val", "test": "test"}  # XFUND itself has no test split
 LARGEST_FILE = 512 * 2**20  # bytes; those of XFUND have up to some ten MiB
@@ -16,8 +18,8 @@ LARGEST_FILE = 512 * 2**20  # bytes; those of XFUND have up to some ten MiB
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read an XFUND folder or one of its files.
 
-    Page images are taken from beside the JSON file or from a folder of its name (zh.train/ for zh.train.json);
-    a page without one is read all the same.
+    Page images are taken from beside the JSON file, from a folder of its name (zh.train/ for zh.train.json), or from
+    images/, image/ or img/; a page without one is read all the same.
 
     Args:
         path: a folder, of which every language's file of the role's split is read, or one .json file.
@@ -29,6 +31,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     hidden: list[Path] = []
     files = [path] if path.suffix == ".json" else _files(path, role, hidden)
     yield from hidden_notes(hidden)
+    lookup = ImageLookup(path)
     for file in files:
         notes: list[str] = []
         try:
@@ -40,9 +43,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         for number, document in enumerate(documents):
             source = f"{file.name} document {number}"
             try:
-                yield _page(document, source, file)
+                yield _page(document, source, file, lookup)
             except UserError as error:
                 yield Problem(source, "unreadable", str(error))
+    yield from lookup.notes()
 
 
 def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
@@ -67,7 +71,7 @@ def _documents(file: Path, notes: list[str]) -> list[Any]:
     return documents
 
 
-def _page(document: Any, source: str, file: Path) -> Page:
+def _page(document: Any, source: str, file: Path, lookup: ImageLookup) -> Page:
     words: list[Word] = []
     try:
         name, image = document["id"], document["img"]
@@ -78,13 +82,16 @@ def _page(document: Any, source: str, file: Path) -> Page:
             words.extend(entity_words(entity, number))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"not an XFUND document: {type(error).__name__}: {error}") from None
-    return Page(source, name, words, page_size, _image(file, image["fname"]))
+    found = _image(file, image["fname"], lookup)
+    # An image that cannot be read is found here, not in the middle of a run.
+    place, seen = (None, None) if found is None else find_page(found)
+    return Page(source, name, words, page_size, place, image_size=seen)
 
 
-def _image(file: Path, name: str) -> Path | None:
-    for folder in (file.parent, file.with_suffix("")):
-        image = inside(folder, name)
-        if image.is_file():
-            image_size(image)  # an image that cannot be read is found here, not in the middle of a run
-            return image
-    return None
+def _image(file: Path, name: str, lookup: ImageLookup) -> Path | None:
+    """The image of that name, which may lead into a folder; else one that differs in its suffix alone."""
+    folders = [file.parent, file.with_suffix(""), *(file.parent / folder for folder in IMAGES)]
+    places = [inside(folder, name) for folder in folders]
+    exact = next((place for place in places if place.is_file()), None)
+    found = lookup.find(Path(name).stem, [place.parent for place in (places if exact is None else [exact])])
+    return exact or found
