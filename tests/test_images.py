@@ -91,7 +91,7 @@ def test_one_page_in_several_kinds_of_file_is_the_same_to_the_network(tmp_path: 
     Image.fromarray(wide).save(tmp_path / "wide.png")
     ink.save(tmp_path / "ink.png")
     turned.save(tmp_path / "turned.png", exif=exif)
-    Image.new("L", (9, 9)).save(tmp_path / "second.tif", save_all=True, append_images=[grey])
+    Image.new("L", (9, 9)).save(tmp_path / "second.tif", save_all=True, append_images=[grey.copy()])
     pages = [PageImage(tmp_path / f"{name}.png") for name in ("grey", "wide", "ink", "turned")]
     first, *others = PageImages(PROCESSOR).pixels([*pages, PageImage(tmp_path / "second.tif", 1)])
     for other in others:

@@ -117,9 +117,9 @@ def test_the_drawing_shows_each_entity_in_its_colour(tmp_path: Path) -> None:
     draw(page, None, ("A", "B"), tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as file:
         picture = file.copy()
-    assert picture.size == (1000, 500 + 24)
-    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((499, 300))) == COLOURS[1]
-    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((15, 512))) == COLOURS[0]
+    assert picture.size == (1400, 700 + 24)
+    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((699, 420))) == COLOURS[1]
+    assert "#{:02X}{:02X}{:02X}".format(*picture.getpixel((15, 712))) == COLOURS[0]
 
 
 def test_types_that_share_a_colour_have_other_numbers_at_their_boxes(tmp_path: Path) -> None:
@@ -187,7 +187,11 @@ def test_a_page_of_any_kind_is_drawn_as_it_is_seen(tmp_path: Path) -> None:
             ]
 
 
-def test_a_page_in_points_is_drawn_larger(tmp_path: Path) -> None:
+def test_a_page_in_points_is_drawn_larger_and_a_strip_no_larger_than_any(tmp_path: Path) -> None:
+    strip = {"page_size": [10, 3000], "words": [], "entities": []}
+    draw(strip, None, ("A",), tmp_path / "strip.png")
+    with Image.open(tmp_path / "strip.png") as file:
+        assert file.size == (20, 6000 + 200)
     page = {"page_size": [595.276, 841.89], "words": [], "entities": []}
     draw(page, None, ("A",), tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as file:

@@ -576,17 +576,17 @@ def test_a_page_whose_image_cannot_be_read_is_drawn_on_white_with_a_note(tmp_pat
     draw(drawable("torn"), PageImage(tmp_path / "torn.png"), ("A",), tmp_path / "noted.png")
     draw(drawable("none"), None, ("A",), tmp_path / "plain.png")
     with Image.open(tmp_path / "noted.png") as noted, Image.open(tmp_path / "plain.png") as plain:
-        assert noted.size == (900, 600 + 48)
-        assert plain.size == (900, 600 + 24)
+        assert noted.size == (990, 660 + 48)
+        assert plain.size == (990, 660 + 24)
         assert (red(noted), red(plain)) == (True, False)
-        assert noted.crop((0, 0, 900, 600)).tobytes() == plain.crop((0, 0, 900, 600)).tobytes()
+        assert noted.crop((0, 0, 990, 660)).tobytes() == plain.crop((0, 0, 990, 660)).tobytes()
 
 
 def test_a_picture_fits_its_page_and_a_vast_page_is_drawn_smaller(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20), "blue").save(tmp_path / "small.png")
     draw(drawable("small"), PageImage(tmp_path / "small.png"), ("A",), tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as out:
-        assert out.getpixel((899, 599)) == (0, 0, 255)
+        assert out.getpixel((989, 659)) == (0, 0, 255)
     draw(drawable("vast", (10**8, 10**6)), None, ("A",), tmp_path / "vast.png")
     with Image.open(tmp_path / "vast.png") as out:
         assert out.size[0] == LARGEST_SIDE

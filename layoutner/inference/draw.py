@@ -22,7 +22,7 @@ _Sides = tuple[float, float, float, float]  # left, top, right, bottom, in pixel
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#882255")
 
 LARGEST_SIDE = 8000  # pixels of a drawing; larger pages are drawn smaller
-READABLE_SIDE = 900  # pixels of a drawing's longer side; smaller pages are drawn two or more times as large
+READABLE_SIDE = 650  # pixels of a drawing's shorter side; smaller pages are drawn some whole number of times as large
 SIZES = (6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)  # of text that is fitted to its box, in pixels
 LONGEST_NAME = 200  # bytes of a drawing's file name, without its ending; file systems take 255
 
@@ -137,8 +137,10 @@ def draw(
 
 def _drawn_size(page_size: Sequence[float]) -> tuple[int, int]:
     """Width and height of a page's drawing in pixels: its own, unless the page is vast, or small as one in points."""
-    longest = max(page_size)
-    scale = LARGEST_SIDE / longest if longest > LARGEST_SIDE else max(1, math.ceil(READABLE_SIDE / longest))
+    longest, shortest = max(page_size), min(page_size)
+    scale = LARGEST_SIDE / longest  # at most
+    if scale > 1:
+        scale = max(1, min(math.ceil(READABLE_SIDE / shortest), int(scale)))
     width, height = (max(1, round(side * scale)) for side in page_size)
     return width, height
 
