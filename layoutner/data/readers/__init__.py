@@ -6,6 +6,7 @@ such a folder, no such split. A new format is one file here and one line.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from layoutner.config.data_settings import DataSettings
