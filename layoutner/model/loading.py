@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from layoutner.config.settings import ModelSettings
 from layoutner.data.batches import padded
 from layoutner.data.images import PageImages
 from layoutner.model.families import FAMILIES, accept_fp32, untrained
+from layoutner.model.source import checkpoint_name
 
 # Size of new layout tables against the word embeddings they are added to (both as standard deviation per element):
 # six of them are summed, and at 1 the text model would be drowned.
@@ -91,13 +91,7 @@ def open_checkpoint(settings: ModelSettings) -> Checkpoint:
             or cannot start from this checkpoint, no fast tokenizer or a lower-case one of a cased vocabulary, no image
             processor where page images are seen, a package that is missing.
     """
-    name = settings.name_or_path
-    if name is None:
-        raise UserError(
-            "model.name_or_path is missing: a hub name such as microsoft/layoutlm-base-uncased, or a folder"
-        )
-    if (Path(name).exists() or name.startswith((".", "/", "~"))) and not (Path(name) / "config.json").is_file():
-        raise UserError(f"model.name_or_path = {name}: there is no config.json in it, so it is no checkpoint folder")
+    name = checkpoint_name(settings)
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:

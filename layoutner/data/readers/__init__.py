@@ -24,3 +24,15 @@ READERS: dict[str, Reader] = {
     "hub": hub.read,
     "ocr": ocr.read,
 }
+
+
+def demand_packages(format: str | None) -> None:
+    """Refuse a format where what reads it is not installed.
+
+    Raises:
+        UserError: a package or a program is missing.
+    """
+    if format == "hub":
+        hub.demand_packages()
+    elif format == "ocr":
+        ocr.demand_packages()

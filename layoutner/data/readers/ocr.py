@@ -6,6 +6,7 @@ only its EXIF note turns upright has to be turned before.
 
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,22 @@ from layoutner.data.page import Page, Problem, Word
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 LONGEST_PAGE = 300  # seconds until tesseract is stopped; a page takes a few
+
+
+def demand_packages() -> None:
+    """Refuse the format where what reads it is not installed; looks for it, and does not load it.
+
+    Raises:
+        UserError: pytesseract or tesseract is not installed.
+    """
+    if find_spec("pytesseract") is None:
+        what = "data.format = ocr needs the package pytesseract and the program tesseract"
+        raise UserError(f"{what}: pip install 'layoutner[ocr]' and apt-get install tesseract-ocr")
+    if shutil.which("tesseract") is None:
+        raise UserError(
+            "data.format = ocr needs the program tesseract, and there is none on PATH: "
+            "apt-get install tesseract-ocr, or brew install tesseract"
+        )
 
 
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
@@ -31,16 +48,9 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     Raises:
         UserError: pytesseract or tesseract is not installed, or the folder holds no image.
     """
-    try:
-        import pytesseract
-    except ImportError:
-        what = "data.format = ocr needs the package pytesseract and the program tesseract"
-        raise UserError(f"{what}: pip install 'layoutner[ocr]' and apt-get install tesseract-ocr") from None
-    if shutil.which("tesseract") is None:
-        raise UserError(
-            "data.format = ocr needs the program tesseract, and there is none on PATH: "
-            "apt-get install tesseract-ocr, or brew install tesseract"
-        )
+    demand_packages()
+    import pytesseract
+
     for file in _files(path) if path.is_dir() else [path]:
         try:
             image_size(file)
