@@ -12,18 +12,8 @@ import torch
 from layoutner.config.errors import UserError
 from layoutner.config.settings import load
 from layoutner.inference.export import chosen_checkpoint, export, undamaged_checkpoints
-from layoutner.training.checkpoint import (
-    Identity,
-    TrainState,
-    _write,
-    changes,
-    checkpoint_path,
-    complete_checkpoints,
-    damage,
-    has_best,
-    read_state,
-    to_resume,
-)
+from layoutner.training.checkpoint import Identity, _write, changes, has_best, to_resume
+from layoutner.training.checkpoint_files import TrainState, checkpoint_path, complete_checkpoints, damage, read_state
 
 IDENTITY = Identity(meaning={"seed": 1}, settings={"optimizer": {"lr": 0.1}, "run": {"resume": "never"}}, ranks=2)
 

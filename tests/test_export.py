@@ -6,7 +6,7 @@ import pytest
 
 from layoutner.config.errors import UserError
 from layoutner.inference.export import as_model, export
-from layoutner.training.checkpoint import checkpoint_path
+from layoutner.training.checkpoint_files import checkpoint_path
 from tests.test_checkpoint import checkpoint
 
 FILES = ["config.json", "layoutner.json", "model.safetensors"]

@@ -377,7 +377,9 @@ def test_the_model_of_a_run_is_its_export(
     run: Path, old_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["predict", str(old_folder), "--data.format", "unilm", "--model"]
-    assert f"{run}: is a run folder; its model is {run / 'export'}" in call(capsys, *command, run)[2]
+    code, out, said = call(capsys, *command, run)
+    assert (code, said) == (0, f"--model {run} is a run folder: its model is {run / 'export'}\n")
+    assert (out, code) == (call(capsys, *command, run / "export")[1], 0)
     # Another trainer's config.json, as in a folder that two have written to: its outputs mean other labels.
     shutil.copytree(run / "export", tmp_path / "mixed")
     config = json.loads((tmp_path / "mixed" / "config.json").read_text())

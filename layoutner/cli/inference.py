@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from layoutner.cli.arguments import Parser, add_command, add_setting, quiet
 from layoutner.cli.ending import ending_together
 from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
+from layoutner.config.errors import UserError, demand_all
 from layoutner.config.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _joined(options: argparse.Namespace) -> "Iterator[World]":
         raise UserError(f"INPUT - with --data.format {options.format}: standard input is read as jsonl, a page a line")
     # What is there may differ by rank, so all of them agree on it. A process that is alone need not load torch first.
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        _demand_files(options.model, given, options.format)
+        _demand_files(options, given)
     quiet()
     from layoutner.data.readers.jsonl import STDIN
     from layoutner.inference.input import guess_format
@@ -184,16 +184,36 @@ def _joined(options: argparse.Namespace) -> "Iterator[World]":
     options.input = STDIN if given == "-" else Path(given)
     rank_timeout = RunSettings.model_fields["rank_timeout"].default
     with ending_together(World.join(rank_timeout, options.device)) as world:
-        world.agree(lambda: _demand_files(options.model, given, options.format))
+        model = world.agree(lambda: _demand_files(options, given))
+        if world.is_main and model != options.model:
+            print(f"--model {options.model} is a run folder: its model is {model}", file=sys.stderr)
+        options.model = model
         options.format = options.format or guess_format(options.input)
         yield world
 
 
-def _demand_files(model: Path | None, given: str, format: str | None) -> None:
-    if model is not None and not model.is_dir():
-        raise UserError(f"--model {model}: no such folder; `layoutner export RUN OUT` makes one")
-    if given != "-" and format != "hub" and not Path(given).exists():
-        raise UserError(f"--input {given}: no such file or folder")
+def _demand_files(options: argparse.Namespace, given: str) -> Path | None:
+    """The model's folder; None with --checkpoints.
+
+    Raises:
+        UserError: what the options name is not there, or not what it must be; all that is wrong together.
+    """
+    from layoutner.data.corpus import demand_path
+    from layoutner.data.readers import demand_packages
+    from layoutner.inference.export import demand_checkpoints
+    from layoutner.inference.model_folder import model_folder
+
+    def checks() -> Iterator[Callable[[], object]]:
+        if options.model is not None:
+            yield partial(model_folder, options.model)
+        else:
+            yield partial(demand_checkpoints, options.checkpoints)
+        yield partial(demand_packages, options.format)
+        if given != "-":
+            yield partial(demand_path, Path(given), options.format, "--input")
+
+    demand_all(f"`layoutner {options.command}` cannot start", checks())
+    return None if options.model is None else model_folder(options.model)
 
 
 def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings:
@@ -219,7 +239,6 @@ def _report(tally: "Tally") -> None:
 def _export(options: argparse.Namespace) -> None:
     if not options.run.is_dir():
         raise UserError(f"{options.run}: no such run folder")
-    quiet()
     from layoutner.inference.export import export
 
     print(f"{export(options.run, options.out)} exported to {options.out}")

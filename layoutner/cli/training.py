@@ -48,7 +48,10 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from layoutner.training.readiness import demand_ready
+
     settings = load(options.config, overrides(options))
+    demand_ready(settings)
     with ending_together(_join(settings)) as world:
         run_once(settings, world)
 
@@ -137,8 +140,11 @@ def _export_anew(chosen: Path, out: Path) -> None:
 
 
 def _cross_validate(options: argparse.Namespace) -> None:
+    from layoutner.training.readiness import demand_ready
+
     settings = load(options.config, overrides(options))
     folds = _folds(settings)
+    demand_ready(*(_of_fold(settings, number) for number in range(1, folds + 1)))
     with ending_together(_join(settings)) as world:
         _train_folds(settings, folds, world)
 

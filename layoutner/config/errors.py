@@ -1,6 +1,7 @@
 """What the command line turns into a message and an exit code."""
 
 import difflib
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -37,6 +38,17 @@ def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
     if len(problems) > shown:
         lines.append(f"  ... and {len(problems) - shown} more")
     raise UserError("\n".join([f"{what}:", *lines]))
+
+
+def demand_all(what: str, checks: Iterable[Callable[[], object]]) -> None:
+    """Make all checks, and raise one UserError that lists what each of them has raised, as `raise_gathered` does."""
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            problems.append(str(error).replace("\n", "\n  "))
+    raise_gathered(what, list(dict.fromkeys(problems)))
 
 
 def first_line(error: BaseException) -> str:

@@ -35,13 +35,8 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     Raises:
         UserError: data.train is missing, a reader's problems, no labels, a label that is not in the list.
     """
-    if settings.train is None:
-        raise UserError("data.train is missing: the folder or file of the training documents")
-    if settings.folds is not None and settings.fold is None:
-        raise UserError(
-            f"data.folds = {settings.folds} without data.fold: `layoutner cross-validate` trains all of them, "
-            "and data.fold = 1 the first"
-        )
+    demand_roles(settings)
+    assert settings.train is not None, "refused above"
     notes: list[str] = []
     ignored: Counter[str] = Counter()
     train = _read(settings, settings.train, "train", notes, ignored)
@@ -88,6 +83,36 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     return Corpus(train, evaluation, test, labels, tuple(notes))
 
 
+def demand_roles(settings: DataSettings) -> None:
+    """Refuse settings that do not say what to train on.
+
+    Raises:
+        UserError: data.train is missing, or data.folds stands without data.fold.
+    """
+    if settings.train is None:
+        raise UserError("data.train is missing: the folder or file of the training documents")
+    if settings.folds is not None and settings.fold is None:
+        raise UserError(
+            f"data.folds = {settings.folds} without data.fold: `layoutner cross-validate` trains all of them, "
+            "and data.fold = 1 the first"
+        )
+
+
+def demand_path(path: Path, format: str | None, said: str) -> None:
+    """Refuse a path of documents that leads nowhere.
+
+    Args:
+        format: of the documents; None where it is still to be guessed.
+        said: what the user calls the path.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    # A data set of the hub is a name, not a path.
+    if format != "hub" and not path.exists():
+        raise UserError(f"{said} = {path}: no such file or folder")
+
+
 def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> list[Document]:
     tally = Tally()
     documents = read_documents(settings, path, role, tally, labels="demand")
@@ -116,9 +141,7 @@ def stream(
     Raises:
         UserError: no such path, or nothing there that the format knows.
     """
-    # A data set of the hub is a name, not a path.
-    if settings.format != "hub" and not path.exists():
-        raise UserError(f"{said or f'data.{role}'} = {path}: no such file or folder")
+    demand_path(path, settings.format, said or f"data.{role}")
     checker = PageChecker(settings, tally)
     for page in read_pages(settings, path, role):
         if isinstance(page, Problem) and not page.fatal:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from layoutner.config.errors import UserError, raise_gathered
-from layoutner.training.checkpoint import (
+from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
     checkpoint_path,
     complete_checkpoints,
@@ -30,15 +30,25 @@ def chosen_checkpoint(run: Path) -> Path:
     return there[-1] if best is None else checkpoint_path(run, best)
 
 
+def demand_checkpoints(run: Path) -> list[Path]:
+    """All complete checkpoints of a run, oldest first; their contents are not read.
+
+    Raises:
+        UserError: not a run folder, or no complete checkpoint in it.
+    """
+    there = complete_checkpoints(run)
+    if not there:
+        raise UserError(f"{run}: holds no complete checkpoint; give the run folder, which holds checkpoints/")
+    return there
+
+
 def undamaged_checkpoints(run: Path) -> list[Path]:
     """All checkpoints of a run, oldest first, every byte of them verified.
 
     Raises:
         UserError: not a run folder, no complete checkpoint in it, or a damaged one.
     """
-    there = complete_checkpoints(run)
-    if not there:
-        raise UserError(f"{run}: holds no complete checkpoint; give the run folder, which holds checkpoints/")
+    there = demand_checkpoints(run)
     raise_gathered("damaged", [f"{one}: {problem}" for one in there if (problem := damage(one))])
     return there
 
@@ -75,13 +85,13 @@ def export(source: Path, out: Path) -> Path:
     Raises:
         UserError: nothing to export, or something is in the way at `out`.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: there is something already; export into a new folder")
     is_checkpoint = (source / WEIGHTS_FILE).is_file() and source.parent.name == "checkpoints"
     checkpoint = source if is_checkpoint else chosen_checkpoint(source)
     run = checkpoint.parent.parent
     if problem := damage(checkpoint):
         raise UserError(f"{checkpoint}: damaged, so it is not exported: {problem}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: there is something already; export into a new folder")
     out = out.resolve()
     partial = out.with_name(f".{out.name}.partial")
     try:

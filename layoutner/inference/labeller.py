@@ -27,7 +27,7 @@ from layoutner.inference.input import refuse
 from layoutner.model.families import FAMILIES, accept_fp32, model_inputs
 from layoutner.model.loading import demand_packages, open_pages, open_tokenizer
 from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
-from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE, read_training_pages
+from layoutner.training.folder import PREPROCESSING_FILE, read_training_pages
 from layoutner.training.metrics import Scores
 from layoutner.training.page_images import image_problems
 from layoutner.training.world import World
@@ -76,8 +76,6 @@ class Labeller:
             raise UserError(
                 f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not known here"
             )
-        if not (folder / "config.json").is_file() and (folder / EXPORT_FOLDER).is_dir():
-            raise UserError(f"{folder}: is a run folder; its model is {folder / EXPORT_FOLDER}")
         demand_packages(self.family)
         self._training_pages = read_training_pages(folder)
         self.world = world

@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from layoutner.data.batches import padded
 from layoutner.data.images import PageImages
 from layoutner.model.families import FAMILIES, accept_fp32, untrained
 from layoutner.model.head import carry_over
+from layoutner.model.source import checkpoint_name
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +100,7 @@ def open_checkpoint(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
             or cannot start from this checkpoint, no fast tokenizer or a lower-case one of a cased vocabulary, no image
             processor where page images are seen, a package that is missing.
     """
-    name = settings.name_or_path
-    if name is None:
-        raise UserError(
-            "model.name_or_path is missing: a hub name such as microsoft/layoutlm-base-uncased, or a folder"
-        )
-    if (Path(name).exists() or name.startswith((".", "/", "~"))) and not (Path(name) / "config.json").is_file():
-        raise UserError(f"model.name_or_path = {name}: there is no config.json in it, so it is no checkpoint folder")
+    name = checkpoint_name(settings)
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:

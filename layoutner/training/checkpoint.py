@@ -1,21 +1,14 @@
 """Checkpoints of a run: written beside, flushed, listed in a manifest, renamed last; verified when they are read.
 
-RUN/checkpoints/step-000123/
-    model.safetensors      all weights in the number format they are trained in: what export and prediction read
-    optimizer.safetensors  fp32 weights and Adam's two moments of every trained parameter, whole
-    state.json             where the run stands, and what another run must share to go on from there
-    manifest.json          bytes and SHA-256 of the other three; a folder without it is no checkpoint
-
-Nothing in it depends on the number of ranks or the ZeRO stage, and nothing is a pickle, so nothing in it can run code.
+What is in them, checkpoint_files.py says. Nothing in it depends on the number of ranks or the ZeRO stage, and nothing
+is a pickle, so nothing in it can run code.
 """
 
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +19,28 @@ from torch import nn
 
 from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import Settings
+from layoutner.training.checkpoint_files import (
+    FOLDER,
+    LATEST_FILE,
+    MANIFEST_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    TrainState,
+    checkpoint_path,
+    complete_checkpoints,
+    damage,
+    demand_resumable,
+    read_record,
+    sha256,
+    step_of,
+    torn,
+    torn_checkpoints,
+)
 from layoutner.training.engine import Engine
 from layoutner.training.world import World
 
 logger = logging.getLogger(__name__)
-
-FOLDER = "checkpoints"
-STATE_FILE = "state.json"
-WEIGHTS_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
-MANIFEST_FILE = "manifest.json"
-LATEST_FILE = "latest"  # name of the newest complete checkpoint, for people and scripts
-_NAME = re.compile(r"step-(\d{6,})")
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """Where a run stands. The step plan depends on the seed and the step alone, so this is all it takes."""
-
-    step: int  # optimizer steps done, skipped ones included
-    best_step: int | None = None  # step of the best checkpoint so far, by F1 on data.eval
-    best_f1: float = 0.0
-    best_loss: float = 0.0  # between equal F1, the lower loss is the better
 
 
 @dataclass(frozen=True)
@@ -57,71 +50,6 @@ class Identity:
     meaning: dict[str, Any]  # what another run must share, or the numbers would mean something else
     settings: dict[str, Any]  # the whole tree, to say what has changed
     ranks: int
-
-
-def checkpoint_path(run: Path, step: int) -> Path:
-    """Folder of the checkpoint after `step` optimizer steps."""
-    return run / FOLDER / f"step-{step:06d}"
-
-
-def complete_checkpoints(run: Path) -> list[Path]:
-    """Checkpoints of a run folder that have all their files in full length, oldest first. Contents: see `damage`."""
-    folders = [f for f in (run / FOLDER).glob("step-*") if _NAME.fullmatch(f.name) and not _torn(f)]
-    return sorted(folders, key=_step)
-
-
-def is_own(name: str) -> bool:
-    """Whether a run leaves something of this name beside its checkpoints."""
-    return name == LATEST_FILE or _NAME.fullmatch(name) is not None
-
-
-def _manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    manifest: dict[str, dict[str, Any]] = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
-    return manifest
-
-
-def _torn(checkpoint: Path) -> str | None:
-    """What is missing of a checkpoint, by its manifest; None where every file has its full length."""
-    try:
-        for name, expected in _manifest(checkpoint).items():
-            size = (checkpoint / name).stat().st_size
-            if size != expected["bytes"]:
-                return f"{name} has {size} bytes instead of {expected['bytes']}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return first_line(error)
-    return None
-
-
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None where every byte is as it was written. Reads all of it."""
-    if torn := _torn(checkpoint):
-        return torn
-    for name, expected in _manifest(checkpoint).items():
-        if _sha256(checkpoint / name) != expected.get("sha256"):
-            return f"{name} has other contents than were written"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_state(checkpoint: Path) -> TrainState:
-    """State of a complete checkpoint.
-
-    Raises:
-        UserError: not a complete checkpoint.
-    """
-    state = _read_record(checkpoint)["state"]
-    return TrainState(**{field.name: state[field.name] for field in fields(TrainState)})
-
-
-def _read_record(checkpoint: Path) -> dict[str, Any]:
-    if problem := _torn(checkpoint):
-        raise UserError(f"{checkpoint}: not a complete layoutner checkpoint: {problem}")
-    record: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    return record
 
 
 def save(engine: Engine, run: Path, state: TrainState, identity: Identity, keep: int, world: World) -> None:
@@ -181,7 +109,7 @@ def _remove_old(run: Path, state: TrainState, keep: int) -> None:
     """Keep the newest up to this one, and the best. What cannot be removed is no reason to end a run."""
     best = checkpoint_path(run, state.best_step) if state.best_step is not None else None
     # A later one can only be damaged, left by the run that this one goes on from: it counts for nothing.
-    for old in [folder for folder in complete_checkpoints(run) if _step(folder) <= state.step][:-keep]:
+    for old in [folder for folder in complete_checkpoints(run) if step_of(folder) <= state.step][:-keep]:
         if old != best:
             try:
                 # Renamed first: a kill while it is removed leaves no torn checkpoint under its name.
@@ -190,14 +118,10 @@ def _remove_old(run: Path, state: TrainState, keep: int) -> None:
                 logger.warning("%s could not be removed: %s", old, error)
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
-
-
 def _flushed(path: Path) -> dict[str, Any]:
     """The manifest's line of a file that is on the disk."""
     _flush(path)
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _flush(path: Path) -> None:
@@ -214,7 +138,7 @@ class Saved:
 
     def __init__(self, checkpoint: Path, world: World) -> None:
         self.path = checkpoint
-        self.record: dict[str, Any] = world.on_main(lambda: _read_record(checkpoint))
+        self.record: dict[str, Any] = world.on_main(lambda: read_record(checkpoint))
         self._world = world
         self._files: dict[str, Any] = {}  # on rank 0
         self._names: dict[str, list[str]] = world.on_main(self._open)
@@ -271,25 +195,17 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
     run, resume = settings.run.output_dir, settings.run.resume
     if settings.run.overwrite:
         return None
-    there = complete_checkpoints(run)
-    torn = [f for f in sorted((run / FOLDER).glob("step-*")) if _NAME.fullmatch(f.name) and f not in there]
+    demand_resumable(settings.run)
     if resume == "never":
-        if there:
-            raise UserError(
-                f"run.output_dir = {run} holds {len(there)} checkpoint(s), the newest {there[-1].name}: "
-                "run.resume = auto goes on from there; to start afresh give another run.output_dir, or "
-                "run.overwrite = true, which removes them"
-            )
         return None
+    there, torn_ones = complete_checkpoints(run), torn_checkpoints(run)
     if resume in ("auto", "must"):
-        checkpoint = _newest_undamaged([*there, *torn])
-        if checkpoint is None and (there or torn):
+        checkpoint = _newest_undamaged([*there, *torn_ones])
+        if checkpoint is None and (there or torn_ones):
             raise UserError(
                 f"run.resume = {resume}: every checkpoint in {run / FOLDER} is damaged; to start afresh give another "
                 "run.output_dir"
             )
-        if checkpoint is None and resume == "must":
-            raise UserError(f"run.resume = must, but {run / FOLDER} holds no complete checkpoint")
     elif there and Path(resume).resolve().parent != (run / FOLDER).resolve():
         # The same command once more, as after preemption: what this run has done itself comes first.
         checkpoint = _newest_undamaged(there)
@@ -306,7 +222,7 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
             )
     if checkpoint is None:
         return None
-    record = _read_record(checkpoint)
+    record = read_record(checkpoint)
     saved = record["meaning"]
     differs = [
         f"{key} = {saved.get(key)} there, {value} here"
@@ -326,11 +242,11 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
 
 def has_best(run: Path, state: TrainState) -> bool:
     """Whether the best checkpoint that a state names, if any, is there in this run's folder."""
-    return state.best_step is None or not _torn(checkpoint_path(run, state.best_step))
+    return state.best_step is None or not torn(checkpoint_path(run, state.best_step))
 
 
 def _newest_undamaged(checkpoints: list[Path]) -> Path | None:
-    for checkpoint in sorted(checkpoints, key=_step, reverse=True):
+    for checkpoint in sorted(checkpoints, key=step_of, reverse=True):
         if problem := damage(checkpoint):
             logger.warning("%s is damaged (%s): not used, the one before it is taken", checkpoint, problem)
         else:

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from layoutner import __version__
 from layoutner.config.errors import UserError
 from layoutner.config.settings import Settings
 from layoutner.data.files import read_text
-from layoutner.training.checkpoint import FOLDER as CHECKPOINTS_FOLDER
-from layoutner.training.checkpoint import WEIGHTS_FILE, complete_checkpoints, is_own
+from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
+from layoutner.training.checkpoint_files import WEIGHTS_FILE, complete_checkpoints, is_own
 from layoutner.training.tracking import METRICS_FILE, TENSORBOARD_FOLDER, WANDB_ID_FILE
-from layoutner.training.world import World
+
+if TYPE_CHECKING:
+    from layoutner.training.world import World
 
 SKELETON_FOLDER = "model"
 SCORES_FILE = "scores.json"
@@ -68,12 +70,23 @@ def demand_folder(settings: Settings) -> None:
             run.overwrite; run.overwrite would take away what this run itself reads or writes, or what an earlier
             start of the same job has saved.
     """
-    run, folder = settings.run, settings.run.output_dir
+    folder = settings.run.output_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
+    demand_replaceable(settings)
+    _hold(folder)
+
+
+def demand_replaceable(settings: Settings) -> None:
+    """Refuse a run folder in which something stands that must not be replaced. Changes nothing.
+
+    Raises:
+        UserError: as `demand_folder`, but for a folder that cannot be written and for another run that writes there.
+    """
+    run, folder = settings.run, settings.run.output_dir
     if models := [name for name in MODEL_FILES if (folder / name).exists()]:
         raise UserError(
             f"run.output_dir = {folder} holds a model that layoutner did not make ({', '.join(models)}), which would "
@@ -101,7 +114,6 @@ def demand_folder(settings: Settings) -> None:
             f"run.output_dir = {folder} holds {', '.join(results)} of a run whose checkpoints are gone: to start "
             "afresh give another run.output_dir, or run.overwrite = true, which removes them"
         )
-    _hold(folder)
 
 
 def _holds_anything(path: Path) -> bool:
@@ -207,7 +219,7 @@ def open_folder(
     ds_config: dict[str, Any],
     preprocessing: dict[str, Any],
     training_pages: Iterable[str],
-    world: World,
+    world: "World",
 ) -> None:
     """Write the record of the run, with run.overwrite in place of an earlier run. Rank 0 alone calls this.
 
@@ -265,7 +277,7 @@ def save_skeleton(folder: Path, model: Any, tokenizer: Any, image_processor: Any
         image_processor.save_pretrained(folder / SKELETON_FOLDER)
 
 
-def environment(world: World) -> dict[str, Any]:
+def environment(world: "World") -> dict[str, Any]:
     """Versions, commit, ranks and device; no variable of the environment, so no secret."""
     packages = ("torch", "deepspeed", "transformers", "tokenizers", "pydantic", "seqeval", "wandb")
     return {

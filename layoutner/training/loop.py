@@ -20,7 +20,8 @@ from layoutner.model.families import model_inputs
 from layoutner.model.loading import build
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training import preflight
-from layoutner.training.checkpoint import Saved, TrainState
+from layoutner.training.checkpoint import Saved
+from layoutner.training.checkpoint_files import TrainState, checkpoint_path
 from layoutner.training.engine import Engine, Step, require_dtype
 from layoutner.training.evaluate import evaluate
 from layoutner.training.folder import demand_folder, hold_again, open_folder, save_skeleton
@@ -142,7 +143,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
         tracker.close()
     engine.close()
     chosen = state.best_step if state.best_step is not None else state.step
-    return plan, checkpoints.checkpoint_path(run.output_dir, chosen)
+    return plan, checkpoint_path(run.output_dir, chosen)
 
 
 def _plan(settings: Settings, world: World) -> Plan:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.config.batch_plan import BatchPlan, plan_batch
-from layoutner.config.errors import UserError, raise_gathered
+from layoutner.config.errors import raise_gathered
 from layoutner.config.render import render
 from layoutner.config.schedule import Schedule, plan_schedule
 from layoutner.config.settings import Settings
@@ -22,6 +22,7 @@ from layoutner.model.loading import Checkpoint, open_checkpoint
 from layoutner.model.loss import Loss, make_loss
 from layoutner.training.checkpoint import Identity
 from layoutner.training.folder import read_training_pages
+from layoutner.training.readiness import demand_predictions
 from layoutner.training.tracking import demand_packages
 from layoutner.training.watchdog import Kind
 
@@ -155,8 +156,7 @@ def make_plan(settings: Settings, ranks: int, doing: Doing = _unwatched) -> Plan
         UserError: anything the user can mend, in data, checkpoint, batch, schedule, preset or installed packages.
     """
     demand_packages(settings)
-    if settings.run.predictions != "none" and settings.data.test is None:
-        raise UserError(f"run.predictions = {settings.run.predictions} without data.test: give the documents to label")
+    demand_predictions(settings)
     batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
     corpus, checkpoint, windows = cut_windows(settings, doing)
     schedule = plan_schedule(settings.schedule, settings.batch.global_windows, len(windows["train"]))

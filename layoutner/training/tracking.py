@@ -6,11 +6,13 @@ import os
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from layoutner.config.errors import UserError, first_line
 from layoutner.config.settings import Settings
-from layoutner.training.world import World
+
+if TYPE_CHECKING:
+    from layoutner.training.world import World
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -207,7 +209,7 @@ def demand_packages(settings: Settings) -> None:
             ) from None
 
 
-def open_tracker(settings: Settings, world: World, resumed_step: int) -> Trackers:
+def open_tracker(settings: Settings, world: "World", resumed_step: int) -> Trackers:
     """The trackers of this rank.
 
     Args:

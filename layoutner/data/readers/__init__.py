@@ -6,7 +6,6 @@ such a folder, no such split. A new format is one file here and one line.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 from layoutner.config.data_settings import DataSettings
@@ -85,3 +84,15 @@ def _refuse_another_kind(format: str, path: Path, problems: list[Problem]) -> No
 def _another_kind(format: str, path: Path) -> Kind | None:
     kind = recognise(path)
     return None if kind is None or kind.format == format else kind
+
+
+def demand_packages(format: str | None) -> None:
+    """Refuse a format where what reads it is not installed.
+
+    Raises:
+        UserError: a package or a program is missing.
+    """
+    if format == "hub":
+        hub.demand_packages()
+    elif format == "ocr":
+        ocr.demand_packages()

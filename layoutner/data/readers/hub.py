@@ -17,6 +17,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -28,6 +29,16 @@ from layoutner.data.page import Page, Problem, Word
 
 SPLITS = {"train": ("train",), "eval": ("validation", "valid", "val", "eval", "dev"), "test": ("test",)}
 COLUMNS = {"words": ("words", "tokens"), "boxes": ("bboxes", "bbox", "boxes"), "tags": ("ner_tags", "labels")}
+
+
+def demand_packages() -> None:
+    """Refuse the format where what reads it is not installed; looks for it, and does not load it.
+
+    Raises:
+        UserError: `datasets` is not installed.
+    """
+    if find_spec("datasets") is None:
+        raise UserError("data.format = hub needs the package datasets: pip install 'layoutner[hub]'")
 
 
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
@@ -42,10 +53,9 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     Raises:
         UserError: `datasets` is not installed, no such dataset, no such split, or a column is missing.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise UserError("data.format = hub needs the package datasets: pip install 'layoutner[hub]'") from None
+    demand_packages()
+    import datasets
+
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs of a damaged file is raised below as well
     # The library raises what its parts raise: of Arrow, of the network, its own.
     try:

@@ -6,6 +6,7 @@ orientation says.
 
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,22 @@ from layoutner.data.image_file import SUFFIXES, page_images, read_image
 from layoutner.data.page import Page, Problem, Word, hidden_notes
 
 LONGEST_PAGE = 300  # seconds until tesseract is stopped; a page takes a few
+
+
+def demand_packages() -> None:
+    """Refuse the format where what reads it is not installed; looks for it, and does not load it.
+
+    Raises:
+        UserError: pytesseract or tesseract is not installed.
+    """
+    if find_spec("pytesseract") is None:
+        what = "data.format = ocr needs the package pytesseract and the program tesseract"
+        raise UserError(f"{what}: pip install 'layoutner[ocr]' and apt-get install tesseract-ocr")
+    if shutil.which("tesseract") is None:
+        raise UserError(
+            "data.format = ocr needs the program tesseract, and there is none on PATH: "
+            "apt-get install tesseract-ocr, or brew install tesseract"
+        )
 
 
 def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[Page | Problem]:
@@ -33,16 +50,9 @@ def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[
     Raises:
         UserError: pytesseract or tesseract is not installed, or the folder holds no image.
     """
-    try:
-        import pytesseract
-    except ImportError:
-        what = "data.format = ocr needs the package pytesseract and the program tesseract"
-        raise UserError(f"{what}: pip install 'layoutner[ocr]' and apt-get install tesseract-ocr") from None
-    if shutil.which("tesseract") is None:
-        raise UserError(
-            "data.format = ocr needs the program tesseract, and there is none on PATH: "
-            "apt-get install tesseract-ocr, or brew install tesseract"
-        )
+    demand_packages()
+    import pytesseract
+
     hidden: list[Path] = []
     files = _files(path, hidden) if path.is_dir() else [path]
     yield from hidden_notes(hidden)

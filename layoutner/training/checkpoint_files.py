@@ -1,0 +1,135 @@
+"""A run's checkpoints as files: their names, whether they are whole, where the run stood. No torch, so at once.
+
+RUN/checkpoints/step-000123/
+    model.safetensors      all weights in the number format they are trained in: what export and prediction read
+    optimizer.safetensors  fp32 weights and Adam's two moments of every trained parameter, whole
+    state.json             where the run stands, and what another run must share to go on from there
+    manifest.json          bytes and SHA-256 of the other three; a folder without it is no checkpoint
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from layoutner.config.errors import UserError, first_line
+from layoutner.config.settings import RunSettings
+
+FOLDER = "checkpoints"
+STATE_FILE = "state.json"
+WEIGHTS_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+MANIFEST_FILE = "manifest.json"
+LATEST_FILE = "latest"  # name of the newest complete checkpoint, for people and scripts
+NAME = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands. The step plan depends on the seed and the step alone, so this is all it takes."""
+
+    step: int  # optimizer steps done, skipped ones included
+    best_step: int | None = None  # step of the best checkpoint so far, by F1 on data.eval
+    best_f1: float = 0.0
+    best_loss: float = 0.0  # between equal F1, the lower loss is the better
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Folder of the checkpoint after `step` optimizer steps."""
+    return run / FOLDER / f"step-{step:06d}"
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """Checkpoints of a run folder that have all their files in full length, oldest first. Contents: see `damage`."""
+    folders = [f for f in (run / FOLDER).glob("step-*") if NAME.fullmatch(f.name) and not torn(f)]
+    return sorted(folders, key=step_of)
+
+
+def is_own(name: str) -> bool:
+    """Whether a run leaves something of this name beside its checkpoints."""
+    return name == LATEST_FILE or NAME.fullmatch(name) is not None
+
+
+def manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    files: dict[str, dict[str, Any]] = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+    return files
+
+
+def torn(checkpoint: Path) -> str | None:
+    """What is missing of a checkpoint, by its manifest; None where every file has its full length."""
+    try:
+        for name, expected in manifest(checkpoint).items():
+            size = (checkpoint / name).stat().st_size
+            if size != expected["bytes"]:
+                return f"{name} has {size} bytes instead of {expected['bytes']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return first_line(error)
+    return None
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None where every byte is as it was written. Reads all of it."""
+    if problem := torn(checkpoint):
+        return problem
+    for name, expected in manifest(checkpoint).items():
+        if sha256(checkpoint / name) != expected.get("sha256"):
+            return f"{name} has other contents than were written"
+    return None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """State of a complete checkpoint.
+
+    Raises:
+        UserError: not a complete checkpoint.
+    """
+    state = read_record(checkpoint)["state"]
+    return TrainState(**{field.name: state[field.name] for field in fields(TrainState)})
+
+
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    if problem := torn(checkpoint):
+        raise UserError(f"{checkpoint}: not a complete layoutner checkpoint: {problem}")
+    record: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    return record
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def torn_checkpoints(run: Path) -> list[Path]:
+    """Checkpoints of a run folder that are not complete."""
+    there = complete_checkpoints(run)
+    return [f for f in sorted((run / FOLDER).glob("step-*")) if NAME.fullmatch(f.name) and f not in there]
+
+
+def demand_resumable(settings: RunSettings) -> None:
+    """Refuse a start that run.resume and the run folder do not allow, as far as that shows without reading weights.
+
+    Raises:
+        UserError: "never" in a folder that holds checkpoints and is not to be overwritten; "must" or a path without
+            one.
+    """
+    run, resume = settings.output_dir, settings.resume
+    if settings.overwrite:
+        return
+    there = complete_checkpoints(run)
+    if resume == "never" and there:
+        raise UserError(
+            f"run.output_dir = {run} holds {len(there)} checkpoint(s), the newest {there[-1].name}: "
+            "run.resume = auto goes on from there; to start afresh give another run.output_dir, or "
+            "run.overwrite = true, which removes them"
+        )
+    if resume == "must" and not there and not torn_checkpoints(run):
+        raise UserError(f"run.resume = must, but {run / FOLDER} holds no complete checkpoint")
+    # With checkpoints of its own the run goes on from those.
+    if resume not in ("never", "auto", "must") and not there and (problem := torn(Path(resume))):
+        raise UserError(f"run.resume = {resume}: not a complete layoutner checkpoint: {problem}")
