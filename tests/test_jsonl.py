@@ -237,7 +237,7 @@ def test_two_pages_of_one_file_are_two_pictures(tmp_path: Path) -> None:
     documents = read(write(tmp_path / "x.jsonl", *pages))
     assert [document.image for document in documents] == [PageImage(tmp_path / "two.tif", n) for n in (0, 1, 1)]
     assert find_pairs(documents) == [(1, 2, True)]
-    greys = [to_page(d, [WordLabel(0, 1.0)] * 2, ["O"], tmp_path) for d in documents]
+    greys = [to_page(d, [WordLabel(0, 1.0)] * 2, LabelSet("BIO", ("X",)), tmp_path) for d in documents]
     assert [(made["image"], made["frame"]) for made in greys] == [("two.tif", 0), ("two.tif", 1), ("two.tif", 1)]
     again = read(write(tmp_path / "again.jsonl", *greys))
     assert [document.image for document in again] == [document.image for document in documents]
