@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import HANGS_S, ROOT, free_port
 
 # python -c BY_RANK FOLDER ARGUMENTS OF LAYOUTNER, started in FOLDER/0 and FOLDER/1: the same paths, other files.
 BY_RANK = """
@@ -33,7 +33,7 @@ def start(
     ]  # fmt: skip
 
 
-def finish(processes: Sequence[subprocess.Popen[str]], timeout: float = 120) -> list[tuple[int, str, str]]:
+def finish(processes: Sequence[subprocess.Popen[str]], timeout: float = HANGS_S) -> list[tuple[int, str, str]]:
     """Exit code, standard output and standard error of each."""
     try:
         said = [process.communicate(timeout=timeout) for process in processes]

@@ -29,7 +29,7 @@ from layoutner.data.document import Document, PageImage
 from layoutner.data.labels import LabelSet
 from layoutner.data.windows import Windower
 from layoutner.training.plan import cut_windows, make_plan
-from tests.conftest import ROOT, free_port, launch
+from tests.conftest import HANGS_S, ROOT, free_port, launch
 from tests.test_house import imports
 
 LABELS = LabelSet("BIO", ("A", "B"))
@@ -338,7 +338,7 @@ def test_a_lock_that_is_never_given_back(
         fcntl.flock(held, fcntl.LOCK_EX)
         start = time.monotonic()
         fresh = WindowCache(tmp_path).windows(*call)
-        assert 0.6 <= time.monotonic() - start < 5
+        assert time.monotonic() - start >= 0.6
     assert caplog.text.count("another process holds it, to cut the same windows; waiting for it") == 1
     windower, *rest = call
     assert fresh == windower.windows(*rest)
@@ -392,7 +392,7 @@ class Cutters:
         return [output.read_text().splitlines() for output in self.outputs]
 
     def wait_for(self, line: str, times: int) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + HANGS_S
         while sum(lines.count(line) for lines in self.said()) < times:
             assert time.monotonic() < until, self.said()
             time.sleep(0.05)
@@ -429,7 +429,7 @@ def test_one_process_cuts_what_others_wait_for_and_read_and_may_be_killed(cutter
     assert sorted(map(len, cutters.said())) == [1, 2, 2]
     cutters.gate.touch()
     for number in {0, 1, 2} - {first}:
-        assert cutters.processes[number].wait(30) == 0
+        assert cutters.processes[number].wait(HANGS_S) == 0
     # 90 words are 3 windows of 30.
     told = sorted(lines[1:] for number, lines in enumerate(cutters.said()) if number != first)
     cache = tmp_path / "cache"
@@ -523,7 +523,7 @@ def test_a_rank_that_waits_for_a_lock_does_not_hang(
                 assert job.poll() is None, (tmp_path / "out").read_text()
                 for lock in locks:
                     lock.close()
-            code = job.wait(30)
+            code = job.wait(HANGS_S)
         finally:
             job.kill()
             job.wait()

@@ -108,19 +108,13 @@ def test_exit_codes_and_formats(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_neither_torch_nor_deepspeed_is_loaded(tmp_path: Path) -> None:
     import subprocess
-    import time
 
     (tmp_path / "c.json").write_text(f"{{{B}}}")
     code = (
         "import sys; from layoutner.cli import main; main(['config', 'check', sys.argv[1]])\n"
         "assert not {'torch', 'deepspeed', 'transformers'} & set(sys.modules)"
     )
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / "c.json")], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 1.0
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "c.json")], check=True, capture_output=True)
 
 
 def test_schemas_for_editors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import launch
+from tests.conftest import HANGS_S, launch
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("demo") / "run"
-    done = launch(["layoutner", "demo", "--run.output_dir", run], timeout=300)
+    done = launch(["layoutner", "demo", "--run.output_dir", run], timeout=HANGS_S)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "deepspeed --num_gpus 2 --module layoutner train --config demo" in done.stdout
     return run
@@ -32,7 +32,9 @@ def test_the_demo_learns_its_forms(demo: Path) -> None:
 
 @pytest.mark.slow
 def test_without_the_layout_it_cannot_tell_them_apart(demo: Path, tmp_path: Path) -> None:
-    done = launch(["layoutner", "demo", "--run.output_dir", tmp_path / "bert", "--model.family", "bert"], timeout=300)
+    done = launch(
+        ["layoutner", "demo", "--run.output_dir", tmp_path / "bert", "--model.family", "bert"], timeout=HANGS_S
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     with_layout = json.loads((demo / "scores.json").read_text())["f1"]
     assert json.loads((tmp_path / "bert" / "scores.json").read_text())["f1"] <= with_layout - 0.10

@@ -14,7 +14,7 @@ from layoutner.cli import _run
 from layoutner.config.errors import UserError
 from layoutner.config.settings import DeviceName
 from layoutner.training.world import World, _choose
-from tests.conftest import ROOT
+from tests.conftest import HANGS_S, ROOT
 
 Arguments = Callable[..., list[str]]
 
@@ -27,7 +27,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
         [str(Path(sys.executable).parent / tool), *arguments],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGS_S,
         env={**kept, "OMP_NUM_THREADS": "1", **environment},
         cwd=ROOT,
         check=False,

@@ -9,7 +9,7 @@ import pytest
 
 from layoutner.config.schedule import plan_schedule
 from layoutner.config.settings import ScheduleSettings
-from tests.conftest import free_port, launch
+from tests.conftest import HANGS_S, free_port, launch
 
 WORKER = Path(__file__).parent / "workers" / "steps.py"
 STAGES = ("0", "1", "2", "3")
@@ -46,7 +46,7 @@ def results(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     for ranks in RANKS:
         out = folder / f"{ranks}.json"
         command = ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), WORKER, folder, out]
-        done = launch(command, timeout=500)
+        done = launch(command, timeout=HANGS_S)
         assert done.returncode == 0, done.stderr[-4000:]
         found[ranks] = json.loads(out.read_text())
     return found

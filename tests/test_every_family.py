@@ -18,7 +18,7 @@ from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.model.families import FAMILIES
 from layoutner.training.plan import cut_windows
 from layoutner.training.world import World
-from tests.conftest import free_port, launch
+from tests.conftest import HANGS_S, free_port, launch
 
 WORKER = Path(__file__).parent / "workers" / "families.py"
 # layoutlmv2's backbone cannot be installed from a package index.
@@ -33,7 +33,7 @@ def out(checkpoints: dict[str, Path], forms: Path, tmp_path_factory: pytest.Temp
     """What the worker wrote, all families in one start of two ranks."""
     folder = tmp_path_factory.mktemp("families")
     command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), WORKER]
-    done = launch([*command, checkpoints["bert"].parent, forms, folder, *CASES], timeout=500)
+    done = launch([*command, checkpoints["bert"].parent, forms, folder, *CASES], timeout=HANGS_S)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 

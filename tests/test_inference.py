@@ -253,7 +253,7 @@ def test_a_run_that_one_rank_sees_in_part_ends_both_with_one_message(run: Path, 
             (tmp_path / str(rank) / "run" / entry.name).symlink_to(entry)
     (tmp_path / "1" / "run" / "layoutner.json").unlink()
     started = start(["-c", BY_RANK, tmp_path, "evaluate", forms, "--checkpoints", "run"])
-    for rank, (code, _, err) in enumerate(finish(started, 60)):
+    for rank, (code, _, err) in enumerate(finish(started)):
         # Libraries may warn beside it.
         (line,) = (line for line in err.splitlines() if line.startswith("layoutner: "))
         assert code == 2

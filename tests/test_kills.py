@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, launch
+from tests.conftest import HANGS_S, ROOT, launch
 
 
 @pytest.mark.slow
 def test_killed_runs_end_as_the_run_that_nobody_killed(tmp_path: Path) -> None:
-    done = launch(["python", ROOT / "benchmarks" / "kills.py", 12, tmp_path], timeout=400)
+    done = launch(["python", ROOT / "benchmarks" / "kills.py", 12, tmp_path], timeout=HANGS_S)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     found = dict(line.split(": ") for line in done.stdout.splitlines() if ": " in line)
     assert found["kills"] == "12"

@@ -13,7 +13,7 @@ from layoutner.config.memory import GiB, Memory, MiB, Network, estimate, largest
 from layoutner.config.memory_plan import Case, advice, describe
 from layoutner.config.schedule import plan_schedule
 from layoutner.config.settings import load
-from tests.conftest import launch
+from tests.conftest import HANGS_S, launch
 
 WORKER = Path(__file__).parent / "workers" / "memory.py"
 STAGES = (0, 1, 2, 3)
@@ -23,7 +23,7 @@ BASE = Network.from_config({}, "layoutlm", 7)  # LayoutLM base
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("memory") / "measured.json"
-    done = launch([Path(sys.executable).name, WORKER, out], timeout=300, PYTHONPATH=str(WORKER.parents[2]))
+    done = launch([Path(sys.executable).name, WORKER, out], timeout=HANGS_S, PYTHONPATH=str(WORKER.parents[2]))
     assert done.returncode == 0, done.stderr[-4000:]
     found: dict[str, Any] = json.loads(out.read_text())
     return found

@@ -24,7 +24,7 @@ from layoutner.config.old_script import OPTIONS, PREPROCESS, TRAIN
 from layoutner.config.settings import load
 from layoutner.data import splits as data_splits
 from layoutner.data.corpus import Corpus, read_corpus
-from tests.conftest import ROOT, call, free_port
+from tests.conftest import HANGS_S, ROOT, call, free_port
 
 REQUIRED = ["--data_dir", "data", "--model_type", "layoutlm", "--model_name_or_path", "base", "--output_dir", "a/out"]
 BASE = ["python", TRAIN, *REQUIRED]
@@ -1159,7 +1159,7 @@ def run_printed(old: str, *more: str) -> None:
     assert commands == made.commands != []
     for command in commands:
         line = f"{command} {shlex.join(more)}" if " train " in command else command
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=HANGS_S, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
 
 

@@ -31,7 +31,7 @@ from layoutner.inference.output import Output, to_unilm
 from layoutner.inference.predict import to_page
 from layoutner.training.evaluate import WordLabel
 from layoutner.training.world import World
-from tests.conftest import ROOT, call, free_port, launch
+from tests.conftest import HANGS_S, ROOT, call, free_port, launch
 from tests.ranks import BY_RANK, finish, start
 from tests.tiny_families import make_export
 
@@ -265,7 +265,7 @@ def test_what_one_rank_lacks_ends_both_with_one_message(
         shutil.copy(many, tmp_path / str(rank) / "in.jsonl")
     (tmp_path / "1" / lacks).rename(tmp_path / "gone")
     started = start(["-c", BY_RANK, tmp_path, command, "in.jsonl", "--model", "model", "--output", "out"])
-    for rank, (code, out, err) in enumerate(finish(started, 60)):
+    for rank, (code, out, err) in enumerate(finish(started)):
         (line,) = (line for line in err.splitlines() if line.startswith("layoutner: "))  # libraries may warn beside it
         assert (code, out, "Traceback" in err) == (2, "", False)
         assert line.startswith(f"layoutner: {'rank 1: ' if rank else ''}error: rank 1: ")
@@ -273,16 +273,16 @@ def test_what_one_rank_lacks_ends_both_with_one_message(
         assert not (tmp_path / str(rank) / "out").exists()
 
 
-# Two seconds of silence are too many for the watchdog, and rank 1 takes three for a forward.
+# Six seconds of silence are too many for the watchdog, and rank 1 takes eight for a forward.
 PATIENCE = """
 import sys, time
 from layoutner.config.settings import RunSettings
-RunSettings.model_fields["rank_timeout"].default = 2.0
+RunSettings.model_fields["rank_timeout"].default = 6.0
 from layoutner.cli import main
 from layoutner.inference.labeller import Labeller
 
 def slow(labeller, batch, forward=Labeller._forward):
-    time.sleep(3 if labeller.world.rank else 0)
+    time.sleep(8 if labeller.world.rank else 0)
     return forward(labeller, batch)
 
 Labeller._forward = slow
@@ -301,15 +301,15 @@ def test_two_ranks_wait_for_slow_work_and_not_for_a_dead_rank(killed: bool, mode
         standard_input.write(lines(*(page("p", ["x"]) for _ in range(256))))  # a chunk
         standard_input.flush()
         partial = tmp_path / ".out.jsonl.partial"
-        until = time.monotonic() + 60
+        until = time.monotonic() + HANGS_S
         while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
             time.sleep(0.05)
         if killed:
             ranks[1].kill()
-            assert ranks[0].wait(30) == 1
+            assert ranks[0].wait(HANGS_S) == 1
             assert "layoutner: error: rank 0: lost rank 1 on host " in finish(ranks)[0][2]
         else:
-            time.sleep(6)  # nothing to read
+            time.sleep(9)  # nothing to read
             standard_input.write(lines(page("last", ["x"])))
             standard_input.flush()
             assert [(code, err) for code, _, err in finish(ranks)] == [(0, "")] * 2
@@ -324,7 +324,7 @@ def run_with(stdin: Path, command: list[object]) -> subprocess.CompletedProcess[
     with stdin.open() as file:
         return subprocess.run(
             [str(LAYOUTNER.with_name(tool)), *arguments],
-            stdin=file, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT, env=environment(),
+            stdin=file, capture_output=True, text=True, timeout=HANGS_S, check=False, cwd=ROOT, env=environment(),
         )  # fmt: skip
 
 
@@ -345,7 +345,7 @@ def test_memory_does_not_grow_with_the_input(model: Path, tmp_path: Path) -> Non
             out.writelines(text for _ in range(count))
         command = [sys.executable, "-c", MEASURED, "predict", file, "--model", model, "--output", tmp_path / "out"]
         done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=200, check=False, env=environment()
+            list(map(str, command)), capture_output=True, text=True, timeout=HANGS_S, check=False, env=environment()
         )
         assert done.returncode == 0, done.stderr
         assert len((tmp_path / "out").read_text().splitlines()) == count
@@ -403,12 +403,12 @@ def test_an_interrupt_leaves_what_was_there(model: Path, tmp_path: Path) -> None
     process.stdin.write(lines(*(page("p", ["x"]) for _ in range(256))))  # a chunk; the next one never comes
     process.stdin.flush()
     partial = tmp_path / ".out.jsonl.partial"
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANGS_S
     while not (partial.exists() and partial.stat().st_size) and time.monotonic() < end:
         time.sleep(0.02)
     assert len(partial.read_text().splitlines()) == 256
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(HANGS_S) == 130
     assert process.stderr.read() == "layoutner: interrupted\n"
     process.stdin.close()
     process.stderr.close()
@@ -418,7 +418,7 @@ def test_an_interrupt_leaves_what_was_there(model: Path, tmp_path: Path) -> None
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, timeout=200, check=False, cwd=ROOT, env=environment()
+        ["bash", "-c", line], capture_output=True, text=True, timeout=HANGS_S, check=False, cwd=ROOT, env=environment()
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from layoutner.training.preemption import SAME_REQUEST_S, SIGNALS, Stop
-from tests.conftest import ROOT, free_port, launch
+from tests.conftest import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
 
@@ -39,7 +39,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + HANGS_S
     while not any(row["step"] >= step for row in metrics(run)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -92,7 +92,7 @@ def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Ar
     process = start([*ranks, free_port(), "-m", "layoutner", "train", *train_arguments(run, **settings)])
     wait_for_step(run, 3, process)
     os.kill(ranks_of(run)[1], signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode != 0  # torchrun says 1 whatever a rank says
     (saved,) = (run / "checkpoints").glob("step-*")
     step = int(saved.name.removeprefix("step-"))
@@ -121,7 +121,7 @@ def test_the_deepspeed_launcher_is_told(number: int, train_arguments: Arguments,
     wait_for_step(run, 3, process)
     # As a terminal and a batch system do: the launcher hands nothing on, and everything in its group gets the signal.
     os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode != 0
     assert ranks_of(run) == {}
     (saved,) = (run / "checkpoints").glob("step-*")
@@ -134,7 +134,7 @@ def test_one_process_says_that_it_wants_to_go_on(train_arguments: Arguments, tmp
     process = start(["python", "-u", "-m", "layoutner", "train", *arguments])
     wait_for_step(run, 3, process)
     process.send_signal(signal.SIGUSR1)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == 75
     assert "layoutner: SIGUSR1: saved after step" in errors
     assert "Traceback" not in errors

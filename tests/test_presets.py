@@ -17,7 +17,7 @@ from layoutner.config.recipes import recipe_names
 from layoutner.config.render import load_preset, preset_names, render
 from layoutner.config.schedule import plan_schedule
 from layoutner.config.settings import DeepSpeedSettings, Settings, load
-from tests.conftest import ROOT, free_port, launch
+from tests.conftest import HANGS_S, ROOT, free_port, launch
 
 WORKER = Path(__file__).parent / "workers" / "presets.py"
 DTYPES = ("fp32", "bf16", "fp16")
@@ -148,7 +148,7 @@ def runs(train_arguments: Callable[..., list[str]], tmp_path_factory: pytest.Tem
     arguments = train_arguments(folder, schedule__max_steps=STEPS)
     presets = ",".join(preset for preset in PRESETS if not needs_a_compiler(preset))
     command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), WORKER]
-    done = launch([*command, folder, presets, ",".join(DTYPES), *arguments], timeout=500)
+    done = launch([*command, folder, presets, ",".join(DTYPES), *arguments], timeout=HANGS_S)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return folder
 
@@ -184,7 +184,7 @@ def test_every_preset_trains_the_same(preset: str, dtype: str, request: pytest.F
 def test_an_installed_wheel_finds_presets_and_recipes_by_name(tmp_path: Path) -> None:
     def pip(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pip", *map(str, arguments), "--quiet", "--disable-pip-version-check"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
     own = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
     built = pip("wheel", "--no-deps", *own, "--wheel-dir", tmp_path / "wheel", ROOT)
@@ -210,7 +210,7 @@ print(json.dumps({"loaded": loaded, "recipes": batch, "files": files}))
     environment = {**os.environ, "PYTHONPATH": str(target)}
     command = [sys.executable, "-c", script, str(ROOT)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment
+        command, capture_output=True, text=True, timeout=HANGS_S, check=False, cwd=tmp_path, env=environment
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

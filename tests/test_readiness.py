@@ -155,7 +155,7 @@ def test_a_model_that_is_none_is_refused_with_what_else_is_wrong(run: Path, tmp_
     said = refused("predict", tmp_path / "nothing", "--model", tmp_path)
     assert "`layoutner predict` cannot start:\n" in said
     assert "not a model exported by layoutner (layoutner.json and config.json missing)" in said
-    assert f"--input = {tmp_path}/nothing: no such file or folder" in said
+    assert f"--input {tmp_path}/nothing: no such file or folder" in said
     assert f"`layoutner export {run} OUT` does it" in refused("evaluate", tmp_path, "--model", run)
     assert "no such folder" in refused("predict", tmp_path, "--model", tmp_path / "nothing")
     assert "holds no complete checkpoint" in refused("evaluate", tmp_path, "--checkpoints", tmp_path)

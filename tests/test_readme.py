@@ -13,7 +13,7 @@ import pytest
 from layoutner.data.document import Document
 from layoutner.data.labels import LabelSet
 from tests import test_cord, test_sroie, tiny_families
-from tests.conftest import ROOT
+from tests.conftest import HANGS_S, ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)  # (language, content)
@@ -140,7 +140,7 @@ def test_every_other_command_runs_as_it_stands(
         if "page.png" in command and shutil.which("tesseract") is None:
             continue
         done = subprocess.run(
-            command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False
+            command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False
         )
         logs = "".join(log.read_text() for log in tmp_path.glob("*.log"))
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}{logs[-2000:]}"
@@ -160,7 +160,7 @@ def test_the_benchmark_runs(real_data: Path, minilm: Path, tmp_path: Path, monke
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     few = ["--schedule.epochs", "1", "--batch.global_windows", "64", "--data.max_length", "128", "--data.stride", "0"]
     command = [str(ROOT / "benchmarks" / "funsd.sh"), str(real_data / "funsd"), *few]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "test: 50 documents, 8707 words" in done.stdout
     assert re.search(r"all +0\.\d+ +0\.\d+ +0\.\d+ +1998", done.stdout)

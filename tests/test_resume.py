@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, launch
+from tests.conftest import HANGS_S, free_port, launch
 
 WORKER = Path(__file__).parent / "workers" / "resume.py"
 STAGES = ("0", "1", "2", "3")
@@ -34,7 +34,7 @@ def run(folder: Path, ranks: int, jobs: list[dict[str, str]]) -> None:
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
     done = launch(
-        ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), WORKER, folder, path], timeout=560
+        ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), WORKER, folder, path], timeout=HANGS_S
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, launch
+from tests.conftest import HANGS_S, ROOT, launch
 
 Arguments = Callable[..., list[str]]
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -64,7 +64,7 @@ class Job:
         return state
 
     def wait_for_step(self, run: Path, step: int) -> None:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + HANGS_S
         while not any(row["step"] >= step for row in metrics(run)):
             assert time.monotonic() < deadline, self.text()[-3000:]
             assert self.field("JobState") in ("PENDING", "CONFIGURING", "RUNNING"), self.text()[-3000:]
@@ -135,14 +135,14 @@ def test_a_preempted_job_goes_on_as_if_nothing_had_happened(
     job = submit(TWO_NODES, train_arguments(run, **settings))
     job.wait_for_step(run, 5)
     slurm("scancel", "--signal=USR1", job.id)  # what --signal=USR1@120 sends before the time limit
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS_S
     while job.field("Restarts") != "1" and time.monotonic() < deadline:
         time.sleep(0.5)
     saved = sorted(folder.name for folder in (run / "checkpoints").glob("step-*"))
     assert len(saved) == 1
     # Slurm keeps a requeued job back until the credentials of its first start have expired (cred_expire, 120 s unless
     # set). A StartTime=now would overtake that, and the second start would be refused with the first one's credential.
-    job.wait("COMPLETED", seconds=300)
+    job.wait("COMPLETED", seconds=HANGS_S)
     assert f"resumed from {run}/checkpoints/{saved[0]}" in job.text()
     assert "SIGUSR1: saved after step" in job.text()  # the log was appended to
 
@@ -160,10 +160,8 @@ def test_a_killed_rank_ends_the_job(submit: Any, train_arguments: Arguments, tmp
     job = submit(TWO_NODES, train_arguments(run, schedule__max_steps=100_000))
     job.wait_for_step(run, 3)
     victims = [pid for pid in ranks_of(run) if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes() + b"\0"]
-    start = time.monotonic()
     os.kill(victims[0], signal.SIGKILL)
-    job.wait("FAILED", seconds=60)
-    assert time.monotonic() - start < 60
+    job.wait("FAILED", seconds=HANGS_S)
     assert ranks_of(run) == []
 
 
@@ -173,8 +171,8 @@ def test_scancel_saves_and_ends(submit: Any, train_arguments: Arguments, tmp_pat
     job = submit(TWO_NODES, train_arguments(run, schedule__max_steps=100_000))
     job.wait_for_step(run, 3)
     slurm("scancel", job.id)
-    job.wait("CANCELLED", seconds=60)
-    deadline = time.monotonic() + 60
+    job.wait("CANCELLED", seconds=HANGS_S)
+    deadline = time.monotonic() + HANGS_S
     while ranks_of(run) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert ranks_of(run) == []

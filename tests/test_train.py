@@ -13,7 +13,7 @@ import pytest
 
 from layoutner.config.schedule import plan_schedule
 from layoutner.config.settings import load
-from tests.conftest import ROOT, free_port, launch
+from tests.conftest import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
 
@@ -213,7 +213,7 @@ def refusals(train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactor
     worker = ROOT / "tests" / "workers" / "refusals.py"
     command, environment = [sys.executable, str(worker)], {**os.environ, "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
-        command, input=json.dumps(lines), capture_output=True, text=True, timeout=240, check=False, env=environment
+        command, input=json.dumps(lines), capture_output=True, text=True, timeout=HANGS_S, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
@@ -253,7 +253,9 @@ def test_a_full_disk_is_said_and_loses_nothing(train_arguments: Arguments, tmp_p
     # No file may grow past 256 KiB from here on: the next checkpoint cannot be written.
     limited = ["bash", "-c", 'ulimit -f 256 && exec "$@"', "bash", sys.executable, "-m", "layoutner", "train"]
     arguments = train_arguments(run, **{**more, "schedule__max_steps": 4}, run__resume="auto")
-    done = subprocess.run([*limited, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*limited, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False
+    )
     assert done.returncode == 2
     assert "step-000003: could not be written" in done.stderr
     assert "Traceback" not in done.stderr

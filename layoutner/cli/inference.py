@@ -34,7 +34,12 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             "where", nargs="?", metavar="INPUT", help="folder, file or hub name of documents; - = jsonl on stdin"
         )
         command.add_argument("--input", metavar="INPUT", help="the same")
-        command.add_argument("--model", type=Path, required=name == "predict", help="folder made by `layoutner export`")
+        command.add_argument(
+            "--model",
+            type=Path,
+            required=name == "predict",
+            help="folder made by `layoutner export`, or a run folder, whose export is meant",
+        )
         for key in ("format", "box_unit", "box_format", "fix", "bad_pages", "max_image_mib"):
             default = None if key == "format" else DataSettings.model_fields[key].default
             shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else None

@@ -110,7 +110,7 @@ def demand_path(path: Path, format: str | None, said: str) -> None:
     """
     # A data set of the hub is a name, not a path.
     if format != "hub" and not path.exists():
-        raise UserError(f"{said} = {path}: no such file or folder")
+        raise UserError(f"{said}{' ' if said.startswith('--') else ' = '}{path}: no such file or folder")
 
 
 def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> list[Document]:
