@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, add_setting, quiet
+from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.cli.ending import ending_together
 from layoutner.config.data_settings import DataSettings
 from layoutner.config.errors import UserError, demand_all
-from layoutner.config.settings import RunSettings
+from layoutner.config.settings import RunSettings, load
 
 if TYPE_CHECKING:
     from layoutner.data.page import Tally
@@ -41,9 +41,8 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             help="folder made by `layoutner export`, or a run folder, whose export is meant",
         )
         for key in ("format", "box_unit", "box_format", "fix", "bad_pages", "max_image_mib"):
-            default = None if key == "format" else DataSettings.model_fields[key].default
             shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else None
-            add_setting(command, "data", key, dest=key, default=default, shown=shown, demand=True)
+            add_setting(command, "data", key, shown=shown, demand=True)
         command.add_argument(
             "--split",
             default="test",
@@ -89,7 +88,7 @@ def _predict(options: argparse.Namespace) -> None:
         output, tally = Output(options.output), ReportingTally()
         world.on_main(output.open)
         try:
-            labeller = world.agree(lambda: Labeller(options.model, world, options.max_image_mib))
+            labeller = world.agree(lambda: Labeller(options.model, world, options.data.max_image_mib))
             settings = _settings(options, labeller)
             found = documents(settings, options.input, options.split, tally, "ignore")
             lost = lost_pages(settings, tally)
@@ -139,7 +138,7 @@ def _score(options: argparse.Namespace, model: Path, world: "World") -> "tuple[S
     from layoutner.inference.labeller import Labeller
 
     tally = ReportingTally()
-    labeller = world.agree(lambda: Labeller(model, world, options.max_image_mib))
+    labeller = world.agree(lambda: Labeller(model, world, options.data.max_image_mib))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, tally, "demand")
     scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, tally))
@@ -170,8 +169,8 @@ def _joined(options: argparse.Namespace) -> "Iterator[World]":
     if (options.where is None) == (options.input is None):
         raise UserError(f"give one INPUT, not {'two' if options.where else 'none'}: INPUT or --input INPUT")
     given = options.where or options.input
-    if options.max_image_mib < 1:
-        raise UserError(f"--data.max_image_mib {options.max_image_mib}: at least 1 MiB")
+    options.data = load(None, overrides(options)).data
+    options.format = options.data.format if "format" in options.data.model_fields_set else None
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: at least one window a forward")
     if getattr(options, "checkpoints", None) and given == "-":
@@ -223,16 +222,9 @@ def _demand_files(options: argparse.Namespace, given: str) -> Path | None:
 
 def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings:
     """How the input is read: as the options say, with the boxes that the model was trained on."""
-    return DataSettings(
-        format=options.format,
-        ignore_types=labeller.ignore_types,
-        box_unit=options.box_unit,
-        box_format=options.box_format,
-        box_level=labeller.windower.box_level,
-        fix=options.fix,
-        bad_pages=options.bad_pages,
-        max_image_mib=options.max_image_mib,
-    )
+    of_model = {"ignore_types": labeller.ignore_types, "box_level": labeller.windower.box_level}
+    data: DataSettings = options.data
+    return data.model_copy(update={"format": options.format, **of_model})
 
 
 def _report(tally: "Tally") -> None:
