@@ -212,7 +212,10 @@ def test_a_page_in_points_is_drawn_larger_and_a_strip_no_larger_than_any(tmp_pat
         (["predict", "--model", "RUN/checkpoints", "--input", "FORMS"], "not a model exported by layoutner"),
         (["predict", "--model", "RUN/export", "--input", "RUN"], "not a FUNSD folder"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--batch", "0"], "--batch 0"),
-        (["predict", "--model", "RUN/export", "--input", "FORMS", "--data.max_image_mib", "0"], "data.max_image_mib = .0.: input should be greater than or equal to 1"),
+        (
+            ["predict", "--model", "RUN/export", "--input", "FORMS", "--data.max_image_mib", "0"],
+            "data.max_image_mib = '0': input should be greater than or equal to 1",
+        ),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "/proc/x/y"], "cannot be written"),
         (["predict", "--model", "RUN/export", "--input", "FORMS", "--output", "RUN"], "is a folder"),
         (["predict", "--model", "TORN", "--input", "FORMS"], "its network cannot be loaded"),
