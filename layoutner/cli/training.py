@@ -28,8 +28,8 @@ logger = logging.getLogger("layoutner")
 # Settings, or sections of them, that say how and where a run computes, and what it leaves, but not what comes out.
 # fmt: off
 COMPUTES_NOTHING = (
-    "batch.micro_windows", "data.cache", "deepspeed.", "wandb.", "tensorboard.", "run.output_dir", "run.log_every",
-    "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite", "run.device", "run.rank_timeout",
+    "batch.micro_windows", "data.cache", "data.max_image_mib", "deepspeed.", "wandb.", "tensorboard.",
+    "run.output_dir", "run.log_every", "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite", "run.device", "run.rank_timeout",
 )
 # fmt: on
 
