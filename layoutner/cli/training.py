@@ -29,7 +29,8 @@ logger = logging.getLogger("layoutner")
 # fmt: off
 COMPUTES_NOTHING = (
     "batch.micro_windows", "data.cache", "data.max_image_mib", "deepspeed.", "wandb.", "tensorboard.",
-    "run.output_dir", "run.log_every", "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite", "run.device", "run.rank_timeout",
+    "run.output_dir", "run.log_every", "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite",
+    "run.device", "run.rank_timeout",
 )
 # fmt: on
 
