@@ -1,7 +1,7 @@
 # ruff: noqa: E501
 """Configs with one mistake each, such as a person would make, and what must be found."""
 
-from layoutner.config.finding import ERROR, WARNING
+from layoutner.deepspeed_config.finding import ERROR, WARNING
 
 B = '"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2'
 ADAM = '"optimizer": {"type": "AdamW", "params": {"lr": 3e-4}}'

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from layoutner.config.batch_plan import plan_batch
-from layoutner.config.errors import UserError
+from layoutner.errors import UserError
+from layoutner.planning.batch_plan import plan_batch
 
 
 @pytest.mark.parametrize(

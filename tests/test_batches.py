@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from layoutner.data.batches import collate, share, step_windows
-from layoutner.data.windows import IGNORED, Window
+from layoutner.corpus.batches import collate, share, step_windows
+from layoutner.corpus.windows import IGNORED, Window
 
 
 def test_an_epoch_takes_every_window_once_in_an_order_of_its_own() -> None:

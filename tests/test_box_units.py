@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.data.box_units import Reading, suspect, to_thousandths
-from layoutner.data.corpus import read_documents, stream
-from layoutner.data.document import Document
-from layoutner.data.page import Tally
+from layoutner.documents.roles import read_documents, stream
+from layoutner.errors import UserError
+from layoutner.pages.box_units import Reading, suspect, to_thousandths
+from layoutner.pages.document import Document
+from layoutner.pages.page import Tally
+from layoutner.settings.data import DataSettings
 
 A4_300_DPI = (2480, 3508)
 Box = tuple[float, float, float, float]

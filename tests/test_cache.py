@@ -21,13 +21,14 @@ from tokenizers import AddedToken
 from tokenizers.normalizers import BertNormalizer
 from transformers import AutoTokenizer
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import Settings, load
-from layoutner.data import cache as cache_module
-from layoutner.data.cache import WindowCache, cache_key
-from layoutner.data.document import Document, PageImage
-from layoutner.data.labels import LabelSet
-from layoutner.data.windows import Windower
+from layoutner.corpus import cache as cache_module
+from layoutner.corpus.cache import WindowCache, cache_key
+from layoutner.corpus.windows import Windower
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
+from layoutner.settings.tree import Settings, load
 from layoutner.training.plan import cut_windows, make_plan
 from tests.conftest import HANGS_S, ROOT, free_port, launch
 from tests.test_house import imports
@@ -166,38 +167,43 @@ def test_another_version_is_another_key(what: str, call: Call, monkeypatch: pyte
     if what == "tokenizers":
         monkeypatch.setattr(cache_module, "version", lambda name: "0.0.1")
     elif what == "code":
-        monkeypatch.setattr(cache_module, "CUTTERS", ("document.py", "labels.py", "batches.py"))
+        monkeypatch.setattr(cache_module, "CUTTERS", ("pages/document.py", "pages/labels.py", "corpus/batches.py"))
     else:
         monkeypatch.setattr(cache_module, what, "another")
     assert cache_key(*call) != before
 
 
-# What windows.py imports of layoutner.data, and why its text need not be in the key all the same.
-NO_CUTTERS = {"files.py": "reads the file of labels for labels.py; the labels are in the key themselves"}
+# What windows.py imports of layoutner, and why its text need not be in the key all the same.
+NO_CUTTERS = {
+    "errors.py": "says what is wrong",
+    "files/text.py": "reads the file of labels for labels.py; the labels are in the key themselves",
+    "files/encodings.py": "of which files/text.py takes the letters",
+    "files/image.py": "says where the picture of a page is, which no window holds",
+    "files/rgb.py": "of which files/image.py takes the colours",
+}
 
 
 def imported(start: str, folder: Path) -> set[str]:
-    """The files of layoutner.data that one of them imports, itself and those of its imports among them."""
+    """The files of layoutner that one of them imports, itself and those of its imports among them."""
     found, left = set(), [start]
     while left:
         name = left.pop()
         if name not in found:
             found.add(name)
-            parts = [module.split(".")[2:] for module in imports(folder / name) if module.startswith("layoutner.data.")]
+            parts = [module.split(".")[1:] for module in imports(folder / name) if module.startswith("layoutner.")]
             files = ["/".join(part) + end for part in parts for end in (".py", "/__init__.py")]
             left += [file for file in files if (folder / file).is_file()]
     return found
 
 
 def test_the_code_that_cuts_is_all_that_windows_imports(tmp_path: Path) -> None:
-    folder = Path(cache_module.__file__).parent
-    assert imported("windows.py", folder) == {*cache_module.CUTTERS, *NO_CUTTERS}
+    folder = Path(cache_module.__file__).parents[1]
+    assert imported("corpus/windows.py", folder) - {"__init__.py"} == {*cache_module.CUTTERS, *NO_CUTTERS}
     # So that it is seen that a new import would be, of one of its imports too.
-    for file in folder.glob("*.py"):
-        shutil.copy(file, tmp_path)
-    with (tmp_path / "labels.py").open("a") as labels:
-        labels.write("from layoutner.data import duplicates\n")
-    assert imported("windows.py", tmp_path) >= {*cache_module.CUTTERS, "duplicates.py"}
+    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "copy" / "pages" / "labels.py").open("a") as labels:
+        labels.write("from layoutner.documents import duplicates\n")
+    assert imported("corpus/windows.py", tmp_path / "copy") >= {*cache_module.CUTTERS, "documents/duplicates.py"}
 
 
 @pytest.mark.parametrize(
@@ -350,9 +356,10 @@ import sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from tokenizers import Tokenizer
-from layoutner.data.cache import WindowCache
-from layoutner.data.document import Document, PageImage
-from layoutner.data.windows import Windower
+from layoutner.corpus.cache import WindowCache
+from layoutner.pages.document import Document
+from layoutner.files.image import PageImage
+from layoutner.corpus.windows import Windower
 
 folder, gate, model = map(Path, sys.argv[1:])
 
@@ -473,7 +480,7 @@ import sys
 from tests.test_cache import settings_of
 from pathlib import Path
 from layoutner.training.plan import cut_windows
-from layoutner.training.world import World
+from layoutner.distributed.world import World
 
 forms, model, cache, watched = sys.argv[1:]
 with World.join(2.0) as world:

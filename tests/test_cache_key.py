@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from layoutner.data.cache import WindowCache, cache_key
-from layoutner.data.windows import Windower
+from layoutner.corpus.cache import WindowCache, cache_key
+from layoutner.corpus.windows import Windower
 from tests.test_cache import LABELS, Call, change_tokenizer, pages
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from layoutner.cli import main
-from layoutner.config.check import check
-from layoutner.config.finding import ERROR, NOTE, Finding
-from layoutner.config.hjson_source import SourceError
+from layoutner.deepspeed_config.check import check
+from layoutner.deepspeed_config.finding import ERROR, NOTE, Finding
+from layoutner.deepspeed_config.hjson_source import SourceError
 from tests.broken_configs import BROKEN, B
 
 
@@ -154,8 +154,8 @@ def test_odd_values_anywhere_are_findings_and_no_crash() -> None:
     """Whatever stands at whichever key, check and import answer."""
     import random
 
-    from layoutner.config.errors import UserError
-    from layoutner.config.importing import import_config
+    from layoutner.errors import UserError
+    from layoutner.migration.importing import import_config
 
     dice = random.Random(11)
     odd = [None, True, -1, 0, 1e308, 10**30, "", "auto", "True,", [], {}, [[]], {"a": {}}, [None], "\u0000", 0.5]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load
+from layoutner.errors import UserError
 from layoutner.inference.export import chosen_checkpoint, export, undamaged_checkpoints
+from layoutner.settings.tree import load
 from layoutner.training.checkpoint import Identity, _write, changes, has_best, to_resume
 from layoutner.training.checkpoint_files import TrainState, checkpoint_path, complete_checkpoints, damage, read_state
 

@@ -12,8 +12,8 @@ import torch
 
 from layoutner.cli.arguments import closed_choices
 from layoutner.cli.ending import report
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load, sections
+from layoutner.errors import UserError
+from layoutner.settings.tree import load, sections
 from tests.conftest import call
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from layoutner.config.errors import UserError
-from layoutner.data.document import Document, PageImage
-from layoutner.data.labels import to_spans
-from layoutner.data.page import Page, Problem, Tally, to_document
-from layoutner.data.readers import READERS
-from layoutner.data.readers.cord import read
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.pages.document import Document
+from layoutner.pages.labels import to_spans
+from layoutner.pages.page import Page, Problem, Tally, to_document
+from layoutner.readers import READERS
+from layoutner.readers.cord import read
 
 
 def word(text: object, x0: int = 10, y0: int = 20, x1: int = 60, y1: int = 40) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layoutner.cli import main
-from layoutner.cli.training import summarise
+from layoutner.runs.folds import summarise
 from tests.conftest import free_port, launch
 
 Arguments = Callable[..., list[str]]

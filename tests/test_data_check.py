@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.data.corpus import read_documents
-from layoutner.data.page import Page, Problem, Tally
-from layoutner.data.readers import READERS
+from layoutner.documents.roles import read_documents
+from layoutner.pages.page import Page, Problem, Tally
+from layoutner.readers import READERS
+from layoutner.settings.data import DataSettings
 from tests.conftest import call
 
 

@@ -26,10 +26,10 @@ from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 from deepspeed.runtime.data_pipeline import constants as data_constants
 from deepspeed.runtime.engine import DeepSpeedEngine
 
-import layoutner.config.deepspeed_schema as schema
-from layoutner.config.deepspeed_schema import OPTIMIZERS, REMOVED, SCHEDULERS, TOP, Block, Key
-from layoutner.config.deepspeed_schema.parallel import PARTITION_CONFIG, PIPELINE
-from layoutner.config.deepspeed_schema.removed import REJECTED_TOP, REJECTED_ZERO
+import layoutner.deepspeed_config.schema as schema
+from layoutner.deepspeed_config.schema import OPTIMIZERS, REMOVED, SCHEDULERS, TOP, Block, Key
+from layoutner.deepspeed_config.schema.parallel import PARTITION_CONFIG, PIPELINE
+from layoutner.deepspeed_config.schema.removed import REJECTED_TOP, REJECTED_ZERO
 
 HOME = Path(deepspeed.__file__).parent
 
@@ -361,7 +361,7 @@ def test_a_removed_key_is_in_no_other_table(path: str) -> None:
 
 def test_the_tables_load_neither_torch_nor_deepspeed() -> None:
     code = (
-        "import sys, layoutner.config.deepspeed_schema as s; s.json_schema()\n"
+        "import sys, layoutner.deepspeed_config.schema as s; s.json_schema()\n"
         "print([m for m in ('torch', 'deepspeed', 'pydantic', 'hjson') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from layoutner.cli import _run
-from layoutner.config.errors import UserError
-from layoutner.config.settings import DeviceName
-from layoutner.training.world import World, _choose
+from layoutner.distributed.world import World, _choose
+from layoutner.errors import UserError
+from layoutner.settings.tree import DeviceName
 from tests.conftest import HANGS_S, ROOT
 
 Arguments = Callable[..., list[str]]
@@ -36,7 +36,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
 
 JOIN = """
 import os, sys, torch
-from layoutner.training.world import World
+from layoutner.distributed.world import World
 
 def touched(*_):
     raise AssertionError("CUDA was asked")
@@ -50,7 +50,7 @@ if tripwire:
         print(error)  # so the wire is felt
 world = World.join(device=wanted)
 assert "deepspeed" not in sys.modules
-from layoutner.training.engine import get_accelerator
+from layoutner.engine.engine import get_accelerator
 print(world.device.type, get_accelerator().device_name(), world.device_name, os.environ.get("DS_ACCELERATOR"))
 world.leave()
 """
@@ -114,8 +114,8 @@ def test_ranks_share_the_cores_of_their_machine(
 
 COMMANDS = """
 import sys
-from layoutner.config.errors import UserError
-from layoutner.training.world import World
+from layoutner.errors import UserError
+from layoutner.distributed.world import World
 
 def join(cls, *positional, **named):
     print("deepspeed" in sys.modules, *positional, *named.values())

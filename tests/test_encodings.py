@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from layoutner.data.encodings import LARGEST_GUESSED, NotUnicode, decode, decode_unicode
+from layoutner.files.encodings import LARGEST_GUESSED, NotUnicode, decode, decode_unicode
 
 RECEIPT = "TAN WOON YANN\nINVOICE NO：PEGIV-1030765\nTOTAL（RM）9.00\n"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import ScheduleSettings
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.tree import ScheduleSettings
 from tests.conftest import HANGS_S, free_port, launch
 
 WORKER = Path(__file__).parent / "workers" / "steps.py"
@@ -144,8 +144,8 @@ def test_fp16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPat
     import torch
     from deepspeed.accelerator import get_accelerator
 
-    from layoutner.config.errors import UserError
-    from layoutner.training.engine import require_dtype
+    from layoutner.engine.engine import require_dtype
+    from layoutner.errors import UserError
 
     monkeypatch.setattr(get_accelerator(), "supported_dtypes", lambda: [torch.float32, torch.bfloat16])
     require_dtype("bf16")

@@ -8,10 +8,10 @@ import pytest
 from safetensors.torch import load_file
 
 from layoutner.cli.inference import _table
-from layoutner.config.data_settings import DataSettings
-from layoutner.data.corpus import read_documents
-from layoutner.data.labels import rewrite, to_spans
-from layoutner.training.metrics import score
+from layoutner.documents.roles import read_documents
+from layoutner.objectives.metrics import score
+from layoutner.pages.labels import rewrite, to_spans
+from layoutner.settings.data import DataSettings
 from tests.conftest import call
 from tests.test_checkpoint import checkpoint
 from tests.test_predict import LABELS, lines, page

@@ -9,15 +9,16 @@ import torch
 from PIL import Image
 from transformers import AutoModelForTokenClassification, AutoProcessor, AutoTokenizer
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load
-from layoutner.data.corpus import Corpus, read_documents
-from layoutner.data.document import Document, PageImage
+from layoutner.distributed.world import World
+from layoutner.documents.roles import Corpus, read_documents
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
 from layoutner.inference.labeller import Labelled, Labeller
-from layoutner.model.families import FAMILIES
+from layoutner.models.families import FAMILIES
+from layoutner.pages.document import Document
+from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import load
 from layoutner.training.plan import cut_windows
-from layoutner.training.world import World
 from tests.conftest import HANGS_S, free_port, launch
 
 WORKER = Path(__file__).parent / "workers" / "families.py"

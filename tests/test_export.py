@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.config.errors import UserError
+from layoutner.errors import UserError
 from layoutner.inference.export import as_model, export
 from layoutner.training.checkpoint_files import checkpoint_path
 from tests.test_checkpoint import checkpoint

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layoutner.config.errors import UserError
+from layoutner.errors import UserError
 from layoutner.training.preflight import _require_same
 from tests.conftest import HANGS_S, ROOT, free_port, launch
 
@@ -273,7 +273,7 @@ class SilentStore:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_fails_does_not_wait_for_ever(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layoutner.training import world
+    from layoutner.distributed import world
 
     monkeypatch.setattr(world, "FAILS_WITHIN_S", {True: 0.3, False: 0.3})
     monkeypatch.setattr(world, "REPORTS_WITHIN_S", 1.0)

@@ -11,16 +11,17 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil, PreTrainedTokenizerFast
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import FamilyName, load
-from layoutner.data.batches import Batch, collate
-from layoutner.data.document import Document, PageImage
-from layoutner.data.images import PageImages
-from layoutner.data.windows import IGNORED, Window, Windower
-from layoutner.model import loading
-from layoutner.model.families import FAMILIES, model_inputs
-from layoutner.model.loading import Checkpoint, build, open_checkpoint
-from layoutner.model.parameters import decay_groups
+from layoutner.corpus.batches import Batch, collate
+from layoutner.corpus.pixels import PageImages
+from layoutner.corpus.windows import IGNORED, Window, Windower
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.models import loading
+from layoutner.models.families import FAMILIES, model_inputs
+from layoutner.models.loading import Checkpoint, build, open_checkpoint
+from layoutner.models.parameters import decay_groups
+from layoutner.pages.document import Document
+from layoutner.settings.tree import FamilyName, load
 
 TAGS = ["O", "B-X", "I-X"]
 

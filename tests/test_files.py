@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.data.corpus import read_documents
-from layoutner.data.files import visible_files
-from layoutner.data.page import Page, Problem, Tally
-from layoutner.data.readers import READERS
+from layoutner.documents.roles import read_documents
+from layoutner.files.text import visible_files
 from layoutner.inference.input import guess_format
+from layoutner.pages.page import Page, Problem, Tally
+from layoutner.readers import READERS
+from layoutner.settings.data import DataSettings
 from tests import test_mutated_inputs as sound
 from tests.conftest import call
 

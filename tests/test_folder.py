@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
+from layoutner.settings.tree import load
 from layoutner.training.folder import LOCK_FILE, RECORD, demand_folder, held_folders, lock, open_folder
-from layoutner.training.world import World
 from tests.conftest import launch
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")

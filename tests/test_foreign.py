@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.data import readers
-from layoutner.data.corpus import read_documents, stream
-from layoutner.data.page import Page, Problem, Tally
-from layoutner.data.readers import MOST_HELD, foreign, read_pages
-from layoutner.data.readers.foreign import BEGINNING, DEEPEST, recognise
+from layoutner import readers
+from layoutner.documents.roles import read_documents, stream
+from layoutner.errors import UserError
 from layoutner.inference.input import documents
+from layoutner.pages.page import Page, Problem, Tally
+from layoutner.readers import MOST_HELD, foreign, read_pages
+from layoutner.readers.foreign import BEGINNING, DEEPEST, recognise
+from layoutner.settings.data import DataSettings
 from tests import test_jsonl
 from tests import test_mutated_inputs as sound
 from tests.conftest import call

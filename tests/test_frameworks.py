@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.check import check
-from layoutner.config.deepspeed_schema import DEEPSPEED_TYPES, OPTIMIZERS, SCHEDULERS, TOP, TORCH_TYPES, Block
-from layoutner.config.finding import ERROR
+from layoutner.deepspeed_config.check import check
+from layoutner.deepspeed_config.finding import ERROR
+from layoutner.deepspeed_config.schema import DEEPSPEED_TYPES, OPTIMIZERS, SCHEDULERS, TOP, TORCH_TYPES, Block
 from tests.conftest import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "frameworks.py"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document
-from layoutner.data.labels import to_spans, to_tags
 from layoutner.demo.checkpoint import make_checkpoint
+from layoutner.documents.roles import read_documents
 from layoutner.guide import figures
+from layoutner.pages.document import Document
+from layoutner.pages.labels import to_spans, to_tags
+from layoutner.settings.data import DataSettings
 from tests.conftest import HANGS_S, ROOT
 
 GUIDE = ROOT / "layoutner" / "guide"
@@ -162,7 +162,7 @@ def test_a_figure_is_drawn_as_committed(name: str) -> None:
 
 
 def test_the_figures_show_what_the_functions_say() -> None:
-    from layoutner.data.batches import step_windows
+    from layoutner.corpus.batches import step_windows
 
     steps = figures.accumulation()
     assert all(f">{index}</text>" in steps for index in step_windows(42, 0, 0, 150, 16))

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
 
-from layoutner.config.errors import UserError
-from layoutner.model import loading
-from layoutner.model.loading import build
+from layoutner.errors import UserError
+from layoutner.models import loading
+from layoutner.models.loading import build
 from tests.conftest import launch
 from tests.test_families import BUILT, changed, opened
 

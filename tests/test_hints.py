@@ -11,8 +11,11 @@ from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from layoutner.config.check import check
-from layoutner.config.deepspeed_schema import (
+from layoutner.deepspeed_config.check import check
+from layoutner.deepspeed_config.finding import ERROR, Finding
+from layoutner.deepspeed_config.hints import optimizer_meant, scheduler_meant
+from layoutner.deepspeed_config.hjson_source import SourceError
+from layoutner.deepspeed_config.schema import (
     DEEPSPEED_SCHEDULERS,
     DEEPSPEED_TYPES,
     OPTIMIZERS,
@@ -21,7 +24,7 @@ from layoutner.config.deepspeed_schema import (
     TORCH_TYPES,
     Block,
 )
-from layoutner.config.deepspeed_schema.other_names import (
+from layoutner.deepspeed_config.schema.other_names import (
     CONSTANT_SCHEDULES,
     KEY_NAMES,
     OPTIMIZER_NAMES,
@@ -29,9 +32,6 @@ from layoutner.config.deepspeed_schema.other_names import (
     SCHEDULER_NAMES,
     UNRELATED_OPTIMIZERS,
 )
-from layoutner.config.finding import ERROR, Finding
-from layoutner.config.hints import optimizer_meant, scheduler_meant
-from layoutner.config.hjson_source import SourceError
 from tests.conftest import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "components.py"

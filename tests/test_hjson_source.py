@@ -7,7 +7,7 @@ from pathlib import Path
 import hjson
 import pytest
 
-from layoutner.config.hjson_source import SourceError, read_source
+from layoutner.deepspeed_config.hjson_source import SourceError, read_source
 
 TEXTS = [
     '{"a": 5e8, "b": 1.0, "c": 1e-5, "d": -0.9, "e": [1, 2.5, true, null]}',

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document, PageImage
+from layoutner.documents.roles import read_documents
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.pages.document import Document
+from layoutner.settings.data import DataSettings
 
 datasets = pytest.importorskip("datasets", reason="pip install 'layoutner[hub]'")
 
@@ -265,7 +266,7 @@ def test_a_local_folder_with_two_configurations(tmp_path: Path) -> None:
 def test_without_the_library(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['datasets'] = None\n"
-        "from pathlib import Path; from layoutner.data.readers import hub\n"
+        "from pathlib import Path; from layoutner.readers import hub\n"
         "try: next(hub.read(Path('x'), 'train'))\n"
         "except ValueError as error: print(error)"
     )

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load
-from layoutner.data.corpus import Corpus, read_corpus
-from layoutner.data.labels import types_like_no_entity
+from layoutner.documents.roles import Corpus, read_corpus
+from layoutner.errors import UserError
+from layoutner.pages.labels import types_like_no_entity
+from layoutner.settings.tree import load
 from layoutner.training.plan import make_plan
 from tests.conftest import call
 from tests.tiny_families import make_export

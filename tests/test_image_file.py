@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from layoutner.config.errors import UserError
-from layoutner.data import image_file
-from layoutner.data.document import PageImage
-from layoutner.data.image_file import IMAGE_FORMATS, SUFFIXES, find_page, page_images, read_image
-from layoutner.data.rgb import to_rgb
+from layoutner.errors import UserError
+from layoutner.files import image as image_file
+from layoutner.files.image import IMAGE_FORMATS, SUFFIXES, PageImage, find_page, page_images, read_image
+from layoutner.files.rgb import to_rgb
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 ORIENTATION = ExifTags.Base.Orientation

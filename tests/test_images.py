@@ -8,12 +8,12 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from transformers import LayoutLMv3ImageProcessorPil
 
-from layoutner.config.errors import UserError
-from layoutner.data.document import Document, PageImage
-from layoutner.data.image_file import find_page, read_image
-from layoutner.data.images import PageImages
+from layoutner.corpus.pixels import PageImages
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage, find_page, read_image
+from layoutner.pages.document import Document
 from layoutner.training.page_images import demand_images, image_problems
-from layoutner.training.world import World
 
 PROCESSOR = LayoutLMv3ImageProcessorPil(
     apply_ocr=False, size={"height": 24, "width": 32}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.batch_plan import plan_batch
-from layoutner.config.errors import UserError
-from layoutner.config.hjson_source import read_source
-from layoutner.config.importing import Imported, Line, import_config, to_toml
-from layoutner.config.render import POLICY, preset_names, render
-from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import Settings, load
+from layoutner.deepspeed_config.hjson_source import read_source
+from layoutner.errors import UserError
+from layoutner.migration.importing import Imported, Line, import_config, to_toml
+from layoutner.planning.batch_plan import plan_batch
+from layoutner.planning.render import POLICY, preset_names, render
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.tree import Settings, load
 
 
 def read(config: dict[str, Any] | str, ranks: int | None = None) -> Imported:

@@ -12,11 +12,11 @@ from PIL import ExifTags, Image, ImageChops, ImageOps
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.settings import load
-from layoutner.data.corpus import read_documents
-from layoutner.data.document import PageImage
+from layoutner.documents.roles import read_documents
+from layoutner.files.image import PageImage
 from layoutner.inference.draw import COLOURS, draw
+from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import load
 from layoutner.training.plan import make_plan
 from tests.conftest import call, launch
 from tests.ranks import BY_RANK, finish, start

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.data.page import Problem
+from layoutner.errors import UserError
 from layoutner.inference.input import ReportingTally, documents, lost_pages
+from layoutner.pages.page import Problem
+from layoutner.settings.data import DataSettings
 from tests.test_predict import lines, page
 
 

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document, PageImage
-from layoutner.data.duplicates import find_pairs
-from layoutner.data.labels import LabelSet
-from layoutner.data.page import Page, Problem, Tally, to_document
-from layoutner.data.readers import jsonl
+from layoutner.documents.duplicates import find_pairs
+from layoutner.documents.roles import read_documents
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
 from layoutner.inference.predict import to_page
-from layoutner.training.evaluate import WordLabel
+from layoutner.objectives.evaluate import WordLabel
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
+from layoutner.pages.page import Page, Problem, Tally, to_document
+from layoutner.readers import jsonl
+from layoutner.settings.data import DataSettings
 
 
 def read(path: Path, role: str = "train") -> list[Document]:
@@ -217,7 +218,7 @@ def test_the_longest_line_is_still_a_document(tmp_path: Path, monkeypatch: pytes
 def test_what_predict_writes_is_read_again(tmp_path: Path) -> None:
     from layoutner.inference.output import to_jsonl
     from layoutner.inference.predict import to_page
-    from layoutner.training.evaluate import WordLabel
+    from layoutner.objectives.evaluate import WordLabel
 
     words = ("שלום", "🙂", "x\u2028y")
     document = Document("p\u200d1", words, ((0, 0, 9, 9), (10, 0, 20, 9), (30, 0, 40, 9)), None, (7, 8))

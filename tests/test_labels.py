@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.data.labels import LabelSet, Span, read_labels, to_spans, to_tags
+from layoutner.pages.labels import LabelSet, Span, read_labels, to_spans, to_tags
 
 
 def test_spans_of_both_schemes() -> None:

@@ -8,10 +8,10 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 
-from layoutner.config.settings import LossSettings
-from layoutner.data.batches import collate
-from layoutner.data.windows import IGNORED, Window
-from layoutner.model.loss import Loss, make_loss, summed_cross_entropy
+from layoutner.corpus.batches import collate
+from layoutner.corpus.windows import IGNORED, Window
+from layoutner.objectives.loss import Loss, make_loss, summed_cross_entropy
+from layoutner.settings.tree import LossSettings
 
 TAGS = 7
 NEVER = 5  # a tag of the scheme that no word has

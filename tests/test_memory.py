@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.batch_plan import plan_batch
-from layoutner.config.errors import UserError
-from layoutner.config.memory import GiB, Memory, MiB, Network, estimate, largest_micro_batch, parse_memory
-from layoutner.config.memory_plan import Case, advice, describe
-from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import load
+from layoutner.errors import UserError
+from layoutner.planning.batch_plan import plan_batch
+from layoutner.planning.memory import GiB, Memory, MiB, Network, estimate, largest_micro_batch, parse_memory
+from layoutner.planning.memory_plan import Case, advice, describe
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.tree import load
 from tests.conftest import HANGS_S, launch
 
 WORKER = Path(__file__).parent / "workers" / "memory.py"
@@ -67,8 +67,8 @@ def test_the_measurement_would_see_an_error(measured: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "layoutlm"])
 def test_parameters_are_counted_exactly(family: str, checkpoints: dict[str, Path]) -> None:
-    from layoutner.config.settings import ModelSettings
-    from layoutner.model.loading import build, open_checkpoint
+    from layoutner.models.loading import build, open_checkpoint
+    from layoutner.settings.tree import ModelSettings
 
     config = json.loads((checkpoints[family] / "config.json").read_text())
     network = Network.from_config(config, family, 5)
@@ -81,8 +81,8 @@ def test_parameters_are_counted_exactly(family: str, checkpoints: dict[str, Path
 
 
 def test_a_bert_that_starts_a_layoutlm_is_counted_as_one(checkpoints: dict[str, Path]) -> None:
-    from layoutner.config.settings import ModelSettings
-    from layoutner.model.loading import build, open_checkpoint
+    from layoutner.models.loading import build, open_checkpoint
+    from layoutner.settings.tree import ModelSettings
 
     config = json.loads((checkpoints["bert"] / "config.json").read_text())
     settings = ModelSettings(name_or_path=str(checkpoints["bert"]), family="layoutlm")

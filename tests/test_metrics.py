@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from layoutner.config.errors import UserError
-from layoutner.data.batches import Batch
-from layoutner.data.document import Document
-from layoutner.data.labels import LabelSet
-from layoutner.data.windows import Window
-from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
-from layoutner.training.metrics import score
-from layoutner.training.world import World
+from layoutner.corpus.batches import Batch
+from layoutner.corpus.windows import Window
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
+from layoutner.objectives.evaluate import WordLabel, evaluate, in_document_order, label_words
+from layoutner.objectives.metrics import score
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 

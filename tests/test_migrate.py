@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
 
-from layoutner.config import old_run
-from layoutner.config.batch_plan import plan_batch
-from layoutner.config.errors import UserError
-from layoutner.config.migrate import ELSE, migrate
-from layoutner.config.migrated import Fate, Migrated
-from layoutner.config.old_script import OPTIONS, PREPROCESS, TRAIN
-from layoutner.config.settings import load
-from layoutner.data import splits as data_splits
-from layoutner.data.corpus import Corpus, read_corpus
+from layoutner.documents import splits as data_splits
+from layoutner.documents.roles import Corpus, read_corpus
+from layoutner.errors import UserError
+from layoutner.migration import old_run
+from layoutner.migration.migrate import ELSE, migrate
+from layoutner.migration.migrated import Fate, Migrated
+from layoutner.migration.old_script import OPTIONS, PREPROCESS, TRAIN
+from layoutner.planning.batch_plan import plan_batch
+from layoutner.settings.tree import load
 from tests.conftest import HANGS_S, ROOT, call, free_port
 
 REQUIRED = ["--data_dir", "data", "--model_type", "layoutlm", "--model_name_or_path", "base", "--output_dir", "a/out"]
@@ -1087,7 +1087,7 @@ def test_mistakes_exit_with_2(arguments: list[str], message: str, capsys: pytest
 
 def test_no_torch_is_loaded() -> None:
     code = (
-        "import sys; from layoutner.config.migrate import migrate; migrate(sys.argv[1:]).toml()\n"
+        "import sys; from layoutner.migration.migrate import migrate; migrate(sys.argv[1:]).toml()\n"
         "print([m for m in ('torch', 'deepspeed', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, *TRAINING], capture_output=True, text=True, check=True)

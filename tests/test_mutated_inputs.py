@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from layoutner.cli import main
-from layoutner.data.page import Page
+from layoutner.pages.page import Page
 from tests import test_cord, test_jsonl, test_sroie, test_xfund
 from tests.conftest import free_port, launch
 from tests.mutations import mutated_bytes, mutated_values

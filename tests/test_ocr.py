@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document, PageImage, union
-from layoutner.data.page import Page, Problem
-from layoutner.data.readers import ocr
+from layoutner.documents.roles import read_documents
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.pages.document import Document, union
+from layoutner.pages.page import Page, Problem
+from layoutner.readers import ocr
+from layoutner.settings.data import DataSettings
 
 pytest.importorskip("pytesseract", reason="pip install 'layoutner[ocr]'")
 LINES = ("Invoice number 4711", "Total 93.50")
@@ -163,7 +164,7 @@ def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.Mo
         read(tmp_path)
     code = (
         "import sys; sys.modules['pytesseract'] = None\n"
-        "from pathlib import Path; from layoutner.data.readers import ocr\n"
+        "from pathlib import Path; from layoutner.readers import ocr\n"
         "try: next(ocr.read(Path('x'), 'train'))\n"
         "except ValueError as error: print(error)"
     )

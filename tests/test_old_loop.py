@@ -28,17 +28,17 @@ from transformers import (
     RobertaTokenizerFast,
 )
 
-from layoutner.config.errors import UserError
-from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import ScheduleSettings, Settings, load
-from layoutner.data.batches import Batch, collate, share, step_windows
-from layoutner.data.labels import read_labels
+from layoutner.corpus.batches import Batch, collate, share, step_windows
 from layoutner.demo.checkpoint import SIZE
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
 from layoutner.inference.labeller import Labeller
-from layoutner.model.parameters import decay_groups
-from layoutner.training.evaluate import evaluate
+from layoutner.models.parameters import decay_groups
+from layoutner.objectives.evaluate import evaluate
+from layoutner.pages.labels import read_labels
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.tree import ScheduleSettings, Settings, load
 from layoutner.training.plan import cut_windows
-from layoutner.training.world import World
 from tests import old_loop
 from tests.conftest import ROOT, launch
 
@@ -64,9 +64,9 @@ ACCUMULATED = old_loop.Arguments(batch=2, accumulation=4, max_steps=4, lr=1e-12,
 # What `layoutner train` does, many times in one process: a list of settings, as JSON.
 TRAIN = """
 import json, sys
-from layoutner.cli.training import run_once
-from layoutner.config.settings import load
-from layoutner.training.world import World
+from layoutner.runs.single import run_once
+from layoutner.settings.tree import load
+from layoutner.distributed.world import World
 with World.join() as world:
     for settings in json.loads(sys.argv[1]):
         run_once(load(None, settings), world)

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from layoutner.cli import main
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load
-from layoutner.data.page import Page, Tally, Word, to_document
-from layoutner.data.readers.unilm import read
+from layoutner.errors import UserError
 from layoutner.inference.output import results, to_unilm
+from layoutner.objectives.metrics import score
+from layoutner.pages.page import Page, Tally, Word, to_document
+from layoutner.readers.unilm import read
+from layoutner.settings.tree import load
 from layoutner.training.folder import demand_folder, lock
 from layoutner.training.loop import _seed
-from layoutner.training.metrics import score
 from layoutner.training.plan import make_plan
 from tests.conftest import ROOT, call, free_port, launch
 

@@ -17,20 +17,21 @@ import pytest
 import torch
 from PIL import Image
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document, PageImage
-from layoutner.data.labels import LabelSet
-from layoutner.data.page import Problem
+from layoutner.distributed.world import World
+from layoutner.documents.roles import read_documents
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
 from layoutner.inference import labeller as labeller_module
 from layoutner.inference.draw import LARGEST_SIDE, Drawings, draw
 from layoutner.inference.input import guess_format
 from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.inference.output import Output, to_unilm
 from layoutner.inference.predict import to_page
-from layoutner.training.evaluate import WordLabel
-from layoutner.training.world import World
+from layoutner.objectives.evaluate import WordLabel
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
+from layoutner.pages.page import Problem
+from layoutner.settings.data import DataSettings
 from tests.conftest import HANGS_S, ROOT, call, free_port, launch
 from tests.ranks import BY_RANK, finish, start
 from tests.tiny_families import make_export
@@ -276,7 +277,7 @@ def test_what_one_rank_lacks_ends_both_with_one_message(
 # Six seconds of silence are too many for the watchdog, and rank 1 takes eight for a forward.
 PATIENCE = """
 import sys, time
-from layoutner.config.settings import RunSettings
+from layoutner.settings.tree import RunSettings
 RunSettings.model_fields["rank_timeout"].default = 6.0
 from layoutner.cli import main
 from layoutner.inference.labeller import Labeller

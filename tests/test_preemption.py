@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from layoutner.training.preemption import SAME_REQUEST_S, SIGNALS, Stop
+from layoutner.distributed.preemption import SAME_REQUEST_S, SIGNALS, Stop
 from tests.conftest import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]

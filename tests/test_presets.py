@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.batch_plan import plan_batch
-from layoutner.config.deepspeed_schema import TOP, Block
-from layoutner.config.recipes import recipe_names
-from layoutner.config.render import load_preset, preset_names, render
-from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import DeepSpeedSettings, Settings, load
+from layoutner.deepspeed_config.schema import TOP, Block
+from layoutner.planning.batch_plan import plan_batch
+from layoutner.planning.render import load_preset, preset_names, render
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.recipes import recipe_names
+from layoutner.settings.tree import DeepSpeedSettings, Settings, load
 from tests.conftest import HANGS_S, ROOT, free_port, launch
 
 WORKER = Path(__file__).parent / "workers" / "presets.py"
@@ -200,7 +200,9 @@ import json, sys
 from pathlib import Path
 
 sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(sys.argv[1])]  # the editable checkout
-from layoutner.config import recipes, render, settings
+from layoutner.settings import recipes
+from layoutner.planning import render
+from layoutner.settings import tree as settings
 
 loaded = {name: render.load_preset(settings.DeepSpeedSettings(preset=name)) for name in render.preset_names()}
 batch = {name: settings.load(name, {}).batch.global_windows for name in recipes.recipe_names()}

@@ -17,15 +17,15 @@ from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from layoutner.config.errors import UserError
-from layoutner.data.batches import Batch
-from layoutner.data.document import Document
-from layoutner.data.labels import LabelSet, Span, rewrite, to_spans, to_tags
-from layoutner.data.windows import IGNORED, Window, Windower
+from layoutner.corpus.batches import Batch
+from layoutner.corpus.windows import IGNORED, Window, Windower
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
 from layoutner.inference.predict import to_page
-from layoutner.training.evaluate import WordLabel, in_document_order, label_words
-from layoutner.training.metrics import score
-from layoutner.training.world import World
+from layoutner.objectives.evaluate import WordLabel, in_document_order, label_words
+from layoutner.objectives.metrics import score
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet, Span, rewrite, to_spans, to_tags
 
 # Neither how long an example takes nor any other of hypothesis's measures of health depends on what is tested here.
 drawn = settings(

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load
-from layoutner.data.corpus import read_corpus, read_documents
-from layoutner.data.document import Document, PageImage
-from layoutner.data.labels import read_labels, to_spans
-from layoutner.data.page import Page, Problem, Tally
-from layoutner.data.readers import READERS
-from layoutner.data.splits import split
+from layoutner.documents.roles import read_corpus, read_documents
+from layoutner.documents.splits import split
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.pages.document import Document
+from layoutner.pages.labels import read_labels, to_spans
+from layoutner.pages.page import Page, Problem, Tally
+from layoutner.readers import READERS
+from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import load
 
 
 def read(format: str, path: Path, role: str) -> list[Document]:
@@ -338,7 +339,7 @@ def test_labels_by_file_and_a_label_that_is_not_in_it(forms: Path, tmp_path: Pat
 
 
 def test_a_labels_file_with_a_byte_order_mark_and_an_odd_name(tmp_path: Path) -> None:
-    from layoutner.data.labels import read_labels
+    from layoutner.pages.labels import read_labels
 
     path = tmp_path / "labels.txt"
     path.write_text("\ufeffO\nB-X-RAY\nX-RAY\nE-MAIL\n", encoding="utf-8")

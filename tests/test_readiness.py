@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load
+from layoutner.errors import UserError
+from layoutner.runs.readiness import demand_ready
+from layoutner.settings.tree import load
 from layoutner.training.checkpoint_files import MANIFEST_FILE, WEIGHTS_FILE
-from layoutner.training.readiness import demand_ready
 from tests.conftest import ROOT, call
 
 # The command line, and what it has imported when it ends.

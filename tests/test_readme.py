@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.data.document import Document
-from layoutner.data.labels import LabelSet
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
 from tests import test_cord, test_sroie, tiny_families
 from tests.conftest import HANGS_S, ROOT
 
@@ -52,7 +52,7 @@ def test_the_example_of_config_check_says_what_is_shown(
 
 def test_the_example_of_an_entity_is_what_predict_makes_of_such_words() -> None:
     from layoutner.inference.predict import to_page
-    from layoutner.training.evaluate import WordLabel
+    from layoutner.objectives.evaluate import WordLabel
 
     example = json.loads(block("json", '{"type"'))
     labels = [0] * 17 + [1, 2]

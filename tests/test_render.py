@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.batch_plan import plan_batch
-from layoutner.config.errors import UserError
-from layoutner.config.render import preset_names, render
-from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import load
+from layoutner.errors import UserError
+from layoutner.planning.batch_plan import plan_batch
+from layoutner.planning.render import preset_names, render
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.tree import load
 
 
 def rendered(ranks: int = 2, **overrides: dict[str, str]) -> dict[str, Any]:

@@ -106,12 +106,12 @@ def test_steps_are_counted_though_the_first_parameter_is_frozen(tmp_path: Path) 
     import torch
     from transformers import BertConfig, BertForTokenClassification
 
-    from layoutner.config.batch_plan import plan_batch
-    from layoutner.config.render import render
-    from layoutner.config.schedule import plan_schedule
-    from layoutner.config.settings import load
-    from layoutner.training.engine import Engine
-    from layoutner.training.world import World as Ranks
+    from layoutner.distributed.world import World as Ranks
+    from layoutner.engine.engine import Engine
+    from layoutner.planning.batch_plan import plan_batch
+    from layoutner.planning.render import render
+    from layoutner.planning.schedule import plan_schedule
+    from layoutner.settings.tree import load
 
     settings = load(None, {"precision": {"dtype": "fp32"}, "schedule": {"max_steps": "20"}})
     schedule = plan_schedule(settings.schedule, 4, None)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from layoutner.config.errors import UserError
-from layoutner.config.schedule import Schedule, plan_schedule
-from layoutner.config.settings import ScheduleSettings
+from layoutner.errors import UserError
+from layoutner.planning.schedule import Schedule, plan_schedule
+from layoutner.settings.tree import ScheduleSettings
 
 CASES = [(0, 10), (1, 10), (2, 10), (4, 10), (10, 10), (0, 1), (1, 1), (3, 1000)]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from layoutner.config.errors import UserError
-from layoutner.config.recipes import recipe_names
-from layoutner.config.settings import load, sections
+from layoutner.errors import UserError
+from layoutner.settings.recipes import recipe_names
+from layoutner.settings.tree import load, sections
 
 
 def write(folder: Path, text: str) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.config.settings import load
-from layoutner.data.corpus import Corpus, read_corpus, read_documents
-from layoutner.data.document import Document, PageImage
-from layoutner.data.duplicates import find_groups, find_pairs
-from layoutner.data.splits import fold, name_note, split
+from layoutner.documents.duplicates import find_groups, find_pairs
+from layoutner.documents.roles import Corpus, read_corpus, read_documents
+from layoutner.documents.splits import fold, name_note, split
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.pages.document import Document
+from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import load
 
 NAMES = [first + second for first in "brst" for second in ("ale", "oak", "ill", "ump")]
 
@@ -95,7 +96,7 @@ def test_pages_are_joined_through_one_another(tmp_path: Path) -> None:
 MANY = """
 import json
 from tests.test_splits import page, story
-from layoutner.data.duplicates import find_pairs, join
+from layoutner.documents.duplicates import find_pairs, join
 words = story(0, 120).split()
 pages = [page(str(n), " ".join([*words[:n % 118], f"mark{'x' * n}", *words[n % 118 + 1:]])) for n in range(300)]
 pairs = find_pairs(pages)

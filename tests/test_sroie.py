@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from layoutner.config.errors import UserError
-from layoutner.data.document import Document, PageImage
-from layoutner.data.labels import to_spans
-from layoutner.data.page import Page, Problem, Tally, Word, to_document
-from layoutner.data.readers import READERS
-from layoutner.data.readers.key_values import find_values
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.pages.document import Document
+from layoutner.pages.labels import to_spans
+from layoutner.pages.page import Page, Problem, Tally, Word, to_document
+from layoutner.readers import READERS
+from layoutner.readers.key_values import find_values
 
 SIZE = (400, 1000)
 LINES = [

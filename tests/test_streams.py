@@ -93,7 +93,7 @@ def test_faultless_data_has_no_errors_on_any_terminal(terminal: dict[str, str], 
 def test_errors_in_data_are_1_and_whatever_else_fails_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from layoutner.data import check
+    from layoutner.documents import check
     from tests.conftest import call
 
     for error, code in ((PermissionError("disk"), 2), (MemoryError(), 2), (KeyError("a fault of ours"), 70)):

@@ -15,11 +15,11 @@ import torch
 import wandb
 from torch.utils.tensorboard import SummaryWriter
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import Settings, load
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
+from layoutner.settings.tree import Settings, load
 from layoutner.training.plan import make_plan
 from layoutner.training.tracking import JsonLines, open_tracker
-from layoutner.training.world import World
 from tests.conftest import launch
 from tests.test_cache import small_files
 

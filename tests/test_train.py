@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import load
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.tree import load
 from tests.conftest import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]

@@ -3,7 +3,7 @@
 import pytest
 from torch import distributed
 
-from layoutner.training.watchdog import connection_broke
+from layoutner.distributed.watchdog import connection_broke
 from tests.ranks import finish, start
 
 GONE = """
@@ -11,7 +11,7 @@ import os, sys, time
 from datetime import timedelta
 import torch
 from torch import distributed
-from layoutner.training.watchdog import connection_broke
+from layoutner.distributed.watchdog import connection_broke
 
 victim = sys.argv[1]
 rank = int(os.environ["RANK"])

@@ -11,14 +11,14 @@ import torch
 from seqeval.metrics import f1_score
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from layoutner.config.errors import UserError
-from layoutner.data.batches import Batch
-from layoutner.data.document import Document
-from layoutner.data.labels import LabelSet
-from layoutner.data.windows import IGNORED, Windower
-from layoutner.model.families import FAMILIES
-from layoutner.training.evaluate import evaluate
-from layoutner.training.world import World
+from layoutner.corpus.batches import Batch
+from layoutner.corpus.windows import IGNORED, Windower
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
+from layoutner.models.families import FAMILIES
+from layoutner.objectives.evaluate import evaluate
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
 from tests.conftest import launch
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -182,8 +182,8 @@ def test_room_for_nothing(checkpoints: dict[str, Path]) -> None:
 
 
 def test_the_windows_of_funsd(real_data: Path, minilm: Path) -> None:
-    from layoutner.config.data_settings import DataSettings
-    from layoutner.data.corpus import read_documents
+    from layoutner.documents.roles import read_documents
+    from layoutner.settings.data import DataSettings
 
     # Its vocabulary is bert-base-uncased's.
     windower = Windower(AutoTokenizer.from_pretrained(minilm), 512, 0)
@@ -199,8 +199,8 @@ FORMATS = {"funsd": "funsd", "unilm": "funsd_unilm"}  # format -> folder: the sa
 
 
 def test_both_formats_of_funsd_give_the_same_windows(real_data: Path, minilm: Path) -> None:
-    from layoutner.config.data_settings import DataSettings
-    from layoutner.data.corpus import read_corpus
+    from layoutner.documents.roles import read_corpus
+    from layoutner.settings.data import DataSettings
 
     windower = Windower(AutoTokenizer.from_pretrained(minilm), 512, 128)
     found = []

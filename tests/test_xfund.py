@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError
-from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document, PageImage
-from layoutner.data.page import Page, Problem, Tally
-from layoutner.data.readers import READERS
+from layoutner.documents.roles import read_documents
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage
+from layoutner.pages.document import Document
+from layoutner.pages.page import Page, Problem, Tally
+from layoutner.readers import READERS
+from layoutner.settings.data import DataSettings
 
 
 def read(path: Path, role: str = "train") -> list[Document]:

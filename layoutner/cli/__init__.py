@@ -10,9 +10,8 @@ from layoutner.cli import config, data, inference, training
 from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
 from layoutner.cli.ending import report, stay
 from layoutner.cli.streams import flush, take_any_character
-from layoutner.config.errors import Preempted, UserError, did_you_mean
-from layoutner.config.old_script import OPTIONS, TRAIN
-from layoutner.config.settings import load
+from layoutner.errors import Preempted, UserError, did_you_mean
+from layoutner.settings.tree import load
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,6 +68,8 @@ def _run(arguments: list[str]) -> None:
 
 def _unknown(argument: str, command: Parser, everywhere: list[str]) -> str:
     """What is wrong with an argument that a command does not take; `everywhere`: the options of all commands."""
+    from layoutner.migration.old_script import OPTIONS, TRAIN
+
     name = argument.partition("=")[0]
     if name.lstrip("-") in OPTIONS[TRAIN]:
         return f"{argument}: an option of {TRAIN}; `layoutner config migrate -- OLD COMMAND` says what became of it"

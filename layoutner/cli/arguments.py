@@ -6,9 +6,9 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
-from layoutner.config.errors import UserError
-from layoutner.config.recipes import recipe_names
-from layoutner.config.settings import sections
+from layoutner.errors import UserError
+from layoutner.settings.recipes import recipe_names
+from layoutner.settings.tree import sections
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.cli.streams import print_file
-from layoutner.config.errors import UserError
-from layoutner.config.settings import Settings, load
+from layoutner.errors import UserError
+from layoutner.settings.tree import Settings, load
 
 if TYPE_CHECKING:
-    from layoutner.config.batch_plan import BatchPlan
-    from layoutner.config.schedule import Schedule
+    from layoutner.planning.batch_plan import BatchPlan
+    from layoutner.planning.schedule import Schedule
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -65,7 +65,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _render(options: argparse.Namespace) -> None:
-    from layoutner.config.render import render
+    from layoutner.planning.render import render
 
     settings, batch, schedule = _arithmetic(options)
     print(json.dumps(render(settings, batch, schedule), indent=2))
@@ -73,8 +73,8 @@ def _render(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from layoutner.config.memory import Network, parse_memory
-    from layoutner.config.memory_plan import describe
+    from layoutner.planning.memory import Network, parse_memory
+    from layoutner.planning.memory_plan import describe
 
     limit = None if options.gpu_memory is None else parse_memory(options.gpu_memory)
     settings, batch, schedule = _arithmetic(options)
@@ -99,8 +99,8 @@ def _network_config(name: str) -> dict[str, Any]:
             raise UserError(f"{file}: holds no object but {type(config).__name__}: not the configuration of a network")
         return config
     quiet()
-    from layoutner.config.settings import ModelSettings
-    from layoutner.model.loading import open_checkpoint
+    from layoutner.models.loading import open_checkpoint
+    from layoutner.settings.tree import ModelSettings
 
     opened: dict[str, Any] = open_checkpoint(ModelSettings(name_or_path=name)).config.to_dict()
     return opened
@@ -108,8 +108,8 @@ def _network_config(name: str) -> dict[str, Any]:
 
 def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Schedule]":
     """Settings, batch and schedule of --world-size ranks and of --windows, or the data's, windows."""
-    from layoutner.config.batch_plan import plan_batch
-    from layoutner.config.schedule import plan_schedule
+    from layoutner.planning.batch_plan import plan_batch
+    from layoutner.planning.schedule import plan_schedule
 
     settings = load(options.config, overrides(options))
     batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, options.world_size)
@@ -125,9 +125,9 @@ def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Sche
 
 
 def _check(options: argparse.Namespace) -> None:
-    from layoutner.config.check import check
-    from layoutner.config.finding import ERROR, FORMATS
-    from layoutner.config.hjson_source import SourceError
+    from layoutner.deepspeed_config.check import check
+    from layoutner.deepspeed_config.finding import ERROR, FORMATS
+    from layoutner.deepspeed_config.hjson_source import SourceError
 
     if options.world_size is not None and options.world_size < 1:
         raise UserError(f"--world-size {options.world_size}: at least one rank is needed")
@@ -141,7 +141,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from layoutner.config.importing import import_config
+    from layoutner.migration.importing import import_config
 
     imported = import_config(_text(options.file), options.world_size)
     preset = None if imported.preset is None else json.dumps(imported.preset, indent=2) + "\n"
@@ -163,7 +163,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _migrate(options: argparse.Namespace) -> None:
-    from layoutner.config.migrate import migrate
+    from layoutner.migration.migrate import migrate
 
     words = options.line[1:] if options.line[:1] == ["--"] else options.line
     if not words:
@@ -185,7 +185,7 @@ def _schema(options: argparse.Namespace) -> None:
     if options.of == "settings":
         schema = Settings.model_json_schema()
     else:
-        from layoutner.config.deepspeed_schema import json_schema
+        from layoutner.deepspeed_config.schema import json_schema
 
         schema = json_schema(auto=True)
     print(json.dumps(schema, indent=2))

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.settings import load
+from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import load
 
 if TYPE_CHECKING:
-    from layoutner.data.windows import Windower
+    from collections.abc import Sequence
+
+    from layoutner.documents.check import CountWindows
+    from layoutner.pages.document import Document
 
 # Settings that say how documents are read.
 # fmt: off
@@ -38,21 +41,28 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from layoutner.data.check import check
+    from layoutner.documents.check import check
 
     settings = load(None, overrides(options)).data
-    report = check(settings, options.path, options.split, _windower(options.model, settings) if options.model else None)
+    report = check(settings, options.path, options.split, _counter(options.model, settings) if options.model else None)
     print(report.to_json() if options.format == "json" else report.to_text(options.all))
     if report.fatal:
         sys.exit(1)
 
 
-def _windower(name: str, settings: DataSettings) -> "Windower":
+def _counter(name: str, settings: DataSettings) -> "CountWindows":
+    """Counts the windows and tokens that a checkpoint's tokenizer cuts documents into."""
     quiet()
-    from layoutner.config.settings import ModelSettings
-    from layoutner.data.windows import Windower
-    from layoutner.model.loading import open_checkpoint
+    from layoutner.corpus.windows import Windower
+    from layoutner.models.loading import open_checkpoint
+    from layoutner.settings.tree import ModelSettings
 
     checkpoint = open_checkpoint(ModelSettings(name_or_path=name))
     checkpoint.demand_length(settings.max_length)
-    return Windower(checkpoint.tokenizer, settings.max_length, settings.stride)
+    windower = Windower(checkpoint.tokenizer, settings.max_length, settings.stride)
+
+    def count(documents: "Sequence[Document]") -> tuple[int, int]:
+        windows = windower.windows(documents, None)
+        return len(windows), sum(window.length for window in windows)
+
+    return count

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from layoutner.cli.streams import flush
-from layoutner.config.errors import Preempted, UserError, first_line
+from layoutner.errors import Preempted, UserError, first_line
 
 if TYPE_CHECKING:
-    from layoutner.training.world import World
+    from layoutner.distributed.world import World
 
 # Exit codes; 128 + SIGINT and 128 + SIGPIPE, as shells have it. 1 is left to the commands that check something: they
 # have found errors. So a fault of the program itself, which Python would end with 1, is EX_SOFTWARE of sysexits.h.

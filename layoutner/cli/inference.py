@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.cli.ending import ending_together
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.errors import UserError, demand_all
-from layoutner.config.settings import RunSettings, load
+from layoutner.errors import UserError, demand_all
+from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import RunSettings, load
 
 if TYPE_CHECKING:
-    from layoutner.data.page import Tally
+    from layoutner.distributed.world import World
     from layoutner.inference.labeller import Labeller
-    from layoutner.training.metrics import Scores
-    from layoutner.training.world import World
+    from layoutner.objectives.metrics import Scores
+    from layoutner.pages.page import Tally
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -181,9 +181,9 @@ def _joined(options: argparse.Namespace) -> "Iterator[World]":
     if os.environ.get("WORLD_SIZE", "1") == "1":
         _demand_files(options, given)
     quiet()
-    from layoutner.data.readers.jsonl import STDIN
+    from layoutner.distributed.world import World
     from layoutner.inference.input import guess_format
-    from layoutner.training.world import World
+    from layoutner.readers.jsonl import STDIN
 
     options.input = STDIN if given == "-" else Path(given)
     rank_timeout = RunSettings.model_fields["rank_timeout"].default
@@ -202,10 +202,10 @@ def _demand_files(options: argparse.Namespace, given: str) -> Path | None:
     Raises:
         UserError: what the options name is not there, or not what it must be; all that is wrong together.
     """
-    from layoutner.data.corpus import demand_path
-    from layoutner.data.readers import demand_packages
+    from layoutner.documents.roles import demand_path
     from layoutner.inference.export import demand_checkpoints
     from layoutner.inference.model_folder import model_folder
+    from layoutner.readers import demand_packages
 
     def checks() -> Iterator[Callable[[], object]]:
         if options.model is not None:

@@ -8,17 +8,17 @@ import sys
 
 import torch
 
-from layoutner.config.errors import UserError
-from layoutner.config.settings import Settings
-from layoutner.data.corpus import read_documents
 from layoutner.demo.checkpoint import make_checkpoint
 from layoutner.demo.forms import make_forms
+from layoutner.distributed.world import World
+from layoutner.documents.roles import read_documents
+from layoutner.errors import UserError
 from layoutner.inference.draw import draw
 from layoutner.inference.labeller import Labeller
 from layoutner.inference.output import Output
 from layoutner.inference.predict import predict
+from layoutner.settings.tree import Settings
 from layoutner.training.folder import EXPORT_FOLDER, LOCK_FILE, SCORES_FILE, lock
-from layoutner.training.world import World
 
 MARK = "demo.json"  # says that a folder is a demo's, and may be replaced by the next one
 

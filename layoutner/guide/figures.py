@@ -10,15 +10,15 @@ from xml.sax.saxutils import escape
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from layoutner.config.data_settings import DataSettings
-from layoutner.config.schedule import Schedule, plan_schedule
-from layoutner.config.settings import ScheduleSettings
-from layoutner.data.batches import padded, share, step_windows
-from layoutner.data.corpus import read_documents
-from layoutner.data.document import Document
-from layoutner.data.labels import LabelSet, labels_of
-from layoutner.data.windows import IGNORED, Window, Windower
+from layoutner.corpus.batches import padded, share, step_windows
+from layoutner.corpus.windows import IGNORED, Window, Windower
 from layoutner.demo.forms import make_forms
+from layoutner.documents.roles import read_documents
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet, labels_of
+from layoutner.planning.schedule import Schedule, plan_schedule
+from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import ScheduleSettings
 
 FUNSD_WINDOWS = 150
 INK, GREY, PALE = "#1a1a1a", "#5c5c5c", "#d9d9d9"

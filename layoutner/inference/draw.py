@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from layoutner.config.data_settings import MAX_IMAGE_MIB
-from layoutner.config.errors import UserError
-from layoutner.data.document import PageImage
-from layoutner.data.image_file import read_image
+from layoutner.errors import UserError
+from layoutner.files.image import PageImage, read_image
+from layoutner.settings.data import MAX_IMAGE_MIB
 
 _Sides = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the drawing
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from layoutner.config.errors import UserError, raise_gathered
+from layoutner.errors import UserError, raise_gathered
 from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
     checkpoint_path,

@@ -4,14 +4,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from layoutner.config.data_settings import DataSettings, FormatName
-from layoutner.config.errors import UserError, raise_gathered
-from layoutner.data.corpus import Labels, stream
-from layoutner.data.document import Document
-from layoutner.data.files import is_hidden
-from layoutner.data.image_file import SUFFIXES
-from layoutner.data.page import Problem, Tally
-from layoutner.data.readers.jsonl import STDIN
+from layoutner.documents.roles import Labels, stream
+from layoutner.errors import UserError, raise_gathered
+from layoutner.files.image import SUFFIXES
+from layoutner.files.text import is_hidden
+from layoutner.pages.document import Document
+from layoutner.pages.page import Problem, Tally
+from layoutner.readers.jsonl import STDIN
+from layoutner.settings.data import DataSettings, FormatName
 
 
 def guess_format(path: Path) -> FormatName:

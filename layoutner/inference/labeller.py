@@ -13,24 +13,24 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForTokenClassification
 
-from layoutner.config.data_settings import MAX_IMAGE_MIB
-from layoutner.config.errors import UserError, first_line, raise_gathered
-from layoutner.data.batches import Batch
-from layoutner.data.corpus import check_labels
-from layoutner.data.document import Document
-from layoutner.data.duplicates import page_digest
-from layoutner.data.images import PageImages
-from layoutner.data.labels import LabelSet
-from layoutner.data.page import Problem
-from layoutner.data.windows import Window, Windower
+from layoutner.corpus.batches import Batch
+from layoutner.corpus.pixels import PageImages
+from layoutner.corpus.windows import Window, Windower
+from layoutner.distributed.world import World
+from layoutner.documents.duplicates import page_digest
+from layoutner.documents.roles import check_labels
+from layoutner.errors import UserError, first_line, raise_gathered
 from layoutner.inference.input import refuse
-from layoutner.model.families import FAMILIES, accept_fp32, model_inputs
-from layoutner.model.loading import demand_packages, open_pages, open_tokenizer
-from layoutner.training.evaluate import WordLabel, evaluate, in_document_order, label_words
+from layoutner.models.families import FAMILIES, accept_fp32, model_inputs
+from layoutner.models.loading import demand_packages, open_pages, open_tokenizer
+from layoutner.objectives.evaluate import WordLabel, evaluate, in_document_order, label_words
+from layoutner.objectives.metrics import Scores
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
+from layoutner.pages.page import Problem
+from layoutner.settings.data import MAX_IMAGE_MIB
 from layoutner.training.folder import PREPROCESSING_FILE, read_training_pages
-from layoutner.training.metrics import Scores
 from layoutner.training.page_images import image_problems
-from layoutner.training.world import World
 
 # What transformers raises for a folder whose files are torn or edited.
 BROKEN = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError, StrictDataclassError)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from layoutner.config.errors import UserError
+from layoutner.errors import UserError
 from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
 from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE
 

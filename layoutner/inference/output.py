@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from layoutner.config.errors import UserError
-from layoutner.training.metrics import Scores
+from layoutner.errors import UserError
+from layoutner.objectives.metrics import Scores
 
 
 class Output:

@@ -5,14 +5,15 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from layoutner.data.document import Box, Document, PageImage, union
-from layoutner.data.labels import LabelSet, rewrite, to_spans
-from layoutner.data.page import Problem
+from layoutner.files.image import PageImage
 from layoutner.inference.draw import Drawings
 from layoutner.inference.input import refuse
 from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.inference.output import PREDICTIONS, Output
-from layoutner.training.evaluate import WordLabel
+from layoutner.objectives.evaluate import WordLabel
+from layoutner.pages.document import Box, Document, union
+from layoutner.pages.labels import LabelSet, rewrite, to_spans
+from layoutner.pages.page import Problem
 
 
 def predict(

@@ -17,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from layoutner.config.errors import UserError, first_line
-from layoutner.config.settings import Settings
+from layoutner.distributed.world import World
+from layoutner.engine.engine import Engine
+from layoutner.errors import UserError, first_line
+from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import (
     FOLDER,
     LATEST_FILE,
@@ -37,8 +39,6 @@ from layoutner.training.checkpoint_files import (
     torn,
     torn_checkpoints,
 )
-from layoutner.training.engine import Engine
-from layoutner.training.world import World
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from layoutner.config.errors import UserError, first_line
-from layoutner.config.settings import RunSettings
+from layoutner.errors import UserError, first_line
+from layoutner.settings.tree import RunSettings
 
 FOLDER = "checkpoints"
 STATE_FILE = "state.json"

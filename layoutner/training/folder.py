@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from layoutner import __version__
-from layoutner.config.errors import UserError
-from layoutner.config.settings import Settings
-from layoutner.data.files import read_text
+from layoutner.errors import UserError
+from layoutner.files.text import read_text
+from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
 from layoutner.training.checkpoint_files import WEIGHTS_FILE, complete_checkpoints, is_own
 from layoutner.training.tracking import METRICS_FILE, TENSORBOARD_FOLDER, WANDB_ID_FILE
 
 if TYPE_CHECKING:
-    from layoutner.training.world import World
+    from layoutner.distributed.world import World
 
 SKELETON_FOLDER = "model"
 SCORES_FILE = "scores.json"

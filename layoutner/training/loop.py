@@ -13,24 +13,24 @@ import numpy
 import torch
 from torch import nn
 
-from layoutner.config.errors import Preempted, UserError
-from layoutner.config.settings import PrecisionSettings, Settings
-from layoutner.data.batches import Batch, collate, share, step_windows
-from layoutner.model.families import model_inputs
-from layoutner.model.loading import build
+from layoutner.corpus.batches import Batch, collate, share, step_windows
+from layoutner.distributed.preemption import Stop
+from layoutner.distributed.world import World
+from layoutner.engine.engine import Engine, Step, require_dtype
+from layoutner.errors import Preempted, UserError
+from layoutner.models.families import model_inputs
+from layoutner.models.loading import build
+from layoutner.objectives.evaluate import evaluate
+from layoutner.objectives.metrics import Scores
+from layoutner.settings.tree import PrecisionSettings, Settings
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training import preflight
 from layoutner.training.checkpoint import Saved
 from layoutner.training.checkpoint_files import TrainState, checkpoint_path
-from layoutner.training.engine import Engine, Step, require_dtype
-from layoutner.training.evaluate import evaluate
 from layoutner.training.folder import demand_folder, hold_again, open_folder, save_skeleton
-from layoutner.training.metrics import Scores
 from layoutner.training.page_images import demand_images
 from layoutner.training.plan import Plan, make_plan
-from layoutner.training.preemption import Stop
 from layoutner.training.tracking import open_tracker
-from layoutner.training.world import World
 
 logger = logging.getLogger(__name__)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from layoutner.config.errors import UserError, raise_gathered
-from layoutner.data.document import Document
-from layoutner.data.images import PageImages
-from layoutner.data.page import Problem
-from layoutner.training.world import World
+from layoutner.corpus.pixels import PageImages
+from layoutner.distributed.world import World
+from layoutner.errors import UserError, raise_gathered
+from layoutner.pages.document import Document
+from layoutner.pages.page import Problem
 
 
 def demand_images(documents: Sequence[Document], pages: PageImages, world: World) -> None:

@@ -7,24 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layoutner.config.batch_plan import BatchPlan, plan_batch
-from layoutner.config.errors import raise_gathered
-from layoutner.config.render import render
-from layoutner.config.schedule import Schedule, plan_schedule
-from layoutner.config.settings import Settings
-from layoutner.data.batches import padded, share, step_windows
-from layoutner.data.cache import WindowCache
-from layoutner.data.corpus import Corpus, read_corpus
-from layoutner.data.duplicates import page_digest
-from layoutner.data.windows import Window, Windower
-from layoutner.model.families import FAMILIES
-from layoutner.model.loading import Checkpoint, open_checkpoint
-from layoutner.model.loss import Loss, make_loss
+from layoutner.corpus.batches import padded, share, step_windows
+from layoutner.corpus.cache import WindowCache
+from layoutner.corpus.windows import Window, Windower
+from layoutner.distributed.watchdog import Kind
+from layoutner.documents.duplicates import page_digest
+from layoutner.documents.roles import Corpus, demand_predictions, read_corpus
+from layoutner.errors import raise_gathered
+from layoutner.models.families import FAMILIES
+from layoutner.models.loading import Checkpoint, open_checkpoint
+from layoutner.objectives.loss import Loss, make_loss
+from layoutner.planning.batch_plan import BatchPlan, plan_batch
+from layoutner.planning.render import render
+from layoutner.planning.schedule import Schedule, plan_schedule
+from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint import Identity
 from layoutner.training.folder import read_training_pages
-from layoutner.training.readiness import demand_predictions
 from layoutner.training.tracking import demand_packages
-from layoutner.training.watchdog import Kind
 
 Doing = Callable[[Kind, str], AbstractContextManager[None]]  # World.doing
 

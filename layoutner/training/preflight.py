@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from layoutner import __version__
-from layoutner.config.errors import UserError
-from layoutner.config.settings import Settings
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
+from layoutner.settings.tree import Settings
 from layoutner.training.plan import Plan
-from layoutner.training.world import World
 
 COLUMNS = ("rank", "host", "device", "CPUs", "threads", "torch", "deepspeed", "transformers", "layoutner", "settings")
 SHARED = COLUMNS[5:]  # what must be the same on all ranks

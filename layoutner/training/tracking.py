@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from layoutner.config.errors import UserError, first_line
-from layoutner.config.settings import Settings
+from layoutner.errors import UserError, first_line
+from layoutner.settings.tree import Settings
 
 if TYPE_CHECKING:
-    from layoutner.training.world import World
+    from layoutner.distributed.world import World
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"

@@ -6,8 +6,8 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from layoutner.training.watchdog import connection_broke
-from layoutner.training.world import World
+from layoutner.distributed.watchdog import connection_broke
+from layoutner.distributed.world import World
 
 
 class Changing(Exception):

@@ -17,8 +17,8 @@ from typing import Any
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.cli import ending, main
+from layoutner.engine.engine import Engine
 from layoutner.training import loop
-from layoutner.training.engine import Engine
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True

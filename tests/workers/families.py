@@ -14,11 +14,11 @@ from typing import Any
 
 from steps import measure
 
-from layoutner.config.settings import load
+from layoutner.distributed.world import World
 from layoutner.inference.export import export
 from layoutner.inference.labeller import Labeller
+from layoutner.settings.tree import load
 from layoutner.training.loop import train
-from layoutner.training.world import World
 
 # Nothing is small enough to stay whole on every rank, so that at ZeRO 3 everything is gathered where it is used.
 STAGE_3 = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}

@@ -35,12 +35,12 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LayoutLMConfig, LayoutLMForTokenClassification
 
-from layoutner.config.batch_plan import plan_batch
-from layoutner.config.render import render
-from layoutner.config.schedule import plan_schedule
-from layoutner.config.settings import load
-from layoutner.training.engine import Engine
-from layoutner.training.world import World
+from layoutner.distributed.world import World
+from layoutner.engine.engine import Engine
+from layoutner.planning.batch_plan import plan_batch
+from layoutner.planning.render import render
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.tree import load
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Allocations are the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from layoutner.config.settings import load
-from layoutner.training.engine import DTYPES
+from layoutner.distributed.world import World
+from layoutner.engine.engine import DTYPES
+from layoutner.settings.tree import load
 from layoutner.training.loop import train
-from layoutner.training.world import World
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True

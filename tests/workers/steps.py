@@ -19,15 +19,15 @@ import numpy
 import torch
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from layoutner.config.settings import load
-from layoutner.data.batches import collate, step_windows
-from layoutner.model.families import model_inputs
-from layoutner.model.loading import build
-from layoutner.model.parameters import decay_groups
-from layoutner.training.engine import DTYPES, Engine, Step
+from layoutner.corpus.batches import collate, step_windows
+from layoutner.distributed.world import World
+from layoutner.engine.engine import DTYPES, Engine, Step
+from layoutner.models.families import model_inputs
+from layoutner.models.loading import build
+from layoutner.models.parameters import decay_groups
+from layoutner.settings.tree import load
 from layoutner.training.loop import _optimizer_step
 from layoutner.training.plan import Plan, make_plan
-from layoutner.training.world import World
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True

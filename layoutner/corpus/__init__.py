@@ -1,0 +1,1 @@
+"""Documents become windows, steps and batches."""

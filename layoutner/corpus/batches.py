@@ -1,0 +1,87 @@
+"""The step plan: which windows make an optimizer step, and how ranks and forwards share them.
+
+Which windows make step k of an epoch depends on (seed, epoch, k) alone, never on the number of ranks, the
+micro-batch or a restart. The layout over ranks is only how the step is carried out.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from layoutner.corpus.windows import IGNORED, Window
+from layoutner.files.image import PageImage
+
+
+def step_windows(seed: int, epoch: int, step: int, windows: int, global_windows: int) -> list[int]:
+    """Indices of the windows of step `step` of an epoch; the last step of an epoch takes what is left."""
+    return list(_epoch_order(seed, epoch, windows)[step * global_windows : (step + 1) * global_windows])
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, windows: int) -> tuple[int, ...]:
+    order = list(range(windows))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return tuple(order)
+
+
+def share(indices: Sequence[int], lengths: Sequence[int], micro_windows: int, ranks: int) -> list[list[list[int]]]:
+    """Deal windows to ranks and forwards: result[rank][forward] is a list of window indices.
+
+    Windows are sorted by length and cut into forwards of near-equal length, so little is padded. The
+    forwards are dealt back and forth, so the ranks have near-equal work. Every rank gets the same number
+    of forwards; one may be empty where there are fewer windows than forwards.
+    """
+    by_length = sorted(indices, key=lambda index: (-lengths[index], index))
+    forwards = math.ceil(len(by_length) / (micro_windows * ranks)) * ranks
+    small, larger = divmod(len(by_length), forwards)
+    dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
+    start = 0
+    for number in range(forwards):
+        # The longest windows go to the smaller forwards.
+        end = start + small + (number >= forwards - larger)
+        turn, place = divmod(number, ranks)
+        dealt[place if turn % 2 == 0 else ranks - 1 - place].append(by_length[start:end])
+        start = end
+    return dealt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows padded to T tokens, as the networks take them."""
+
+    input_ids_BT: torch.Tensor
+    attention_mask_BT: torch.Tensor
+    boxes_BT4: torch.Tensor  # 0..1000
+    labels_BT: torch.Tensor  # label ids, IGNORED elsewhere
+    images: tuple[PageImage, ...] = ()  # page image of each window, where there is one; read when a network sees it
+
+
+def padded(longest: int) -> int:
+    """Tokens of each row of a forward whose longest window has `longest`: a multiple of 8, as tensor cores like it."""
+    return -(-longest // 8) * 8
+
+
+def collate(windows: Sequence[Window], pad_token_id: int) -> Batch:
+    """Pad windows to the longest of them, rounded up by `padded`.
+
+    No window at all gives one row of padding, so that a rank without work still takes part in the forward.
+    """
+    longest = max((window.length for window in windows), default=1)
+    rows, columns = max(1, len(windows)), padded(longest)
+    input_ids_BT = torch.full((rows, columns), pad_token_id)
+    attention_mask_BT = torch.zeros((rows, columns), dtype=torch.long)
+    boxes_BT4 = torch.zeros((rows, columns, 4), dtype=torch.long)
+    labels_BT = torch.full((rows, columns), IGNORED)
+    if not windows:
+        attention_mask_BT[0, 0] = 1  # attention over nothing would be NaN
+    for row, window in enumerate(windows):
+        input_ids_BT[row, : window.length] = torch.tensor(window.input_ids)
+        attention_mask_BT[row, : window.length] = 1
+        boxes_BT4[row, : window.length] = torch.tensor(window.boxes)
+        labels_BT[row, : window.length] = torch.tensor(window.labels)
+    images = tuple(window.image for window in windows if window.image is not None)
+    return Batch(input_ids_BT, attention_mask_BT, boxes_BT4, labels_BT, images)

@@ -1,0 +1,295 @@
+"""Windows kept between runs: documents that were cut once are read back, and never for documents of another cut.
+
+FOLDER/windows-KEY.safetensors   the windows of one role's documents, as flat arrays with a checksum
+FOLDER/windows-KEY.lock          empty; held by the process that cuts them
+
+KEY is a digest of everything that the arrays follow from, so whatever changes makes another file. An entry takes about
+17 bytes a token. None is ever removed: old ones are the user's to delete, at any time; what is missing is cut again.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+import uuid
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from importlib import resources
+from importlib.metadata import version
+from itertools import accumulate, chain, groupby, pairwise
+from pathlib import Path
+from typing import IO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from layoutner import __version__
+from layoutner.corpus.windows import Window, Windower, structural_ids
+from layoutner.errors import UserError, first_line
+from layoutner.pages.document import Box, Document
+from layoutner.pages.labels import LabelSet
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of an entry; another number makes other keys
+# Of a document, what no kept array follows from: windows that are read get the image of the document that is there.
+NOT_KEPT = ("name", "page_size", "image", "breaks", "group")
+# The code that cuts. Its text is part of the key, as a checkout changes without a new version.
+CUTTERS = ("corpus/windows.py", "pages/document.py", "pages/labels.py")
+ARRAYS = ("documents", "lengths", "answered", "input_ids", "labels", "box_of", "answers")
+CHECKSUM = "sha256"
+
+POLL_S, SAID_AFTER_S = 0.1, 10.0
+# From here on windows are cut without a lock, as one who holds it this long may be suspended.
+LONGEST_WAIT_S = 600.0
+
+
+class WindowCache:
+    """Cuts documents into windows, or reads them where they have been cut before.
+
+    On one machine one process cuts what the others wait for; so it is on many that share the folder, as far as
+    their file system tells them of each other's files in time. What goes wrong with
+    the folder is a warning, and costs no more than the cutting.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Look at the folder, which is made when there is something to keep. None = cut always.
+
+        Raises:
+            UserError: it is a file.
+        """
+        if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
+            raise UserError(f"data.cache = {folder}: is no folder; give one that is, or is still to be made")
+        self._folder = folder
+        self._counts = {"read from": 0, "cut and kept in": 0}
+        self._can_keep = True  # until it turns out otherwise, which is said once
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many windows were read and how many were cut and kept so far, for the run's log."""
+        return tuple(f"cache: {count} windows {done} {self._folder}" for done, count in self._counts.items() if count)
+
+    def windows(
+        self, windower: Windower, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False
+    ) -> list[Window]:
+        """What `windower.windows` gives for the same arguments.
+
+        Raises:
+            UserError: as `windower.windows`.
+        """
+        if self._folder is None or not documents:
+            return windower.windows(documents, labels, all_subwords)
+        key = cache_key(windower, documents, labels, all_subwords)
+        entry = self._folder / f"windows-{key}.safetensors"
+        found = _stamp(entry)
+        if (kept := self._read(entry, key, windower, documents)) is not None:
+            return kept
+        if not self._can_keep:
+            return windower.windows(documents, labels, all_subwords)
+        with _alone(entry.with_suffix(".lock")) as locked:
+            # Another process may have cut them while this one waited.
+            if _stamp(entry) != found and (kept := self._read(entry, key, windower, documents)) is not None:
+                return kept
+            windows = windower.windows(documents, labels, all_subwords)
+            try:
+                _write(entry, _pack(windows, windower, documents), key, locked)
+            except OSError as error:
+                _warn("%s: cannot be written: %s; this run goes on without", entry, error)
+                self._can_keep = False
+            else:
+                self._counts["cut and kept in"] += len(windows)
+            return windows
+
+    def _read(self, entry: Path, key: str, windower: Windower, documents: Sequence[Document]) -> list[Window] | None:
+        """The windows of an entry; None where there is none, or none that can be used."""
+        try:
+            windows = _unpack(_verified(entry.read_bytes(), key), windower, documents)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            _warn("%s: cannot be read: %s; its windows are cut anew", entry, error)
+            return None
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            _warn("%s: is damaged: %s; its windows are cut anew", entry, first_line(error))
+            return None
+        self._counts["read from"] += len(windows)
+        return windows
+
+
+def cache_key(
+    windower: Windower, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False
+) -> str:
+    """A digest of all that `windower.windows` reads, of the code that does it and of the format of an entry."""
+    digest = hashlib.sha256()
+
+    def add(value: object) -> None:
+        digest.update(json.dumps(value, default=str).encode() + b"\n")
+
+    tokenizer = windower.tokenizer
+    backend = tokenizer.backend_tokenizer
+    # As they are when it cuts, so that the first role's key is no other than the later ones'.
+    backend.no_truncation()
+    backend.no_padding()
+    add([FORMAT, __version__, version("tokenizers")])
+    add([(resources.files("layoutner") / name).read_text(encoding="utf-8") for name in CUTTERS])
+    add(backend.to_str())
+    add([tokenizer.unk_token_id, tokenizer.pad_token_id, sorted(structural_ids(tokenizer))])
+    add({field.name: getattr(windower, field.name) for field in fields(windower) if field.name != "tokenizer"})
+    add([None if labels is None else [labels.scheme, labels.types], all_subwords])
+    without = {*NOT_KEPT, *(() if windower.box_level == "segment" else ("segments",))}
+    kept = [field.name for field in fields(Document) if field.name not in without]
+    for document in documents:
+        add([getattr(document, name) for name in kept])
+    return digest.hexdigest()[:32]
+
+
+def _stamp(entry: Path) -> tuple[int, int] | None:
+    """Tells whether an entry was written anew."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Hold the lock; a process that ends, however it ends, gives it back. False where it cannot be had."""
+    lock = _lock(path)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _lock(path: Path) -> IO[bytes] | None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError:
+        return None  # nothing can be written there either, and that is said
+    began, said = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            waited = time.monotonic() - began
+        except OSError:  # a file system without locks: two may cut at once, and each renames a whole entry
+            waited = LONGEST_WAIT_S
+        if waited >= LONGEST_WAIT_S:
+            file.close()
+            return None
+        if waited >= SAID_AFTER_S and not said:
+            _warn("%s: another process holds it, to cut the same windows; waiting for it", path)
+            said = True
+        time.sleep(POLL_S)
+
+
+def _write(entry: Path, tensors: dict[str, torch.Tensor], key: str, locked: bool) -> None:
+    """Write beside, flush, rename: a reader sees the whole entry or none.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    if locked:  # of processes that were killed; a young one may be written by another machine, if its locks are its own
+        for torn in entry.parent.glob(f".{entry.name}.*.partial"):
+            with suppress(FileNotFoundError):
+                if time.time() - torn.stat().st_mtime > LONGEST_WAIT_S:
+                    torn.unlink()
+    partial = entry.with_name(f".{entry.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(save({**tensors, CHECKSUM: _checksum(tensors, key)}))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(entry)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _verified(content: bytes, key: str) -> dict[str, torch.Tensor]:
+    """The arrays of an entry.
+
+    Raises:
+        SafetensorError, KeyError: it is no entry, or not whole.
+        ValueError: a byte of it has changed, or it is that of another key.
+    """
+    tensors: dict[str, torch.Tensor] = load(content)
+    kept = tensors.pop(CHECKSUM)
+    if not torch.equal(kept, _checksum(tensors, key)):
+        raise ValueError("its checksum does not fit")
+    return tensors
+
+
+def _checksum(tensors: dict[str, torch.Tensor], key: str) -> torch.Tensor:
+    digest = hashlib.sha256(key.encode())
+    for name in ARRAYS:
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def _pack(windows: Sequence[Window], windower: Windower, documents: Sequence[Document]) -> dict[str, torch.Tensor]:
+    """Windows as flat int32 arrays, one after the other."""
+    box_of: list[int] = []
+    for index, group in groupby(windows, key=lambda window: window.document):
+        numbers = {box: number for number, box in enumerate(_boxes(windower, documents[index]))}
+        box_of.extend(numbers[box] for window in group for box in window.boxes)
+    arrays: dict[str, Iterable[int]] = {
+        "documents": [window.document for window in windows],
+        "lengths": [window.length for window in windows],
+        "answered": [len(window.answers) for window in windows],
+        "input_ids": chain.from_iterable(window.input_ids for window in windows),
+        "labels": chain.from_iterable(window.labels for window in windows),
+        "box_of": box_of,
+        "answers": chain.from_iterable(chain.from_iterable(window.answers) for window in windows),
+    }
+    return {name: _tensor(values) for name, values in arrays.items()}
+
+
+def _tensor(values: Iterable[int]) -> torch.Tensor:
+    numbers = array("i", values)
+    return torch.frombuffer(numbers, dtype=torch.int32) if numbers else torch.zeros(0, dtype=torch.int32)
+
+
+def _unpack(tensors: dict[str, torch.Tensor], windower: Windower, documents: Sequence[Document]) -> list[Window]:
+    lists = {name: tensors[name].tolist() for name in ARRAYS}
+    answers: list[tuple[int, int]] = list(zip(*[iter(lists["answers"])] * 2, strict=True))
+    tokens = pairwise(accumulate(lists["lengths"], initial=0))
+    answered = pairwise(accumulate(lists["answered"], initial=0))
+    windows: list[Window] = []
+    boxes: list[Box] = []
+    for index, (start, end), (first, after) in zip(lists["documents"], tokens, answered, strict=True):
+        if not windows or windows[-1].document != index:
+            boxes = _boxes(windower, documents[index])
+        windows.append(
+            Window(
+                index,
+                lists["input_ids"][start:end],
+                [boxes[number] for number in lists["box_of"][start:end]],
+                lists["labels"][start:end],
+                answers[first:after],
+                documents[index].image,
+            )
+        )
+    return windows
+
+
+def _boxes(windower: Windower, document: Document) -> list[Box]:
+    """Every box that a token of the document may have. They are in the key, so an entry holds their numbers alone."""
+    of_words = document.segment_boxes() if windower.box_level == "segment" else document.boxes
+    return [*of_words, *windower.special_boxes]
+
+
+def _warn(text: str, *values: object) -> None:
+    logger.warning("warning: data.cache: " + text, *values)

@@ -1,1 +1,0 @@
-"""Files become documents, documents become windows, windows become batches."""

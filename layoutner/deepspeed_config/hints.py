@@ -1,0 +1,196 @@
+"""What a name that DeepSpeed does not know was meant to be: by meaning, and by spelling where it is a certain slip."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from layoutner.deepspeed_config.schema import (
+    DEEPSPEED_SCHEDULERS,
+    DEEPSPEED_TYPES,
+    OPTIMIZERS,
+    SCHEDULERS,
+    TOP,
+    TORCH_TYPES,
+    Block,
+    Key,
+)
+from layoutner.deepspeed_config.schema.other_names import (
+    CONSTANT_SCHEDULES,
+    KEY_NAMES,
+    OPTIMIZER_NAMES,
+    REMOVED_OPTIMIZERS,
+    SCHEDULER_NAMES,
+    UNRELATED_OPTIMIZERS,
+)
+
+_TYPES = DEEPSPEED_TYPES | TORCH_TYPES
+_OTHER_OPTIMIZER = (
+    f"DeepSpeed makes {', '.join(DEEPSPEED_TYPES.values())} and those of torch.optim; "
+    "make another one in the script and take this block out"
+)
+_OTHER_SCHEDULE = (
+    f"DeepSpeed makes {', '.join(DEEPSPEED_SCHEDULERS)}; make another one in the script and take this block out"
+)
+
+
+def removed_optimizer(name: str) -> str | None:
+    """The name DeepSpeed had for an optimizer that is gone, in whichever spelling."""
+    return REMOVED_OPTIMIZERS.get(_compact(name))
+
+
+def optimizer_meant(name: str) -> tuple[str, str]:
+    """(Type that DeepSpeed can build, advice) for a type that it does not know; the type is "" where none is meant."""
+    compact = _compact(name).removeprefix("torchoptim")
+    if compact in _TYPES:
+        return _TYPES[compact], f"write {_TYPES[compact]!r}"
+    if compact in OPTIMIZER_NAMES:
+        meant, note = OPTIMIZER_NAMES[compact]
+        return meant, f"write {meant!r}" + (f": {note}" if note else "")
+    usable = [own for own in _TYPES if own != "lbfgs"]  # its step needs a closure
+    near = None if compact in UNRELATED_OPTIMIZERS else nearest(compact, usable)
+    return (_TYPES[near], f"did you mean {_TYPES[near]!r}?") if near else ("", _OTHER_OPTIMIZER)
+
+
+def scheduler_meant(name: str, wrapped: bool) -> tuple[str, str]:
+    """(Type that DeepSpeed can build, advice) for a type that it does not know; the type is "" where none is meant.
+
+    Args:
+        name: what the file says.
+        wrapped: ZeRO, fp16 or bf16 wraps the optimizer, which the schedules of PyTorch do not take.
+    """
+    compact = _compact(name).removeprefix("torchoptim").removeprefix("lrscheduler")
+    usable = DEEPSPEED_SCHEDULERS if wrapped else SCHEDULERS
+    known = {own.lower(): own for own in usable if own != "ReduceLROnPlateau"}  # the engine gives it no figure to watch
+    if compact in known:
+        return known[compact], f"write {known[compact]!r}"
+    if compact in SCHEDULER_NAMES:
+        meant, note = SCHEDULER_NAMES[compact]
+        return meant, f"write {meant!r}" + (f", {note}" if note else "")
+    if compact in CONSTANT_SCHEDULES:
+        return "", "take the scheduler out: without one the learning rate is constant"
+    near = nearest(compact, known)
+    return (known[near], f"did you mean {known[near]!r}?") if near else ("", _OTHER_SCHEDULE)
+
+
+def instead(key: Key, value: Any) -> str:
+    """What to write for a deprecated key with this value: an old switch that is off is not moved, or it would be on."""
+    return "take it out: it switches nothing on" if value is None or value is False else key.deprecated
+
+
+def key_meant(name: str, value: Any, kind: str, block: Block, path: str) -> str:
+    """What to do about a key that an object does not have; "" where nothing is certain.
+
+    Args:
+        name: the key.
+        value: its value.
+        kind: JSON type of the value, which what is suggested must be able to take.
+        block: what the object may hold.
+        path: dotted path of the object, "" for the top level.
+    """
+    for meant in KEY_NAMES.get(name, ()):
+        above, _, leaf = meant.rpartition(".")
+        if above == path and leaf in block.keys:
+            others = [other for other in KEY_NAMES[name] if other != meant and other in block.keys]
+            return f"DeepSpeed calls it {leaf}" + (f"; or is {' or '.join(others)} meant?" if others else "")
+        if not path or above == f"{path}.params":
+            return f"DeepSpeed calls it {meant}"
+        if not above and path in ("optimizer", "optimizer.params"):
+            return f"DeepSpeed calls it {meant}, at the top level"
+    fp16 = TOP.keys["fp16"].block
+    if path in ("bf16", "bfloat16") and fp16 is not None and name in fp16.keys:
+        return "take it out: it is of fp16, and bf16 needs no loss scale"
+    homes = _homes(name, path, kind)
+    if 0 < len(homes) <= 3:  # a key such as "enabled" has a home everywhere
+        return f"it belongs under {' or '.join(home or 'the top level' for home in homes)}"
+    fitting = [other for other, key in block.keys.items() if _takes(key, kind)]
+    near = nearest(name, fitting) or _same_words(name, fitting)
+    if near is None:
+        return ""
+    key = block.keys[near]
+    return instead(key, value) if key.deprecated else f"did you mean {near!r}?"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one known name that a slip of the pen makes into this one: one letter, in long names two."""
+    allowed = 1 if len(name) <= 6 else 2
+    near = sorted((_edits(name.lower(), other.lower()), other) for other in known)
+    if not near or near[0][0] > allowed or (len(near) > 1 and near[1][0] == near[0][0]):
+        return None
+    return near[0][1]
+
+
+def _same_words(name: str, known: Iterable[str]) -> str | None:
+    """The one known name that has the same words in another order, or some words more or fewer."""
+    words = set(re.split("[^a-z0-9]+", name.lower()))
+    split = {other: set(other.split("_")) for other in known}
+    found = [other for other, theirs in split.items() if theirs == words]
+    found = found or [
+        other
+        for other, theirs in split.items()
+        if min(len(words), len(theirs)) > 1 and (words < theirs or theirs < words)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _homes(name: str, path: str, kind: str) -> list[str]:
+    """Dotted paths where DeepSpeed has this key, of those that somebody may have missed.
+
+    From the top level these are the blocks below it; from a block, those above it, beside it and inside it. A key of
+    the same name in a block that has nothing to do with this one is another thing.
+    """
+    found = []
+
+    def visit(block: Block, at: str) -> None:
+        if at != path and _related(at, path) and name in block.keys and _takes(block.keys[name], kind):
+            found.append(at)
+        for child, key in block.keys.items():
+            if key.block is not None and child != "bfloat16":
+                visit(key.block, f"{at}.{child}".lstrip("."))
+
+    visit(TOP, "")
+    components = (
+        ("optimizer.params", [OPTIMIZERS[own] for own in DEEPSPEED_TYPES]),
+        ("scheduler.params", [SCHEDULERS[own] for own in DEEPSPEED_SCHEDULERS]),
+    )
+    for home, blocks in components:
+        beside = ("", "optimizer", "optimizer.params", "scheduler", "scheduler.params")
+        if path != home and path in beside and any(name in own.keys for own in blocks):
+            found.append(home)
+    return found
+
+
+def _related(at: str, path: str) -> bool:
+    parent = path.rpartition(".")[0]
+    if not path:
+        return True
+    return (
+        not at
+        or path.startswith(f"{at}.")
+        or at.startswith(f"{path}.")
+        or bool(parent and at.rpartition(".")[0] == parent)
+    )
+
+
+def _takes(key: Key, kind: str) -> bool:
+    """Whether a value of this JSON type may stand here; a string may be "auto", or a number in quotes."""
+    if kind in ("string", "null"):
+        return kind == "null" or key.block is None
+    return kind in key.types or (kind == "integer" and "number" in key.types)
+
+
+def _compact(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def _edits(one: str, other: str) -> int:
+    """Letters to add, drop, change or swap with their neighbour to make one name into the other."""
+    rows = [list(range(len(other) + 1))]
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            edits = [rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b)]
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                edits.append(rows[-2][j - 2] + 1)
+            row.append(min(edits))
+        rows.append(row)
+    return rows[-1][-1]

@@ -1,0 +1,115 @@
+"""The tables as a JSON Schema (draft 2020-12), for editors that complete and check a config while it is written."""
+
+import re
+from collections.abc import Sequence
+
+from layoutner.deepspeed_config.schema.core import TOP
+from layoutner.deepspeed_config.schema.key import Block, Key
+from layoutner.deepspeed_config.schema.optimizers import DEEPSPEED_TYPES, OPTIMIZERS, TORCH_TYPES
+from layoutner.deepspeed_config.schema.schedulers import SCHEDULERS
+
+Schema = dict[str, object]
+_AUTO: Schema = {"const": "auto"}
+
+
+def json_schema(auto: bool = False) -> Schema:
+    """A JSON Schema of a DeepSpeed config; a key that is in none of the tables is an error in it.
+
+    `auto`: every value may be "auto", for configs that Hugging Face's Trainer or accelerate fills in.
+    """
+    schema: Schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "DeepSpeed config",
+        **_of_block(TOP, auto),
+        "patternProperties": {r"^\$schema$": {"type": "string", "description": "The schema an editor checks against."}},
+    }
+    properties = schema["properties"]
+    assert isinstance(properties, dict)
+    types: list[tuple[Schema, Block]] = [(_any_case([name]), OPTIMIZERS[name]) for name in DEEPSPEED_TYPES]
+    types += [({"const": name}, OPTIMIZERS[lower]) for lower, name in TORCH_TYPES.items()]
+    named = [*_names([*DEEPSPEED_TYPES.values()], [*TORCH_TYPES.values()]), {"type": "null"}]
+    schedules: list[tuple[Schema, Block]] = [({"const": name}, block) for name, block in SCHEDULERS.items()]
+    properties["optimizer"] |= _by_type(types, auto)
+    properties["optimizer"]["properties"]["type"] |= {"anyOf": [*named, *([_AUTO] if auto else [])]}
+    properties["scheduler"] |= _by_type(schedules, auto)
+    properties["scheduler"]["properties"]["type"] |= {"enum": [*SCHEDULERS, None, *(["auto"] if auto else [])]}
+    return schema
+
+
+def _of_block(block: Block, auto: bool) -> Schema:
+    """An object with these keys and no others, unless it is open."""
+    schema: Schema = {"type": "object"}
+    if block.meaning:
+        schema["description"] = block.meaning
+    schema["properties"] = {name: _of_key(key, auto, block.drops_auto) for name, key in block.keys.items()}
+    if not block.open:
+        schema["additionalProperties"] = False
+    elif block.others is not None:
+        schema["additionalProperties"] = _of_key(block.others, auto)
+    required = [name for name, key in block.keys.items() if key.required]
+    return schema | ({"required": required} if required else {})
+
+
+def _of_key(key: Key, auto: bool, dropped: bool = False) -> Schema:
+    """What a key may hold; the text "auto" too where DeepSpeed drops it (`dropped`) or somebody fills it in."""
+    about: Schema = {"description": f"{key.meaning} Unit: {key.unit}." if key.unit else key.meaning}
+    if key.default is not None or "null" in key.types:
+        about["default"] = key.default
+    if key.deprecated:
+        about |= {"deprecated": True, "description": f"{key.meaning} Use {key.deprecated} instead."}
+    value = _value(key, auto)
+    if (dropped or (auto and key.block is None)) and not (
+        "string" in key.types and (not key.choices or "auto" in key.choices)
+    ):
+        return {"anyOf": [value, _AUTO], **about}
+    return value | about
+
+
+def _value(key: Key, auto: bool) -> Schema:
+    """The value of a key, without its description."""
+    types = [name for name in key.types if not (name == "integer" and "number" in key.types)]
+    schema: Schema = {"type": types[0] if len(types) == 1 else types}
+    if key.block is not None:
+        block = _of_block(key.block, auto)
+        del block["type"]
+        schema |= block
+    if key.items is not None:
+        schema["items"] = _of_key(key.items, auto)
+    for word, bound in (
+        ("minimum", key.minimum),
+        ("exclusiveMinimum", key.exclusive_minimum),
+        ("maximum", key.maximum),
+        ("exclusiveMaximum", key.exclusive_maximum),
+    ):
+        if bound is not None:
+            schema[word] = bound
+    if not key.choices:
+        return schema
+    if key.case_insensitive:
+        names = [str(choice) for choice in key.choices if choice is not None]
+        return schema | {"anyOf": _names(names, []) + ([{"type": "null"}] if "null" in types else [])}
+    return schema | {"enum": list(key.choices)}
+
+
+def _names(any_case: Sequence[str], exact: Sequence[str]) -> list[Schema]:
+    """Texts to offer, and the pattern that takes some of them in any case."""
+    return [{"enum": [*any_case, *exact]}, _any_case(any_case)]
+
+
+def _any_case(names: Sequence[str]) -> Schema:
+    """Any of these names in any case; JSON Schema's patterns know no flag for it."""
+    letters = ["".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name) for name in names]
+    return {"type": "string", "pattern": f"^(?:{'|'.join(letters)})$"}
+
+
+def _by_type(types: Sequence[tuple[Schema, Block]], auto: bool) -> Schema:
+    """`params` according to `type`."""
+    return {
+        "allOf": [
+            {
+                "if": {"properties": {"type": name}, "required": ["type"]},
+                "then": {"properties": {"params": _of_block(block, auto)}},
+            }
+            for name, block in types
+        ]
+    }

@@ -1,0 +1,310 @@
+"""The processes of a run, and the few things they tell each other."""
+
+import os
+import pickle
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from layoutner.distributed.watchdog import Kind, Watchdog
+from layoutner.errors import Preempted, UserError, first_line
+from layoutner.settings.tree import DeviceName
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=30)
+
+# How long a rank that fails waits for another to fail alike. Rank 0 less than the watchdog's GRACE, after which ranks
+# that do not fail say that they have lost it: it has said itself why it ends. The others longer than that.
+FAILS_WITHIN_S = {True: 4.0, False: 10.0}  # by whether it is rank 0
+REPORTS_WITHIN_S = 60.0  # and then for it to report its failure
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ranks of the run.
+
+    Every method but `is_main`, `device_name` and `doing` is a collective: all ranks call it. As a context it leaves
+    when all went well, and else tells the others why this rank ends.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    store: Any = None  # the ranks' key-value store; None for a process that is alone
+    watchdog: Watchdog | None = None  # None for a process that is alone, and where it is off
+
+    @classmethod
+    def join(cls, rank_timeout: float = 0.0, device: DeviceName = "auto") -> "World":
+        """Join the process group that the launcher described in the environment; alone without a launcher.
+
+        `deepspeed`, torchrun and srun wrappers set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+        Args:
+            rank_timeout: seconds after which a rank that does not answer, or that the others wait for, ends the
+                job; 0 = never.
+            device: what to compute on. DeepSpeed looks for it in the environment when it is imported, so this comes
+                first.
+
+        Raises:
+            UserError: device = cuda without a CUDA device, or fewer devices than processes.
+        """
+        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        on_gpu = _choose(device, local_rank)
+        if on_gpu:
+            torch.cuda.set_device(local_rank)
+        elif "OMP_NUM_THREADS" not in os.environ:
+            beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
+        store, watchdog = None, None
+        if not distributed.is_initialized():
+            backend = "nccl" if on_gpu else "gloo"
+            if size == 1:
+                # No port is opened for a process that is alone. DeepSpeed still asks for these names.
+                for name, value in (
+                    ("RANK", 0),
+                    ("LOCAL_RANK", 0),
+                    ("WORLD_SIZE", 1),
+                    ("MASTER_PORT", 29500),
+                ):
+                    os.environ.setdefault(name, str(value))
+                os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+                alone = distributed.HashStore()  # type: ignore[attr-defined]
+                distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
+            else:
+                store, _, _ = next(distributed.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+                watchdog = Watchdog(store, rank, size, rank_timeout) if rank_timeout else None
+                distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+                if watchdog is not None:
+                    # Ranks need not start at once: nobody is missed before all have been there.
+                    store.wait([f"layoutner/beat/{other}" for other in range(size)], TIMEOUT)
+                    watchdog.start()
+        return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), store, watchdog)
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if error is None or isinstance(error, Preempted):
+            self.leave()
+            return
+        if self.store is not None:
+            with suppress(RuntimeError):  # the store is gone: nobody to tell
+                self.store.set(f"layoutner/fails/{self.rank}", "")
+        if self.watchdog is not None:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self.watchdog.failed(error, kind + first_line(error))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which alone writes and prints."""
+        return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        """What this rank computes on."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @contextmanager
+    def doing(self, kind: Kind, what: str) -> Iterator[None]:
+        """Tell the other ranks what this one does: see `Kind`; `what` goes on from "rank 1 has been"."""
+        if self.watchdog is None:
+            yield
+            return
+        before = self.watchdog.state
+        self.watchdog.state = (kind, what)
+        try:
+            yield
+        finally:
+            self.watchdog.state = (before[0], before[1])  # a new one, begun now
+
+    def leave(self) -> None:
+        """Leave the process group, once everything is done. Not called after an exception: others may be gone.
+
+        All ranks leave together: none closes its connections while another may still read from them, and rank 0,
+        which may serve the store, is the last to need it.
+        """
+        if self.store is not None:
+            ranks = range(self.size)
+            if self.watchdog is not None:
+                self.watchdog.leaving()
+            self.store.set(f"layoutner/done/{self.rank}", "")
+            self.store.wait([f"layoutner/done/{rank}" for rank in ranks], TIMEOUT)
+            if self.watchdog is not None:
+                self.watchdog.stop()
+            distributed.destroy_process_group()
+            self.store.set(f"layoutner/left/{self.rank}", "")
+            if self.is_main:
+                self.store.wait([f"layoutner/left/{rank}" for rank in ranks], TIMEOUT)
+        else:
+            distributed.destroy_process_group()
+
+    def part(self) -> None:
+        """After an error that this rank has reported: stay until those that fail alike have reported it too.
+
+        Launchers end all ranks when the first has ended, and rank 0 has the whole message. So the others stay until
+        it has said it; and rank 0, which may serve the store, until the others have, or have read why it ends. A rank
+        that is not known to fail is waited for `FAILS_WITHIN_S`, one that is dead no longer than that.
+        """
+        if self.store is not None:
+            # In a thread: the process that serves the store may be frozen.
+            waiting = threading.Thread(target=self._wait_for_reports, daemon=True)
+            waiting.start()
+            waiting.join(REPORTS_WITHIN_S)
+
+    def _wait_for_reports(self) -> None:
+        others = [rank for rank in range(self.size) if rank != self.rank] if self.is_main else [0]
+        begun = time.monotonic()
+        with suppress(RuntimeError):  # the store is gone, and with it who served it
+            self.store.set(f"layoutner/reported/{self.rank}", "")
+            while silent := [rank for rank in others if not self.store.check([f"layoutner/reported/{rank}"])]:
+                fails = all(self.store.check([f"layoutner/fails/{rank}"]) for rank in silent)
+                if not fails and time.monotonic() - begun > FAILS_WITHIN_S[self.is_main]:
+                    return
+                time.sleep(0.05)
+
+    def sum(self, value: float) -> float:
+        """Sum of a number over all ranks, in fp64, the same on every rank."""
+        return self._reduce(value, distributed.ReduceOp.SUM)
+
+    def max(self, value: float) -> float:
+        """Largest of a number over all ranks."""
+        return self._reduce(value, distributed.ReduceOp.MAX)
+
+    def _reduce(self, value: float, operation: Any) -> float:
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        with self.doing("shared", "adding up"):
+            distributed.all_reduce(tensor, operation)
+        return float(tensor)
+
+    def share(self, tensor: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
+        """Rank 0's tensor, in fp32 on every rank's device."""
+        shared = torch.empty(shape, dtype=torch.float32, device=self.device)
+        if tensor is not None:
+            shared.copy_(tensor)
+        if self.size > 1:
+            with self.doing("shared", "taking a tensor from rank 0"):
+                distributed.broadcast(shared, 0)
+        return shared
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value, in rank order, on rank 0; None elsewhere."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        with self.doing("shared", "gathering"):
+            distributed.gather_object(value, values)
+        return values
+
+    def all(self, value: T) -> list[T]:
+        """Every rank's value, in rank order, on every rank."""
+        values: list[T] = [value] * self.size
+        if self.size > 1:
+            with self.doing("shared", "gathering"):
+                distributed.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        with self.doing("shared", "waiting for rank 0"):
+            distributed.broadcast_object_list(box)
+        return box[0]
+
+    def on_main(self, work: Callable[[], Any]) -> Any:
+        """Do `work` on rank 0 and give its result to every rank; its exception is raised on every rank.
+
+        Raises:
+            Exception: elsewhere, what rank 0 raised, or its name and text where it cannot be sent.
+        """
+        result: Any = None
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                with self.doing("main", "working while the others wait"):
+                    result = work()
+            except Exception as error:  # handed on below, to all ranks alike
+                failure = error
+        result, found = self.from_main((result, _portable(failure)))
+        if found is not None:
+            raise found if failure is None else failure  # rank 0's own knows where it was raised
+        return result
+
+    def agree(self, work: Callable[[], T]) -> T:
+        """Do `work` on every rank; where it fails on any, the first failure is raised on all of them.
+
+        Raises:
+            Exception: on the other ranks, what the lowest rank that failed raised, or its name and text where it cannot
+                be sent. A UserError says which rank it is of, unless rank 0.
+        """
+        result: T | None = None
+        failure: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:  # handed on below, to all ranks alike
+            failure = error
+        for rank, found in enumerate(self.all(_portable(failure))):
+            if found is not None:
+                if rank and isinstance(found, UserError):
+                    raise UserError(f"rank {rank}: {found}")
+                raise failure if failure is not None and rank == self.rank else found
+        return result  # type: ignore[return-value]
+
+    def peak_memory_gib(self) -> float:
+        """Largest peak memory of any rank, in GiB: of the allocator on a GPU, of the process on a CPU."""
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return self.max(peak / 2**30)
+
+
+def _portable(failure: Exception | None) -> Exception | None:
+    """An exception as other ranks can read it: itself, or its name and text where pickling fails or changes it."""
+    try:
+        copy = pickle.loads(pickle.dumps(failure))
+        if type(copy) is type(failure) and str(copy) == str(failure):
+            return failure
+    except Exception:  # whatever a class of somebody else's raises when it is made without its arguments
+        pass
+    # No RuntimeError, whose text might read as if the connection to another rank had broken.
+    return Exception(f"{type(failure).__name__}: {failure}")
+
+
+def _choose(device: DeviceName, local_rank: int) -> bool:
+    """Whether to compute on a GPU; see `World.join`."""
+    if device == "cpu":
+        # Nothing that runs in this process from here on looks for a GPU, or finds one.
+        os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+        return False
+    if device == "auto" and not (torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"):
+        return False
+    there = torch.cuda.device_count()
+    if not there:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        where = "" if hidden is None else f" with CUDA_VISIBLE_DEVICES = {hidden!r}"
+        raise UserError(
+            f"device = cuda: torch {torch.__version__} sees no CUDA device{where}; device = cpu does without, and auto "
+            "takes what there is"
+        )
+    if local_rank >= there:
+        raise UserError(
+            f"device = {device}: {there} CUDA device(s) here, at least {local_rank + 1} processes: start one a device"
+        )
+    if device == "cuda":
+        os.environ["DS_ACCELERATOR"] = "cuda"
+    return True

@@ -1,0 +1,297 @@
+"""What a path holds and what is wrong with it, page by page and as a whole, before anybody trains on it."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from layoutner.documents.checker import PageChecker
+from layoutner.documents.duplicates import find_pairs
+from layoutner.documents.roles import labels_file, type_note
+from layoutner.documents.splits import name_note
+from layoutner.errors import NoSplitError, UserError
+from layoutner.pages.document import Document
+from layoutner.pages.labels import read_labels, to_spans
+from layoutner.pages.page import Page, Problem, Tally
+from layoutner.readers import ROLES, read_pages
+from layoutner.settings.data import DataSettings
+
+SHOWN = 10  # problems of one kind that are printed, the rest is counted
+CountWindows = Callable[[Sequence[Document]], tuple[int, int]]
+
+WHOLE = "all"  # role of a path that holds no splits
+
+
+@dataclass
+class Split:
+    """What one role of a path holds."""
+
+    documents: list[Document] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)  # what messages call them
+    problems: list[Problem] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    unusable: int = 0  # pages that are no document, because they cannot be read or hold what stops a run
+    windows: int | None = None  # None without a tokenizer
+    tokens: int | None = None  # special tokens included
+
+    @property
+    def fatal(self) -> int:
+        """Number of problems that would stop a run."""
+        return sum(problem.fatal for problem in self.problems)
+
+    @property
+    def entities(self) -> Counter[str]:
+        """Type -> number, as training reads the tags."""
+        return Counter(span.type for document in self.documents for span in to_spans(document.tags or ()))
+
+    def counts(self) -> dict[str, int | None]:
+        """The numbers of its row."""
+        return {
+            "documents": len(self.documents),
+            "unusable": self.unusable,
+            "unlabelled": sum(document.tags is None for document in self.documents),
+            "words": sum(len(document.words) for document in self.documents),
+            "windows": self.windows,
+            "tokens": self.tokens,
+            "entities": self.entities.total(),
+        }
+
+
+class Twin(NamedTuple):
+    """Two pages that are the same or nearly."""
+
+    role: str
+    source: str
+    other_role: str
+    other_source: str
+    identical: bool
+
+    def __str__(self) -> str:
+        how = "identical" if self.identical else "near-identical"
+        return f"{self.role} {self.source} and {self.other_role} {self.other_source}: {how}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything there is to say about a path."""
+
+    path: Path
+    format: str
+    splits: dict[str, Split]  # by role
+    twins: list[Twin]
+    parted: dict[str, dict[str, int]]  # documents with pages in several splits: group -> role -> pages
+    notes: list[str]  # of all splits together
+
+    @property
+    def fatal(self) -> int:
+        """Number of problems that would stop a run."""
+        return sum(split.fatal for split in self.splits.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs; nothing is left out."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "fatal": self.fatal,
+            "splits": {
+                role: {
+                    **split.counts(),
+                    "entities": dict(sorted(split.entities.items())),
+                    "repaired": dict(sorted(split.tally.repaired.items())),
+                }
+                for role, split in self.splits.items()
+            },
+            "problems": [
+                {"role": role, **problem._asdict()} for role, split in self.splits.items() for problem in split.problems
+            ],
+            "duplicates": [twin._asdict() for twin in self.twins],
+            "groups_in_several_splits": self.parted,
+            "notes": self.notes,
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text; half characters, which a broken page may hold, as escapes."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_text(self, everything: bool = False) -> str:
+        """For people.
+
+        Args:
+            everything: print every problem, not the first of each kind.
+        """
+        lines = [f"{self.path}: {self.format}", *self._table(), *self._entities()]
+        for role, split in self.splits.items():
+            lines += split.tally.lines(role)
+        by_kind: dict[tuple[bool, str], list[str]] = {}
+        for role, split in self.splits.items():
+            for problem in split.problems:
+                by_kind.setdefault((not problem.fatal, problem.kind), []).append(f"{role}: {problem}")
+        for (harmless, kind), found in sorted(by_kind.items()):
+            lines.append(f"{'note' if harmless else 'error'}: {kind}: {len(found)}")
+            lines += _first(found, everything)
+        if self.twins:
+            across = sum(twin.role != twin.other_role for twin in self.twins)
+            lines.append(f"note: pages that are there twice: {len(self.twins)} pair(s), {across} across splits")
+            across_first = sorted(self.twins, key=lambda twin: twin.role == twin.other_role)
+            lines += _first([str(twin) for twin in across_first], everything)
+        if self.parted:
+            lines.append(f"note: documents with pages in several splits: {len(self.parted)}")
+            several = [
+                f"{group}: {', '.join(f'{role} {count}' for role, count in pages.items())}"
+                for group, pages in self.parted.items()
+            ]
+            lines += _first(several, everything)
+        lines += [f"note: {note}" for note in self.notes]
+        if unusable := sum(split.unusable for split in self.splits.values()):
+            lines.append(f"{unusable} page(s) cannot be used; data.bad_pages = skip leaves them out of a run")
+        worth = sum(len(split.problems) for split in self.splits.values()) - self.fatal
+        worth += len(self.twins) + len(self.parted) + len(self.notes)
+        lines.append(f"{self.fatal} problem(s) that stop a run, {worth} worth a look")
+        return "".join(
+            character if character.isprintable() or character == "\n" else "?" for character in "\n".join(lines)
+        )
+
+    def _table(self) -> list[str]:
+        rows = {role: split.counts() for role, split in self.splits.items()}
+        columns = [key for key in next(iter(rows.values())) if any(row[key] is not None for row in rows.values())]
+        lines = [f"  {'':8}" + "".join(f"{key:>12}" for key in columns)]
+        return lines + [f"  {role:8}" + "".join(f"{row[key]:12}" for key in columns) for role, row in rows.items()]
+
+    def _entities(self) -> list[str]:
+        counts = [split.entities for split in self.splits.values()]
+        types = sorted(set().union(*counts))
+        width = max(map(len, types), default=0)
+        if not types:
+            return []
+        lines = [f"  {'entities':{width}}" + "".join(f"{role:>12}" for role in self.splits)]
+        return lines + [f"  {kind:{width}}" + "".join(f"{count[kind]:12}" for count in counts) for kind in types]
+
+
+def _first(lines: list[str], everything: bool) -> list[str]:
+    shown = lines if everything else lines[:SHOWN]
+    more = [f"  ... and {len(lines) - len(shown)} more (--all shows them)"] if len(shown) < len(lines) else []
+    return [*(f"  {line}" for line in shown), *more]
+
+
+def check(settings: DataSettings, path: Path, role: str | None, count: CountWindows | None) -> Report:
+    """Read a path and gather what is wrong with it.
+
+    Args:
+        settings: format, fix and, to hold the tags against, labels.
+        role: the one split to read; None for every one there is.
+        count: gives the numbers of windows and of tokens that documents are cut into.
+
+    Raises:
+        UserError: no such path, nothing there that the format knows, or no list of labels under its name.
+    """
+    if settings.format != "hub" and not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    splits = {role: _read(settings, path, role)} if role else _read_all(settings, path)
+    types = _types(settings, path, splits)
+    for split in splits.values():
+        if types is not None:
+            split.problems += _unknown_labels(split, types)
+        if count is not None:
+            split.windows, split.tokens = count(split.documents)
+    everything = [
+        (role, source, document)
+        for role, split in splits.items()
+        for source, document in zip(split.sources, split.documents, strict=True)
+    ]
+    twins = [
+        Twin(*everything[one][:2], *everything[other][:2], identical)
+        for one, other, identical in find_pairs([document for _, _, document in everything])
+    ]
+    notes = [name_note([document for _, _, document in everything]), type_note(_entities(splits))]
+    return Report(path, settings.format, splits, twins, _parted(splits), [note for note in notes if note])
+
+
+def _entities(splits: dict[str, Split]) -> Counter[str]:
+    """Type -> entities in all splits."""
+    return sum((split.entities for split in splits.values()), Counter())
+
+
+def _parted(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
+    """Group -> role -> pages, of the groups that have pages in several splits."""
+    pages: dict[str, dict[str, int]] = {}
+    for role, split in splits.items():
+        for document in split.documents:
+            if document.group is not None:
+                roles = pages.setdefault(document.group, {})
+                roles[role] = roles.get(role, 0) + 1
+    return {group: roles for group, roles in sorted(pages.items()) if len(roles) > 1}
+
+
+def _read_all(settings: DataSettings, path: Path) -> dict[str, Split]:
+    if path.is_file():
+        whole = _read(settings, path, "train")
+        if not whole.documents and not whole.fatal:
+            raise UserError(f"{path}: holds no document")
+        return {WHOLE: whole}
+    splits: dict[str, Split] = {}
+    failures: list[UserError] = []
+    for role in ROLES:
+        try:
+            splits[role] = _read(settings, path, role)
+        except UserError as error:
+            failures.append(error)
+            if not isinstance(error, NoSplitError):
+                splits[role] = Split(problems=[Problem(str(path), "unreadable", str(error))])
+    if not any(split.documents or split.fatal for split in splits.values()) or len(failures) == len(ROLES):
+        raise failures[0] if failures else UserError(f"{path}: holds no document")
+    first, *others = splits.values()
+    if others and all((split.sources, split.documents) == (first.sources, first.documents) for split in others):
+        return {WHOLE: first}  # a folder of pages without splits is read whole in every role
+    return splits
+
+
+def _read(settings: DataSettings, path: Path, role: str) -> Split:
+    """One split.
+
+    Raises:
+        UserError: there is nothing to read; what breaks off behind the first page is a problem of the split instead.
+    """
+    split = Split()
+    checker = PageChecker(settings, split.tally)
+    for page in _pages(settings, path, role, split):
+        if isinstance(page, Problem) and not page.fatal:
+            split.problems.append(page)  # a note of the split, and no page
+            continue
+        document, problems = checker.check(page)
+        split.problems += problems
+        if document is None:
+            split.unusable += 1
+        else:
+            assert isinstance(page, Page), "a Problem is no document"
+            split.documents.append(document)
+            split.sources.append(page.source)
+    split.problems += checker.finish(path)
+    return split
+
+
+def _pages(settings: DataSettings, path: Path, role: str, split: Split) -> Iterator[Page | Problem]:
+    try:
+        yield from read_pages(settings, path, role)
+    except UserError as error:
+        if not split.documents and not split.fatal:
+            raise
+        yield Problem(str(path), "unreadable", str(error))
+
+
+def _types(settings: DataSettings, path: Path, splits: dict[str, Split]) -> Iterable[str] | None:
+    """The entity types there may be: those of the list of labels, else those of the training documents."""
+    file = labels_file(settings, path)
+    if file is not None:
+        return read_labels(file, settings.scheme).types
+    return splits["train"].entities if "train" in splits and splits["train"].entities else None
+
+
+def _unknown_labels(split: Split, types: Iterable[str]) -> Iterator[Problem]:
+    known = sorted(types)
+    what = f"is not one of {', '.join(known)}"
+    for source, document in zip(split.sources, split.documents, strict=True):
+        for index, tag in enumerate(document.tags or ()):
+            if tag != "O" and tag.partition("-")[2] not in known:
+                yield Problem(source, "unknown label", f"label {tag} {what}", index, document.words[index])

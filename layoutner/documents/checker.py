@@ -1,0 +1,105 @@
+"""Pages become documents, as the settings say; what only all pages of a split show together is found here too."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from layoutner.pages.box_units import OTHER, RawBox, Reach, Reading, suspect
+from layoutner.pages.document import Document
+from layoutner.pages.page import Page, Problem, Tally, to_document
+from layoutner.settings.data import DataSettings
+
+
+class PageChecker:
+    """Checks the pages of one split, one after the other. Memory does not grow with their number."""
+
+    def __init__(self, settings: DataSettings, tally: Tally) -> None:
+        """`tally` counts what data.fix repairs."""
+        self._settings, self._tally = settings, tally
+        self._ignored = {kind.casefold() for kind in settings.ignore_types}
+        self._reach = {unit: Reach(unit) for unit in OTHER}
+        self._pages = 0  # with words
+        self._without_layout = 0  # of these, the ones whose boxes are all [0, 0, 0, 0]
+        self._ungrouped: list[str] = []  # the first name that data.group_by does not match
+        self._grouped = 0
+
+    def check(self, page: Page | Problem) -> tuple[Document | None, list[Problem]]:
+        """What a reader yields, as a document (None where a problem stops a run) and its problems.
+
+        Box unit and format, group and ignored types are those of the settings; see `to_document` for the rest.
+        """
+        if isinstance(page, Problem):
+            return None, [page]
+        page = self._as_set(page)
+        boxes = [word.box for word in page.words if _is_box(word.box)]
+        if boxes and all(_is_length(side) for side in page.page_size):
+            if what := self._suspect(page, boxes):
+                return None, [Problem(page.source, "boxes in another unit", what)]
+            self._count(page, boxes)
+        document, problems = to_document(page, self._settings.fix, self._tally)
+        if document is not None and self._settings.box_level == "segment" and document.segments is None:
+            what = "data.box_level = segment needs lines or fields, and this page has none; take word"
+            return None, [*problems, Problem(page.source, "no segments", what)]
+        if document is not None and document.tags is not None and self._ignored:
+            tags = [self._tag(tag) for tag in document.tags]
+            document = replace(document, tags=tuple(tags))
+        return document, problems
+
+    def finish(self, path: Path) -> list[Problem]:
+        """What the pages that were checked show together: of the split, not of one page."""
+        found = []
+        for reach in self._reach.values():
+            if (suspicion := reach.suspicion()) and self._settings.box_unit is None:
+                what, fatal = suspicion
+                found.append(Problem(str(path), "boxes in another unit", what, fatal=fatal))
+        if self._pages and self._without_layout == self._pages:
+            what = "every box is [0, 0, 0, 0]: there is no layout to learn from"
+            found.append(Problem(str(path), "no layout", what, fatal=False))
+        if self._settings.group_by is not None and self._ungrouped:
+            what = f"data.group_by = {self._settings.group_by} does not match the page name {self._ungrouped[0]!r}"
+            if not self._grouped:
+                found.append(Problem(str(path), "no groups", f"{what}, nor any other"))
+            else:
+                what = f"{what}, whose page is a document of its own; it matches {self._grouped} others"
+                found.append(Problem(str(path), "pages without a group", what, fatal=False))
+        return found
+
+    def _as_set(self, page: Page) -> Page:
+        """The page with what the settings say of it in place of what its file says."""
+        settings = self._settings
+        group = page.group
+        if group is None and settings.group_by is not None and isinstance(page.name, str):
+            found = re.search(settings.group_by, page.name)
+            group = found[1] if found else None
+            if group is not None:
+                self._grouped += 1
+            elif not self._ungrouped:
+                self._ungrouped.append(page.name)
+        unit, format = settings.box_unit or page.unit, settings.box_format or page.box_format
+        return replace(page, unit=unit, box_format=format, group=group)
+
+    def _suspect(self, page: Page, boxes: list[RawBox]) -> str | None:
+        # What the settings say is meant, and not put in question.
+        sure_of = [key for key in ("unit", "format") if getattr(self._settings, f"box_{key}") is not None]
+        return suspect(boxes, Reading(page.unit, page.box_format), page.page_size, sure_of)
+
+    def _count(self, page: Page, boxes: list[RawBox]) -> None:
+        self._pages += 1
+        self._without_layout += not any(any(box) for box in boxes)
+        if page.unit in self._reach:
+            self._reach[page.unit].add(boxes, page.box_format, page.page_size)
+
+    def _tag(self, tag: str) -> str:
+        kind = tag.partition("-")[2]
+        if kind.casefold() not in self._ignored:
+            return tag
+        self._tally.ignored[kind] += 1
+        return "O"
+
+
+def _is_box(box: tuple[float, ...]) -> bool:
+    return all(isinstance(side, int | float) and abs(side) < 1e9 for side in box)
+
+
+def _is_length(side: float) -> bool:
+    return isinstance(side, int | float) and 0 < side < 1e9

@@ -1,0 +1,282 @@
+"""The documents of a run by role, checked as a whole before any model is loaded."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from layoutner.documents.checker import PageChecker
+from layoutner.documents.splits import fold, leaks, name_note, split
+from layoutner.errors import UserError, raise_gathered
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet, labels_of, read_labels, to_spans, types_like_no_entity
+from layoutner.pages.page import Page, Problem, Tally
+from layoutner.readers import read_pages
+from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import Settings
+
+Labels = Literal["keep", "ignore", "demand"]  # what is done with the labels of pages that are read
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Labelled documents: to train on, to choose checkpoints by, to score once at the end."""
+
+    train: list[Document]
+    eval: list[Document]
+    test: list[Document]
+    labels: LabelSet
+    notes: tuple[str, ...] = ()  # what was repaired and left out, for the run's log
+
+
+def read_corpus(settings: DataSettings, seed: int) -> Corpus:
+    """Read every role of the run.
+
+    Raises:
+        UserError: data.train is missing, a reader's problems, no labels, a label that is not in the list.
+    """
+    demand_roles(settings)
+    assert settings.train is not None, "refused above"
+    notes: list[str] = []
+    ignored: Counter[str] = Counter()
+    train = _read(settings, settings.train, "train", notes, ignored)
+    types = Counter(span.type for document in train for span in to_spans(document.tags or ()))
+    notes += [f"note: {note}" for note in (name_note(train), type_note(types)) if note is not None]
+    # Of all training documents, so that every fold and every fraction has the same labels.
+    labels = _label_set(settings, train)
+    test = [] if settings.test is None else _read(settings, settings.test, "test", notes, ignored)
+    evaluation: list[Document] = []
+    if settings.choose_by == "test":
+        evaluation = test
+        notes.append(f"note: the checkpoint is chosen by the {len(test)} test pages (data.choose_by = test)")
+    elif settings.folds is not None and settings.fold is not None:
+        train, evaluation = fold(train, settings.folds, settings.fold, seed)
+        _demand_words(evaluation, f"fold {settings.fold} of {settings.folds} of the training documents")
+        notes.append(f"eval: fold {settings.fold} of {settings.folds} of the training documents")
+    elif isinstance(settings.eval, float):
+        train, evaluation = split(train, settings.eval, seed)
+        _demand_words(evaluation, f"data.eval = {settings.eval:g} of the training documents")
+        _demand_words(train, f"what data.eval = {settings.eval:g} leaves of the training documents")
+    elif settings.eval is not None:
+        evaluation = _read(settings, settings.eval, "eval", notes, ignored)
+    require_ignored(settings, ignored)
+    roles = {"train": train, "eval": evaluation, "test": test}
+    if settings.choose_by == "test":
+        del roles["eval"]
+    if settings.test is not None or isinstance(settings.eval, Path):
+        notes += leaks({role: documents for role, documents in roles.items() if documents})
+    problems = []
+    for role, documents in (("train", train), ("eval", evaluation), ("test", test)):
+        problems += check_labels(documents, labels, role)
+    file = labels_file(settings, settings.train)
+    if file is not None:
+        advice = f"those of {file}, {', '.join(labels.types)}: add what is lacking there"
+    else:
+        advice = (
+            f"those of the training documents, {', '.join(labels.types)}; data.labels = FILE names more, which are "
+            "then scored though never learnt"
+        )
+    raise_gathered(
+        f"{len(problems)} label problem(s); the labels are {advice}, or read types as O with data.ignore_types",
+        problems,
+    )
+    return Corpus(train, evaluation, test, labels, tuple(notes))
+
+
+def demand_roles(settings: DataSettings) -> None:
+    """Refuse settings that do not say what to train on.
+
+    Raises:
+        UserError: data.train is missing, or data.folds stands without data.fold.
+    """
+    if settings.train is None:
+        raise UserError("data.train is missing: the folder or file of the training documents")
+    if settings.folds is not None and settings.fold is None:
+        raise UserError(
+            f"data.folds = {settings.folds} without data.fold: `layoutner cross-validate` trains all of them, "
+            "and data.fold = 1 the first"
+        )
+
+
+def demand_predictions(settings: Settings) -> None:
+    """Refuse run.predictions without documents to label.
+
+    Raises:
+        UserError: it is set, and data.test is not.
+    """
+    if settings.run.predictions != "none" and settings.data.test is None:
+        raise UserError(f"run.predictions = {settings.run.predictions} without data.test: give the documents to label")
+
+
+def demand_path(path: Path, format: str | None, said: str) -> None:
+    """Refuse a path of documents that leads nowhere.
+
+    Args:
+        format: of the documents; None where it is still to be guessed.
+        said: what the user calls the path.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    # A data set of the hub is a name, not a path.
+    if format != "hub" and not path.exists():
+        raise UserError(f"{said}{' ' if said.startswith('--') else ' = '}{path}: no such file or folder")
+
+
+def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> list[Document]:
+    tally = Tally()
+    documents = read_documents(settings, path, role, tally, labels="demand")
+    notes += tally.lines(role)
+    ignored.update(tally.ignored)
+    # By name, so that a seed deals the same pages whatever format, file order or file system they come from.
+    return sorted(documents, key=lambda document: document.name)
+
+
+def stream(
+    settings: DataSettings,
+    path: Path,
+    role: str,
+    tally: Tally,
+    said: str | None = None,
+    labels: Labels = "keep",
+) -> Iterator[Document | list[Problem]]:
+    """Documents of one path, one after the other; a page that stops the run comes as its problems.
+
+    Args:
+        role: "train", "eval" or "test": the split to read where the path holds several.
+        tally: counts what data.fix repairs and data.bad_pages = skip leaves out.
+        said: what the user calls the path; data.ROLE where it is a setting.
+        labels: "ignore" = as if nobody had labelled a word; "demand" = a page without labels cannot be used.
+
+    Raises:
+        UserError: no such path, or nothing there that the format knows.
+    """
+    demand_path(path, settings.format, said or f"data.{role}")
+    checker = PageChecker(settings, tally)
+    for page in read_pages(settings, path, role):
+        if isinstance(page, Problem) and not page.fatal:
+            tally.notes.append(str(page))
+            continue
+        if labels == "ignore" and isinstance(page, Page):
+            page = replace(page, words=[word._replace(tag=None) for word in page.words])
+        document, problems = checker.check(page)
+        if labels == "demand" and document is not None and document.tags is None:
+            problems = [Problem(f"data.{role}: {document.name}", "no labels", "its words have no labels")]
+            document = None
+        if document is not None:
+            for problem in problems:
+                tally.repaired[f"{problem.kind} (`layoutner data check` lists them)"] += 1
+            yield document
+        elif settings.bad_pages == "skip":
+            tally.skip(next(problem for problem in problems if problem.fatal))
+        else:
+            yield problems
+    problems = checker.finish(path)
+    tally.notes += [str(problem) for problem in problems if not problem.fatal]
+    raise_gathered(f"data.{role}", [str(problem) for problem in problems if problem.fatal])
+
+
+def read_documents(
+    settings: DataSettings,
+    path: Path,
+    role: str,
+    tally: Tally | None = None,
+    said: str | None = None,
+    labels: Labels = "keep",
+) -> list[Document]:
+    """All documents of one path; see `stream`.
+
+    Raises:
+        UserError: as `stream`, and all problems of all pages, no document, no word in any of them.
+    """
+    documents, problems = [], []
+    tally = tally or Tally()
+    for found in stream(settings, path, role, tally, said, labels):
+        if isinstance(found, Document):
+            documents.append(found)
+        else:
+            problems += [str(problem) for problem in found if problem.fatal]
+    advice = "data.bad_pages = skip leaves such pages out"
+    raise_gathered(f"{len(problems)} problem(s) in {path} ({advice})", problems)
+    why = f"; {tally.skipped} left out, the first: {tally.first_skipped}" if tally.skipped else ""
+    _demand_words(documents, f"{said or f'data.{role}'} = {path}", why)
+    return documents
+
+
+def _demand_words(documents: list[Document], where: str, why: str = "") -> None:
+    if not any(document.words for document in documents):
+        raise UserError(f"{where}: {len(documents)} documents and not one word{why}")
+
+
+def check_labels(documents: Sequence[Document], labels: LabelSet, role: str) -> list[str]:
+    """Problems of the tags of documents that must be labelled: a line for each page without labels and each type
+    that is not in the label set.
+    """
+    problems = []
+    known = set(labels.types)
+    first: dict[str, str] = {}  # unknown type -> its first word
+    words: Counter[str] = Counter()
+    for document in documents:
+        if document.tags is None:
+            problems.append(f"data.{role}: {document.name}: its words have no labels")
+            continue
+        for index, tag in enumerate(document.tags):
+            kind = tag.partition("-")[2]
+            if kind and kind not in known:
+                first.setdefault(kind, f"{document.name}: word {index} {document.words[index]!r}")
+                words[kind] += 1
+    problems += [
+        f"data.{role}: {kind} is not one of the labels; {words[kind]} word(s) have it, the first: {where}"
+        for kind, where in sorted(first.items())
+    ]
+    return problems
+
+
+def type_note(counts: Counter[str]) -> str | None:
+    """What there is to say of types that look like no entity.
+
+    Args:
+        counts: type -> entities.
+    """
+    if not (found := types_like_no_entity(counts)):
+        return None
+    named = ", ".join(f"{kind} ({counts[kind]} of {counts.total()} entities)" for kind in found)
+    return (
+        f"{named} looks like no entity, and is learnt and scored as one; data.ignore_types = {','.join(found)} reads "
+        "it as O"
+    )
+
+
+def require_ignored(settings: DataSettings, ignored: Counter[str]) -> None:
+    """Refuse a type of data.ignore_types that no page has.
+
+    Args:
+        ignored: type -> words that had it.
+
+    Raises:
+        UserError: such a type.
+    """
+    seen = {kind.casefold() for kind in ignored}
+    if unseen := [kind for kind in settings.ignore_types if kind.casefold() not in seen]:
+        raise UserError(f"data.ignore_types = {','.join(unseen)}: no page has a word of that type")
+
+
+def _label_set(settings: DataSettings, train: list[Document]) -> LabelSet:
+    file = None if settings.train is None else labels_file(settings, settings.train)
+    if file is None:
+        return labels_of(train, settings.scheme)
+    labels = read_labels(file, settings.scheme)
+    ignored = {kind.casefold() for kind in settings.ignore_types}
+    kept = tuple(kind for kind in labels.types if kind.casefold() not in ignored)
+    if not kept:
+        raise UserError(f"{file}: data.ignore_types = {','.join(settings.ignore_types)} leaves none of its labels")
+    return replace(labels, types=kept)
+
+
+def labels_file(settings: DataSettings, path: Path) -> Path | None:
+    """The list of labels: data.labels, else the labels.txt that unilm has beside the documents; None without one."""
+    if settings.labels is None and settings.format == "unilm":
+        file = (path if path.is_dir() else path.parent) / "labels.txt"
+        return file if file.is_file() else None
+    return settings.labels

@@ -1,0 +1,330 @@
+"""A small typed engine around DeepSpeed, the only place that imports it, and where its traps are closed.
+
+What is put right here, and why (read in DeepSpeed 0.19.8, and held by tests/test_engine.py):
+
+- At ZeRO 0 with fp16, `engine.backward` does not multiply the loss by the loss scale, but the optimizer
+  divides the gradient by it.
+- A dynamic loss scale that grows does so before the gradient of that very step is divided by it, at every
+  ZeRO stage, so that step's gradient is halved. And at ZeRO 0 `hysteresis` is ignored.
+- With fp16 or bf16 at ZeRO 0 the optimizer takes a step on zero gradients when it is built: it decays the
+  weights once and counts a step, which shifts Adam's bias correction.
+- `get_global_grad_norm` is scaled, unscaled or None depending on stage and precision.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+with contextlib.redirect_stdout(None):  # the accelerator's detection prints
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.runtime.config import DeepSpeedConfigError
+    from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
+
+from layoutner.distributed.world import World
+from layoutner.errors import UserError, first_line
+from layoutner.models.parameters import decay_groups
+
+# What AdamW keeps of a parameter: its weights in fp32, and the moving averages of its gradient and of the square of it.
+MOMENTS = ("master", "exp_avg", "exp_avg_sq")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened in one optimizer step."""
+
+    applied: bool  # False where fp16 overflowed and the update was skipped
+    lr: float  # learning rate applied
+    grad_norm: float  # 2-norm of the gradient of the global batch, before clipping, without loss scale; inf on overflow
+    loss_scale: float  # scale that the step was computed with; 1 without fp16
+
+
+def require_dtype(dtype: str) -> None:
+    """Refuse a number format that the device lacks.
+
+    Raises:
+        UserError: fp16 or bf16 on a device without it.
+    """
+    accelerator = get_accelerator()
+    if DTYPES[dtype] not in accelerator.supported_dtypes():
+        have = [name for name, kind in DTYPES.items() if kind in accelerator.supported_dtypes()]
+        raise UserError(
+            f"precision.dtype = {dtype}: this device ({accelerator.device_name()}) has no {dtype}; "
+            f"it has {', '.join(have)}"
+        )
+
+
+class Engine:
+    """The model on all ranks, its optimizer and its schedule. Every method is called by all ranks alike."""
+
+    def __init__(self, model: nn.Module, config: dict[str, Any], world: World) -> None:
+        """Hand the model over to DeepSpeed.
+
+        Args:
+            model: fp32, the same on every rank; what gets no gradient is frozen.
+            config: as rendered.
+
+        Raises:
+            UserError: DeepSpeed refuses the config.
+        """
+        if world.device.type == "cpu":
+            # An all-reduce for inference that training never calls, and that takes a compiler and a minute.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        groups = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
+        # LR 0 until the schedule sets one, so that the step DeepSpeed takes while building changes no weight.
+        groups = [{**group, "lr": 0.0} for group in groups]
+        deepspeed.utils.logger.addFilter(_is_news)
+        try:
+            self._engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+        except (ValidationError, DeepSpeedConfigError) as error:
+            raise UserError(f"DeepSpeed refuses the config, so the preset is wrong: {error}") from None
+        finally:
+            deepspeed.utils.logger.removeFilter(_is_news)
+        self._stage: int = config["zero_optimization"]["stage"]
+        self._fp16: bool = self._engine.fp16_enabled()
+        self._forget_building_step()
+        # At ZeRO 0 in bf16 or fp16: parameter -> its fp32 copy.
+        halves, wholes = (getattr(self._engine.optimizer, f"{name}_groups", ()) for name in ("fp16", "fp32"))
+        self._masters = (
+            {
+                id(half): whole
+                for one, other in zip(halves, wholes, strict=True)
+                for half, whole in zip(one, other, strict=True)
+            }
+            if self._stage == 0
+            else {}
+        )
+        self._own_scaler: Any = None
+        if self._fp16:
+            self._take_over_loss_scale()
+
+    def _forget_building_step(self) -> None:
+        for state in self._engine.basic_optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.zeros_like(state["step"]) if torch.is_tensor(state["step"]) else 0
+        for group in self._engine.basic_optimizer.param_groups:
+            if "step" in group:
+                group["step"] = 0
+
+    def _take_over_loss_scale(self) -> None:
+        """Let `step` update the loss scale once the gradient has been divided by it."""
+        self._engine.optimizer._update_scale = lambda overflow: None
+        if self._stage == 0:
+            # The scaler that stages 1 to 3 use, so that all settings of [precision] mean the same at stage 0.
+            self._own_scaler = CreateLossScaler(
+                torch.float16,
+                self._engine.loss_scale(),
+                self._engine.dynamic_loss_scale(),
+                self._engine.dynamic_loss_scale_args(),
+            )
+            self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
+
+    @property
+    def _scaler(self) -> Any:
+        return self._own_scaler if self._stage == 0 else self._engine.optimizer.loss_scaler
+
+    @property
+    def loss_scale(self) -> float:
+        """The fp16 loss scale of the next step; 1 without fp16."""
+        return float(self._scaler.cur_scale) if self._fp16 else 1.0
+
+    @property
+    def skipped_steps(self) -> int:
+        """Optimizer steps skipped because fp16 overflowed."""
+        return int(self._engine.skipped_steps)
+
+    def train(self) -> None:
+        """Dropout on."""
+        self._engine.train()
+
+    def eval(self) -> None:
+        """Dropout off."""
+        self._engine.eval()
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits, B x T x L. At ZeRO 3 all ranks must call it equally often."""
+        logits: torch.Tensor = self._engine(**inputs).logits
+        return logits
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of `loss` to the step's.
+
+        Args:
+            loss: this micro-batch's share, times the number of ranks (see model/loss.py).
+            last: whether it is the step's last micro-batch, after which the ranks' gradients are averaged.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        if self._own_scaler is not None:
+            loss = loss * self._own_scaler.cur_scale
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, position: int) -> Step:
+        """Update the weights with the averaged gradient.
+
+        Args:
+            position: WarmupDecayLR's `last_batch_iteration` for this step. It is set, not counted, so the
+                learning rate of a step does not depend on skipped steps or restarts.
+        """
+        self._engine.lr_scheduler.step(position)
+        lr = float(self._engine.optimizer.param_groups[0]["lr"])
+        loss_scale = self.loss_scale
+        grad_norm = self._local_grad_norm() / loss_scale if self._stage == 0 else None
+        self._engine.step()
+        applied = self._engine.was_step_applied()
+        if grad_norm is None:
+            grad_norm = float(self._engine.get_global_grad_norm())
+        if self._fp16:
+            try:
+                self._scaler.update_scale(not applied)
+            except Exception as error:  # DeepSpeed raises a bare Exception at the floor, on all ranks alike
+                raise UserError(
+                    f"fp16 overflows although the loss scale is at its floor of {loss_scale:g}: a lower optimizer.lr "
+                    f"or more warm-up may help, precision.dtype = bf16 does away with it ({first_line(error)})"
+                ) from None
+            if self._own_scaler is not None:
+                self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
+        return Step(applied, lr, grad_norm if applied else float("inf"), loss_scale)
+
+    def _local_grad_norm(self) -> float:
+        """2-norm over whole gradients, which at ZeRO 0 every rank holds after the last backward."""
+        norms = [
+            torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+            for parameter in self._engine.module.parameters()
+            if parameter.grad is not None
+        ]
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights in the number format they are trained in, on the CPU of rank 0; empty elsewhere."""
+        module = self._engine.module
+        main = self._engine.global_rank == 0
+        collected = {}
+        for name, parameter in module.named_parameters():
+            with deepspeed.zero.GatheredParameters(parameter, enabled=self._stage == 3):
+                if main:
+                    collected[name] = parameter.detach().cpu().contiguous().clone()
+        if main:
+            persistent = module.state_dict().keys()
+            collected |= {n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in persistent}
+        return collected
+
+    def counters(self) -> dict[str, Any]:
+        """Numbers that the next step depends on beside weights and moments; plain numbers, for JSON."""
+        steps = [float(state["step"]) for state in self._engine.basic_optimizer.state.values() if "step" in state]
+        scaler = vars(self._scaler) if self._fp16 else {}
+        return {
+            "updates": int(max(steps, default=0)),  # Adam's bias correction counts these: skipped steps are none
+            "skipped_steps": self.skipped_steps,
+            "loss_scaler": {name: value for name, value in scaler.items() if isinstance(value, int | float)},
+        }
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """The optimizer's memory, whole and by parameter, in fp32 on the CPU of rank 0; empty elsewhere.
+
+        Names are KIND/PARAMETER with the kinds of MOMENTS. None depends on the ranks or the ZeRO stage, so that any
+        other number of ranks at any other stage can go on from them.
+        """
+        self._fill_optimizer_state()
+        main = self._engine.global_rank == 0
+        collected = {}
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                for kind in MOMENTS:
+                    whole = self._whole(parameter, kind)
+                    if main:
+                        collected[f"{kind}/{name}"] = whole.detach().float().cpu().contiguous().clone()
+        return collected
+
+    @torch.no_grad()
+    def restore(self, counters: dict[str, Any], read: Callable[[str, torch.Size], torch.Tensor]) -> None:
+        """Take over what `counters` and `moments` gave, on these ranks and at this stage.
+
+        The weights themselves must have been in the model that the engine was built of.
+
+        Args:
+            read: (name as in `moments`, shape) -> the whole tensor, fp32; every rank calls it, in the same order.
+        """
+        self._fill_optimizer_state(counters["updates"])
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                for kind in MOMENTS:
+                    self._set_part(parameter, kind, read(f"{kind}/{name}", self._shape(parameter)))
+        self._engine.skipped_steps = counters["skipped_steps"]
+        if self._fp16:
+            vars(self._scaler).update(counters["loss_scaler"])
+            if self._own_scaler is not None:
+                self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
+
+    def _fill_optimizer_state(self, updates: int | None = None) -> None:
+        """Give the optimizer the state that it would make in its first step, and `updates` as the count of steps."""
+        optimizer, inner = self._engine.optimizer, self._engine.basic_optimizer
+        # The flat fp32 partitions of ZeRO 3, of ZeRO 1 and 2, of ZeRO 1 in bf16; at ZeRO 0 the parameters themselves.
+        for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+            if hasattr(optimizer, name):
+                masters = list(getattr(optimizer, name))
+                break
+        else:
+            masters = [one for group in inner.param_groups for one in group["params"] if one.requires_grad]
+        for master in masters:
+            state = inner.state[master]
+            if "exp_avg" not in state:
+                state.update(
+                    step=torch.zeros((), dtype=torch.float32, device=master.device),
+                    exp_avg=torch.zeros_like(master),
+                    exp_avg_sq=torch.zeros_like(master),
+                )
+            if updates is not None:
+                is_tensor = torch.is_tensor(state["step"])
+                state["step"] = torch.full_like(state["step"], float(updates)) if is_tensor else updates
+        if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+            # Again: DeepSpeed links them when it has stepped the first group, when the second has no state yet.
+            optimizer._hp_optimizer_states_linked = False
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+        return getattr(parameter, "ds_shape", parameter.shape)
+
+    def _whole(self, parameter: nn.Parameter, kind: str) -> torch.Tensor:
+        """A parameter's fp32 weights or one of its moments, gathered from the ranks."""
+        if self._stage == 0:
+            master = self._masters.get(id(parameter), parameter)
+            whole = master if kind == "master" else self._engine.basic_optimizer.state[master][kind]
+        elif kind == "master":
+            whole = deepspeed.utils.safe_get_full_fp32_param(parameter)
+        else:
+            whole = deepspeed.utils.safe_get_full_optimizer_state(parameter, kind)
+        return whole  # type: ignore[no-any-return]
+
+    def _set_part(self, parameter: Any, kind: str, whole: torch.Tensor) -> None:
+        """Write this rank's part of a parameter's fp32 weights or of one of its moments."""
+        if self._stage == 0:
+            self._whole(parameter, kind).copy_(whole)
+        elif self._stage == 3:
+            # DeepSpeed's setter for whole tensors cannot cut one that the ranks do not divide; its own part it can.
+            size = parameter.ds_tensor.numel()
+            start = size * self._engine.optimizer._get_param_partition_rank(parameter)
+            part = torch.zeros(size, dtype=whole.dtype, device=whole.device)
+            piece = whole.flatten()[start : start + size]
+            part[: piece.numel()] = piece
+            self._engine.optimizer.set_local_hp_param(part, parameter, None if kind == "master" else kind)
+        elif kind == "master":
+            deepspeed.utils.safe_set_full_fp32_param(parameter, whole)
+        else:
+            deepspeed.utils.safe_set_full_optimizer_state(parameter, whole, kind)
+
+    def close(self) -> None:
+        """Release what DeepSpeed holds."""
+        self._engine.destroy()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what DeepSpeed's scheduler warns of whenever it is built; its position is set before each step."""
+    return "learning rate from scheduler before it has started" not in record.getMessage()

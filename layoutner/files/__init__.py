@@ -1,0 +1,1 @@
+"""Files that other people made: text, encodings, images."""

@@ -1,0 +1,246 @@
+"""run_seq_labeling.py and preprocess.py: their options, and how a shell line that calls them is read."""
+
+import argparse
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
+from typing import NoReturn
+
+from layoutner.errors import UserError, did_you_mean
+
+Value = str | int | float | bool
+TRAIN, PREPROCESS = "run_seq_labeling.py", "preprocess.py"
+CUDA = "CUDA_VISIBLE_DEVICES"
+LAUNCHERS = ("torch.distributed.launch", "torch.distributed.run", "torchrun")
+SECRET = re.compile(r"\w*(KEY|TOKEN(?!IZE)|SECRET|PASSWORD)\w*=", re.IGNORECASE)  # not TOKENIZERS_PARALLELISM
+LARGEST = 2**32 - 1  # of a whole number, as of run.seed; no run has so many steps
+SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Their options, of old and of today's torch.
+LAUNCHER_SWITCHES = ("use_env", "standalone", "m", "module", "no_python")
+# fmt: off
+LAUNCHER_OPTIONS = (
+    *LAUNCHER_SWITCHES, "nproc_per_node", "nnodes", "node_rank", "master_addr", "master_port", "local_addr",
+    "rdzv_backend", "rdzv_endpoint", "rdzv_id", "rdzv_conf", "max_restarts", "monitor_interval", "start_method", "role",
+    "logdir", "log_dir", "redirects", "r", "tee", "t", "local_ranks_filter",
+)
+# fmt: on
+
+# Option -> default, whose type is the option's: False is a switch, None is required text. The guide's options.md says
+# what became of each.
+# fmt: off
+OPTIONS: dict[str, dict[str, Value | None]] = {
+    TRAIN: {
+        "data_dir": None, "model_type": None, "model_name_or_path": None, "output_dir": None, "labels": "",
+        "config_name": "", "tokenizer_name": "", "cache_dir": "", "max_seq_length": 512, "do_train": False,
+        "do_eval": False, "do_predict": False, "evaluate_during_training": False, "do_lower_case": False,
+        "per_gpu_train_batch_size": 8, "per_gpu_eval_batch_size": 8, "gradient_accumulation_steps": 1,
+        "learning_rate": 5e-5, "weight_decay": 0.0, "adam_epsilon": 1e-8, "max_grad_norm": 1.0,
+        "num_train_epochs": 3.0, "max_steps": -1, "warmup_steps": 0, "logging_steps": 50, "save_steps": 50,
+        "eval_all_checkpoints": False, "no_cuda": False, "overwrite_output_dir": False, "overwrite_cache": False,
+        "seed": 42, "fp16": False, "fp16_opt_level": "O1", "local_rank": -1, "server_ip": "", "server_port": "",
+    },
+    PREPROCESS: {
+        "data_dir": "data/training_data/annotations", "data_split": "train", "output_dir": "data",
+        "model_name_or_path": "bert-base-uncased", "max_len": 510,
+    },
+}
+# fmt: on
+
+
+@dataclass
+class Command:
+    """One call of an old script. Options that were not given have their defaults."""
+
+    script: str
+    words: list[str]  # as a shell starts it, assignments included
+    values: dict[str, Value] = field(default_factory=dict)
+    given: set[str] = field(default_factory=set)
+    environment: dict[str, str] = field(default_factory=dict)  # the assignments in front of it
+    launcher: dict[str, str] = field(default_factory=dict)  # options of the launcher, with _; "name" is its own name
+
+    @property
+    def shown(self) -> str:
+        """The line to be kept and printed, without secrets."""
+        return show(self.words)
+
+    def text(self, option: str) -> str:
+        return str(self.values[option])
+
+    def number(self, option: str) -> int:
+        return int(self.values[option])
+
+
+@dataclass
+class OldLine:
+    """What a shell line calls."""
+
+    commands: list[Command] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def show(words: Sequence[str]) -> str:
+    """Words as a shell takes them, NAME=... for a variable that holds a secret."""
+    hidden = (f"{word.partition('=')[0]}=..." if SECRET.match(word) else word for word in words)
+    return shlex.join(hidden)
+
+
+def read_line(arguments: Sequence[str]) -> OldLine:
+    """Read a shell line that calls the old scripts, in words or as one text.
+
+    Args:
+        arguments: the words of one command, or one text: quoted, with backslash-newlines and comments, and with
+            several commands parted by `&&`, `;` or newlines.
+
+    Returns:
+        The commands, and what is wrong with them: unknown options, values of the wrong type.
+
+    Raises:
+        UserError: no old script is called; a quotation without an end; a `$` that no shell has filled in.
+    """
+    line = OldLine()
+    if any(0xD800 <= ord(sign) <= 0xDFFF for word in arguments for sign in word):
+        raise UserError("the old command line is not UTF-8; write the names in it so")
+    whole = len(arguments) == 1 and re.search(r"\s", arguments[0])
+    for words in _split(arguments[0]) if whole else [list(arguments)]:
+        at = next((i for i, word in enumerate(words) if _script(word)), None)
+        if at is not None:
+            script = _script(words[at])
+        elif words and words[0].startswith("-"):  # the options alone
+            names = {word.partition("=")[0] for word in words}
+            script, at = PREPROCESS if names & {"--data_split", "--max_len"} else TRAIN, -1
+        else:
+            line.notes.append(f"not read: {show(words)}")
+            if any(word.startswith(f"{CUDA}=") for word in words):
+                line.problems.append(f"{show(words)}: write {CUDA} in front of the python that it was meant for")
+            continue
+        if whole and (open_ends := [word for word in words if re.search(r"[$`]", show([word]))]):
+            raise UserError(
+                f"{', '.join(open_ends)}: the value is not in the text. Write it, or put `layoutner config migrate --` "
+                "in front of the command in the script, so that the shell fills it in"
+            )
+        command = Command(script, words)
+        _read_front(words[: max(at, 0)], command, line)
+        _read_options(words[at + 1 :], command, line)
+        line.commands.append(command)
+    if not line.commands and not line.problems:
+        raise UserError(
+            f"no command of {TRAIN} or {PREPROCESS} in it ({'; '.join(line.notes) or 'nothing to read'}); give the old "
+            "command line behind --, the options alone where the script has another name, as in "
+            f"`layoutner config migrate -- python {TRAIN} --data_dir data ...`"
+        )
+    return line
+
+
+def _split(text: str) -> list[list[str]]:
+    """The commands of a text, in words."""
+    text = re.sub(r"\\[ \t]*(\r?\n|$)", "", text)  # blanks behind the backslash are what copying leaves
+    text = re.sub(r"(?m)^[ \t]*(!|[$%][ \t])", "", text)  # the prompts of notebooks and of shells
+    text = re.sub(r"(?<!\S)[\d&]+>", ">", text)  # 2>log, which shlex parts into 2 and >
+    text = re.sub(r"(?<=[^\s;&|()<>])#", "\0", text)  # shlex begins a comment inside a word too
+    text = text.replace("\n", "\n\n")  # a comment takes the first one along
+    signs = ";&|()<>\n"
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=signs)
+    lexer.whitespace, lexer.whitespace_split = " \t\r", True
+    commands: list[list[str]] = [[]]
+    redirected = False
+    try:
+        for token in lexer:
+            if token and not token.strip(signs):
+                redirected = "<" in token or ">" in token
+                if not redirected:
+                    commands.append([])
+            elif redirected:
+                redirected = False  # the file
+            else:
+                word = os.path.expanduser(token) if token.startswith("~/") else token
+                commands[-1].append(word.replace("\0", "#"))
+    except ValueError:
+        where = lexer.token.replace("\0", "#")[:40]
+        raise UserError(f"the command line has a quotation without an end: {where}") from None
+    return [words for words in commands if words]
+
+
+def _script(word: str) -> str:
+    """The old script that a path or a module names; "" for none."""
+    name = PureWindowsPath(word).name  # which parts at / too
+    return TRAIN if name.rpartition(".")[2] == TRAIN.removesuffix(".py") else name if name in OPTIONS else ""
+
+
+def _read_front(words: list[str], command: Command, line: OldLine) -> None:
+    """What stands before the script: assignments, python with its flags, a launcher of torch with its options."""
+    waiting = iter(words)
+    for word in waiting:
+        name, equals, value = word.partition("=")
+        key = name.lstrip("-").replace("-", "_")
+        if (start := PureWindowsPath(word).name) in LAUNCHERS:
+            command.launcher["name"] = start
+        elif word.startswith("-") and "name" in command.launcher:
+            meant = [option for option in LAUNCHER_OPTIONS if option.startswith(key)]  # as argparse abbreviates
+            if key not in LAUNCHER_OPTIONS and len(meant) != 1:
+                near = did_you_mean(f"--{key}", [f"--{option}" for option in meant or LAUNCHER_OPTIONS])
+                line.problems.append(f"{word}: unknown option of {command.launcher['name']}; {near}")
+                break
+            key = key if key in LAUNCHER_OPTIONS else meant[0]
+            command.launcher[key] = value if equals else "" if key in LAUNCHER_SWITCHES else next(waiting, "")
+        elif word in ("-W", "-X"):
+            next(waiting, "")
+        elif equals and name.isidentifier():
+            command.environment[name] = value
+        elif not word.startswith("-") and not re.fullmatch(r"i?python[\d.]*(\.exe)?|env|nohup|time", start):
+            line.problems.append(
+                f"{word}: not known in front of {command.script}, and it may change the batch; leave `{word}` and its "
+                f"options out, and write `torchrun --nproc_per_node=N {command.script} ...` for N processes, or give "
+                "--gpus N before the -- for one process with N GPUs"
+            )
+            break
+    for key in ("nproc_per_node", "nnodes"):
+        count = command.launcher.setdefault(key, "1")
+        if not re.fullmatch("[1-9][0-9]{0,5}", count):
+            line.problems.append(f"--{key} {count}: write the number that it stood for, such as --{key} 4")
+            command.launcher[key] = "1"
+
+
+class _OldParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        said = message.replace("ignored explicit argument", "a switch takes no value; leave out")
+        raise UserError(f"the old command line cannot be migrated: {said}")
+
+
+def _read_options(words: list[str], command: Command, line: OldLine) -> None:
+    """As the scripts read them, by argparse: `--name value`, `--name=value`, abbreviations, the last of two counts."""
+    known = OPTIONS[command.script]
+    parser = _OldParser(add_help=False, argument_default=argparse.SUPPRESS)
+    for name, default in known.items():
+        parser.add_argument(f"--{name}", action="store_true" if default is False else "store")
+    command.values = {name: "" if default is None else default for name, default in known.items()}
+    options, strangers = parser.parse_known_args(words)
+    said = vars(options)
+    command.given = set(said)
+    for before, word in zip(["", *strangers], strangers, strict=False):
+        if word.startswith("-"):
+            near = did_you_mean(f"--{word.lstrip('-').replace('-', '_')}", [f"--{name}" for name in known])
+            line.problems.append(f"{word}: unknown option of {command.script}; {near}")
+        elif not before.startswith("-") or "=" in before:
+            line.problems.append(f"{word}: a value without an option; quote a value that has blanks")
+    for name, value in said.items():
+        default = known[name]
+        if default != "" and not str(value).strip():
+            empty = "is empty (a shell variable that is not set?); write what it stood for"
+            line.problems.append(f"--{name} {shlex.quote(value)}: {empty}")
+            continue
+        try:
+            read = value if default is None else type(default)(value)
+        except ValueError:
+            wanted = "a whole number, such as 10" if isinstance(default, int) else "a number, such as 0.1"
+            line.problems.append(f"--{name} {value}: give {wanted}")
+            continue
+        if isinstance(read, int) and read > LARGEST:
+            line.problems.append(f"--{name} {value}: give at most {LARGEST}")
+        else:
+            command.values[name] = read
+    missing = [name for name, default in known.items() if default is None and name not in said]
+    line.problems += [f"--{name}: is missing, and {command.script} requires it" for name in missing]

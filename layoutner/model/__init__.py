@@ -1,1 +1,0 @@
-"""The networks, and the loss they are trained on."""

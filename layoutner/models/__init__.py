@@ -1,0 +1,1 @@
+"""The network families: opening a pretrained checkpoint and building the network."""

@@ -1,0 +1,134 @@
+"""All ranks predict; windows merge to words; rank 0 scores once."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from layoutner.corpus.batches import Batch, collate
+from layoutner.corpus.windows import Window
+from layoutner.distributed.world import World
+from layoutner.errors import UserError
+from layoutner.objectives.loss import summed_cross_entropy
+from layoutner.objectives.metrics import Scores, score
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
+
+Forward = Callable[[Batch], torch.Tensor]  # a Batch -> logits, B x T x L
+
+
+class WordLabel(NamedTuple):
+    """The model's answer for one word."""
+
+    label: int  # id
+    probability: float
+
+
+@torch.no_grad()
+def label_words(
+    forward: Forward, windows: Sequence[Window], batch_windows: int, pad_token_id: int, world: World
+) -> tuple[dict[tuple[int, int], WordLabel], float]:
+    """Label every word that some window answers for.
+
+    All ranks take part and do the same number of forwards (at ZeRO 3 each forward is a collective); a rank
+    without work runs padding, which answers for nothing.
+
+    Returns:
+        On rank 0: {(document, word): answer} and the summed cross-entropy over the labelled words.
+        Elsewhere: what that rank alone found.
+    """
+    order = sorted(range(len(windows)), key=lambda index: -windows[index].length)
+    forwards = math.ceil(len(order) / (batch_windows * world.size))
+    answers: dict[tuple[int, int], WordLabel] = {}
+    loss = 0.0
+    for number in range(forwards):
+        start = (number * world.size + world.rank) * batch_windows
+        mine = [windows[index] for index in order[start : start + batch_windows]]
+        with world.doing("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
+            batch = collate(mine, pad_token_id)
+        with world.doing("shared", "evaluating"):
+            logits_BTL = forward(batch).float().cpu()
+        loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
+        for window, logits_TL in zip(mine, logits_BTL, strict=False):
+            tokens = [token for token, _ in window.answers]
+            probabilities, labels = logits_TL[tokens].softmax(-1).max(-1)
+            for (_, word), label, probability in zip(
+                window.answers, labels.tolist(), probabilities.tolist(), strict=True
+            ):
+                answers[window.document, word] = WordLabel(label, probability)
+    gathered = world.gather((answers, loss))
+    if gathered is None:
+        return answers, loss
+    merged = {key: answer for found, _ in gathered for key, answer in found.items()}
+    return merged, sum(part for _, part in gathered)
+
+
+def in_document_order(
+    answers: dict[tuple[int, int], WordLabel], documents: Sequence[Document]
+) -> list[list[WordLabel]]:
+    """One answer for every word of every document.
+
+    Raises:
+        UserError: a word without an answer, or an answer without a word. No input leads there: it guards scores and
+            predictions against a fault of the merge.
+    """
+    words = {(index, word) for index, document in enumerate(documents) for word in range(len(document.words))}
+    if wrong := sorted(words ^ answers.keys()):
+        index, word = wrong[0]
+        where = f"{documents[index].name}, word {word}" if wrong[0] in words else f"document {index}, word {word}"
+        raise UserError(
+            f"coverage: {len(words - answers.keys())} of {len(words)} words have no label, and "
+            f"{len(answers.keys() - words)} labels have no word; the first: {where}. This is a fault of layoutner: "
+            "please report it with that document"
+        )
+    return [[answers[index, word] for word in range(len(document.words))] for index, document in enumerate(documents)]
+
+
+def evaluate(
+    forward: Forward,
+    parts: Iterable[tuple[Sequence[Document], Sequence[Window]]],
+    labels: LabelSet,
+    split: str,
+    box_level: str,
+    batch_windows: int,
+    pad_token_id: int,
+    world: World,
+) -> Scores:
+    """Scores of labelled documents, the same on every rank.
+
+    Args:
+        parts: documents with their windows, the same on every rank; of each part only the tags are kept.
+
+    Raises:
+        UserError: no word to score.
+    """
+    truth: list[list[str]] = []
+    predicted: list[list[str]] = []
+    loss, count, tags = 0.0, 0, labels.tags
+
+    def keep(documents: Sequence[Document], answers: dict[tuple[int, int], WordLabel]) -> None:
+        predicted.extend([tags[answer.label] for answer in page] for page in in_document_order(answers, documents))
+        truth.extend(list(document.tags or ()) for document in documents)
+
+    def scores() -> Scores:
+        if not any(truth):
+            raise UserError(f"{split}: {len(truth)} documents and not one word to score")
+        mean = loss / sum(map(len, truth))
+        return score(
+            truth,
+            predicted,
+            scheme=labels.scheme,
+            split=split,
+            box_level=box_level,
+            loss=mean,
+            windows=count,
+        )
+
+    for documents, windows in parts:
+        answers, part = label_words(forward, windows, batch_windows, pad_token_id, world)
+        world.on_main(partial(keep, documents, answers))
+        loss, count = loss + part, count + len(windows)
+    result: Scores = world.on_main(scores)
+    return result

@@ -1,0 +1,1 @@
+"""One page: as a file tells it, and as the rest of the program knows it."""

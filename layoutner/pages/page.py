@@ -1,0 +1,300 @@
+"""A page as its file tells it, before anything of it is trusted, and how it becomes a Document.
+
+Readers only parse: they yield Pages, a Problem for each page that cannot be read, and a Problem that is not fatal for
+what is worth a look and belongs to no page. What is wrong with words, boxes and tags is found here, once for all
+formats, and repaired where the settings say so.
+"""
+
+import math
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, Literal, NamedTuple
+
+from layoutner.files.image import PageImage
+from layoutner.pages.box_units import to_corners, to_thousandths
+from layoutner.pages.document import Box, Document
+from layoutner.pages.labels import Span, to_spans, to_tags
+from layoutner.settings.data import BoxFormat, BoxUnit
+
+Fix = Literal["none", "clamp", "drop"]
+
+PageSize = tuple[float, float]  # width, height, in pixels or another unit of length, such as the points of a PDF
+
+LONGEST_MESSAGE = 1000  # characters
+SMALLEST_SIDE, LARGEST_SIDE = 1e-3, 1e9  # of a page; a page may be measured in anything from pixels to metres
+PROPORTION = 0.02  # by which width : height of a page may differ from its image's; a scan is cut to whole pixels
+
+
+class Problem(NamedTuple):
+    """Something wrong with one page or one word."""
+
+    source: str  # file, or file and line
+    kind: str  # short and always the same words, so that problems can be counted
+    what: str  # the value, and what to do where that is not plain
+    word: int | None = None  # index among the page's words as its file holds them
+    text: str = ""  # that word
+    fatal: bool = True  # False: worth a look, and training goes on
+
+    def __str__(self) -> str:
+        where = "" if self.word is None else f"word {self.word} {self.text!r}: "
+        line = f"{self.source}: {where}{self.what}"
+        # Words and labels of a damaged file may be megabytes, or move the cursor of a terminal.
+        line = "".join(letter if letter.isprintable() else "?" for letter in line[:LONGEST_MESSAGE])
+        return line if len(line) < LONGEST_MESSAGE else f"{line} ..."
+
+
+class Word(NamedTuple):
+    """A word as its file tells it."""
+
+    text: str
+    box: tuple[float, float, float, float]  # in the unit and the format that the Page names
+    tag: str | None = None  # "O", or prefix-type such as "B-TOTAL"; None where nobody labelled it
+    segment: int | None = None  # words of one line or field of the page share a number
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page as its file tells it."""
+
+    source: str  # file, or file and line: what messages call it
+    name: str
+    words: list[Word]
+    page_size: PageSize  # in the unit of boxes in "pixels"
+    image: PageImage | None = None
+    unit: BoxUnit = "pixels"  # of the boxes
+    notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
+    breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
+    group: str | None = None  # pages of one document share it
+    box_format: BoxFormat = "xyxy"  # two corners, or one corner and the size
+    image_size: tuple[int, int] | None = None  # width, height of the image as it is seen, in pixels
+    stated_size: PageSize | None = None  # what the file says where page_size is the image's
+
+
+@dataclass
+class Tally:
+    """What was repaired or left out while pages were read."""
+
+    repaired: Counter[str] = field(default_factory=Counter)  # what -> how often
+    ignored: Counter[str] = field(default_factory=Counter)  # type of data.ignore_types -> words that had it
+    skipped: int = 0  # pages left out because they could not be used
+    first_skipped: Problem | None = None
+    notes: list[str] = field(default_factory=list)  # what is worth a look and belongs to no page
+
+    def skip(self, problem: Problem) -> None:
+        """Count a page that is left out."""
+        self.skipped += 1
+        self.first_skipped = self.first_skipped or problem
+
+    def lines(self, role: str) -> list[str]:
+        """For the run's log."""
+        found = [f"{role}: {count} {what}" for what, count in sorted(self.repaired.items())]
+        found += [f"{role}: {count} word(s) of {kind} read as O" for kind, count in sorted(self.ignored.items())]
+        found += [f"{role}: note: {note}" for note in self.notes]
+        if self.skipped:
+            first = f"the first: {self.first_skipped}"
+            found.append(f"{role}: {self.skipped} page(s) left out (data.bad_pages = skip); {first}")
+        return found
+
+
+def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, list[Problem]]:
+    """Check a page and make it a Document.
+
+    Blank words are dropped. Boxes off the page or inverted are problems with fix "none"; "clamp" cuts them to the
+    page and turns them round, "drop" leaves their words out. Tags become those of the spans that conlleval reads.
+
+    Returns:
+        The document (None where a problem is fatal), and all problems, repaired ones not among them.
+    """
+    problems: list[Problem] = []
+    kept: list[int] = []  # index in page.words
+    boxes: dict[int, Box] = {}
+    width, height = page.page_size
+    if problem := page_size_problem(page.page_size):
+        return None, [Problem(page.source, "page size", problem)]
+    if problem := _text_problem(page.name):
+        return None, [Problem(page.source, "not text", f"the page's name {page.name!r}: {problem}")]
+    for index, word in enumerate(page.words):
+        if problem := _text_problem(word.text):
+            problems.append(Problem(page.source, "not text", problem, index, word.text))
+            continue
+        if not word.text.strip():
+            tally.repaired["blank word(s) dropped"] += 1
+            continue
+        if not all(_is_number(side) and abs(side) < LARGEST_SIDE for side in word.box):
+            what = f"box {list(word.box)} is not four numbers"
+            problems.append(Problem(page.source, "not a box", what, index, word.text))
+            continue
+        box = _scaled(page, word.box)
+        if found := box_problem(box):
+            kind, what = found
+            pixels = f"; {list(word.box)} pixels on a page of {width} x {height}" if page.unit == "pixels" else ""
+            if fix == "none":
+                advice = "data.fix = clamp or drop repairs it"
+                problems.append(Problem(page.source, kind, f"{what}{pixels}; {advice}", index, word.text))
+            elif fix == "drop":
+                tally.repaired[f"word(s) dropped, {kind} (data.fix = drop)"] += 1
+                continue
+            else:
+                tally.repaired[f"box(es) clamped, {kind} (data.fix = clamp)"] += 1
+                box = _clamped(box)
+        kept.append(index)
+        boxes[index] = box
+    tags, tag_problems = _tags(page, kept)
+    problems += tag_problems
+    problems += page.notes
+    problems += _size_problems(page)
+    if any(problem.fatal for problem in problems):
+        return None, problems
+    words = [page.words[index] for index in kept]
+    segments = tuple(word.segment for word in words if word.segment is not None)
+    document = Document(
+        page.name,
+        tuple(word.text for word in words),
+        tuple(boxes[index] for index in kept),
+        tags,
+        page.page_size,
+        page.image,
+        segments if len(segments) == len(words) else None,
+        None if page.breaks is None else tuple(bisect_left(kept, words) for words in page.breaks),
+        page.group,
+    )
+    return document, problems
+
+
+def encoding_notes(source: str, notes: list[str]) -> tuple[Problem, ...]:
+    """The notes of `read_text` on a file."""
+    return tuple(Problem(source, "not UTF-8", note, fatal=False) for note in notes)
+
+
+def hidden_notes(hidden: list[Path]) -> Iterator[Problem]:
+    """A note on the hidden files that `visible_files` left out; nothing if there are none."""
+    if hidden:
+        what = f"{len(hidden)} hidden file(s) skipped, such as {hidden[0].name}"
+        yield Problem(str(hidden[0].parent), "hidden files", what, fatal=False)
+
+
+def page_size_problem(size: tuple[Any, Any]) -> str | None:
+    """What is wrong with the width and height of a page, and what is wanted; None if they can be used."""
+    if all(_is_number(side) and SMALLEST_SIDE <= side < LARGEST_SIDE for side in size):
+        return None
+    width, height = map(short, size)
+    return f"a page of {width} x {height}; expected width and height, two numbers above 0 (pixels, or points of a PDF)"
+
+
+def written_size(text: str) -> PageSize:
+    """Width and height that stand in a text file; whole numbers stay whole.
+
+    Raises:
+        ValueError: not two numbers.
+    """
+    width, height = (float(side) if re.search("[.a-zA-Z]", side) else int(side) for side in text.split())
+    return width, height
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _size_problems(page: Page) -> list[Problem]:
+    """A note where the file and the image tell of pages of other proportions, as of one that lies on its side."""
+    stated, seen = page.stated_size or page.page_size, page.image_size
+    if seen is None or page.image is None:
+        return []
+    try:
+        ratio = (stated[0] * seen[1]) / (stated[1] * seen[0])
+    except (TypeError, ZeroDivisionError, OverflowError):
+        ratio = math.inf  # the stated size is none
+    if abs(ratio - 1) <= PROPORTION:
+        return []
+    what = f"a page of {stated[0]} x {stated[1]}, and its image {page.image.path.name} is {seen[0]} x {seen[1]}"
+    return [Problem(page.source, "page size is not the image's", what, fatal=False)]
+
+
+def _text_problem(text: Any) -> str | None:
+    if not isinstance(text, str):
+        return f"a word must be text, not {type(text).__name__}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "half a character (a lone surrogate) is no text"
+    return None
+
+
+def _scaled(page: Page, box: tuple[float, float, float, float]) -> Box:
+    x0, y0, x1, y1 = to_thousandths(to_corners(box, page.box_format), page.unit, page.page_size)
+    return _down(x0), _down(y0), _down(x1), _down(y1)
+
+
+def _down(side: float) -> int:
+    """Rounded down as in the LayoutLM preprocessing, but 595.32 of 595.32 is 1000, although the quotient is 999.99...
+
+    Whole pixels are not affected: their quotients differ from the next whole number by 1 / width or more.
+    """
+    return int(side + 1e-9)
+
+
+def box_problem(box: Box) -> tuple[str, str] | None:
+    """(kind, what) is wrong with a scaled box, or None."""
+    x0, y0, x1, y1 = box
+    if min(box) < 0 or max(box) > 1000:
+        return "box off the page", f"box {list(box)} leaves the page (0..1000)"
+    if x1 < x0 or y1 < y0:
+        return "inverted box", f"box {list(box)} is inverted (x1 < x0 or y1 < y0)"
+    return None
+
+
+def _clamped(box: Box) -> Box:
+    x0, y0, x1, y1 = (min(1000, max(0, side)) for side in box)
+    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+def _tags(page: Page, kept: list[int]) -> tuple[tuple[str, ...] | None, list[Problem]]:
+    """Tags of the kept words. An entity that loses a word to a repair is still one entity."""
+    given = [word.tag for word in page.words]
+    if any(given[index] is not None for index in kept):
+        # A word that is dropped, a blank one above all, needs no label.
+        dropped = set(range(len(given))) - set(kept)
+        given = ["O" if tag is None and index in dropped else tag for index, tag in enumerate(given)]
+    tags = [tag for tag in given if tag is not None]
+    if not kept:
+        return (), []  # a page without words lacks no label
+    if not tags:
+        return None, []
+    problems = []
+    if len(tags) < len(given):
+        what = "some words have a label and some have none"
+        return None, [Problem(page.source, "labels incomplete", what)]
+    before = "O"
+    bioes = any(tag[:2] in ("E-", "S-") for tag in tags)
+    for index, tag in enumerate(tags):
+        if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-") or not tag[2:] or _text_problem(tag)):
+            what = f"label {tag!r} is neither O nor B-, I-, E- or S- and a type"
+            problems.append(Problem(page.source, "malformed label", what, index, page.words[index].text))
+            tag = "O"  # for the one that follows
+        elif not _may_follow(before, tag, bioes):
+            what = f"label {tag} after {before}: read as the start of an entity"
+            word = page.words[index].text
+            problems.append(Problem(page.source, "illegal tag sequence", what, index, word, fatal=False))
+        before = tag
+    if len(kept) == len(given):
+        return tuple(tags), problems
+    place = {index: position for position, index in enumerate(kept)}
+    spans = []
+    for kind, start, end in to_spans(tags):
+        left = [place[index] for index in range(start, end) if index in place]
+        if left:
+            spans.append(Span(kind, left[0], left[-1] + 1))
+    return tuple(to_tags(spans, len(kept), "BIOES" if bioes else "BIO")), problems
+
+
+def _may_follow(before: str, tag: str, bioes: bool) -> bool:
+    """Whether a tag may stand after another in the strict reading of its scheme."""
+    open_before = before[:2] in ("B-", "I-") if bioes else before != "O"
+    if tag[:2] in ("I-", "E-"):
+        return open_before and before[2:] == tag[2:]
+    return not (bioes and open_before)

@@ -1,0 +1,1 @@
+"""What follows from settings: batch, schedule, DeepSpeed JSON, memory."""

@@ -1,0 +1,153 @@
+"""The text of `layoutner config plan`: a run's arithmetic, its memory by ZeRO stage, and what to change."""
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from layoutner.planning.batch_plan import BatchPlan
+from layoutner.planning.memory import COLUMNS, Device, Memory, Network, estimate, largest_micro_batch, show
+from layoutner.planning.render import render
+from layoutner.planning.schedule import Schedule
+from layoutner.settings.tree import Settings
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run whose memory is asked for; `replace` makes the variants that are compared."""
+
+    settings: Settings
+    batch: BatchPlan
+    schedule: Schedule
+    network: Network
+    window_tokens: int
+    device: Device = "cuda"
+    offload: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The DeepSpeed config of the case."""
+        config = deepcopy(render(self.settings, self.batch, self.schedule))
+        if self.offload:
+            config["zero_optimization"] |= {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+        return config
+
+    @property
+    def stage(self) -> int:
+        """ZeRO stage."""
+        return int(self.config["zero_optimization"]["stage"])
+
+    def at_stage(self, stage: int) -> "Case":
+        """The case at a ZeRO stage: with the run's own preset at its own stage, else with the stage's."""
+        if stage == self.stage:
+            return self
+        policy = self.settings.deepspeed.model_copy(update={"preset": None, "zero_stage": stage})
+        return replace(self, settings=self.settings.model_copy(update={"deepspeed": policy}))
+
+    def with_dtype(self, dtype: str) -> "Case":
+        """The case in another precision."""
+        precision = self.settings.precision.model_copy(update={"dtype": dtype})
+        return replace(self, settings=self.settings.model_copy(update={"precision": precision}))
+
+    def on(self, ranks: int, micro: int) -> "Case":
+        """The case with another split of the same global batch."""
+        whole = self.batch.global_windows
+        return replace(self, batch=BatchPlan(whole, micro, whole // (ranks * micro), ranks))
+
+    def memory(self) -> Memory:
+        """What one rank needs."""
+        return estimate(
+            self.network,
+            dtype=self.settings.precision.dtype,
+            stage=self.stage,
+            ranks=self.batch.ranks,
+            micro_windows=self.batch.micro_windows,
+            window_tokens=self.window_tokens,
+            ds_config=self.config,
+            device=self.device,
+        )
+
+    def largest(self, limit: int) -> int | None:
+        """The largest micro-batch within `limit` bytes."""
+        return largest_micro_batch(
+            self.network,
+            dtype=self.settings.precision.dtype,
+            stage=self.stage,
+            ranks=self.batch.ranks,
+            window_tokens=self.window_tokens,
+            global_windows=self.batch.global_windows,
+            ds_config=self.config,
+            limit=limit,
+            device=self.device,
+        )
+
+
+def advice(case: Case, limit: int) -> list[str]:
+    """What to change where the run does not fit, the mildest first, each with what it would need; [] where it fits."""
+    need = case.memory().total
+    if need <= limit:
+        return []
+    lines = [f"{show(need)} a rank is more than {show(limit)}. In the order of what it costs to change:"]
+    changes: list[tuple[str, Case]] = []
+    ranks = case.batch.ranks
+    micro = case.largest(limit)
+    if case.batch.micro_windows > 1:
+        smaller = micro or 1
+        changes.append((f"batch.micro_windows = {smaller} (computes the same)", case.on(ranks, smaller)))
+    one = case.on(ranks, 1)
+    stages = range(case.stage + 1, 4) if ranks > 1 else ()  # alone, a rank has nobody to share with
+    changes += [(f"deepspeed.zero_stage = {n}, with batch.micro_windows = 1", one.at_stage(n)) for n in stages]
+    if case.settings.precision.dtype == "fp32":
+        changes.append(("precision.dtype = bf16, with batch.micro_windows = 1", one.with_dtype("bf16")))
+    more = [n for n in range(ranks + 1, case.batch.global_windows + 1) if case.batch.global_windows % n == 0]
+    if more:
+        stage = max(2, case.stage)
+        text = f"{more[0]} ranks, with deepspeed.zero_stage = {stage} and batch.micro_windows = 1"
+        changes.append((text, case.on(more[0], 1).at_stage(stage)))
+    half = case.window_tokens // 2
+    if half >= 8:
+        text = f"data.max_length = {half}, with batch.micro_windows = 1 (more windows a document)"
+        changes.append((text, replace(one, window_tokens=half)))
+    text = "deepspeed.preset = zero3-offload, with batch.micro_windows = 1 (slow)"
+    changes.append((text, replace(one.at_stage(3), offload=True)))
+    for text, changed in changes:
+        total = changed.memory().total
+        lines.append(f"  - {text}: {show(total)}, {'fits' if total <= limit else 'still too much'}")
+    return lines
+
+
+def describe(
+    settings: Settings,
+    batch: BatchPlan,
+    schedule: Schedule,
+    network: Network,
+    window_tokens: int,
+    limit: int | None,
+    device: Device = "cuda",
+) -> str:
+    """The text of `layoutner config plan`.
+
+    Args:
+        window_tokens: tokens of a full window, settings.data.max_length.
+        limit: bytes of a GPU; None leaves out what fits.
+    """
+    case = Case(settings, batch, schedule, network, window_tokens, device)
+    lines = [f"batch: {batch}", f"schedule: {schedule}; peak learning rate {settings.optimizer.lr:g}"]
+    lines.append(
+        f"network: {network.parameters:,} parameters, {network.trainable:,} of them trained; "
+        f"{settings.precision.dtype}, windows of {window_tokens} tokens"
+    )
+    lines += ["", "one rank at its peak, by ZeRO stage (* = this run; beside it, CUDA itself takes 0.5 to 1 GiB):"]
+    header = ["ZeRO", *(name.replace("_", " ") for name in COLUMNS)]
+    rows = [[*header, *(["largest micro-batch"] if limit else [])]]
+    for stage in range(4):
+        other = case.at_stage(stage)
+        memory = other.memory()
+        row = [f"{'*' if stage == case.stage else ''}{stage}", *(show(getattr(memory, name)) for name in COLUMNS)]
+        rows.append([*row, *([str(other.largest(limit) or "none fits")] if limit else [])])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    if limit:
+        found = advice(case, limit)
+        total = case.memory().total
+        lines += ["", *(found or [f"{show(total)} a rank: fits into {show(limit)}"])]
+    return "\n".join(lines)

@@ -1,0 +1,185 @@
+"""Settings and a number of ranks become the DeepSpeed JSON."""
+
+import json
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from layoutner.deepspeed_config.check import check
+from layoutner.deepspeed_config.finding import ERROR
+from layoutner.deepspeed_config.hjson_source import read_source
+from layoutner.deepspeed_config.schema import TOP
+from layoutner.deepspeed_config.walk import Walk
+from layoutner.errors import UserError, did_you_mean, raise_gathered
+from layoutner.planning.batch_plan import BatchPlan
+from layoutner.planning.schedule import Schedule
+from layoutner.settings.tree import DeepSpeedSettings, Settings
+
+# What Settings own. A preset that sets one of these would be a second owner, so it is refused by name.
+OWNED = {
+    "train_batch_size": "batch.global_windows",
+    "train_micro_batch_size_per_gpu": "batch.micro_windows",
+    "gradient_accumulation_steps": "batch.global_windows and batch.micro_windows",
+    "managed_gradient_accumulation": "the training loop",
+    "gradient_allreduce_op": "the exact loss",
+    "gradient_clipping": "optimizer.max_grad_norm",
+    "optimizer": "[optimizer]",
+    "scheduler": "[schedule]",
+    "fp16": "[precision]",
+    "bf16": "[precision]",
+    "torch_autocast": "[precision]",
+    "steps_per_print": "run.log_every",
+    "wandb": "[wandb]",
+}
+
+# Engine policy: the top-level keys that a preset may set.
+POLICY = (
+    "zero_optimization",
+    "zero_force_ds_cpu_optimizer",
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "data_types",
+    "activation_checkpointing",
+    "aio",
+    "checkpoint",
+    "comms_logger",
+    "compile",
+    "disable_python_gc",
+    "dump_state",
+    "flops_profiler",
+    "memory_breakdown",
+    "use_node_local_storage",
+    "wall_clock_breakdown",
+)
+
+
+def _preset_folder() -> Traversable:
+    """ds_configs/ as installed in the package, else at the top of the checkout."""
+    installed = resources.files("layoutner") / "ds_configs"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "ds_configs"
+
+
+def preset_names() -> list[str]:
+    """Names under which the shipped presets are found."""
+    return sorted(e.name.removesuffix(".json") for e in _preset_folder().iterdir() if e.name.endswith(".json"))
+
+
+def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
+    """The engine policy of a run, by preset name or path, or by ZeRO stage alone.
+
+    Raises:
+        UserError: no such preset, not JSON, an owned or unknown key, "auto", or a stage that contradicts
+            deepspeed.zero_stage.
+    """
+    name = settings.preset or f"zero{settings.zero_stage or 0}"
+    source: Traversable
+    if name in preset_names():
+        source = _preset_folder() / f"{name}.json"
+    elif Path(name).is_file():
+        source = Path(name)
+    else:
+        raise UserError(f"deepspeed.preset = {name!r}: no such file or preset; {did_you_mean(name, preset_names())}")
+    try:
+        root = read_source(source.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"preset {name}: not readable as JSON: {error}") from None
+    preset = root.value()
+    if not isinstance(preset, dict):
+        raise UserError(f"preset {name}: holds {type(preset).__name__}, not an object")
+    problems = [
+        f"{key} is owned by {OWNED[key]}: set it there, and take it out of the preset" for key in preset if key in OWNED
+    ]
+    problems += [f"{key} is not engine policy, which is all a preset may hold" for key in preset if _is_foreign(key)]
+    walk = Walk(framework=None)
+    walk.object(root, TOP)
+    problems += [f"{found.path}: {found.message}; {found.advice}" for found in walk.findings if found.severity == ERROR]
+    if isinstance(preset.get("zero_optimization"), bool):
+        problems.append("zero_optimization: true or false is the old way to write it; give an object with a stage")
+    raise_gathered(f"preset {name} cannot be used", problems)
+    zero = preset.setdefault("zero_optimization", {})
+    if not zero.get("compute_grad_norm", True):
+        raise UserError(f"preset {name}: zero_optimization.compute_grad_norm = false: the run logs the gradient norm")
+    stage = zero.setdefault("stage", 0)
+    if settings.zero_stage is not None and settings.zero_stage != stage:
+        raise UserError(
+            f"deepspeed.zero_stage = {settings.zero_stage}, but preset {name} says stage {stage}: "
+            "give one of the two, or make them agree"
+        )
+    return preset
+
+
+def needs_own_adam(zero: dict[str, Any]) -> bool:
+    """Whether this policy works with DeepSpeed's CPU Adam alone, which a compiler builds at the first step.
+
+    Everywhere else torch's fused AdamW does, on the CPU with offloaded states too (measured: tests/test_presets.py).
+    """
+    offload = zero.get("offload_optimizer") or {}
+    ratio = offload.get("ratio", 1)
+    part = (isinstance(ratio, int | float) and ratio < 1) or offload.get("super_offload") is True
+    return part or offload.get("device") == "nvme" or zero.get("zenflow") is not None
+
+
+def _is_foreign(key: str) -> bool:
+    """A key that DeepSpeed has, but that neither Settings own nor a preset may set."""
+    return key in TOP.keys and key not in OWNED and key not in POLICY
+
+
+def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str, Any]:
+    """The DeepSpeed config of a run: every number written out, nothing left to DeepSpeed's defaults that
+    Settings have a say in.
+
+    Raises:
+        UserError: the preset cannot be used (see load_preset), or contradicts the settings.
+    """
+    preset = load_preset(settings.deepspeed)
+    optimizer, precision = settings.optimizer, settings.precision
+    config: dict[str, Any] = {
+        "train_batch_size": batch.global_windows,
+        "train_micro_batch_size_per_gpu": batch.micro_windows,
+        "gradient_accumulation_steps": batch.accumulation,
+        "gradient_clipping": optimizer.max_grad_norm,
+        "steps_per_print": None,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": optimizer.lr,
+                "betas": list(optimizer.betas),
+                "eps": optimizer.eps,
+                "weight_decay": optimizer.weight_decay,
+            },
+        },
+        "scheduler": {
+            "type": "WarmupDecayLR",
+            "params": {
+                "total_num_steps": schedule.deepspeed_total_num_steps,
+                "warmup_min_lr": 0.0,
+                "warmup_max_lr": optimizer.lr,
+                "warmup_num_steps": schedule.deepspeed_warmup_num_steps,
+                "warmup_type": "linear",
+            },
+        },
+    }
+    if not needs_own_adam(preset["zero_optimization"]):
+        config["optimizer"]["params"] |= {"torch_adam": True, "fused": True}
+    if precision.dtype == "fp16":
+        config["fp16"] = {
+            "enabled": True,
+            "loss_scale": precision.loss_scale,
+            "initial_scale_power": precision.initial_scale_power,
+            "loss_scale_window": precision.loss_scale_window,
+            "hysteresis": precision.hysteresis,
+            "min_loss_scale": precision.min_loss_scale,
+        }
+    elif precision.dtype == "bf16":
+        config["bf16"] = {"enabled": True}
+    if precision.dtype != "fp32" and preset["zero_optimization"]["stage"] > 0:
+        # Micro-batches are summed in fp32. At stage 0 DeepSpeed can only sum in the weights' own format.
+        preset.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    config |= preset
+    # The same eyes as for anybody's config: what contradicts itself does not reach a GPU.
+    findings = check(json.dumps(config), batch.ranks)
+    problems = [f"{found.path}: {found.message}; {found.advice}" for found in findings if found.severity == ERROR]
+    raise_gathered("the DeepSpeed config of these settings contradicts itself", problems)
+    return config

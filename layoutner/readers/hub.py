@@ -1,0 +1,204 @@
+"""Hugging Face datasets with a row a page, through the `datasets` library (`pip install 'layoutner[hub]'`).
+
+Columns, under the first of the names that a dataset has:
+
+    words | tokens           list of texts
+    bboxes | bbox | boxes    list of [x0, y0, x1, y1] in thousandths of the page
+    ner_tags | labels        list of tags, or of class ids whose names the dataset holds; none: pages to label
+    id                       the page's name; none: split and row number
+    image                    a column of the type Image; none: a page of 1000 x 1000 pixels
+
+Images that lie inside the dataset's own files are laid out under ~/.cache/layoutner/images (or $XDG_CACHE_HOME), each
+once, by the digest of its bytes.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+from layoutner.errors import NoSplitError, UserError, first_line
+from layoutner.files.image import find_page
+from layoutner.files.text import inside
+from layoutner.pages.page import Page, Problem, Word
+
+SPLITS = {"train": ("train",), "eval": ("validation", "valid", "val", "eval", "dev"), "test": ("test",)}
+COLUMNS = {"words": ("words", "tokens"), "boxes": ("bboxes", "bbox", "boxes"), "tags": ("ner_tags", "labels")}
+
+
+def demand_packages() -> None:
+    """Refuse the format where what reads it is not installed; looks for it, and does not load it.
+
+    Raises:
+        UserError: `datasets` is not installed.
+    """
+    if find_spec("datasets") is None:
+        raise UserError("data.format = hub needs the package datasets: pip install 'layoutner[hub]'")
+
+
+def read(path: Path, role: str) -> Iterator[Page | Problem]:
+    """Read one split of a dataset, row by row.
+
+    Args:
+        path: NAME, NAME:CONFIG or NAME@REVISION of a dataset of the hub, such as nielsr/funsd; or a folder of data
+            files (FOLDER:CONFIG where it has several configurations), a folder that save_to_disk wrote, or a
+            .parquet file. A dataset without splits is read whole in every role.
+        role: "train", "eval" or "test".
+
+    Raises:
+        UserError: `datasets` is not installed, no such dataset, no such split, or a column is missing.
+    """
+    demand_packages()
+    import datasets
+
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs of a damaged file is raised below as well
+    # The library raises what its parts raise: of Arrow, of the network, its own.
+    try:
+        dataset, split = _one_split(_load(path, datasets), path, role)
+        features = dataset.features or {}
+        for name, feature in features.items():
+            if isinstance(feature, datasets.Image):
+                dataset = dataset.cast_column(name, datasets.Image(decode=False))
+        rows = iter(dataset)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as a dataset: {first_line(error)}{_advice(error, path)}") from None
+    row_reader = _RowReader(path, features, isinstance(features.get("image"), datasets.Image))
+    number = 0
+    while True:
+        source = f"{path} {split} row {number}"
+        try:
+            row = next(rows, None)
+        except Exception as error:
+            raise UserError(f"{source}: cannot be read: {first_line(error)}") from None
+        if row is None:
+            return
+        try:
+            yield row_reader.page(row, source, f"{split}-{number}")
+        except UserError as error:
+            yield Problem(source, "unreadable", str(error))
+        number += 1
+
+
+def _load(path: Path, datasets: Any) -> Any:
+    """A dataset, or datasets by split; local ones as a stream, which copies nothing to the library's cache."""
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise UserError(f"{path}: expected a .parquet file, a folder, or the name of a dataset of the hub")
+        return datasets.load_dataset("parquet", data_files=str(path), streaming=True, split="train")
+    folder, config = (path, None) if path.is_dir() else _parted(str(path), ":")
+    if Path(folder).is_dir():
+        if any(Path(folder, file).is_file() for file in ("dataset_dict.json", "state.json")):
+            return datasets.load_from_disk(str(folder))
+        return datasets.load_dataset(str(folder), config, streaming=True)
+    name, revision = _parted(str(path), "@")
+    name, config = _parted(name, ":")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".parquet"):
+        raise UserError(f"{path}: no such file or folder")
+    return datasets.load_dataset(name, config, revision=revision)
+
+
+def _parted(text: str, mark: str) -> tuple[str, str | None]:
+    """What stands before and behind a mark; None where nothing does."""
+    before, _, behind = text.partition(mark)
+    return before, behind or None
+
+
+def _advice(error: Exception, path: Path) -> str:
+    if isinstance(error, ConnectionError):
+        return "; without a network, name a local folder or .parquet file"
+    if "scripts are no longer supported" in str(error):
+        return f"; take the copy that the hub makes of it: {path}@refs/convert/parquet"
+    if "onfig name is missing" in str(error):
+        return f"; {path}:NAME picks one"
+    return ""
+
+
+def _one_split(loaded: Any, path: Path, role: str) -> tuple[Any, str]:
+    if not isinstance(loaded, dict):
+        return loaded, str(loaded.split or "all")
+    for name in SPLITS[role]:
+        if name in loaded:
+            return loaded[name], name
+    raise NoSplitError(
+        f"{path}: holds the splits {', '.join(map(str, loaded))}, none of them for data.{role} "
+        f"({' or '.join(SPLITS[role])})"
+        + ("; give a fraction of the training documents such as 0.1" if role == "eval" else "")
+    )
+
+
+class _RowReader:
+    """Makes pages of rows, by the columns that a dataset has."""
+
+    def __init__(self, path: Path, features: Any, pictures: bool) -> None:
+        there = [place for place in (path, Path(_parted(str(path), ":")[0])) if place.exists()]
+        self.root = (there[0] if there[0].is_dir() else there[0].parent) if there else None  # None: of the hub
+        self.pictures = pictures  # whether the column "image" holds images
+        self.columns = [next((name for name in names if name in features), "") for names in COLUMNS.values()]
+        for column, names in zip(self.columns[:2], COLUMNS.values(), strict=False):
+            if not column:
+                known = ", ".join(features) or "none"
+                raise UserError(f"{path}: has no column {' or '.join(names)}; its columns: {known}")
+        # Names of the class ids; None where tags are texts, or are not at all.
+        classes = getattr(features.get(self.columns[2]), "feature", None)
+        self.names: list[str] | None = getattr(classes, "names", None)
+
+    def page(self, row: dict[str, Any], source: str, name: str) -> Page:
+        texts, boxes, tags = (row.get(column) for column in self.columns)
+        if not (isinstance(texts, list) and isinstance(boxes, list) and isinstance(tags, list | None)):
+            raise UserError(f"words {short(texts)}, boxes {short(boxes)}, tags {short(tags)}: expected lists")
+        tags = tags or [None] * len(texts)
+        if not len(texts) == len(boxes) == len(tags):
+            raise UserError(f"{len(texts)} words, {len(boxes)} boxes, {len(tags)} tags: expected one of each a word")
+        words = []
+        for index, (text, box, tag) in enumerate(zip(texts, boxes, tags, strict=True)):
+            if not (isinstance(box, list) and len(box) == 4):
+                raise UserError(f"word {index}: box {short(box)}; expected four numbers")
+            words.append(Word(text, (box[0], box[1], box[2], box[3]), _tag(tag, self.names, index)))
+        file = _image(row["image"], self.root) if self.pictures and row["image"] else None
+        image, size = (None, (1000, 1000)) if file is None else find_page(file)
+        name = name if row.get("id") is None else str(row["id"])
+        return Page(source, name, words, size, image, "thousandths")
+
+
+def _tag(tag: Any, names: list[str] | None, index: int) -> str | None:
+    if tag is None or isinstance(tag, str):
+        return tag
+    if not isinstance(tag, int):
+        raise UserError(f"word {index}: tag {short(tag)}; expected a text or a class id")
+    if names is None:
+        what = "and the dataset holds no names of classes; make the column a list of ClassLabel, or of texts"
+        raise UserError(f"word {index}: tag {tag} is a number, {what}")
+    if not 0 <= tag < len(names):
+        raise UserError(f"word {index}: tag {tag} is none of the dataset's {len(names)} classes")
+    return names[tag]
+
+
+def _image(image: dict[str, Any], root: Path | None) -> Path | None:
+    """Path of a page image, which the dataset holds as bytes or as a path; one inside `root` if it is a local one."""
+    if image.get("bytes"):
+        return _laid_out(image["bytes"])
+    if not image.get("path"):
+        return None
+    return Path(image["path"]) if root is None else inside(root, image["path"])
+
+
+def _laid_out(content: bytes) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    file = cache / "layoutner" / "images" / hashlib.sha256(content).hexdigest()
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Ranks may write the same image at the same time: each its own file, renamed when whole.
+            with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
+                partial.write(content)
+            Path(partial.name).replace(file)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written: {error}") from None
+    return file

@@ -1,0 +1,173 @@
+"""JSON lines: one page a line. Our own format, and what `layoutner predict` writes.
+
+Each line is an object in UTF-8, at most 64 MiB long; blank lines are skipped. Its keys:
+
+    "document"    text, required: the page's name. Names may repeat; messages tell pages apart by file and line.
+    "page_size"   [width, height] of the page, two numbers, required: its pixels, or a PDF's points. Boxes in "pixels"
+                  are measured in the same unit.
+    "words"       a list of objects in reading order, required; it may be empty:
+        "text"    text, required. Blank words are dropped.
+        "box"     [x0, y0, x1, y1], required: left, top, right, bottom in the page's "unit".
+        "label"   "O", or B-, I-, E- or S- and a type, such as "B-TOTAL"; on every word of a page, or on none.
+        "segment" whole number, optional: words of one line or field of the page share it.
+    "unit"        what boxes are measured in: "thousandths" of the page's width and height (the default), "pixels",
+                  "percent" or "fractions" (0 to 1) of the page's width and height.
+    "box"         "xyxy" (the default), or "xywh" where boxes are [left, top, width, height].
+    "group"       text, optional: pages of one document share it, and are never parted between training and scoring.
+    "image"       optional: path of the page image relative to the file's folder, and inside it.
+    "frame"       which picture of the image file is the page, a whole number from 0; required in a TIFF of several.
+
+A key that is null counts as absent, and all other keys are ignored: "probability" of a word and "entities" of a page,
+which predict adds, and whatever anyone wants to keep beside.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, BinaryIO, get_args
+
+from layoutner.errors import NoSplitError, UserError
+from layoutner.files.encodings import NotUnicode, decode, is_utf_16
+from layoutner.files.image import PageImage, find_page
+from layoutner.files.text import CONVERT, inside, visible_files
+from layoutner.pages.page import Page, Problem, Word, encoding_notes, hidden_notes
+from layoutner.settings.data import BoxFormat, BoxUnit
+
+ROLES = ("train", "eval", "test")
+STDIN = Path("/dev/stdin")
+LONGEST_LINE = 64 * 2**20  # bytes, line end included
+
+
+def read(path: Path, role: str) -> Iterator[Page | Problem]:
+    """Read JSON lines, one after the other.
+
+    Args:
+        path: a file; /dev/stdin, whose images are looked for in the working folder; or a folder: its
+            {role}.jsonl, or all its *.jsonl where it has none of train.jsonl, eval.jsonl and test.jsonl.
+        role: "train", "eval" or "test".
+
+    Raises:
+        UserError: nothing to read there.
+    """
+    if path == STDIN:
+        if sys.stdin is None:
+            raise UserError("standard input is closed")
+        yield from _lines(sys.stdin.buffer, "stdin", Path())
+        return
+    hidden: list[Path] = []
+    files = _files(path, role, hidden) if path.is_dir() else [path]
+    yield from hidden_notes(hidden)
+    for file in files:
+        try:
+            with file.open("rb") as lines:
+                yield from _lines(lines, file.name, file.parent)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error}") from None
+
+
+def _files(folder: Path, role: str, hidden: list[Path]) -> list[Path]:
+    files = visible_files(folder, ".jsonl", hidden)
+    if not files:
+        raise UserError(f"{folder}: holds no .jsonl file")
+    there = [file for file in files if file.stem in ROLES]
+    if there and folder / f"{role}.jsonl" not in there:
+        raise NoSplitError(
+            f"{folder}: holds {', '.join(file.name for file in there)}, none of them for data.{role}; "
+            "name one of them in full"
+            + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
+        )
+    return [folder / f"{role}.jsonl"] if there else files
+
+
+def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]:
+    number = 0
+    while line := lines.readline(LONGEST_LINE + 1):
+        number += 1
+        source = f"{name} line {number}"
+        if number == 1 and is_utf_16(line):
+            raise UserError(f"{name}: is UTF-16, and JSON lines are UTF-8; {CONVERT}")
+        if len(line) > LONGEST_LINE:
+            while line and not line.endswith(b"\n"):
+                line = lines.readline(2**20)
+            what = f"longer than {LONGEST_LINE / 2**20:g} MiB; one document a line"
+            yield Problem(source, "unreadable", what)
+        elif line.strip():
+            try:
+                yield _page(line, source, folder)
+            except UserError as error:
+                yield Problem(source, "unreadable", str(error))
+
+
+def _page(line: bytes, source: str, folder: Path) -> Page:
+    try:
+        text, note = decode(line)
+        page = json.loads(text)
+    except NotUnicode as error:
+        raise UserError(f"{error} of the line; {CONVERT}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON: {error}; one document a line") from None
+    if not isinstance(page, dict):
+        raise UserError(f"{short(page)} is not a document; expected an object")
+    name, size, words = (page.get(key) for key in ("document", "page_size", "words"))
+    if not (isinstance(name, str) and name.strip()):
+        raise UserError(f'"document" is {short(name)}; expected the name of the page')
+    if not (isinstance(size, list) and len(size) == 2):
+        raise UserError(f'"page_size" is {short(size)}; expected [width, height], two numbers')
+    if not isinstance(words, list):
+        raise UserError(f'"words" is {short(words)}; expected a list of words')
+    group = page.get("group")
+    if not (group is None or (isinstance(group, str) and group.strip())):
+        raise UserError(f'"group" is {short(group)}; expected the name of the document that the page is of')
+    made = [_word(word, index) for index, word in enumerate(words)]
+    image, seen = _image(page.get("image"), page.get("frame"), folder)
+    return Page(
+        source,
+        name,
+        made,
+        (size[0], size[1]),
+        image,
+        notes=encoding_notes(source, [note] if note else []),
+        unit=_choice(page, "unit", get_args(BoxUnit)),
+        box_format=_choice(page, "box", get_args(BoxFormat)),
+        group=group,
+        image_size=seen,
+    )
+
+
+def _choice(page: dict[str, Any], key: str, choices: tuple[str, ...]) -> Any:
+    """The value of a key; the first choice where the page does not have it."""
+    value = page.get(key)
+    if value is not None and value not in choices:
+        known = " or ".join(f'"{choice}"' for choice in choices)
+        raise UserError(f'"{key}" is {short(value)}; expected {known}')
+    return value or choices[0]
+
+
+def _word(word: Any, index: int) -> Word:
+    if not isinstance(word, dict):
+        raise UserError(f"word {index}: {short(word)} is not a word; expected an object")
+    text, box, label, segment = (word.get(key) for key in ("text", "box", "label", "segment"))
+    if not isinstance(text, str):
+        raise UserError(f'word {index}: "text" is {short(text)}; expected text')
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)):
+        raise UserError(f'word {index}: "box" is {short(box)}; expected four numbers, [x0, y0, x1, y1]')
+    if not (label is None or isinstance(label, str)):
+        raise UserError(f'word {index}: "label" is {short(label)}; expected a label such as "B-TOTAL"')
+    if not (segment is None or (isinstance(segment, int) and not isinstance(segment, bool))):
+        raise UserError(f'word {index}: "segment" is {short(segment)}; expected a whole number')
+    return Word(text, (box[0], box[1], box[2], box[3]), label, segment)
+
+
+def _image(name: Any, frame: Any, folder: Path) -> tuple[PageImage, tuple[int, int]] | tuple[None, None]:
+    if not (frame is None or (isinstance(frame, int) and not isinstance(frame, bool) and frame >= 0)):
+        raise UserError(f'"frame" is {short(frame)}; expected a whole number from 0')
+    if name is None:
+        if frame is not None:
+            raise UserError(f'"frame" is {frame}, and there is no "image" that it could be in')
+        return None, None
+    if not isinstance(name, str):
+        raise UserError(f'"image" is {short(name)}; expected a path relative to {folder.resolve()}')
+    # An image that cannot be read is found here, not in the middle of a run.
+    return find_page(inside(folder, name), frame)

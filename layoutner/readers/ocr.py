@@ -1,0 +1,98 @@
+"""Page images without words: tesseract reads the words, through pytesseract (`pip install 'layoutner[ocr]'`).
+
+Tesseract runs with its own defaults: the language is English. Pages are read as they are seen, turned as their EXIF
+orientation says.
+"""
+
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from layoutner.errors import UserError, first_line
+from layoutner.files.image import SUFFIXES, page_images, read_image
+from layoutner.files.text import visible_files
+from layoutner.pages.page import Page, Problem, Word, hidden_notes
+from layoutner.settings.data import MAX_IMAGE_MIB
+
+LONGEST_PAGE = 300  # seconds until tesseract is stopped; a page takes a few
+
+
+def demand_packages() -> None:
+    """Refuse the format where what reads it is not installed; looks for it, and does not load it.
+
+    Raises:
+        UserError: pytesseract or tesseract is not installed.
+    """
+    if find_spec("pytesseract") is None:
+        what = "data.format = ocr needs the package pytesseract and the program tesseract"
+        raise UserError(f"{what}: pip install 'layoutner[ocr]' and apt-get install tesseract-ocr")
+    if shutil.which("tesseract") is None:
+        raise UserError(
+            "data.format = ocr needs the program tesseract, and there is none on PATH: "
+            "apt-get install tesseract-ocr, or brew install tesseract"
+        )
+
+
+def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[Page | Problem]:
+    """Read the words of page images, none of them labelled; words of one line share a segment.
+
+    A TIFF of several pages gives a page each.
+
+    Args:
+        path: an image, or a folder of images.
+        role: of no matter.
+        max_image_mib: data.max_image_mib.
+
+    Raises:
+        UserError: pytesseract or tesseract is not installed, or the folder holds no image.
+    """
+    demand_packages()
+    import pytesseract
+
+    hidden: list[Path] = []
+    files = _files(path, hidden) if path.is_dir() else [path]
+    yield from hidden_notes(hidden)
+    for file in files:
+        try:
+            images = page_images(file)
+        except UserError as error:
+            yield Problem(file.name, "unreadable", str(error))
+            continue
+        for number, image in enumerate(images, 1):
+            of_several = len(images) > 1
+            source = f"{file.name} page {number}" if of_several else file.name
+            try:
+                picture = read_image(image, max_image_mib)
+                words = _words(picture, pytesseract)
+            except UserError as error:
+                yield Problem(source, "unreadable", str(error))
+            else:
+                yield Page(source, f"{file.stem}-{number}" if of_several else file.stem, words, picture.size, image)
+
+
+def _files(folder: Path, hidden: list[Path]) -> list[Path]:
+    files = [file for file in visible_files(folder, SUFFIXES, hidden) if file.is_file()]
+    if not files:
+        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+    return files
+
+
+def _words(picture: Image.Image, pytesseract: Any) -> list[Word]:
+    picture.format = None  # goes to tesseract as PNG, and not as a JPEG for the second time
+    try:
+        data = pytesseract.image_to_data(picture, output_type=pytesseract.Output.DICT, timeout=LONGEST_PAGE)
+    except Exception as error:  # of the program, its output and its folder of languages
+        raise UserError(first_line(error)) from None
+    lines: dict[tuple[int, int, int], int] = {}
+    words = []
+    keys = ("text", "conf", "left", "top", "width", "height", "block_num", "par_num", "line_num")
+    for text, confidence, left, top, width, height, *line in zip(*(data.get(key, ()) for key in keys), strict=True):
+        # Blocks, paragraphs and lines have rows of their own, with confidence -1.
+        if confidence >= 0 and text.strip():
+            segment = lines.setdefault((line[0], line[1], line[2]), len(lines))
+            words.append(Word(text, (left, top, left + width, top + height), None, segment))
+    return words

@@ -1,0 +1,28 @@
+"""Which subfolder of a data set is a role's."""
+
+from pathlib import Path
+
+from layoutner.errors import NoSplitError, UserError
+
+
+def split_folder(path: Path, role: str, splits: dict[str, str], inner: str) -> Path:
+    """The folder that holds `inner`: the path itself, or the one of its subfolders that is the role's split.
+
+    Args:
+        splits: role -> name of its subfolder.
+        inner: the folder of the pages' files.
+
+    Raises:
+        UserError: no such folder, or none for this role.
+    """
+    if (path / inner).is_dir():
+        return path
+    there = [name for name in splits.values() if (path / name / inner).is_dir()]
+    if not there:
+        raise UserError(f"{path}: holds neither {inner}/ nor {splits['train']}/{inner}/")
+    if splits.get(role) not in there:
+        raise NoSplitError(
+            f"{path}: holds {' and '.join(there)}, none of them for data.{role}; name one of them in full"
+            + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
+        )
+    return path / splits[role]

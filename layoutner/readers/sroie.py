@@ -1,0 +1,161 @@
+"""SROIE 2019: lines of a receipt under box/, its key values under entities/, its page under img/."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from layoutner.errors import UserError
+from layoutner.files.image import find_page
+from layoutner.files.text import read_json, read_text, visible_files
+from layoutner.pages.labels import Span, to_tags
+from layoutner.pages.page import Page, PageSize, Problem, Word, encoding_notes, hidden_notes, written_size
+from layoutner.readers.image_lookup import ImageLookup, image_folders
+from layoutner.readers.key_values import RULES, find_values
+from layoutner.readers.splits import split_folder
+
+IMAGES = ("img", "images", "image")
+LINES = ("box", "bbox")  # folder of the lines
+VALUES = (("entities", (".txt", ".json")), ("key", (".json",)), ("labels", (".txt", ".json")))  # of the key values
+SPLITS = {"train": "train", "test": "test"}
+SIZES = "page_sizes.tsv"
+LARGEST_FILE = 2**16  # bytes of one receipt's lines, and of its values; real ones take up to 7,000
+
+
+def read(path: Path, role: str) -> Iterator[Page | Problem]:
+    """Read a SROIE folder, one of its splits, or the lines of one receipt.
+
+    The box of a line is shared out among its words by their characters, the spaces counted. The words of the page
+    keep the order of the file, and a line is a segment. Key values are looked for among the words (see `find_values`)
+    and become COMPANY, DATE, ADDRESS and TOTAL in BIO; the notes of a page say which value was not found, which
+    only approximately, and which its file does not have. A receipt without a file of values is one that nobody
+    labelled.
+
+    Args:
+        path: a folder with train/ and test/ (the role picks one); a folder with box/ (or bbox/) *.txt or *.csv (eight
+            corners and the text a line), and, where they are there, entities/ (or key/, labels/) *.txt or *.json and
+            the images in img/ (or images/, image/), page_sizes.tsv (key, width, height) in it or its parent for
+            receipts without an image; or one box/ file.
+        role: "train", "eval" or "test".
+
+    Raises:
+        UserError: nothing to read there, or page_sizes.tsv is broken.
+    """
+    hidden: list[Path] = []
+    files = [path] if path.is_file() else _files(path, role, hidden)
+    yield from hidden_notes(hidden)
+    sizes = _sizes(files[0].parent.parent)
+    lookup = ImageLookup(path)
+    for file in files:
+        try:
+            yield _receipt(file, sizes, lookup)
+        except UserError as error:
+            yield Problem(file.name, "unreadable", str(error))
+    yield from lookup.notes()
+
+
+def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
+    places = [path, *(path / name for name in SPLITS.values())]
+    lines = next((name for name in LINES if any((place / name).is_dir() for place in places)), LINES[0])
+    folder = split_folder(path, role, SPLITS, lines) / lines
+    files = visible_files(folder, (".txt", ".csv"), hidden)
+    if not files:
+        raise UserError(f"{folder}: holds no .txt and no .csv file")
+    return files
+
+
+def _sizes(folder: Path) -> dict[str, PageSize]:
+    """Receipt -> width and height of its page."""
+    file = next((place / SIZES for place in (folder, folder.parent) if (place / SIZES).is_file()), None)
+    if file is None:
+        return {}
+    sizes: dict[str, PageSize] = {}
+    for number, line in enumerate(read_text(file).splitlines()[1:], 2):
+        try:
+            key, width, height = line.split("\t")
+            sizes[key] = written_size(f"{width} {height}")
+        except ValueError:
+            raise UserError(f"{file} line {number}: {line[:80]!r} is not key, width, height") from None
+    return sizes
+
+
+def _receipt(file: Path, sizes: dict[str, PageSize], lookup: ImageLookup) -> Page:
+    folder, name = file.parent.parent, file.stem
+    found = lookup.find(name, image_folders(file, IMAGES))
+    if found is None and name not in sizes:
+        raise UserError(f"{file}: the size of its page is not known: neither img/{name}.jpg nor a line of {SIZES}")
+    image, seen = (None, None) if found is None else find_page(found)
+    page_size = seen or sizes[name]
+    words: list[Word] = []
+    encoding: list[str] = []
+    for number, line in enumerate(read_text(file, LARGEST_FILE, encoding).split("\n")):
+        if line.strip():
+            words.extend(_words(line, number, file))
+    notes: list[Problem] = []
+    files = [folder / kind / f"{name}{suffix}" for kind, suffixes in VALUES for suffix in suffixes]
+    values_file = next((each for each in files if each.is_file()), None)
+    if values_file is not None:
+        values_encoding: list[str] = []
+        words, notes = _label(words, _values(values_file, values_encoding), file.name)
+        notes += encoding_notes(values_file.name, values_encoding)
+    notes += encoding_notes(file.name, encoding)
+    stated = sizes.get(name)
+    return Page(file.name, name, words, page_size, image, notes=tuple(notes), image_size=seen, stated_size=stated)
+
+
+def _words(line: str, number: int, file: Path) -> Iterator[Word]:
+    """The words of a line, each with its share of the line's box."""
+    try:
+        *corners, text = line.split(",", 8)
+        xs, ys = [float(x) for x in corners[::2]], [float(y) for y in corners[1::2]]
+        if len(corners) < 8:
+            raise ValueError
+    except ValueError:
+        what = f"line {number + 1} is not eight corners and a text: {line[:80]!r}"
+        raise UserError(f"{file}: {what}") from None
+    text = text.strip()
+    left, width = min(xs), max(xs) - min(xs)
+    start = 0
+    for word in text.split():
+        start = text.index(word, start)
+        end = start + len(word)
+        x0, x1 = left + width * start / len(text), left + width * end / len(text)
+        yield Word(word, (x0, min(ys), x1, max(ys)), None, number)
+        start = end
+
+
+def _values(file: Path, encoding: list[str]) -> dict[str, str]:
+    try:
+        values: Any = read_json(file, LARGEST_FILE, encoding)
+        if not isinstance(values, dict):
+            raise UserError(f"{file}: not an object of key values but {type(values).__name__}")
+        if file.parent.name == "labels" and not RULES.keys() & values.keys():
+            raise UserError(f"{file}: has none of the key values {', '.join(RULES)}")
+    except UserError as error:
+        if file.parent.name != "labels":
+            raise
+        # Elsewhere such a folder holds the labels of words or of boxes, in as many ways as there are tools.
+        raise UserError(f"{error}; labels/ is read as the key values of receipts, as entities/ is") from None
+    for key in RULES:
+        if not isinstance(values.get(key, ""), str):
+            raise UserError(f"{file}: {key} = {str(values[key])[:80]} is not text")
+    return {key: values.get(key, "").strip() for key in RULES}
+
+
+def _label(words: list[Word], values: dict[str, str], source: str) -> tuple[list[Word], list[Problem]]:
+    """The words with tags, and notes on the values that lack an exact place among them."""
+    found = find_values(words, values)
+    spans = [Span(key.upper(), match.start, match.end) for key, match in found.items()]
+    notes: list[Problem] = []
+    for key, value in values.items():
+        if not value:
+            notes.append(Problem(source, "value not given", f"{key} is missing or empty", fatal=False))
+        elif key not in found:
+            notes.append(Problem(source, "value not found", f"{key} {value!r} is not on the page", fatal=False))
+        elif (match := found[key]).how == "approximate":
+            text = " ".join(word.text for word in words[match.start : match.end])
+            what = f"{key} {value!r} was taken to be {text!r}"
+            notes.append(
+                Problem(source, "value found approximately", what, match.start, words[match.start].text, fatal=False)
+            )
+    tags = to_tags(spans, len(words), "BIO")
+    return [word._replace(tag=tag) for word, tag in zip(words, tags, strict=True)], notes

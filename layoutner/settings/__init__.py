@@ -1,0 +1,1 @@
+"""The Settings tree, its sources and the shipped recipes."""

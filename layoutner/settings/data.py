@@ -1,0 +1,116 @@
+"""The [data] section of the Settings tree: which documents, and how they are read."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+
+from layoutner.settings.section import Section, split_commas
+
+FormatName = Literal["funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub", "ocr"]
+BoxUnit = Literal["thousandths", "pixels", "fractions", "percent"]
+BoxFormat = Literal["xyxy", "xywh"]
+
+MAX_IMAGE_MIB = 1024  # a page of A0 at 300 dpi, black and white, takes 665
+
+
+def _number_or_text(value: Any) -> Any:
+    """`data.eval` may be a fraction or a path; text that reads as a number is the fraction."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+class DataSettings(Section):
+    """[data]: the documents."""
+
+    format: FormatName = Field("funsd", description="reader of the files")
+    train: Path | None = Field(None, description="folder or file of the training documents")
+    eval: Annotated[float | Path | None, BeforeValidator(_number_or_text)] = Field(
+        None,
+        description="what checkpoints are chosen by: a folder or file, or a fraction of the training documents",
+    )
+    test: Path | None = Field(None, description="folder or file scored once, at the end, with the chosen checkpoint")
+    labels: Path | None = Field(None, description="file of labels, one a line; default: those of the documents")
+    scheme: Literal["BIO", "BIOES"] = Field("BIO", description="tagging scheme of training and of scores")
+    max_length: int = Field(512, ge=8, description="sub-words a window, special tokens included")
+    stride: int = Field(128, ge=0, description="sub-words that neighbouring windows of a long document share")
+    box_level: Literal["word", "segment"] = Field(
+        "word", description="box of a word: its own, or that of its whole line or field; written into every score"
+    )
+    label_all_subwords: bool = Field(False, description="train on every sub-word of a word, not on the first alone")
+    box_unit: BoxUnit | None = Field(
+        None, description="what boxes are measured in, whatever the format or the page says; default: as it says"
+    )
+    box_format: BoxFormat | None = Field(
+        None, description="xywh = boxes are left, top, width, height; default: as the format or the page says"
+    )
+    group_by: str | None = Field(
+        None,
+        description="regular expression with one group: what it captures of a page's name is the document that the "
+        "page is of, and pages of one document stay together, as (.+)-p[0-9]+$ does for invoice-7-p2",
+    )
+    ignore_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field(
+        (), description="entity types that are read as O, as OTHERS, in any case of letters"
+    )
+    fix: Literal["none", "clamp", "drop"] = Field(
+        "none",
+        description="boxes off the page or inverted: none = an error, clamp = cut to the page, drop = without the word",
+    )
+    bad_pages: Literal["stop", "skip"] = Field(
+        "stop", description="a page that cannot be read or used: an error, or reported and left out"
+    )
+    max_image_mib: int = Field(
+        MAX_IMAGE_MIB,
+        ge=1,
+        description="memory that unpacking a page image may take, in MiB; a larger one cannot be read",
+    )
+    choose_by: Literal["eval", "test"] = Field(
+        "eval", description="split that chooses the checkpoint; test flatters the score and is written into it"
+    )
+    folds: int | None = Field(
+        None, ge=2, description="cross-validation: data.eval is one of this many parts of the training documents"
+    )
+    fold: int | None = Field(None, ge=1, description="cross-validation: which part, from 1 to data.folds")
+    cache: Path | None = Field(
+        None, description="folder that keeps windows once they are cut, for other ranks and later runs; default: none"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.group_by is not None:
+            try:
+                captures = re.compile(self.group_by).groups
+            except re.error as error:
+                raise ValueError(f"group_by = {self.group_by}: not a regular expression: {error}") from None
+            if captures != 1:
+                raise ValueError(
+                    f"group_by = {self.group_by}: captures {captures} groups; put what names the document, and "
+                    "nothing else, between ( and )"
+                )
+        if self.fold is not None and self.folds is None:
+            raise ValueError(f"fold = {self.fold} of how many? give folds too")
+        if self.folds is not None:
+            if self.eval is not None:
+                raise ValueError(f"folds = {self.folds} and eval = {self.eval}: with folds, a fold is what eval is")
+            if self.fold is not None and self.fold > self.folds:
+                raise ValueError(f"fold = {self.fold} is not one of the {self.folds} folds")
+        if self.choose_by == "test":
+            if self.eval is not None or self.folds is not None:
+                given = f"eval = {self.eval}" if self.folds is None else f"folds = {self.folds}"
+                raise ValueError(f"choose_by = test and {given}: the test split chooses alone, or not at all")
+            if self.test is None:
+                raise ValueError("choose_by = test and no test: give data.test")
+        if isinstance(self.eval, float) and not 0 < self.eval < 1:
+            raise ValueError(f"eval = {self.eval:g}: a fraction lies between 0 and 1, for instance 0.1")
+        if self.stride > self.max_length // 2:
+            raise ValueError(
+                f"stride = {self.stride} is more than half of max_length = {self.max_length}: "
+                f"windows would hardly advance; take at most {self.max_length // 2}"
+            )
+        return self

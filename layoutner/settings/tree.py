@@ -1,0 +1,304 @@
+"""The Settings tree. A value comes from the recipe or TOML file, then the environment, then the command line."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsError
+
+from layoutner.errors import UserError, did_you_mean, raise_gathered
+from layoutner.settings.data import DataSettings
+from layoutner.settings.recipes import read_config
+from layoutner.settings.section import Section, split_commas
+
+ENV_PREFIX = "LAYOUTNER_"
+
+# Two ways to say the same thing: a later source that uses one replaces the other from an earlier source.
+ALTERNATIVES = (
+    ("schedule", ("epochs", "max_steps")),
+    ("schedule", ("warmup_steps", "warmup_ratio")),
+    ("deepspeed", ("preset", "zero_stage")),
+)
+
+MAX_IMAGE_MIB = 1024  # a page of A0 at 300 dpi, black and white, takes 665
+
+FamilyName = Literal[
+    "bert", "roberta", "xlm-roberta", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "bros", "modernbert"
+]
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+class ModelSettings(Section):
+    """[model]: the checkpoint training starts from."""
+
+    name_or_path: str | None = Field(None, description="hub name or local folder of the checkpoint to start from")
+    family: FamilyName | None = Field(None, description="network to build; default: the checkpoint's own")
+    images: Literal["use", "ignore"] = Field(
+        "use", description="whether layoutlmv3 sees the page image; ignore = text and layout alone"
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="probability, everywhere in the network; default: the checkpoint's own"
+    )
+
+
+class BatchSettings(Section):
+    """[batch]: windows an optimizer step and windows a forward."""
+
+    global_windows: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
+    micro_windows: int = Field(1, ge=1, description="windows per forward, on one rank")
+
+
+class LossSettings(Section):
+    """[loss]: cross-entropy over the labelled words."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all tags; 0 = off")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="weight of a tag in the loss; balanced = by its rarity among the training words"
+    )
+
+
+class OptimizerSettings(Section):
+    """[optimizer]"""
+
+    name: Literal["adamw"] = Field("adamw", description="optimizer")
+    lr: float = Field(5e-5, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; none on biases and LayerNorm")
+    betas: Annotated[tuple[float, float], NoDecode, BeforeValidator(split_commas)] = Field(
+        (0.9, 0.999), description="decay rates of the first and second moment"
+    )
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="the step's gradient is clipped to this 2-norm, over all parameters; 0 = off"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas = {self.betas}: each lies in [0, 1)")
+        return self
+
+
+class ScheduleSettings(Section):
+    """[schedule]: linear warm-up, then linear decay to 0."""
+
+    epochs: int | None = Field(None, ge=1, description="passes over the training windows; or max_steps")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps of the run; or epochs")
+    warmup_steps: int | None = Field(None, ge=0, description="optimizer steps of warm-up; or warmup_ratio")
+    warmup_ratio: float | None = Field(None, ge=0, le=1, description="warm-up as a share of the optimizer steps")
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        for first, second in (("epochs", "max_steps"), ("warmup_steps", "warmup_ratio")):
+            one, other = getattr(self, first), getattr(self, second)
+            if one is not None and other is not None:
+                raise ValueError(f"{first} = {one} and {second} = {other}: give one of the two")
+        return self
+
+
+class PrecisionSettings(Section):
+    """[precision]"""
+
+    dtype: Literal["fp16", "bf16", "fp32"] = Field("bf16", description="number format of weights and activations")
+    loss_scale: float = Field(0.0, ge=0, description="fp16: fixed loss scale; 0 = dynamic")
+    initial_scale_power: int = Field(16, ge=0, le=32, description="fp16: the dynamic loss scale starts at 2 ** this")
+    loss_scale_window: int = Field(
+        1000, ge=1, description="fp16: optimizer steps without overflow before the scale doubles"
+    )
+    hysteresis: int = Field(2, ge=1, description="fp16: overflows tolerated before the scale halves")
+    min_loss_scale: int = Field(1, ge=1, description="fp16: floor of the dynamic loss scale")
+
+
+class DeepSpeedSettings(Section):
+    """[deepspeed]: engine policy."""
+
+    preset: str | None = Field(
+        None, description="name or path of a JSON under ds_configs/; default: that of zero_stage"
+    )
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="ZeRO stage; default: the preset's, else 0")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stage_from_text(cls, data: Any) -> Any:
+        # A Literal of ints takes no text, and the environment and the command line give text.
+        if isinstance(data, dict) and isinstance(stage := data.get("zero_stage"), str) and stage.isdigit():
+            return {**data, "zero_stage": int(stage)}
+        return data
+
+
+class RunSettings(Section):
+    """[run]: the run folder and its rhythm. Numbers of steps are optimizer steps."""
+
+    output_dir: Path = Field(Path("runs/train"), description="the run folder")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything that is random")
+    log_every: int = Field(10, ge=0, description="optimizer steps between logged lines; 0 = none")
+    eval_every: int = Field(100, ge=0, description="optimizer steps between scores on data.eval; 0 = at the end alone")
+    save_every: int = Field(500, ge=0, description="optimizer steps between checkpoints; 0 = best and last alone")
+    keep_checkpoints: int = Field(
+        2, ge=0, description="newest checkpoints kept, beside the best one; 0 = none is ever removed"
+    )
+    resume: str = Field(
+        "never", description="never | auto (newest complete checkpoint, if any) | must | path of a checkpoint"
+    )
+    overwrite: bool = Field(
+        False, description="remove what an earlier run left in output_dir, where resume = never would refuse"
+    )
+    predictions: Literal["none", "jsonl", "unilm"] = Field(
+        "none",
+        description="labels of the data.test documents by the chosen checkpoint: jsonl = test_predictions.jsonl; "
+        "unilm = test_predictions.txt and test_results.txt as run_seq_labeling.py writes them",
+    )
+    device: DeviceName = Field("auto", description="auto = GPUs where there are any; cuda = an error without one")
+    rank_timeout: float = Field(
+        45.0,
+        ge=0,
+        description="seconds after which a rank that does not answer, or that reads data while others wait, "
+        "ends the job; 0 = off",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.overwrite and self.resume != "never":
+            raise ValueError(f"overwrite = true and resume = {self.resume}: remove the earlier run, or go on from it?")
+        return self
+
+
+class WandbSettings(Section):
+    """[wandb]"""
+
+    mode: Literal["online", "offline", "disabled"] = Field("disabled", description="how Weights & Biases is fed")
+    project: str = Field("layoutner", description="project name")
+    entity: str | None = Field(None, description="user or team; default: the account's own")
+    name: str | None = Field(None, description="name of the run; default: the run folder's")
+    tags: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field((), description="tags")
+
+
+class TensorBoardSettings(Section):
+    """[tensorboard]"""
+
+    enabled: bool = Field(False, description="write the metrics for TensorBoard too")
+    dir: Path | None = Field(None, description="folder of its files; default: tensorboard/ in the run folder")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.dir is not None and "enabled" not in self.model_fields_set:
+            raise ValueError(f"dir = {self.dir}, but enabled is not given: true writes there, false keeps it for later")
+        return self
+
+
+class Settings(BaseSettings):
+    """Everything a run is told. Built by `load`, which merges the sources."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)  # type: ignore[assignment]
+
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    batch: BatchSettings = BatchSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    precision: PrecisionSettings = PrecisionSettings()
+    deepspeed: DeepSpeedSettings = DeepSpeedSettings()
+    run: RunSettings = RunSettings()
+    wandb: WandbSettings = WandbSettings()
+    tensorboard: TensorBoardSettings = TensorBoardSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load` merges the sources itself, so that it knows which of them said what.
+        return (init_settings,)
+
+    def to_toml(self) -> str:
+        """The tree as TOML; keys without a value are left out, which means the same."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def sections() -> dict[str, type[Section]]:
+    """Section name -> its model, in order."""
+    return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]
+
+
+def load(config: str | None, overrides: dict[str, dict[str, str]]) -> Settings:
+    """Merge recipe or TOML file, environment and command line into one validated tree.
+
+    Args:
+        config: name of a shipped recipe, or path of a TOML file, or None.
+        overrides: section -> key -> text, from the command line.
+
+    Raises:
+        UserError: every problem of all sources at once: unreadable file, unknown key with the nearest
+            known name, wrong type or range, contradiction.
+    """
+    sources = [("the config file", read_config(config)), ("the environment", _read_environment())]
+    sources.append(("the command line", overrides))
+    problems: list[str] = []
+    merged: dict[str, dict[str, Any]] = {}
+    said_by: dict[tuple[str, str], str] = {}
+    for source, tree in sources:
+        for section, alternatives in ALTERNATIVES:
+            given = tree.get(section, {})
+            if isinstance(given, dict) and any(key in given for key in alternatives):
+                for key in alternatives:
+                    merged.get(section, {}).pop(key, None)
+        for section, values in tree.items():
+            if not isinstance(values, dict):
+                homes = [name for name, model in sections().items() if section in model.model_fields]
+                hint = f"it belongs to [{homes[0]}]" if homes else did_you_mean(section, list(sections()))
+                problems.append(f"{source}: {section} = {values!r} stands outside any section; {hint}")
+                continue
+            merged.setdefault(section, {}).update(values)
+            said_by.update({(section, key): source for key in values})
+    try:
+        settings = Settings(**merged)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems.extend(_explain(error, said_by))
+    raise_gathered("settings cannot be used", problems)
+    return settings
+
+
+def _read_environment() -> dict[str, Any]:
+    known = list(sections())
+    names = [name for name in os.environ if name.startswith(ENV_PREFIX) and "__" in name]
+    strangers = [name for name in names if name.removeprefix(ENV_PREFIX).split("__")[0].lower() not in known]
+    raise_gathered(
+        "environment variables of no section",
+        [f"{name}: {did_you_mean(name.removeprefix(ENV_PREFIX).split('__')[0].lower(), known)}" for name in strangers],
+    )
+    try:
+        return EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False)()
+    except SettingsError:
+        named = [name for name in os.environ if name.removeprefix(ENV_PREFIX).lower() in known]
+        raise UserError(
+            f"environment variable {', '.join(named)}: a whole section cannot be given there; "
+            f"name the key too, as in {ENV_PREFIX}OPTIMIZER__LR"
+        ) from None
+
+
+def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> list[str]:
+    """One line a problem: where it was said, the key, the value, what to do."""
+    lines = []
+    models = sections()
+    for detail in error.errors():
+        section, *rest = [str(part) for part in detail["loc"]]
+        key = rest[0] if rest else None
+        source = said_by.get((section, key or ""), "settings")
+        where = f"{source}: {section}.{key}" if key else f"settings: [{section}]"
+        if detail["type"] == "extra_forbidden":
+            known = list(models[section].model_fields) if key else list(models)
+            elsewhere = [name for name, model in models.items() if key in model.model_fields]
+            hint = f"it belongs to [{elsewhere[0]}]" if key and elsewhere else did_you_mean(key or section, known)
+            lines.append(f"{where}: unknown; {hint}")
+        elif detail["type"] == "value_error":
+            lines.append(f"{where}: {detail['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"{where} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+    return list(dict.fromkeys(lines))
