@@ -204,8 +204,9 @@ def check(settings: DataSettings, path: Path, role: str | None, count: CountWind
         Twin(*everything[one][:2], *everything[other][:2], identical)
         for one, other, identical in find_pairs([document for _, _, document in everything])
     ]
-    notes = [name_note([document for _, _, document in everything]), type_note(_entities(splits))]
-    return Report(path, settings.format, splits, twins, _parted(splits), [note for note in notes if note])
+    # Split by split: train-1 and test-1 are no pages of two documents.
+    notes = [*(name_note(split.documents) for split in splits.values()), type_note(_entities(splits))]
+    return Report(path, settings.format, splits, twins, _parted(splits), list(dict.fromkeys(note for note in notes if note)))
 
 
 def _entities(splits: dict[str, Split]) -> Counter[str]:
