@@ -205,8 +205,9 @@ def check(settings: DataSettings, path: Path, role: str | None, count: CountWind
         for one, other, identical in find_pairs([document for _, _, document in everything])
     ]
     # Split by split: train-1 and test-1 are no pages of two documents.
-    notes = [*(name_note(split.documents) for split in splits.values()), type_note(_entities(splits))]
-    return Report(path, settings.format, splits, twins, _parted(splits), list(dict.fromkeys(note for note in notes if note)))
+    found = [*(name_note(split.documents) for split in splits.values()), type_note(_entities(splits))]
+    notes = list(dict.fromkeys(note for note in found if note is not None))
+    return Report(path, settings.format, splits, twins, _parted(splits), notes)
 
 
 def _entities(splits: dict[str, Split]) -> Counter[str]:
