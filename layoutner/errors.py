@@ -40,7 +40,7 @@ def raise_gathered(what: str, problems: list[str], shown: int = 20) -> None:
     raise UserError("\n".join([f"{what}:", *lines]))
 
 
-def demand_all(what: str, checks: Iterable[Callable[[], object]]) -> None:
+def require_all(what: str, checks: Iterable[Callable[[], object]]) -> None:
     """Make all checks, and raise one UserError that lists what each of them has raised, as `raise_gathered` does."""
     problems = []
     for check in checks:

@@ -2,7 +2,7 @@
 # One run a value of one setting, as a job array of slurm/train.sh; each run has a folder of its own below DIR:
 #
 #   slurm/sweep.sh run.seed 1,2,3 DIR [SBATCH OPTIONS] -- [TRAIN ARGUMENTS]
-#   slurm/sweep.sh batch.global_windows 16,32,64 runs/batch --gpus-per-node=4 -- --config funsd-layoutlm-base
+#   slurm/sweep.sh batch.global_batch_size 16,32,64 runs/batch --gpus-per-node=4 -- --config funsd-layoutlm-base
 set -euo pipefail
 
 if [ $# -lt 4 ]; then

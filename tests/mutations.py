@@ -15,17 +15,17 @@ ODD: list[Any] = [
 
 def mutated_values(value: Any, count: int, seed: int) -> Iterator[Any]:
     """Copies of a JSON value, each with one to three of its parts replaced, removed or doubled."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     for _ in range(count):
         copy = json.loads(json.dumps(value))
-        for _ in range(dice.randint(1, 3)):
+        for _ in range(rng.randint(1, 3)):
             places = list(_places(copy))
             if not places:
                 break
-            holder, key = dice.choice(places)
-            change = dice.random()
+            holder, key = rng.choice(places)
+            change = rng.random()
             if change < 0.7:
-                holder[key] = json.loads(json.dumps(dice.choice(ODD)))
+                holder[key] = json.loads(json.dumps(rng.choice(ODD)))
             elif change < 0.85:
                 del holder[key]
             elif isinstance(holder, list):
@@ -44,7 +44,7 @@ def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
 
 def mutated_bytes(content: bytes, count: int, seed: int) -> Iterator[bytes]:
     """Copies of a file's bytes: cut off, with bytes changed, with bytes put in."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     odd = (
         b"\0",
         b"\xff\xfe",
@@ -59,9 +59,9 @@ def mutated_bytes(content: bytes, count: int, seed: int) -> Iterator[bytes]:
         b"\n",
     )
     for _ in range(count):
-        place = dice.randrange(len(content))
-        change = dice.randrange(3)
+        place = rng.randrange(len(content))
+        change = rng.randrange(3)
         if change == 0:
             yield content[:place]
         else:
-            yield content[:place] + dice.choice(odd) + content[place + (change == 1) :]
+            yield content[:place] + rng.choice(odd) + content[place + (change == 1) :]

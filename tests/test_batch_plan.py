@@ -9,12 +9,13 @@ from layoutner.planning.batch_plan import plan_batch
 
 
 @pytest.mark.parametrize(
-    ("global_windows", "micro", "ranks", "accumulation"), [(16, 2, 4, 2), (16, 16, 1, 1), (96, 4, 3, 8), (1, 1, 1, 1)]
+    ("global_batch_size", "micro", "ranks", "accumulation"),
+    [(16, 2, 4, 2), (16, 16, 1, 1), (96, 4, 3, 8), (1, 1, 1, 1)],
 )
-def test_accumulation(global_windows: int, micro: int, ranks: int, accumulation: int) -> None:
-    plan = plan_batch(global_windows, micro, ranks)
+def test_accumulation(global_batch_size: int, micro: int, ranks: int, accumulation: int) -> None:
+    plan = plan_batch(global_batch_size, micro, ranks)
     assert plan.accumulation == accumulation
-    assert plan.micro_windows * plan.accumulation * plan.ranks == plan.global_windows
+    assert plan.micro_batch_size * plan.accumulation * plan.world_size == plan.global_batch_size
 
 
 def test_a_batch_that_does_not_divide_names_choices_that_do() -> None:
@@ -23,14 +24,14 @@ def test_a_batch_that_does_not_divide_names_choices_that_do() -> None:
     text = str(caught.value)
     assert "3 x 2 = 6 does not divide 16" in text
     choices = re.findall(r"batch\.(\w+) = (\d+) or (\d+)", text)
-    assert choices == [("global_windows", "12", "18"), ("micro_windows", "2", "4")]
+    assert choices == [("global_batch_size", "12", "18"), ("micro_batch_size", "2", "4")]
     for name, *values in choices:
         for value in map(int, values):
-            plan_batch(**{"global_windows": 16, "micro_windows": 3, "ranks": 2, name: value})
+            plan_batch(**{"global_batch_size": 16, "micro_batch_size": 3, "ranks": 2, name: value})
 
 
 def test_more_ranks_than_windows_names_a_world_that_fits() -> None:
-    with pytest.raises(UserError, match=re.escape("batch.global_windows = 12; or 2 or 4 rank(s)")):
+    with pytest.raises(UserError, match=re.escape("batch.global_batch_size = 12; or 2 or 4 rank(s)")):
         plan_batch(8, 2, 6)
 
 

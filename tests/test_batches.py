@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from layoutner.corpus.batches import collate, share, step_windows
+from layoutner.corpus.batches import assign_to_ranks, collate, step_windows
 from layoutner.corpus.windows import IGNORED, Window
 
 
@@ -28,10 +28,10 @@ def test_the_plan_is_the_same_on_every_python() -> None:
 @pytest.mark.parametrize("windows", [1, 2, 5, 16, 23, 64])
 @pytest.mark.parametrize(("micro", "ranks"), [(1, 1), (4, 1), (2, 2), (3, 4), (8, 3)])
 def test_ranks_share_a_step(windows: int, micro: int, ranks: int) -> None:
-    dice = random.Random(windows)
-    lengths = [dice.randrange(10, 512) for _ in range(100)]
-    indices = dice.sample(range(100), windows)
-    dealt = share(indices, lengths, micro, ranks)
+    rng = random.Random(windows)
+    lengths = [rng.randrange(10, 512) for _ in range(100)]
+    indices = rng.sample(range(100), windows)
+    dealt = assign_to_ranks(indices, lengths, micro, ranks)
     assert sorted(i for rank in dealt for forward in rank for i in forward) == sorted(indices)
     assert len({len(rank) for rank in dealt}) == 1
     assert max(len(forward) for rank in dealt for forward in rank) <= micro
@@ -39,9 +39,9 @@ def test_ranks_share_a_step(windows: int, micro: int, ranks: int) -> None:
 
 
 def test_little_is_padded_and_ranks_are_even() -> None:
-    dice = random.Random(0)
-    lengths = [min(512, int(dice.lognormvariate(5.3, 0.5))) for _ in range(64)]
-    dealt = share(range(64), lengths, 4, 2)
+    rng = random.Random(0)
+    lengths = [min(512, int(rng.lognormvariate(5.3, 0.5))) for _ in range(64)]
+    dealt = assign_to_ranks(range(64), lengths, 4, 2)
     padded = [sum(len(f) * max(lengths[i] for i in f) for f in rank) for rank in dealt]
     assert sum(padded) < 1.1 * sum(lengths)
     assert max(padded) < 1.1 * min(padded)

@@ -11,7 +11,7 @@ from layoutner.documents.roles import read_documents, stream
 from layoutner.errors import UserError
 from layoutner.pages.box_units import Reading, suspect, to_thousandths
 from layoutner.pages.document import Document
-from layoutner.pages.page import Tally
+from layoutner.pages.page import ReadStats
 from layoutner.settings.data import DataSettings
 
 A4_300_DPI = (2480, 3508)
@@ -77,7 +77,7 @@ def test_corner_and_size_are_not_taken_for_inverted_corners(tmp_path: Path, fix:
     sizes = [[(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in true_boxes(seed)] for seed in range(2)]
     file = write(tmp_path / "a.jsonl", sizes, A4_300_DPI)
     with pytest.raises(UserError) as caught:
-        read(file, fix=fix)
+        read(file, invalid_boxes=fix)
     assert "left of or above the first in 31 of 31 boxes" in str(caught.value)
     assert "data.box_format = xywh" in str(caught.value)
     assert "clamp" not in str(caught.value)
@@ -113,12 +113,12 @@ def test_fractions_without_their_decimals_cannot_be_read(tmp_path: Path) -> None
 def test_one_page_decides_where_pages_are_predicted_one_by_one(tmp_path: Path) -> None:
     pages = [true_boxes(0), in_unit(true_boxes(1), "percent", A4_300_DPI), true_boxes(2)]
     file = write(tmp_path / "a.jsonl", pages, A4_300_DPI)
-    found = list(stream(DataSettings(format="jsonl"), file, "test", Tally()))
+    found = list(stream(DataSettings(format="jsonl"), file, "test", ReadStats()))
     assert [isinstance(one, Document) for one in found] == [True, False, True]
-    tally = Tally()
-    found = list(stream(DataSettings(format="jsonl", bad_pages="skip"), file, "test", tally))
-    assert (len(found), tally.skipped) == (2, 1)
-    assert "percent of the page" in str(tally.first_skipped)
+    stats = ReadStats()
+    found = list(stream(DataSettings(format="jsonl", bad_pages="skip"), file, "test", stats))
+    assert (len(found), stats.skipped) == (2, 1)
+    assert "percent of the page" in str(stats.first_skipped)
 
 
 def test_where_all_pages_are_skipped_the_reason_is_told(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_where_all_pages_are_skipped_the_reason_is_told(tmp_path: Path) -> None:
 
 
 def notes(file: Path, **settings: Any) -> list[str]:
-    tally = Tally()
-    read_documents(DataSettings(format="jsonl", **settings), file, "train", tally)
-    return tally.notes
+    stats = ReadStats()
+    read_documents(DataSettings(format="jsonl", **settings), file, "train", stats)
+    return stats.notes
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_pixels_are_scaled_as_in_the_layoutlm_preprocessing() -> None:
     ],
 )
 def test_no_page_of_public_data_is_suspected(real_data: Path, format: str, folder: str, role: str) -> None:
-    tally = Tally()
-    settings = DataSettings(format=format, fix="clamp")  # type: ignore[arg-type]
-    found = list(stream(settings, real_data / folder, role, tally))
+    stats = ReadStats()
+    settings = DataSettings(format=format, invalid_boxes="clamp")  # type: ignore[arg-type]
+    found = list(stream(settings, real_data / folder, role, stats))
     assert all(isinstance(one, Document) for one in found)
-    assert tally.notes == []
+    assert stats.notes == []

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 from layoutner.corpus import cache as cache_module
 from layoutner.corpus.cache import WindowCache, cache_key
-from layoutner.corpus.windows import Windower
+from layoutner.corpus.windows import WindowSplitter
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
@@ -36,30 +36,30 @@ from tests.test_house import imports
 LABELS = LabelSet("BIO", ("A", "B"))
 TEXTS = ["brass", "Wheel", "12", "Order", "x", "steel-frame-panel", "\u200b", "Größe", "日本", "😀", "a b", "O'Neil"]
 
-Call = tuple[Windower, list[Document], LabelSet | None, bool]
+Call = tuple[WindowSplitter, list[Document], LabelSet | None, bool]
 
 
-def page(dice: random.Random, words: int, image: str | None = None) -> Document:
+def page(rng: random.Random, words: int, image: str | None = None) -> Document:
     boxes = []
     for _ in range(words):
-        x, y = dice.randrange(900), dice.randrange(900)
-        boxes.append((x, y, x + dice.randrange(100), y + dice.randrange(100)))
-    tags = tuple(dice.choice(["O", "B-A", "B-B"]) for _ in range(words))
-    texts, segments = (tuple(dice.choice(TEXTS) for _ in range(words)), tuple(word // 3 for word in range(words)))
+        x, y = rng.randrange(900), rng.randrange(900)
+        boxes.append((x, y, x + rng.randrange(100), y + rng.randrange(100)))
+    tags = tuple(rng.choice(["O", "B-A", "B-B"]) for _ in range(words))
+    texts, segments = (tuple(rng.choice(TEXTS) for _ in range(words)), tuple(word // 3 for word in range(words)))
     return Document(
         "d", texts, tuple(boxes), tags, (100, 100), None if image is None else PageImage(Path(image)), segments
     )
 
 
 def pages(seed: int = 1) -> list[Document]:
-    dice = random.Random(seed)
-    found = [page(dice, words, f"page-{words}.png") for words in (150, 0, 1, 37)]
-    return [*found, replace(page(dice, 9), tags=None)]
+    rng = random.Random(seed)
+    found = [page(rng, words, f"page-{words}.png") for words in (150, 0, 1, 37)]
+    return [*found, replace(page(rng, 9), tags=None)]
 
 
 @pytest.fixture
 def call(checkpoints: dict[str, Path]) -> Call:
-    return Windower(AutoTokenizer.from_pretrained(checkpoints["bert"]), 32, 8), pages(), LABELS, True
+    return WindowSplitter(AutoTokenizer.from_pretrained(checkpoints["bert"]), 32, 8), pages(), LABELS, True
 
 
 def entries(folder: Path) -> list[Path]:
@@ -78,23 +78,23 @@ def test_windows_from_the_cache_are_those_that_are_cut(
     checkpoints: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    windower = Windower(AutoTokenizer.from_pretrained(checkpoints[family]), max_length, stride, level)
+    splitter = WindowSplitter(AutoTokenizer.from_pretrained(checkpoints[family]), max_length, stride, level)
     documents = pages()
-    fresh = windower.windows(documents, LABELS, all_subwords)
+    fresh = splitter.split(documents, LABELS, all_subwords)
     assert len(fresh) > len(documents) - 1 or max_length == 256
     assert {window.image for window in fresh} == {PageImage(Path(f"page-{n}.png")) for n in (150, 1, 37)} | {None}
     first, second = WindowCache(tmp_path / "cache"), WindowCache(tmp_path / "cache")
-    assert first.windows(windower, documents, LABELS, all_subwords) == fresh
-    assert second.windows(windower, documents, LABELS, all_subwords) == fresh
+    assert first.windows(splitter, documents, LABELS, all_subwords) == fresh
+    assert second.windows(splitter, documents, LABELS, all_subwords) == fresh
     assert first.notes == (f"cache: {len(fresh)} windows cut and kept in {tmp_path / 'cache'}",)
     assert second.notes == (f"cache: {len(fresh)} windows read from {tmp_path / 'cache'}",)
 
 
 def test_without_a_folder_or_a_document_nothing_is_kept(call: Call, tmp_path: Path) -> None:
-    windower, documents, labels, everywhere = call
-    assert WindowCache(None).windows(*call) == windower.windows(documents, labels, everywhere)
+    splitter, documents, labels, everywhere = call
+    assert WindowCache(None).windows(*call) == splitter.split(documents, labels, everywhere)
     kept = WindowCache(tmp_path / "cache")
-    assert kept.windows(windower, [], labels) == []
+    assert kept.windows(splitter, [], labels) == []
     assert (WindowCache(None).notes, kept.notes, (tmp_path / "cache").exists()) == ((), (), False)
 
 
@@ -153,8 +153,8 @@ def test_whatever_changes_windows_changes_the_key(what: str, call: Call, tmp_pat
     kept = WindowCache(tmp_path)
     before = kept.windows(*call)
     changed = CHANGES[what](call)
-    windower, *rest = changed
-    fresh = windower.windows(*rest)
+    splitter, *rest = changed
+    fresh = splitter.split(*rest)
     assert fresh != before  # so that a stale entry would be seen
     assert kept.windows(*changed) == fresh
     assert cache_key(*changed) != cache_key(*call)
@@ -226,8 +226,8 @@ def test_what_no_kept_number_follows_from_keeps_the_key(
     kept.windows(*call)
     changed = change(call)
     assert cache_key(*changed) == cache_key(*call)
-    windower, *rest = changed
-    assert kept.windows(*changed) == windower.windows(*rest)  # images are those of now
+    splitter, *rest = changed
+    assert kept.windows(*changed) == splitter.split(*rest)  # images are those of now
     assert len(entries(tmp_path)) == 1
 
 
@@ -283,11 +283,11 @@ def small_files(largest: int) -> Iterator[None]:
 
 
 def test_a_full_disk_costs_a_warning(call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    windower, *rest = call
+    splitter, *rest = call
     kept = WindowCache(tmp_path)
     with small_files(4096):
-        assert kept.windows(*call) == windower.windows(*rest)
-        assert kept.windows(*call) == windower.windows(*rest)
+        assert kept.windows(*call) == splitter.split(*rest)
+        assert kept.windows(*call) == splitter.split(*rest)
     assert caplog.text.count("cannot be written: [Errno 27] File too large; this run goes on without") == 1
     assert kept.notes == ()
     assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
@@ -297,7 +297,7 @@ def test_a_full_disk_costs_a_warning(call: Call, tmp_path: Path, caplog: pytest.
 def test_a_folder_that_cannot_be_written_costs_a_warning(
     what: str, call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    windower, *rest = call
+    splitter, *rest = call
     folder = tmp_path / "cache"
     if what == "under a file":
         folder.write_text("")
@@ -310,7 +310,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
         folder.chmod(0o500)
         if os.access(folder, os.W_OK):
             pytest.skip("this user may write anywhere")
-    assert WindowCache(folder).windows(*call) == windower.windows(*rest)
+    assert WindowCache(folder).windows(*call) == splitter.split(*rest)
     assert caplog.text.count("this run goes on without") == 1
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -346,8 +346,8 @@ def test_a_lock_that_is_never_given_back(
         fresh = WindowCache(tmp_path).windows(*call)
         assert time.monotonic() - start >= 0.6
     assert caplog.text.count("another process holds it, to cut the same windows; waiting for it") == 1
-    windower, *rest = call
-    assert fresh == windower.windows(*rest)
+    splitter, *rest = call
+    assert fresh == splitter.split(*rest)
     assert len(entries(tmp_path)) == 1
 
 
@@ -359,11 +359,11 @@ from tokenizers import Tokenizer
 from layoutner.corpus.cache import WindowCache
 from layoutner.pages.document import Document
 from layoutner.files.image import PageImage
-from layoutner.corpus.windows import Windower
+from layoutner.corpus.windows import WindowSplitter
 
 folder, gate, model = map(Path, sys.argv[1:])
 
-class Gated(Windower):
+class Gated(WindowSplitter):
     def windows(self, *arguments):
         print("cutting", flush=True)
         while not gate.exists():
@@ -480,14 +480,14 @@ import sys
 from tests.test_cache import settings_of
 from pathlib import Path
 from layoutner.training.plan import cut_windows
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import World
 
 forms, model, cache, watched = sys.argv[1:]
 with World.join(2.0) as world:
     settings = settings_of(Path(forms), Path(model), Path(cache.format(rank=world.rank)))
-    with world.doing("local", "reading"):
-        arguments = (world.doing,) if watched == "watched" else ()
-        corpus = world.agree(lambda: cut_windows(settings, *arguments)[0])
+    with world.activity("local", "reading"):
+        arguments = (world.activity,) if watched == "watched" else ()
+        corpus = world.run_on_all_ranks(lambda: cut_windows(settings, *arguments)[0])
     print(world.rank, corpus.notes, flush=True)
 """
 

@@ -11,13 +11,13 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from layoutner.corpus.cache import WindowCache, cache_key
-from layoutner.corpus.windows import Windower
+from layoutner.corpus.windows import WindowSplitter
 from tests.test_cache import LABELS, Call, change_tokenizer, pages
 
 
 @pytest.fixture
 def cut(checkpoints: dict[str, Path]) -> Call:
-    return Windower(AutoTokenizer.from_pretrained(checkpoints["bert"]), 32, 8), pages(), LABELS, True
+    return WindowSplitter(AutoTokenizer.from_pretrained(checkpoints["bert"]), 32, 8), pages(), LABELS, True
 
 
 def other_numbers(tokenizer: Any) -> None:
@@ -42,8 +42,8 @@ def test_another_tokenizer_is_another_key(change: Callable[[Call], Call], cut: C
     kept = WindowCache(tmp_path)
     before = kept.windows(*cut)
     changed = change(cut)
-    windower, *rest = changed
-    fresh = windower.windows(*rest)
+    splitter, *rest = changed
+    fresh = splitter.split(*rest)
     assert fresh != before  # so that a stale entry would be seen
     assert kept.windows(*changed) == fresh
     assert cache_key(*changed) != cache_key(*cut)

@@ -121,7 +121,7 @@ def test_schemas_for_editors(capsys: pytest.CaptureFixture[str]) -> None:
     main(["config", "schema", "settings"])
     settings = json.loads(capsys.readouterr().out)
     assert settings["additionalProperties"] is False
-    assert "micro_windows" in settings["$defs"]["BatchSettings"]["properties"]
+    assert "micro_batch_size" in settings["$defs"]["BatchSettings"]["properties"]
     main(["config", "schema", "deepspeed"])
     deepspeed = json.loads(capsys.readouterr().out)
     assert "zero_optimization" in deepspeed["properties"]
@@ -157,21 +157,21 @@ def test_odd_values_anywhere_are_findings_and_no_crash() -> None:
     from layoutner.errors import UserError
     from layoutner.migration.importing import import_config
 
-    dice = random.Random(11)
+    rng = random.Random(11)
     odd = [None, True, -1, 0, 1e308, 10**30, "", "auto", "True,", [], {}, [[]], {"a": {}}, [None], "\u0000", 0.5]
 
     def mutate(value: object) -> object:
-        if isinstance(value, dict) and value and dice.random() < 0.8:
-            key = dice.choice(list(value))
+        if isinstance(value, dict) and value and rng.random() < 0.8:
+            key = rng.choice(list(value))
             return {**value, key: mutate(value[key])}
-        return dice.choice(odd)
+        return rng.choice(odd)
 
     texts = [json.loads(case[0]) for case in BROKEN if "True" not in case[0] and case[3] != "fp16"]
     for _ in range(3000):
-        text = json.dumps(mutate(dice.choice(texts)))
+        text = json.dumps(mutate(rng.choice(texts)))
         for framework in (None, "hf-trainer"):
-            check(text, dice.choice([None, 1, 3]), framework)
+            check(text, rng.choice([None, 1, 3]), framework)
         try:
-            import_config(text, dice.choice([None, 2]))
+            import_config(text, rng.choice([None, 2]))
         except UserError:
             continue

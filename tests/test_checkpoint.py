@@ -12,10 +12,12 @@ import torch
 from layoutner.errors import UserError
 from layoutner.inference.export import chosen_checkpoint, export, undamaged_checkpoints
 from layoutner.settings.tree import load
-from layoutner.training.checkpoint import Identity, _write, changes, has_best, to_resume
-from layoutner.training.checkpoint_files import TrainState, checkpoint_path, complete_checkpoints, damage, read_state
+from layoutner.training.checkpoint import Identity, _write, changes, has_best, select_checkpoint
+from layoutner.training.checkpoint_files import TrainState, checkpoint_path, complete_checkpoints, read_state, verify
 
-IDENTITY = Identity(meaning={"seed": 1}, settings={"optimizer": {"lr": 0.1}, "run": {"resume": "never"}}, ranks=2)
+IDENTITY = Identity(
+    must_match={"seed": 1}, settings={"optimizer": {"lr": 0.1}, "run": {"resume": "never"}}, world_size=2
+)
 
 
 def checkpoint(
@@ -30,7 +32,7 @@ def checkpoint(
 
 
 def resumed(run: Path, resume: str, identity: Identity = IDENTITY, total: int = 50) -> Path | None:
-    return to_resume(load(None, {"run": {"output_dir": str(run), "resume": resume}}), identity, total)
+    return select_checkpoint(load(None, {"run": {"output_dir": str(run), "resume": resume}}), identity, total)
 
 
 def names(run: Path) -> list[str]:
@@ -46,7 +48,7 @@ def test_a_checkpoint_is_complete_when_its_manifest_says_so(tmp_path: Path) -> N
     (tmp_path / "checkpoints" / "step-old").mkdir()
     assert names(tmp_path) == ["step-000002", "step-000030", "step-1000000"]
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-000030\n"
-    assert damage(checkpoint_path(tmp_path, 30)) is None
+    assert verify(checkpoint_path(tmp_path, 30)) is None
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_resume_is_fatal_when_asked_for_and_not_to_be_had(tmp_path: Path) -> Non
 def test_what_has_changed_is_listed() -> None:
     saved: dict[str, Any] = vars(IDENTITY)
     assert changes(saved, IDENTITY) == []
-    now = Identity({"seed": 1}, {"optimizer": {"lr": 0.2}, "run": {"resume": "auto"}}, ranks=3)
+    now = Identity({"seed": 1}, {"optimizer": {"lr": 0.2}, "run": {"resume": "auto"}}, world_size=3)
     assert changes(saved, now) == ["ranks 2 -> 3", "optimizer.lr 0.1 -> 0.2"]
 
 
@@ -143,7 +145,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
         checkpoint(tmp_path, 2)
     assert names(tmp_path) == ["step-000001"]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["latest", "step-000001"]
-    assert damage(checkpoint_path(tmp_path, 1)) is None
+    assert verify(checkpoint_path(tmp_path, 1)) is None
 
 
 def test_the_best_checkpoint_is_exported_else_the_newest(tmp_path: Path) -> None:

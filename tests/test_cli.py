@@ -69,7 +69,7 @@ def test_render_counts_the_windows_of_the_data(
         (["config", "render", "--config", "demo", "--world-size", "0", "--windows", "9"], "at least one rank"),
         (["config", "render", "--config", "demo", "--world-size", "2", "--windows", "0"], "--windows 0"),
         (["config", "render", "--world-size", "2"], "no length"),
-        (["train", "--batch.globl_windows", "3"], "did you mean '--batch.global_windows'?"),
+        (["train", "--batch.globl_windows", "3"], "did you mean '--batch.global_batch_size'?"),
         (["train", "--lr=1"], "did you mean '--optimizer.lr'?"),
         (["train", "--learning_rate", "1"], "an option of run_seq_labeling.py; `layoutner config migrate -- OLD"),
         (["train", "--epochs=1"], "did you mean '--schedule.epochs'?"),
@@ -115,7 +115,7 @@ def test_import_writes_settings_that_render_the_same(tmp_path: Path, capsys: pyt
     (tmp_path / "ds.json").write_text(rendered)
     code, _, report = call(capsys, "config", "import", str(tmp_path / "ds.json"), "--out", str(tmp_path / "out"))
     assert code == 0
-    assert "train_batch_size -> batch.global_windows = 16" in report
+    assert "train_batch_size -> batch.global_batch_size = 16" in report
     code, again, _ = call(capsys, "config", "render", "--config", str(tmp_path / "out" / "settings.toml"), *more)
     assert code == 0
     assert json.loads(again) == json.loads(rendered)
@@ -137,9 +137,11 @@ def test_other_ranks_say_errors_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "3")
-    _, _, err = call(capsys, "train", "--optimizer.lr=x", "--batch.micro_windows=y")
+    _, _, err = call(capsys, "train", "--optimizer.lr=x", "--batch.micro_batch_size=y")
     assert len(err.splitlines()) == 1
-    assert err.startswith("layoutner: rank 3: error: settings cannot be used: - the command line: batch.micro_windows")
+    assert err.startswith(
+        "layoutner: rank 3: error: settings cannot be used: - the command line: batch.micro_batch_size"
+    )
     assert "optimizer.lr = 'x'" in err  # the others may see other files and variables, so this rank says all of it
     # Once they have joined, they fail alike, and rank 0 says the rest.
     report(UserError("settings cannot be used:\n  - one\n  - two"), joined=True)
@@ -161,7 +163,7 @@ def test_a_cpu_that_is_out_of_memory_is_one_message(
     code, _, err = call(capsys, "train")
     assert (code, len(err.splitlines())) == (2, 1)
     assert said in err
-    assert "a smaller batch.micro_windows (predict, evaluate: --batch) needs less" in err
+    assert "a smaller batch.micro_batch_size (predict, evaluate: --batch) needs less" in err
 
 
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,8 +246,11 @@ def test_switches_that_are_given_as_shown_are_taken() -> None:
     ("arguments", "said"),
     [
         (["train", "--precision.dtype=fp8", "--run.overwrite=perhaps"], ["'fp16', 'bf16' or 'fp32'", "valid boolean"]),
-        (["data", "check", ".", "--data.fix=mend", "--data.format=pdf"], ["'none', 'clamp' or 'drop'", "'funsd', 'u"]),
-        (["predict", ".", "--model", ".", "--data.fix=mend"], ["'none', 'clamp', 'drop'"]),
+        (
+            ["data", "check", ".", "--data.invalid_boxes=mend", "--data.format=pdf"],
+            ["'none', 'clamp' or 'drop'", "'funsd', 'u"],
+        ),
+        (["predict", ".", "--model", ".", "--data.invalid_boxes=mend"], ["'none', 'clamp', 'drop'"]),
         (["evaluate", ".", "--model", ".", "--device=tpu"], ["'auto', 'cpu', 'cuda'"]),
     ],
 )

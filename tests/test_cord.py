@@ -12,7 +12,7 @@ from layoutner.errors import UserError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.pages.labels import to_spans
-from layoutner.pages.page import Page, Problem, Tally, to_document
+from layoutner.pages.page import Page, Problem, ReadStats, to_document
 from layoutner.readers import READERS
 from layoutner.readers.cord import read
 
@@ -45,7 +45,7 @@ def write(folder: Path, content: object, name: str = "a") -> Path:
 def documents(path: Path, role: str = "train") -> list[Document | list[Problem]]:
     made: list[Document | list[Problem]] = []
     for page in READERS["cord"](path, role):
-        document, problems = (None, [page]) if isinstance(page, Problem) else to_document(page, "none", Tally())
+        document, problems = (None, [page]) if isinstance(page, Problem) else to_document(page, "none", ReadStats())
         made.append(document or problems)
     return made
 
@@ -155,20 +155,20 @@ def test_what_is_not_cord_is_a_problem_of_its_page(tmp_path: Path, content: obje
     ("fix", "pages", "words", "entities", "repaired"),
     [
         ("none", 594, 14190, 8171, {}),
-        ("clamp", 600, 14344, 8267, {"box(es) clamped, box off the page (data.fix = clamp)": 11}),
-        ("drop", 600, 14333, 8266, {"word(s) dropped, box off the page (data.fix = drop)": 11}),
+        ("clamp", 600, 14344, 8267, {"box(es) clamped, box off the page (data.invalid_boxes = clamp)": 11}),
+        ("drop", 600, 14333, 8266, {"word(s) dropped, box off the page (data.invalid_boxes = drop)": 11}),
     ],
 )
 def test_the_real_receipts(
     real_data: Path, fix: Any, pages: int, words: int, entities: int, repaired: dict[str, int]
 ) -> None:
-    tally = Tally()
+    stats = ReadStats()
     types: Counter[str] = Counter()
     problems: Counter[str] = Counter()
     seen = [0, 0]
     for page in read(real_data / "cord_v1", "train"):
         assert isinstance(page, Page), page
-        document, found = to_document(page, fix, tally)
+        document, found = to_document(page, fix, stats)
         problems.update(problem.kind for problem in found)
         if document is not None:
             types.update(span.type for span in to_spans(document.tags or ()))
@@ -176,7 +176,7 @@ def test_the_real_receipts(
     assert (*seen, types.total()) == (pages, words, entities)
     # Of the 30 published categories menu.etc is in none of these lines.
     assert len(types) == 29
-    assert tally.repaired == {"blank word(s) dropped": 1, **repaired}
+    assert stats.repaired == {"blank word(s) dropped": 1, **repaired}
     assert problems == ({"box off the page": 11} if fix == "none" else {})
     if fix == "clamp":
         assert types.most_common(3) == [("MENU.PRICE", 1560), ("MENU.NM", 1558), ("MENU.CNT", 1461)]
@@ -198,7 +198,7 @@ def test_an_image_that_lies_on_its_side_is_noted_and_its_size_taken(tmp_path: Pa
     Image.new("L", (400, 200)).save(folder / "image" / "a.png")
     (page,) = READERS["cord"](folder, "train")
     assert isinstance(page, Page)
-    document, problems = to_document(page, "none", Tally())
+    document, problems = to_document(page, "none", ReadStats())
     assert document is not None
     assert document.page_size == (400, 200)
     assert [(str(problem), problem.fatal) for problem in problems] == [

@@ -157,8 +157,11 @@ def test_a_checkpoint_chosen_by_test_says_so_in_its_score(
     best = max(lines, key=lambda line: (line["eval/f1"], -line["eval/loss"]))
     assert found["checkpoint"] == {"step": best["step"], "by": "test f1", "chosen_on_test": True}
     assert found["f1"] == pytest.approx(best["eval/f1"], abs=1e-12)
-    assert "note: the checkpoint is chosen by the 8 test pages (data.choose_by = test)" in done.stdout
-    assert "  the checkpoint was chosen on these test pages (data.choose_by = test), which flatters it" in done.stdout
+    assert "note: the checkpoint is chosen by the 8 test pages (data.selection_split = test)" in done.stdout
+    assert (
+        "  the checkpoint was chosen on these test pages (data.selection_split = test), which flatters it"
+        in done.stdout
+    )
 
 
 @pytest.mark.parametrize(

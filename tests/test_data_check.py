@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from layoutner.documents.roles import read_documents
-from layoutner.pages.page import Page, Problem, Tally
+from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings
 from tests.conftest import call
@@ -102,11 +102,13 @@ def test_fix_counts_what_it_repairs(capsys: pytest.CaptureFixture[str], tmp_path
             "b": [word("left", box=(20, 10, 10, 20)), word("b")],
         },
     )
-    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--fix", "clamp")
+    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--data.invalid_boxes", "clamp")
     assert code == 0
-    assert "all: 1 box(es) clamped, box off the page (data.fix = clamp)\n" in out
-    assert "all: 1 box(es) clamped, inverted box (data.fix = clamp)\n" in out
-    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--data.fix=drop", "--format=json")
+    assert "all: 1 box(es) clamped, box off the page (data.invalid_boxes = clamp)\n" in out
+    assert "all: 1 box(es) clamped, inverted box (data.invalid_boxes = clamp)\n" in out
+    code, out, _ = call(
+        capsys, "data", "check", file, "--data.format=jsonl", "--data.invalid_boxes=drop", "--format=json"
+    )
     assert code == 0
     assert json.loads(out)["splits"]["all"]["words"] == 2
     assert sum(json.loads(out)["splits"]["all"]["repaired"].values()) == 2
@@ -198,7 +200,7 @@ def test_a_split_whose_files_are_incomplete_is_a_problem_of_it(
         (["nowhere"], "nowhere: no such file or folder"),
         (["."], "not a FUNSD folder"),
         ([".", "--data.format=jsonl"], "holds no .jsonl file"),
-        ([".", "--fix=mend"], "data.fix = 'mend': input should be 'none', 'clamp' or 'drop'"),
+        ([".", "--data.invalid_boxes=mend"], "data.invalid_boxes = 'mend': input should be 'none', 'clamp' or 'drop'"),
         ([".", "--data.format=pdf"], "data.format = 'pdf': input should be 'funsd', "),
         ([".", "--data.stride=x"], "data.stride = 'x'"),
         ([".", "--model=nothing/here"], "model.name_or_path = nothing/here: cannot be opened"),
@@ -255,7 +257,13 @@ def test_sroie_and_cord_as_published(capsys: pytest.CaptureFixture[str], real_da
     assert (code, report["splits"]["all"]["documents"], report["splits"]["all"]["unusable"]) == (1, 594, 6)
     assert {problem["kind"] for problem in report["problems"]} == {"box off the page"}
     code, out, _ = call(
-        capsys, "data", "check", real_data / "cord_v1", "--data.format=cord", "--format=json", "--fix=clamp"
+        capsys,
+        "data",
+        "check",
+        real_data / "cord_v1",
+        "--data.format=cord",
+        "--format=json",
+        "--data.invalid_boxes=clamp",
     )
     assert (code, json.loads(out)["splits"]["all"]["documents"]) == (0, 600)
 
@@ -276,10 +284,10 @@ def test_a_note_of_a_reader_is_no_page(
     assert (code, report["fatal"]) == (0, 0)
     assert (report["splits"]["all"]["documents"], report["splits"]["all"]["unusable"]) == (1, 0)
     assert [(problem["kind"], problem["fatal"]) for problem in report["problems"]] == [("hidden", False)]
-    tally = Tally()
+    stats = ReadStats()
     settings = DataSettings(format="jsonl", bad_pages="skip")
-    assert len(read_documents(settings, file, "train", tally)) == 1
-    assert (tally.skipped, tally.lines("train")) == (0, ["train: note: folder: 2 files left out"])
+    assert len(read_documents(settings, file, "train", stats)) == 1
+    assert (stats.skipped, stats.lines("train")) == (0, ["train: note: folder: 2 files left out"])
     # A note alone does not make an empty file one that holds something.
     file.write_text("")
     code, _, err = call(capsys, "data", "check", file, "--data.format=jsonl")

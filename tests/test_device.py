@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from layoutner.cli import _run
-from layoutner.distributed.world import World, _choose
+from layoutner.distributed.ranks import Ranks, _choose
 from layoutner.errors import UserError
 from layoutner.settings.tree import DeviceName
 from tests.conftest import HANGS_S, ROOT
@@ -36,7 +36,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
 
 JOIN = """
 import os, sys, torch
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import World
 
 def touched(*_):
     raise AssertionError("CUDA was asked")
@@ -52,7 +52,7 @@ world = World.join(device=wanted)
 assert "deepspeed" not in sys.modules
 from layoutner.engine.engine import get_accelerator
 print(world.device.type, get_accelerator().device_name(), world.device_name, os.environ.get("DS_ACCELERATOR"))
-world.leave()
+world.close()
 """
 
 
@@ -108,14 +108,14 @@ def test_ranks_share_the_cores_of_their_machine(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
     found: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", found.append)
-    World.join().leave()
+    Ranks.join().leave()
     assert found == threads
 
 
 COMMANDS = """
 import sys
 from layoutner.errors import UserError
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import World
 
 def join(cls, *positional, **named):
     print("deepspeed" in sys.modules, *positional, *named.values())

@@ -21,12 +21,12 @@ Results = dict[int, dict[str, Any]]
 def write_pages(folder: Path, words: list[str], tags: list[str]) -> None:
     """21 pages in unilm's format: with 8 windows a step, the last step of an epoch has 5."""
     folder.mkdir()
-    dice = random.Random(5)
+    rng = random.Random(5)
     rows: list[tuple[str, str, str]] = []
     for page, length in enumerate([1, 60, 3, 40, 17, 8, 2, 100, 1, 5, 33, 1, 70, 9, 2, 25, 1, 50, 4, 12, 80]):
         for _ in range(length):
-            x, y = dice.randrange(900), dice.randrange(900)
-            word, tag = dice.choice(words), dice.choice(tags)
+            x, y = rng.randrange(900), rng.randrange(900)
+            word, tag = rng.choice(words), rng.choice(tags)
             image = f"{word}\t0 0 1 1\t100 100\t{page}.png"
             rows.append((f"{word}\t{tag}", f"{word}\t{x} {y} {x + 50} {y + 20}", image))
         rows.append(("", "", ""))

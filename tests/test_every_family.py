@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForTokenClassification, AutoProcessor, AutoTokenizer
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.documents.roles import Corpus, read_documents
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
@@ -25,7 +25,7 @@ WORKER = Path(__file__).parent / "workers" / "families.py"
 # layoutlmv2's backbone cannot be installed from a package index.
 CASES = [*sorted(FAMILIES.keys() - {"layoutlmv2"}), "layoutlmv3:ignore"]
 STAGES = ("0", "3")
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 CORNERS = [0] * 4, [1000] * 4  # boxes of the special tokens before and after the words
 
 

@@ -64,7 +64,7 @@ class Job:
         start = time.monotonic()
         assert self.process.wait(timeout=HANGS_S) != 0
         seconds = time.monotonic() - start
-        assert self.ranks() == {}
+        assert self.world_size() == {}
         return seconds
 
     def errors(self) -> str:
@@ -79,7 +79,7 @@ class Job:
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        for pid in self.ranks().values():
+        for pid in self.world_size().values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -104,7 +104,7 @@ def job(train_arguments: Arguments, tmp_path: Path) -> Iterator[Callable[..., Jo
 def test_a_killed_rank(launcher: str, victim: int, job: Callable[..., Job]) -> None:
     one = job(launcher)
     one.wait_for_checkpoint()
-    os.kill(one.ranks()[victim], signal.SIGKILL)
+    os.kill(one.world_size()[victim], signal.SIGKILL)
     print(f"MEASURED kill {launcher} {victim}: {one.ends():.1f} s")
     assert f"lost rank {victim}" in one.message()
     assert "it ended without a word" in one.message()
@@ -117,7 +117,7 @@ def test_a_killed_rank(launcher: str, victim: int, job: Callable[..., Job]) -> N
 def test_a_frozen_rank(launcher: str, victim: int, job: Callable[..., Job]) -> None:
     one = job(launcher)
     one.wait_for_checkpoint()
-    os.kill(one.ranks()[victim], signal.SIGSTOP)
+    os.kill(one.world_size()[victim], signal.SIGSTOP)
     print(f"MEASURED stop {launcher} {victim}: {one.ends():.1f} s")
     assert re.search(rf"rank {victim}\b.* has not answered for \d+ s", one.message())
 
@@ -138,7 +138,7 @@ def test_a_rank_that_fails_is_quoted(job: Callable[..., Job]) -> None:
     one = job("torchrun", "raise")
     one.process.wait(timeout=HANGS_S)
     assert one.process.returncode != 0
-    assert one.ranks() == {}
+    assert one.world_size() == {}
     assert re.search(r"rank 0: lost rank 1 on host \S+: KeyError: 'no such word'", one.message())
 
 
@@ -251,7 +251,7 @@ def test_a_rank_that_fails_before_it_has_joined_leaves_rank_0_time_to_say_it(
     command = [*LAUNCHERS[launcher], free_port(), WORKER, "dawdle", "train"]
     done = launch([*command, *train_arguments(tmp_path / "run", **more)])
     assert done.returncode != 0
-    assert "layoutner: error: settings cannot be used:\n  - the command line: batch.micro_windows = " in done.stderr
+    assert "layoutner: error: settings cannot be used:\n  - the command line: batch.micro_batch_size = " in done.stderr
     assert "  - the command line: optimizer.lr = 'fast'" in done.stderr
     assert "layoutner: rank 1: error: settings cannot be used: - the command line: batch.micro_wind" in done.stderr
 
@@ -273,16 +273,16 @@ class SilentStore:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_fails_does_not_wait_for_ever(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layoutner.distributed import world
+    from layoutner.distributed import ranks
 
-    monkeypatch.setattr(world, "FAILS_WITHIN_S", {True: 0.3, False: 0.3})
-    monkeypatch.setattr(world, "REPORTS_WITHIN_S", 1.0)
+    monkeypatch.setattr(ranks, "FAILS_WITHIN_S", {True: 0.3, False: 0.3})
+    monkeypatch.setattr(ranks, "REPORTS_WITHIN_S", 1.0)
     for store, least, others in ((SilentStore(), 0.3, []), (SilentStore(True), 0, []), (SilentStore(), 1.0, ["fails"])):
         store.keys |= {f"layoutner/{what}/{1 - rank}" for what in others}
         start = time.monotonic()
-        world.World(rank, 2, torch.device("cpu"), store).part()
+        ranks.Ranks(rank, 2, torch.device("cpu"), store).part()
         assert time.monotonic() - start >= least
-    world.World(0, 1, torch.device("cpu")).part()  # one that is alone has nobody to wait for
+    ranks.Ranks(0, 1, torch.device("cpu")).part()  # one that is alone has nobody to wait for
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil, PreTrainedT
 
 from layoutner.corpus.batches import Batch, collate
 from layoutner.corpus.pixels import PageImages
-from layoutner.corpus.windows import IGNORED, Window, Windower
+from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
 from layoutner.models import loading
 from layoutner.models.families import FAMILIES, model_inputs
-from layoutner.models.loading import Checkpoint, build, open_checkpoint
+from layoutner.models.loading import PretrainedModel, build, open_pretrained
 from layoutner.models.parameters import decay_groups
 from layoutner.pages.document import Document
 from layoutner.settings.tree import FamilyName, load
@@ -30,19 +30,19 @@ TAGS = ["O", "B-X", "I-X"]
 TAKES = {"layoutlm": {"bbox"}, "layoutlmv3": {"bbox", "pixel_values"}, "lilt": {"bbox"}, "bros": {"bbox"}}
 
 
-def opened(name: Path | str, family: str | None = None, images: str = "use") -> Checkpoint:
+def opened(name: Path | str, family: str | None = None, images: str = "use") -> PretrainedModel:
     given = {"name_or_path": str(name), "images": images, **({"family": family} if family else {})}
-    return open_checkpoint(load(None, {"model": given}).model)
+    return open_pretrained(load(None, {"model": given}).model)
 
 
 BUILT = sorted(FAMILIES.keys() - {"layoutlmv2"})
 
 
-def inputs_of(checkpoint: Checkpoint, *documents: Document, length: int = 256) -> dict[str, torch.Tensor]:
+def inputs_of(checkpoint: PretrainedModel, *documents: Document, length: int = 256) -> dict[str, torch.Tensor]:
     special_boxes = FAMILIES[checkpoint.family].special_boxes
-    windows = Windower(checkpoint.tokenizer, length, 0, special_boxes=special_boxes).windows(documents, None)
+    windows = WindowSplitter(checkpoint.tokenizer, length, 0, special_boxes=special_boxes).windows(documents, None)
     batch = collate(windows, checkpoint.tokenizer.pad_token_id)
-    return model_inputs(checkpoint.family, batch, "cpu", checkpoint.pages)
+    return model_inputs(checkpoint.family, batch, "cpu", checkpoint.image_processor)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_the_full_length_fits_the_positions_and_one_more_does_not(
     def logits(length: int) -> torch.Tensor:
         window = Window(0, [7] * length, [page.boxes[0]] * length, [IGNORED] * length, [], page.image)
         batch = collate([window], checkpoint.tokenizer.pad_token_id)
-        found: torch.Tensor = model(**model_inputs(family, batch, "cpu", checkpoint.pages)).logits
+        found: torch.Tensor = model(**model_inputs(family, batch, "cpu", checkpoint.image_processor)).logits
         return found
 
     assert logits(256).shape == (1, 256, 3)
@@ -135,9 +135,9 @@ def test_the_full_length_fits_the_positions_and_one_more_does_not(
 def test_positions_that_are_no_multiple_of_eight(checkpoints: dict[str, Path]) -> None:
     checkpoint = opened(checkpoints["layoutlm"])
     checkpoint.config.max_position_embeddings = 255
-    checkpoint.demand_length(248)
+    checkpoint.require_length(248)
     with pytest.raises(UserError, match="= 250, but .* has positions for 255 tokens, .*: give at most 248"):
-        checkpoint.demand_length(250)
+        checkpoint.require_length(250)
 
 
 @pytest.mark.parametrize("family", BUILT)
@@ -222,7 +222,7 @@ def test_images_need_the_image_processor_of_the_checkpoint(checkpoints: dict[str
     bare = without(checkpoints["layoutlmv3"], tmp_path / "bare", "preprocessor_config.json")
     with pytest.raises(UserError, match="image processor cannot be opened.*model.images = ignore does without"):
         opened(bare)
-    assert opened(bare, images="ignore").pages is None
+    assert opened(bare, images="ignore").image_processor is None
     other = without(checkpoints["layoutlmv3"], tmp_path / "other")
     text = (other / "preprocessor_config.json").read_text()
     (other / "preprocessor_config.json").write_text(text.replace(": 32", ": 48"))
@@ -357,7 +357,7 @@ def test_what_cannot_be_opened(
     where = str(checkpoints.get(name, name)) if name else None  # type: ignore[arg-type]
     overrides = {key: value for key, value in (("name_or_path", where), ("family", family)) if value}
     with pytest.raises(UserError, match=message):
-        open_checkpoint(load(None, {"model": overrides}).model)
+        open_pretrained(load(None, {"model": overrides}).model)
 
 
 def without(source: Path, folder: Path, *names: str) -> Path:

@@ -9,7 +9,7 @@ from PIL import Image
 from layoutner.documents.roles import read_documents
 from layoutner.files.text import visible_files
 from layoutner.inference.input import guess_format
-from layoutner.pages.page import Page, Problem, Tally
+from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings
 from tests import test_mutated_inputs as sound
@@ -49,9 +49,9 @@ def test_hidden_files_are_skipped_and_counted(
     assert isinstance(note, Problem)
     assert not note.fatal
     assert note.what == f"1 hidden file(s) skipped, such as {hidden}"
-    tally = Tally()
-    read_documents(DataSettings(format=format), tmp_path, "train", tally)  # type: ignore[arg-type]
-    assert tally.lines("train")[-1].endswith(f": 1 hidden file(s) skipped, such as {hidden}")
+    stats = ReadStats()
+    read_documents(DataSettings(format=format), tmp_path, "train", stats)  # type: ignore[arg-type]
+    assert stats.lines("train")[-1].endswith(f": 1 hidden file(s) skipped, such as {hidden}")
     code, out, _ = call(capsys, "data", "check", tmp_path, f"--data.format={format}", "--split=train")
     assert (code, "note: hidden files: 1\n" in out) == (0, True)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.settings.tree import load
-from layoutner.training.folder import LOCK_FILE, RECORD, demand_folder, held_folders, lock, open_folder
+from layoutner.training.folder import LOCK_FILE, RECORD, held_folders, lock, open_folder, require_folder
 from tests.conftest import launch
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("key", ["eval", "test", "labels"])
@@ -27,7 +27,7 @@ def test_what_a_run_reads_is_not_removed(key: str, tmp_path: Path) -> None:
         file.touch()
     tree = {"run": {"output_dir": str(tmp_path), "overwrite": "true"}, "data": {key: str(place)}}
     with pytest.raises(UserError, match=re.escape(f"would remove what this run uses: {place};")):
-        demand_folder(load(None, tree))
+        require_folder(load(None, tree))
 
 
 def test_a_link_is_removed_and_not_what_it_names(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_link_is_removed_and_not_what_it_names(tmp_path: Path) -> None:
         (run / file).write_text("of before")
     (run / "checkpoints").symlink_to(tmp_path / "scratch")
     settings = load(None, {"run": {"output_dir": str(run), "overwrite": "true"}})
-    demand_folder(settings)
+    require_folder(settings)
     open_folder(settings, {}, {}, [], ALONE)
     assert sorted(path.name for path in run.iterdir()) == sorted([LOCK_FILE, *RECORD, "notes.txt"])
     assert (tmp_path / "scratch" / "step-000001" / "manifest.json").exists()
@@ -49,7 +49,7 @@ def test_a_link_is_removed_and_not_what_it_names(tmp_path: Path) -> None:
 def test_a_run_lets_go_of_its_folder_at_its_end(tmp_path: Path) -> None:
     settings = load(None, {"run": {"output_dir": str(tmp_path)}})
     with suppress(KeyError), held_folders():  # whatever its end is
-        demand_folder(settings)
+        require_folder(settings)
         with pytest.raises(UserError, match="another run is writing there"):
             lock(tmp_path)
         raise KeyError

@@ -12,7 +12,7 @@ from layoutner import readers
 from layoutner.documents.roles import read_documents, stream
 from layoutner.errors import UserError
 from layoutner.inference.input import documents
-from layoutner.pages.page import Page, Problem, Tally
+from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import MOST_HELD, foreign, read_pages
 from layoutner.readers.foreign import BEGINNING, DEEPEST, recognise
 from layoutner.settings.data import DataSettings
@@ -116,12 +116,12 @@ def test_every_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
         read_documents(DataSettings(), file, "train")
     for labels in ("ignore", "demand"):  # predict and evaluate
         with pytest.raises(UserError) as caught:
-            list(documents(DataSettings(), file, "test", Tally(), labels))  # type: ignore[arg-type]
+            list(documents(DataSettings(), file, "test", ReadStats(), labels))  # type: ignore[arg-type]
         assert str(caught.value) == str(train.value)
     assert str(train.value).startswith(f"{said} (read as funsd: export.json: page image ")
     # It is no page to be left out.
     with pytest.raises(UserError, match="is a Label Studio export"):
-        list(stream(DataSettings(bad_pages="skip"), file, "train", Tally()))
+        list(stream(DataSettings(bad_pages="skip"), file, "train", ReadStats()))
     code, out, err = call(capsys, "data", "check", file)
     assert (code, out) == (2, "")
     assert said in err

@@ -189,11 +189,11 @@ WORDS = {"brass": "B-MATTER", "wheel": "B-PART", "date": "B-WHEN", "page": "O"}
 def write_pages(folder: Path, words: list[str]) -> None:
     """train.jsonl and eval.jsonl, in which each word has always the same label."""
     folder.mkdir()
-    dice = random.Random(4)
+    rng = random.Random(4)
     for name, pages in (("train", 40), ("eval", 6)):
         rows = []
         for number in range(pages):
-            texts = dice.choices(words, k=12)
+            texts = rng.choices(words, k=12)
             boxes = [[80 * place, 20 * number, 80 * place + 40, 20 * number + 9] for place in range(12)]
             cells = [{"text": t, "box": box, "label": WORDS[t]} for t, box in zip(texts, boxes, strict=True)]
             rows.append(json.dumps({"document": f"{name}-{number}", "page_size": [600, 800], "words": cells}))

@@ -57,12 +57,12 @@ def test_places_and_duplicates() -> None:
 
 
 def test_mutated_texts_are_read_or_refused_never_a_crash() -> None:
-    dice = random.Random(3)
+    rng = random.Random(3)
     for _ in range(3000):
-        text = list(dice.choice(TEXTS))
-        for _ in range(dice.randrange(1, 4)):
-            place = dice.randrange(len(text) + 1)
-            text[place : place + dice.randrange(3)] = dice.choice(
+        text = list(rng.choice(TEXTS))
+        for _ in range(rng.randrange(1, 4)):
+            place = rng.randrange(len(text) + 1)
+            text[place : place + rng.randrange(3)] = rng.choice(
                 ["{", "}", '"', ",", ":", "\n", "/", "#", "'''", "1", "\\"]
             )
         with contextlib.suppress(SourceError):

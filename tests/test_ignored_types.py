@@ -103,7 +103,7 @@ def test_a_model_remembers_what_it_was_told_to_ignore(
         None,
         {"data": data, "model": {"name_or_path": str(checkpoints["layoutlm"])}, "schedule": {"max_steps": "1"}},
     )
-    preprocessing = make_plan(settings, ranks=1).preprocessing
+    preprocessing = make_plan(settings, world_size=1).preprocessing
     assert preprocessing["ignore_types"] == ["OTHERS"]
     model = make_export(checkpoints["layoutlm"], tmp_path / "models", preprocessing["labels"])
     (model / "layoutner.json").write_text(json.dumps(preprocessing))

@@ -9,11 +9,11 @@ from PIL import ExifTags, Image, ImageOps
 from transformers import LayoutLMv3ImageProcessorPil
 
 from layoutner.corpus.pixels import PageImages
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage, find_page, read_image
 from layoutner.pages.document import Document
-from layoutner.training.page_images import demand_images, image_problems
+from layoutner.training.page_images import image_problems, require_images
 
 PROCESSOR = LayoutLMv3ImageProcessorPil(
     apply_ocr=False, size={"height": 24, "width": 32}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
@@ -67,7 +67,7 @@ def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path) -> None:
     assert find_page(torn)[1] == (60, 90)
     images = {"whole": PageImage(page), "torn": PageImage(torn), "text": PageImage(text), "none": None}
     documents = [Document(name, (), (), (), (60, 90), image) for name, image in images.items()]
-    alone = World(rank=0, size=1, device=torch.device("cpu"))
+    alone = Ranks(rank=0, size=1, device=torch.device("cpu"))
     problems = image_problems(documents, PageImages(PROCESSOR), alone)
     assert list(problems) == [1, 2, 3]
     assert [str(problem).partition(f"{tmp_path}")[0] for problem in problems.values()] == [
@@ -76,7 +76,7 @@ def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path) -> None:
         "none: has no page image",
     ]
     with pytest.raises(UserError, match=r"3 of 4 documents have a page image that cannot be read:\n  - torn: page"):
-        demand_images(documents, PageImages(PROCESSOR), alone)
+        require_images(documents, PageImages(PROCESSOR), alone)
 
 
 def test_one_page_in_several_kinds_of_file_is_the_same_to_the_network(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def reload(imported: Imported, folder: Path) -> Settings:
 
 
 def rendered(settings: Settings, ranks: int) -> dict[str, Any]:
-    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
-    return render(settings, batch, plan_schedule(settings.schedule, batch.global_windows, 1000))
+    batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, ranks)
+    return render(settings, batch, plan_schedule(settings.schedule, batch.global_batch_size, 1000))
 
 
 def leaves(tree: Any, path: str = "") -> list[str]:
@@ -50,7 +50,7 @@ def leaves(tree: Any, path: str = "") -> list[str]:
 def test_what_render_wrote_comes_back(preset: str, dtype: str, warmup: str, tmp_path: Path) -> None:
     overrides = {
         "schedule": {"max_steps": "100", "warmup_steps": warmup},
-        "batch": {"global_windows": "16", "micro_windows": "4"},
+        "batch": {"global_batch_size": "16", "micro_batch_size": "4"},
         "deepspeed": {"preset": preset},
         "precision": {"dtype": dtype, "initial_scale_power": "12", "hysteresis": "3", "min_loss_scale": "2"},
         "optimizer": {"lr": "3e-4", "weight_decay": "0.02", "betas": "0.8,0.9", "eps": "1e-7", "max_grad_norm": "0.7"},
@@ -113,7 +113,7 @@ def test_auto_is_left_to_the_defaults(tmp_path: Path) -> None:
     assert "auto" not in json.dumps(imported.preset)
     autos = [found for found in imported.report if found.value == "auto"]
     assert all(found.what == "dropped" and "Hugging Face" in found.why for found in autos)
-    assert "batch.global_windows = 16" in line(imported, "train_batch_size").why
+    assert "batch.global_batch_size = 16" in line(imported, "train_batch_size").why
     assert "500000000" in line(imported, "zero_optimization.reduce_bucket_size").why
     assert reload(imported, tmp_path).precision.dtype == "bf16"
 
@@ -121,11 +121,15 @@ def test_auto_is_left_to_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "ranks", "batch"),
     [
-        ({"train_batch_size": 32}, None, {"global_windows": 32}),
-        ({"train_batch_size": 32}, 4, {"global_windows": 32, "micro_windows": 8}),
-        ({"train_batch_size": 32, "gradient_accumulation_steps": 4}, 2, {"global_windows": 32, "micro_windows": 4}),
-        ({"train_micro_batch_size_per_gpu": 2}, 4, {"global_windows": 8, "micro_windows": 2}),
-        ({"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3}, None, {"micro_windows": 2}),
+        ({"train_batch_size": 32}, None, {"global_batch_size": 32}),
+        ({"train_batch_size": 32}, 4, {"global_batch_size": 32, "micro_batch_size": 8}),
+        (
+            {"train_batch_size": 32, "gradient_accumulation_steps": 4},
+            2,
+            {"global_batch_size": 32, "micro_batch_size": 4},
+        ),
+        ({"train_micro_batch_size_per_gpu": 2}, 4, {"global_batch_size": 8, "micro_batch_size": 2}),
+        ({"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3}, None, {"micro_batch_size": 2}),
         ({"train_batch_size": 0, "train_micro_batch_size_per_gpu": "8"}, 1, None),
         ({"gradient_accumulation_steps": 8}, 2, None),
     ],
@@ -291,12 +295,12 @@ def test_real_configs(real_data: Path, tmp_path: Path) -> None:
             assert set(imported.preset or {}) <= set(POLICY)
             settings = reload(imported, tmp_path)
             batch = settings.batch
-            world = ranks or batch.global_windows // batch.micro_windows
+            ranks = ranks or batch.global_batch_size // batch.micro_batch_size
             if settings.schedule.max_steps is None:
                 length = settings.schedule.model_copy(update={"max_steps": 10**7})
                 settings = settings.model_copy(update={"schedule": length})
             try:
-                config = rendered(settings, world)
+                config = rendered(settings, ranks)
             except UserError as error:
                 refusals.add(str(error).partition(" = ")[0])
                 continue
@@ -304,4 +308,4 @@ def test_real_configs(real_data: Path, tmp_path: Path) -> None:
             assert config["zero_optimization"].items() >= (imported.preset or {}).get("zero_optimization", {}).items()
     assert loaded > 200
     assert done > 150
-    assert refusals <= {"batch.global_windows", "schedule.warmup_steps", "world size"}
+    assert refusals <= {"batch.global_batch_size", "schedule.warmup_steps", "world size"}

@@ -297,7 +297,7 @@ def test_training_further_remembers_the_pages_of_before(exported: Path, forms: P
     for name, value in given.items():
         section, key = name.split("__")
         tree.setdefault(section, {})[key] = str(value)
-    pages = make_plan(load(None, tree), ranks=1).training_pages
+    pages = make_plan(load(None, tree), world_size=1).training_pages
     before = set((exported / "training_pages.txt").read_text().split())
     assert before < set(pages)
     assert len(pages) == len(before) + 8

@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 
 from layoutner.errors import UserError
-from layoutner.inference.input import ReportingTally, documents, lost_pages
+from layoutner.inference.input import ReportingStats, documents, lost_pages
 from layoutner.pages.page import Problem
 from layoutner.settings.data import DataSettings
 from tests.test_predict import lines, page
 
 
 def test_pages_without_an_image_stop_or_are_counted_as_data_bad_pages_says() -> None:
-    tally, lost = ReportingTally(), [Problem("d1", "no page image", "has no page image")]
-    lost_pages(DataSettings(bad_pages="skip"), tally)(lost)
-    assert tally.skipped == 1
+    stats, lost = ReportingStats(), [Problem("d1", "no page image", "has no page image")]
+    lost_pages(DataSettings(bad_pages="skip"), stats)(lost)
+    assert stats.skipped == 1
     with pytest.raises(UserError, match=r"1 document\(s\) lack the page image that the model takes: d1: has no page"):
-        lost_pages(DataSettings(bad_pages="stop"), tally)(lost)
-    assert tally.skipped == 1
+        lost_pages(DataSettings(bad_pages="stop"), stats)(lost)
+    assert stats.skipped == 1
 
 
 def test_what_does_not_stop_is_not_among_the_problems_that_do(tmp_path: Path) -> None:
@@ -27,14 +27,14 @@ def test_what_does_not_stop_is_not_among_the_problems_that_do(tmp_path: Path) ->
     file = tmp_path / "in.jsonl"
     file.write_text(lines(odd))
     with pytest.raises(UserError, match=r"^1 problem\(s\) in a page of .*\): [^\n]*leaves the page[^\n]*$"):
-        list(documents(DataSettings(format="jsonl"), file, "test", ReportingTally(), "demand"))
+        list(documents(DataSettings(format="jsonl"), file, "test", ReportingStats(), "demand"))
 
 
 def test_an_input_all_of_whose_pages_are_left_out_is_none_without_a_page(tmp_path: Path) -> None:
-    file, tally = tmp_path / "in.jsonl", ReportingTally()
+    file, stats = tmp_path / "in.jsonl", ReportingStats()
     file.write_text("{\n")
-    assert list(documents(DataSettings(format="jsonl", bad_pages="skip"), file, "test", tally, "ignore")) == []
-    assert tally.skipped == 1
+    assert list(documents(DataSettings(format="jsonl", bad_pages="skip"), file, "test", stats, "ignore")) == []
+    assert stats.skipped == 1
     file.write_text("")
     with pytest.raises(UserError, match="holds no document"):
-        list(documents(DataSettings(format="jsonl", bad_pages="skip"), file, "test", ReportingTally(), "ignore"))
+        list(documents(DataSettings(format="jsonl", bad_pages="skip"), file, "test", ReportingStats(), "ignore"))

@@ -16,10 +16,10 @@ from layoutner.documents.roles import read_documents
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
 from layoutner.inference.predict import to_page
-from layoutner.objectives.evaluate import WordLabel
+from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
-from layoutner.pages.page import Page, Problem, Tally, to_document
+from layoutner.pages.page import Page, Problem, ReadStats, to_document
 from layoutner.readers import jsonl
 from layoutner.settings.data import DataSettings
 
@@ -218,11 +218,11 @@ def test_the_longest_line_is_still_a_document(tmp_path: Path, monkeypatch: pytes
 def test_what_predict_writes_is_read_again(tmp_path: Path) -> None:
     from layoutner.inference.output import to_jsonl
     from layoutner.inference.predict import to_page
-    from layoutner.objectives.evaluate import WordLabel
+    from layoutner.objectives.evaluate import WordPrediction
 
     words = ("שלום", "🙂", "x\u2028y")
     document = Document("p\u200d1", words, ((0, 0, 9, 9), (10, 0, 20, 9), (30, 0, 40, 9)), None, (7, 8))
-    answers = [WordLabel(label, 0.5) for label in (1, 2, 0)]
+    answers = [WordPrediction(label, 0.5) for label in (1, 2, 0)]
     line = to_jsonl(to_page(document, answers, LabelSet("BIO", ("X",)), tmp_path))
     (tmp_path / "x.jsonl").write_text(line if line.endswith("\n") else line + "\n", encoding="utf-8")
     (again,) = read(tmp_path / "x.jsonl")
@@ -238,7 +238,7 @@ def test_two_pages_of_one_file_are_two_pictures(tmp_path: Path) -> None:
     documents = read(write(tmp_path / "x.jsonl", *pages))
     assert [document.image for document in documents] == [PageImage(tmp_path / "two.tif", n) for n in (0, 1, 1)]
     assert find_pairs(documents) == [(1, 2, True)]
-    greys = [to_page(d, [WordLabel(0, 1.0)] * 2, LabelSet("BIO", ("X",)), tmp_path) for d in documents]
+    greys = [to_page(d, [WordPrediction(0, 1.0)] * 2, LabelSet("BIO", ("X",)), tmp_path) for d in documents]
     assert [(made["image"], made["frame"]) for made in greys] == [("two.tif", 0), ("two.tif", 1), ("two.tif", 1)]
     again = read(write(tmp_path / "again.jsonl", *greys))
     assert [document.image for document in again] == [document.image for document in documents]
@@ -267,7 +267,7 @@ def test_a_page_of_other_proportions_than_its_image_is_noted(size: list[int], no
     Image.new("L", (200, 400)).save(tmp_path / "p.png")
     file = write(tmp_path / "x.jsonl", page(image="p.png") | {"page_size": size})
     (problems,) = [
-        to_document(found, "none", Tally())[1] for found in jsonl.read(file, "train") if isinstance(found, Page)
+        to_document(found, "none", ReadStats())[1] for found in jsonl.read(file, "train") if isinstance(found, Page)
     ]
     what = f"x.jsonl line 1: a page of {size[0]} x {size[1]}, and its image p.png is 200 x 400"
     assert [(str(problem), problem.fatal) for problem in problems] == ([(what, False)] if noted else [])
@@ -282,7 +282,7 @@ def test_a_photo_that_exif_turns_has_the_size_that_is_seen(tmp_path: Path) -> No
         write(file, page(image="p.jpg") | {"page_size": size})
         (found,) = jsonl.read(file, "train")
         assert isinstance(found, Page)
-        document, problems = to_document(found, "none", Tally())
+        document, problems = to_document(found, "none", ReadStats())
         assert [problem.kind for problem in problems] == kinds
         assert document is not None
         assert document.page_size == tuple(size)  # boxes are measured on it, whatever the image is

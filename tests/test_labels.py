@@ -31,13 +31,13 @@ def test_broken_sequences_are_read_as_conlleval_reads_them(tags: list[str], span
 
 @pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
 def test_there_and_back(scheme: str) -> None:
-    dice = random.Random(1)
+    rng = random.Random(1)
     for _ in range(300):
         spans, place = [], 0
         while place < 40:
-            place += dice.randrange(3)
-            end = place + dice.randrange(1, 5)
-            spans.append(Span(dice.choice("AB"), place, end))
+            place += rng.randrange(3)
+            end = place + rng.randrange(1, 5)
+            spans.append(Span(rng.choice("AB"), place, end))
             place = end
         assert to_spans(to_tags(spans, 60, scheme)) == spans
 

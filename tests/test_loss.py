@@ -19,11 +19,11 @@ NEVER = 5  # a tag of the scheme that no word has
 
 def windows(seed: int) -> list[Window]:
     """12 windows of 2 to 40 tokens, a third of them without a label; tag 0 is the common one."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     found = []
     for number in range(12):
-        length = dice.randrange(2, 41)
-        ids = [dice.choice([IGNORED, 0, 0, 0, 1, 2, 3, 4, 6][: 1 if number % 3 == 2 else 9]) for _ in range(length)]
+        length = rng.randrange(2, 41)
+        ids = [rng.choice([IGNORED, 0, 0, 0, 1, 2, 3, 4, 6][: 1 if number % 3 == 2 else 9]) for _ in range(length)]
         found.append(Window(number, [1] * length, [(0, 0, 1, 1)] * length, ids, [(0, 0)]))
     return found
 

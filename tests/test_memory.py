@@ -36,8 +36,8 @@ def estimated(measured: dict[str, Any], case: str, micro: int | None = None) -> 
         Network.from_config(about["network"], "layoutlm", about["labels"]),
         dtype=dtype,
         stage=int(stage),
-        ranks=int(ranks),
-        micro_windows=micro or about["micro"],
+        world_size=int(ranks),
+        micro_batch_size=micro or about["micro"],
         window_tokens=about["tokens"],
         ds_config=measured[case]["config"],
         device="cpu",
@@ -67,12 +67,12 @@ def test_the_measurement_would_see_an_error(measured: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "layoutlm"])
 def test_parameters_are_counted_exactly(family: str, checkpoints: dict[str, Path]) -> None:
-    from layoutner.models.loading import build, open_checkpoint
+    from layoutner.models.loading import build, open_pretrained
     from layoutner.settings.tree import ModelSettings
 
     config = json.loads((checkpoints[family] / "config.json").read_text())
     network = Network.from_config(config, family, 5)
-    model = build(open_checkpoint(ModelSettings(name_or_path=str(checkpoints[family]))), ["O", *"ABCD"], None)
+    model = build(open_pretrained(ModelSettings(name_or_path=str(checkpoints[family]))), ["O", *"ABCD"], None)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     assert network.parameters == sum(sizes.values())
     trained = sorted(size for name, size in sizes.items() if ".pooler." not in name)
@@ -81,12 +81,12 @@ def test_parameters_are_counted_exactly(family: str, checkpoints: dict[str, Path
 
 
 def test_a_bert_that_starts_a_layoutlm_is_counted_as_one(checkpoints: dict[str, Path]) -> None:
-    from layoutner.models.loading import build, open_checkpoint
+    from layoutner.models.loading import build, open_pretrained
     from layoutner.settings.tree import ModelSettings
 
     config = json.loads((checkpoints["bert"] / "config.json").read_text())
     settings = ModelSettings(name_or_path=str(checkpoints["bert"]), family="layoutlm")
-    model = build(open_checkpoint(settings), ["O", "A"], None)
+    model = build(open_pretrained(settings), ["O", "A"], None)
     assert Network.from_config(config, "layoutlm", 2).parameters == sum(p.numel() for p in model.parameters())
 
 
@@ -114,7 +114,7 @@ def test_other_text_is_refused_with_what_is_accepted(text: str) -> None:
 
 def case_of(stage: int = 1, dtype: str = "fp32", ranks: int = 2, micro: int = 8) -> Case:
     tree = {
-        "batch": {"global_windows": "32", "micro_windows": str(micro)},
+        "batch": {"global_batch_size": "32", "micro_batch_size": str(micro)},
         "schedule": {"max_steps": "100", "warmup_steps": "10"},
         "precision": {"dtype": dtype},
         "deepspeed": {"zero_stage": str(stage)},
@@ -135,15 +135,15 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not(stage: int) -> None:
 
 def test_a_micro_batch_must_divide_the_ranks_share() -> None:
     arguments: dict[str, Any] = {"dtype": "fp32", "stage": 0, "window_tokens": 512, "ds_config": {}, "limit": 80 * GiB}
-    assert largest_micro_batch(BASE, ranks=3, global_windows=18, **arguments) == 6
-    assert largest_micro_batch(BASE, ranks=4, global_windows=18, **arguments) is None
+    assert largest_micro_batch(BASE, world_size=3, global_batch_size=18, **arguments) == 6
+    assert largest_micro_batch(BASE, world_size=4, global_batch_size=18, **arguments) is None
 
 
 def test_advice_names_every_change_in_order_with_its_numbers() -> None:
     case = case_of()
     assert advice(case, 24 * GiB) == []
     lines = advice(case, 3 * GiB)
-    words = ["a rank is more than 3.00 GiB", "batch.micro_windows = 2", "zero_stage = 2", "zero_stage = 3"]
+    words = ["a rank is more than 3.00 GiB", "batch.micro_batch_size = 2", "zero_stage = 2", "zero_stage = 3"]
     words += ["dtype = bf16", "4 ranks", "max_length = 256", "zero3-offload"]
     assert len(lines) == len(words)
     for line, word in zip(lines, words, strict=True):
@@ -154,7 +154,7 @@ def test_advice_names_every_change_in_order_with_its_numbers() -> None:
 
 
 def test_a_rank_that_is_alone_is_not_told_to_shard() -> None:
-    assert not any("zero_stage = 3, with" in line for line in advice(case_of(0, ranks=1), MiB))
+    assert not any("zero_stage = 3, with" in line for line in advice(case_of(0, world_size=1), MiB))
 
 
 def test_the_plan_is_readable() -> None:

@@ -136,22 +136,22 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
         "per_gpu_train_batch_size",
         ["--per_gpu_train_batch_size", "3"],
         "kept",
-        {"batch.micro_windows": 3, "batch.global_windows": 3},
+        {"batch.micro_batch_size": 3, "batch.global_batch_size": 3},
         "3 a forward x 1 GPU(s) a process x 1 process(es) x 1 accumulation",
     ),
     (
         "per_gpu_eval_batch_size",
         ["--per_gpu_eval_batch_size", "3"],
         "dropped",
-        {"batch.micro_windows": 8},
-        "_size 3: evaluation in a run uses batch.micro_windows, and scores do not depend on it",
+        {"batch.micro_batch_size": 8},
+        "_size 3: evaluation in a run uses batch.micro_batch_size, and scores do not depend on it",
     ),
     (
         "gradient_accumulation_steps",
         ["--gradient_accumulation_steps", "5"],
         "kept",
-        {"batch.micro_windows": 8, "batch.global_windows": 40},
-        "batch.global_windows = 40",
+        {"batch.micro_batch_size": 8, "batch.global_batch_size": 40},
+        "batch.global_batch_size = 40",
     ),
     ("learning_rate", ["--learning_rate", "3e-4"], "kept", {"optimizer.lr": 3e-4}, "optimizer.lr = 0.0003"),
     ("learning_rate", [], "default", {"optimizer.lr": 5e-5}, "--learning_rate 5e-05 -> optimizer.lr = 5e-05"),
@@ -193,7 +193,7 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
     ("fp16_opt_level", ["--fp16", "--fp16_opt_level", "O3"], "replaced", {"precision.dtype": "fp16"}, "at every level"),
     ("fp16_opt_level", ["--fp16_opt_level", "O2"], "dropped", {"precision.dtype": "fp32"}, "with --fp16 alone"),
     ("local_rank", [], "not given", {}, ""),
-    ("local_rank", ["--local_rank", "0"], "replaced", {"batch.global_windows": 8}, "LOCAL_RANK"),
+    ("local_rank", ["--local_rank", "0"], "replaced", {"batch.global_batch_size": 8}, "LOCAL_RANK"),
     ("server_ip", ["--server_ip", "1.2.3.4", "--server_port", "5"], "replaced", {}, "debugpy --listen 1.2.3.4:5"),
     ("server_port", ["--server_ip", "1.2.3.4", "--server_port", "5"], "replaced", {}, "debugpy --listen 1.2.3.4:5"),
     ("server_port", ["--server_port", "5"], "dropped", {}, "with the other one"),
@@ -297,7 +297,7 @@ HALVES: list[tuple[list[tuple[str, str]], dict[str, str]]] = [
     ([("training_data", "train"), ("testing_data", "dev")], {"train": "fdata", "eval": "fdata/testing_data"}),
     (
         [("training_data", "train"), ("testing_data", "dev"), ("testing_data", "test")],
-        {"train": "fdata", "test": "fdata", "choose_by": "test"},
+        {"train": "fdata", "test": "fdata", "selection_split": "test"},
     ),
 ]
 
@@ -535,7 +535,7 @@ def test_processes_and_gpus(words: list[str], gpus: int | None, ranks: tuple[int
     sizes = ["--per_gpu_train_batch_size", "3", "--gradient_accumulation_steps", "5"]
     made = migrate([*words, TRAIN, *REQUIRED, "--do_train", *sizes], gpus)
     values = loaded(made)
-    assert (values["batch.micro_windows"], values["batch.global_windows"]) == (3, 3 * ranks[0] * ranks[1] * 5)
+    assert (values["batch.micro_batch_size"], values["batch.global_batch_size"]) == (3, 3 * ranks[0] * ranks[1] * 5)
     assert made.commands == [f"{start} train --config settings.toml"]
     arithmetic = f"3 a forward x {ranks[0]} GPU(s) a process x {ranks[1]} process(es) x 5 accumulation"
     assert f"batch: {15 * ranks[0] * ranks[1]} windows a step = {arithmetic}" in made.notes
@@ -558,7 +558,7 @@ def test_processes_and_gpus(words: list[str], gpus: int | None, ranks: tuple[int
 def test_processes_that_the_old_script_joined(words: list[str], ranks: int, start: str) -> None:
     made = migrate([*words, *REQUIRED, "--do_train"])
     values = loaded(made)
-    assert values["batch.global_windows"] == 8 * ranks
+    assert values["batch.global_batch_size"] == 8 * ranks
     assert values.get("run.device") == ("cpu" if "--no_cuda" in words else None)
     assert made.commands[0].startswith(start)
     assert not [note for note in made.notes if note.startswith("processes: ")]
@@ -584,7 +584,7 @@ def test_more_processes_than_gpus_are_said(processes: int, devices: str, fits: i
     (note,) = (note for note in made.notes if note.startswith("processes: "))
     assert said in note
     batch = made.settings["batch"]
-    plan_batch(int(str(batch["global_windows"])), int(str(batch["micro_windows"])), ranks=fits)
+    plan_batch(int(str(batch["global_batch_size"])), int(str(batch["micro_batch_size"])), world_size=fits)
     assert not any(said in note for note in migrate([*before, *SCORING[1:]]).notes)
 
 
@@ -709,12 +709,12 @@ def test_dev_files_that_are_the_test_files_choose_as_test_pages() -> None:
     old_data(Path("data"), 20, ("train", "dev", "test"))
     made = migrate(words)
     values = loaded(made)
-    chosen = (values.get("data.eval"), values["data.choose_by"], values["data.test"], values["run.eval_every"])
+    chosen = (values.get("data.eval"), values["data.selection_split"], values["data.test"], values["run.eval_every"])
     assert chosen == (None, "test", "data", 50)
     assert "dev.txt has the pages of test.txt" in fate(made, "evaluate_during_training").why
     old_pages(Path("data"), "dev", [300])
     values = loaded(migrate(words))
-    assert (values["data.eval"], values.get("data.choose_by"), values.get("data.test")) == ("data", None, None)
+    assert (values["data.eval"], values.get("data.selection_split"), values.get("data.test")) == ("data", None, None)
 
 
 @pytest.mark.parametrize(
@@ -754,7 +754,7 @@ def test_dev_pages_that_are_all_test_pages_need_not_be_a_copy_of_the_file() -> N
     with open("data/dev.txt", "a") as file:
         file.write("\n")
     made = migrate([*TRAINING, "--evaluate_during_training", "--do_eval"])
-    assert (made.settings["data"]["choose_by"], made.remarks) == ("test", [])
+    assert (made.settings["data"]["selection_split"], made.remarks) == ("test", [])
     assert "eval" not in made.settings["data"]
     assert len(corpus(made).eval) == 20
 
@@ -771,7 +771,11 @@ def test_pages_of_another_size_under_one_name_are_pages_as_layoutner_counts_them
         file.write_text("".join(lines))
     made = migrate([*TRAINING, "--evaluate_during_training", "--do_eval"])
     # In dev all pages share name and size, and so are one page; it is none of the 20 of test.
-    assert (made.settings["data"]["eval"], made.settings["data"].get("choose_by"), made.remarks) == ("data", None, [])
+    assert (made.settings["data"]["eval"], made.settings["data"].get("selection_split"), made.remarks) == (
+        "data",
+        None,
+        [],
+    )
     assert [len(documents) for documents in (corpus(made).eval, corpus(made).test)] == [1, 20]
 
 
@@ -947,7 +951,7 @@ def test_the_advice_on_another_launcher_can_be_followed() -> None:
         UserError, match="leave `srun` and its options out.*give --gpus N before the -- for one process"
     ):
         migrate(["srun", "-n", "1", *TRAINING], gpus=4)
-    assert migrate(TRAINING, gpus=4).settings["batch"]["global_windows"] == 32
+    assert migrate(TRAINING, gpus=4).settings["batch"]["global_batch_size"] == 32
 
 
 @pytest.mark.parametrize(
@@ -1050,7 +1054,7 @@ def test_no_text_gives_a_traceback() -> None:
 def test_settings_are_printed_alone_and_the_report_beside(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "config", "migrate", "--gpus", "2", "--", *TRAINING, "--seed", "7")
     assert code == 0
-    assert tomllib.loads(out)["batch"] == {"global_windows": 16, "micro_windows": 8}
+    assert tomllib.loads(out)["batch"] == {"global_batch_size": 16, "micro_batch_size": 8}
     lines = re.findall(r"^(?:kept|replaced|dropped|default|not given) +(?:preprocess.py )?--", err, re.MULTILINE)
     assert len(lines) == 41
     assert "kept      --seed 7 -> run.seed = 7\n" in err

@@ -139,10 +139,10 @@ def bomb(width: int, height: int) -> bytes:
 
 def damaged_images(count: int, seed: int) -> Iterator[bytes]:
     """Bombs, files of other kinds under the name of a PNG, and mutated images of the kinds that are read."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     sides = (0, 1, 90, 20_000, 60_000, 2**31 - 1)
     others = [b"", b"\0" * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"GIF89a", b"{}"]
-    made = [bomb(dice.choice(sides), dice.choice(sides)) for _ in range(count // 6)] + others
+    made = [bomb(rng.choice(sides), rng.choice(sides)) for _ in range(count // 6)] + others
     yield from made
     sound = []
     for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP"):
@@ -150,7 +150,7 @@ def damaged_images(count: int, seed: int) -> Iterator[bytes]:
         Image.effect_noise((90, 60), 60).save(content, kind)
         sound.append(content.getvalue())
     for number in range(count - len(made)):
-        yield next(mutated_bytes(sound[number % len(sound)], 1, dice.randrange(10**9)))
+        yield next(mutated_bytes(sound[number % len(sound)], 1, rng.randrange(10**9)))
 
 
 def damaged(case: Case, count: int, seed: int) -> Iterator[tuple[Path, bytes]]:

@@ -28,9 +28,9 @@ from transformers import (
     RobertaTokenizerFast,
 )
 
-from layoutner.corpus.batches import Batch, collate, share, step_windows
+from layoutner.corpus.batches import Batch, assign_to_ranks, collate, step_windows
 from layoutner.demo.checkpoint import SIZE
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.inference.labeller import Labeller
 from layoutner.models.parameters import decay_groups
@@ -42,7 +42,7 @@ from layoutner.training.plan import cut_windows
 from tests import old_loop
 from tests.conftest import ROOT, launch
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
 FAMILIES = ("bert", "roberta", "layoutlm")
 LENGTH = 512
@@ -66,7 +66,7 @@ TRAIN = """
 import json, sys
 from layoutner.runs.single import run_once
 from layoutner.settings.tree import load
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import World
 with World.join() as world:
     for settings in json.loads(sys.argv[1]):
         run_once(load(None, settings), world)
@@ -132,19 +132,19 @@ def _one_thread() -> Iterator[None]:
 def write_pages(folder: Path, split: str, lengths: Sequence[int], seed: int = 5, pieces: int = 10**6) -> None:
     """Pages of so many words in the old text files; an empty line after every `pieces` words and every page."""
     folder.mkdir(exist_ok=True)
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     rows: list[tuple[str, str, str]] = []
     for page, length in enumerate(lengths):
         words: list[tuple[str, str, int, int]] = []
         while len(words) < length:
-            kind = dice.choice(list(ENTITY))
+            kind = rng.choice(list(ENTITY))
             x, vocabulary = ENTITY[kind]
-            count = min(dice.randrange(1, 5), length - len(words))
+            count = min(rng.randrange(1, 5), length - len(words))
             prefixes = ["S"] if count == 1 else ["B", *"I" * (count - 2), "E"]
-            y = dice.randrange(900)
+            y = rng.randrange(900)
             for place, prefix in enumerate(prefixes):
-                tag = "O" if kind == "HEADER" and dice.random() < 0.5 and count == 1 else f"{prefix}-{kind}"
-                words.append((dice.choice(vocabulary.split()), tag, x + 60 * place, y))
+                tag = "O" if kind == "HEADER" and rng.random() < 0.5 and count == 1 else f"{prefix}-{kind}"
+                words.append((rng.choice(vocabulary.split()), tag, x + 60 * place, y))
         for number, (word, tag, x, y) in enumerate(words):
             if number and number % pieces == 0:
                 rows.append(("", "", ""))
@@ -599,7 +599,7 @@ def test_the_order_follows_from_seed_and_epoch_alone(shows: Shows) -> None:
     def same(one: object, other: object) -> str:
         return "yes" if one == other else "no"
 
-    dealt = [i for step in steps(42, 0) for rank in share(step, [100] * 150, 4, 4) for f in rank for i in f]
+    dealt = [i for step in steps(42, 0) for rank in assign_to_ranks(step, [100] * 150, 4, 4) for f in rank for i in f]
     theirs, plain, evaluated = by_rank(42), random_sampler(False), random_sampler(True)
     assert plain[0] == evaluated[0]
     assert plain[0] != plain[1]
@@ -664,7 +664,7 @@ def test_no_word_is_cut_off(starts: dict[str, Path], tmp_path: Path, shows: Show
             "windows": (1, len(ours)),
             "words with a label": (
                 int((theirs["labels"] != old_loop.IGNORED).sum()),
-                len({word for window in ours for _, word in window.answers}),
+                len({word for window in ours for _, word in window.owned_words}),
             ),
             "words lost": (
                 700 - int((theirs["labels"] != old_loop.IGNORED).sum()),
@@ -682,7 +682,7 @@ def test_padding_stops_at_the_longest_window(data: Path, starts: dict[str, Path]
     assert lengths == [int(window["attention_mask"].sum()) for window in theirs]
     computed = 0
     for step in range(5):
-        for forward in share(step_windows(42, 0, step, len(ours), 2), lengths, 2, 1)[0]:
+        for forward in assign_to_ranks(step_windows(42, 0, step, len(ours), 2), lengths, 2, 1)[0]:
             computed += collate(
                 [ours[index] for index in forward], checkpoint.tokenizer.pad_token_id
             ).input_ids_BT.numel()
@@ -704,7 +704,7 @@ def test_roberta_gets_a_space_and_one_separator(data: Path, starts: dict[str, Pa
     ours = by_role["train"]
     words = [word for piece in pieces for word in piece.words]
     separator = checkpoint.tokenizer.sep_token_id
-    spaced = [checkpoint.tokenizer.convert_ids_to_tokens(w.input_ids[t]) for w in ours for t, _ in w.answers]
+    spaced = [checkpoint.tokenizer.convert_ids_to_tokens(w.input_ids[t]) for w in ours for t, _ in w.owned_words]
     batch = next(iter(DataLoader(theirs, batch_size=len(theirs))))
     mended = next(iter(DataLoader(windows(data, start), batch_size=len(theirs))))
     model = network(start)

@@ -14,10 +14,10 @@ from layoutner.cli import main
 from layoutner.errors import UserError
 from layoutner.inference.output import results, to_unilm
 from layoutner.objectives.metrics import score
-from layoutner.pages.page import Page, Tally, Word, to_document
+from layoutner.pages.page import Page, ReadStats, Word, to_document
 from layoutner.readers.unilm import read
 from layoutner.settings.tree import load
-from layoutner.training.folder import demand_folder, lock
+from layoutner.training.folder import lock, require_folder
 from layoutner.training.loop import _seed
 from layoutner.training.plan import make_plan
 from tests.conftest import ROOT, call, free_port, launch
@@ -32,13 +32,13 @@ RECORD = ("ds_config.json", "layoutner.json")
 
 def write_split(folder: Path, split: str, pages: list[tuple[str, list[int]]]) -> None:
     """Pages in the format of run_seq_labeling.py: (image name, words in each piece), an empty line behind a piece."""
-    dice = random.Random(split)
+    rng = random.Random(split)
     lines: dict[str, list[str]] = {"": [], "_box": [], "_image": []}
     for image, pieces in pages:
         for length in pieces:
             for _ in range(length):
-                number = dice.randrange(len(WORDS))
-                x, y = dice.randrange(900), dice.randrange(900)
+                number = rng.randrange(len(WORDS))
+                x, y = rng.randrange(900), rng.randrange(900)
                 lines[""].append(f"{WORDS[number]}\t{TAGS[number % len(TAGS)]}")
                 lines["_box"].append(f"{WORDS[number]}\t{x} {y} {x + 50} {y + 20}")
                 lines["_image"].append(f"{WORDS[number]}\t{x} {y} {x + 50} {y + 20}\t1000 1000\t{image}.png")
@@ -300,7 +300,7 @@ def test_what_is_not_its_own_is_not_taken_by_a_run(
         section, key = name.split(".")
         tree.setdefault(section, {})[key] = value
     with pytest.raises(UserError, match=re.escape(message)):
-        demand_folder(load(None, tree))
+        require_folder(load(None, tree))
     assert contents(tmp_path) == before
 
 
@@ -310,16 +310,16 @@ def test_what_an_unfinished_run_left_is_no_obstacle(tmp_path: Path) -> None:
     for name in ("model/config.json", "metrics.jsonl", *RECORD):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    demand_folder(load(None, {"run": given}))
+    require_folder(load(None, {"run": given}))
     for name in RECORD:
         (tmp_path / name).unlink()
     (tmp_path / "model").rename(tmp_path / "checkpoints")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}')
     with pytest.raises(UserError, match=r"holds metrics.jsonl, checkpoints, but it is no run folder"):
-        demand_folder(load(None, {"run": {**given, "resume": "auto"}}))
+        require_folder(load(None, {"run": {**given, "resume": "auto"}}))
     (tmp_path / "checkpoints" / "step-000001").mkdir()
     (tmp_path / "checkpoints" / "step-000001" / "manifest.json").write_text('{"files": {}}')
-    demand_folder(load(None, {"run": {**given, "resume": "auto"}}))
+    require_folder(load(None, {"run": {**given, "resume": "auto"}}))
 
 
 def test_an_export_that_is_a_link_stays(tmp_path: Path) -> None:
@@ -328,14 +328,14 @@ def test_an_export_that_is_a_link_stays(tmp_path: Path) -> None:
     (tmp_path / "run" / "layoutner.json").touch()
     (tmp_path / "run" / "export").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="would remove it: export; move it elsewhere"):
-        demand_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
+        require_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
 
 
 def test_a_folder_prepared_for_a_first_run(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "scratch")
-    demand_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
+    require_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
 
 
 def test_what_a_start_that_was_killed_left_of_an_earlier_run_is_no_obstacle(run: Path, tmp_path: Path) -> None:
@@ -343,34 +343,34 @@ def test_what_a_start_that_was_killed_left_of_an_earlier_run_is_no_obstacle(run:
     settings = load(None, {"run": {"output_dir": str(tmp_path / "run"), "overwrite": "true"}})
     for name in ("export", "scores.json", "model", "checkpoints"):  # as they are removed
         shutil.rmtree(tmp_path / "run" / name, ignore_errors=True)
-        demand_folder(settings)
+        require_folder(settings)
 
 
 def test_a_lock_that_cannot_be_taken(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match=r"\.lock: cannot be written: .*directory"):
-        demand_folder(load(None, {"run": {"output_dir": str(tmp_path)}}))
+        require_folder(load(None, {"run": {"output_dir": str(tmp_path)}}))
 
 
 def test_a_folder_that_is_made_anew_is_held_anew(tmp_path: Path) -> None:
     settings = load(None, {"run": {"output_dir": str(tmp_path / "run")}})
-    demand_folder(settings)
+    require_folder(settings)
     shutil.rmtree(tmp_path / "run")
-    demand_folder(settings)
+    require_folder(settings)
     with pytest.raises(UserError, match="another run is writing there"):
         lock(tmp_path / "run")
 
 
 def test_a_run_folder_has_one_run_at_a_time(train_arguments: Arguments, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    demand_folder(load(None, {"run": {"output_dir": str(folder)}}))  # held by this process from now on
+    require_folder(load(None, {"run": {"output_dir": str(folder)}}))  # held by this process from now on
     before = contents(folder)
     for more in ({"run__overwrite": "true"}, {"run__resume": "auto"}, {}):
         done = launch(["layoutner", "train", *train_arguments(folder, **more)])
         assert done.returncode == 2
         assert f"another run is writing there (process {os.getpid()} on " in done.stderr
         assert contents(folder) == before
-    demand_folder(load(None, {"run": {"output_dir": str(folder)}}))  # the same process may, as for a second training
+    require_folder(load(None, {"run": {"output_dir": str(folder)}}))  # the same process may, as for a second training
 
 
 def test_the_model_of_a_run_is_its_export(
@@ -429,7 +429,9 @@ def test_empty_lines_of_a_page_are_kept_where_words_are_dropped(tmp_path: Path) 
     assert isinstance(page, Page)
     assert page.breaks == (4, 7)
     words = [Word(" ", word.box, "O") if index in (1, 4) else word for index, word in enumerate(page.words)]
-    document, _ = to_document(Page("s", "z", words, (10, 10), unit="thousandths", breaks=page.breaks), "none", Tally())
+    document, _ = to_document(
+        Page("s", "z", words, (10, 10), unit="thousandths", breaks=page.breaks), "none", ReadStats()
+    )
     assert document is not None
     assert (len(document.words), document.breaks) == (5, (3, 5))
     labelled = {"words": [{"text": text, "label": "O"} for text in document.words], "breaks": [3, 5]}
@@ -455,7 +457,7 @@ def test_empty_lines_are_those_of_the_file(lines: list[str], tmp_path: Path) -> 
     written = ""
     for page in read(tmp_path, "test"):
         assert isinstance(page, Page)
-        document, _ = to_document(page, "none", Tally())
+        document, _ = to_document(page, "none", ReadStats())
         assert document is not None
         words = [{"text": text, "label": "O"} for text in document.words]
         written += to_unilm({"words": words, "breaks": list(document.breaks or ())})

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.documents.roles import read_documents
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
@@ -27,7 +27,7 @@ from layoutner.inference.input import guess_format
 from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.inference.output import Output, to_unilm
 from layoutner.inference.predict import to_page
-from layoutner.objectives.evaluate import WordLabel
+from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from layoutner.pages.page import Problem
@@ -36,7 +36,7 @@ from tests.conftest import HANGS_S, ROOT, call, free_port, launch
 from tests.ranks import BY_RANK, finish, start
 from tests.tiny_families import make_export
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 LABELS = LabelSet("BIO", ("SENDER", "TOTAL"))
 LAYOUTNER = Path(sys.executable).parent / "layoutner"
 
@@ -111,7 +111,7 @@ def test_a_page_size_is_written_as_it_was_given_and_drawn_in_whole_pixels(
 def test_entities_have_the_box_around_their_words() -> None:
     boxes = ((10, 20, 30, 40), (5, 25, 50, 35), (0, 0, 1, 1))
     document = Document("d", ("a", "b", "c"), boxes, None, (10, 10), None, (0, 0, 1))
-    answers = [WordLabel(1, 0.9), WordLabel(2, 0.8), WordLabel(0, 0.123456789)]
+    answers = [WordPrediction(1, 0.9), WordPrediction(2, 0.8), WordPrediction(0, 0.123456789)]
     made = to_page(document, answers, LABELS, None)
     assert made["entities"] == [{"type": "SENDER", "text": "a b", "box": [5, 20, 50, 40], "words": [0, 2]}]
     assert made["words"][2] == {"text": "c", "box": [0, 0, 1, 1], "segment": 1, "label": "O", "probability": 0.123457}
@@ -384,9 +384,9 @@ def test_boxes_are_repaired_as_asked_and_counted(
     broken = page("a", ["x", "y"])
     broken["words"][1]["box"] = [0, 0, 5, 1200]
     (tmp_path / "in.jsonl").write_text(lines(broken))
-    command = ["predict", tmp_path / "in.jsonl", "--model", model, "--data.fix"]
+    command = ["predict", tmp_path / "in.jsonl", "--model", model, "--data.invalid_boxes"]
     code, out, err = call(capsys, *command, "clamp")
-    assert (code, err) == (0, "input: 1 box(es) clamped, box off the page (data.fix = clamp)\n")
+    assert (code, err) == (0, "input: 1 box(es) clamped, box off the page (data.invalid_boxes = clamp)\n")
     assert json.loads(out)["words"][1]["box"] == [0, 0, 5, 1000]
     code, out, _ = call(capsys, *command, "drop")
     assert (code, [word["text"] for word in json.loads(out)["words"]]) == (0, ["x"])

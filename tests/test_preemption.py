@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from layoutner.distributed.preemption import SAME_REQUEST_S, SIGNALS, Stop
+from layoutner.distributed.preemption import SAME_REQUEST_S, SIGNALS, PreemptionGuard
 from tests.conftest import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
@@ -64,7 +64,7 @@ def ranks_of(run: Path) -> dict[int, int]:
 
 def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    with Stop() as stop:
+    with PreemptionGuard() as stop:
         assert stop.signal == 0
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGINT)  # within a moment: the same request, passed on by a launcher
@@ -78,7 +78,7 @@ def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
 def test_a_handler_that_is_not_python_s_is_replaced_by_the_default() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     try:
-        with Stop() as stop:
+        with PreemptionGuard() as stop:
             stop._before[signal.SIGUSR1] = None  # as signal.signal says it of a handler that C installed before Python
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     finally:

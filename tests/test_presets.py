@@ -45,8 +45,8 @@ def shipped(preset: str) -> dict[str, Any]:
 
 def rendered(recipe: str | None, ranks: int, **overrides: dict[str, str]) -> tuple[Settings, dict[str, Any]]:
     settings = load(recipe, overrides)
-    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
-    schedule = plan_schedule(settings.schedule, settings.batch.global_windows, 150)
+    batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, ranks)
+    schedule = plan_schedule(settings.schedule, settings.batch.global_batch_size, 150)
     return settings, render(settings, batch, schedule)
 
 
@@ -94,7 +94,7 @@ def test_deepspeed_reads_what_was_meant(
     settings, config = rendered(
         recipe,
         ranks,
-        batch={"global_windows": "32", "micro_windows": "2"},
+        batch={"global_batch_size": "32", "micro_batch_size": "2"},
         deepspeed={"preset": preset},
         precision={"dtype": dtype, "initial_scale_power": "12"},
     )
@@ -205,7 +205,7 @@ from layoutner.planning import render
 from layoutner.settings import tree as settings
 
 loaded = {name: render.load_preset(settings.DeepSpeedSettings(preset=name)) for name in render.preset_names()}
-batch = {name: settings.load(name, {}).batch.global_windows for name in recipes.recipe_names()}
+batch = {name: settings.load(name, {}).batch.global_batch_size for name in recipes.recipe_names()}
 files = [render.__file__, settings.__file__, str(render._preset_folder())]
 print(json.dumps({"loaded": loaded, "recipes": batch, "files": files}))
 """

@@ -18,11 +18,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from layoutner.corpus.batches import Batch
-from layoutner.corpus.windows import IGNORED, Window, Windower
-from layoutner.distributed.world import World
+from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.inference.predict import to_page
-from layoutner.objectives.evaluate import WordLabel, in_document_order, label_words
+from layoutner.objectives.evaluate import WordPrediction, in_document_order, label_words
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, Span, rewrite, to_spans, to_tags
@@ -32,7 +32,7 @@ drawn = settings(
     deadline=None, derandomize=True, max_examples=100, suppress_health_check=list(HealthCheck), database=None
 )
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 TYPES = ("A", "B-C", "Ü")  # a type may hold a dash or any letter
 LINES = ["Order date 12 Feb brass wheel From To page total 3.50", "naïve Größe 日本 steel-frame שלום the quick fox"] * 3
 KINDS = ("WordPiece", "BPE", "BPE with a space before", "Unigram")
@@ -131,27 +131,27 @@ def check_windows(
     kind: str,
     documents: Sequence[Document],
     windows: Sequence[Window],
-    windower: Windower,
+    splitter: WindowSplitter,
     labels: LabelSet,
     every: bool,
 ) -> None:
     """All that a list of windows must hold, by a second calculation from the documents."""
-    answered = Counter((window.document, word) for window in windows for _, word in window.answers)
+    answered = Counter((window.document, word) for window in windows for _, word in window.owned_words)
     assert answered == Counter((d, w) for d, page in enumerate(documents) for w in range(len(page.words)))
-    room = windower.max_length - 2
+    room = splitter.max_length - 2
     truth = [[labels.ids[tag] for tag in to_tags(to_spans(p.tags), len(p.words), labels.scheme)] for p in documents]
     for window in windows:
         page = documents[window.document]
-        boxes = page.segment_boxes() if windower.box_level == "segment" else page.boxes
+        boxes = page.segment_boxes() if splitter.box_level == "segment" else page.boxes
         length = window.length
-        assert 2 < length <= windower.max_length
+        assert 2 < length <= splitter.max_length
         assert len(window.boxes) == len(window.labels) == length
         ends = (tokenizer(kind).cls_token_id, tokenizer(kind).sep_token_id)
         assert (window.input_ids[0], window.input_ids[-1]) == ends
         assert not {*ends, tokenizer(kind).pad_token_id} & set(window.input_ids[1:-1])
         assert (window.boxes[0], window.boxes[-1]) == ((0, 0, 0, 0), (1000, 1000, 1000, 1000))
         expected = [IGNORED] * length
-        for token, word in window.answers:
+        for token, word in window.owned_words:
             ids = pieces_of(kind, page.words[word])[:room]
             assert window.input_ids[token : token + len(ids)] == ids
             assert window.boxes[token : token + len(ids)] == [boxes[word]] * len(ids)
@@ -186,10 +186,10 @@ def test_encode_then_merge_gives_back_every_word_once_with_its_own_label(
     kind: str, documents: list[Document], cut: tuple[int, int], scheme: str, every: bool, box_level: str
 ) -> None:
     labels = LabelSet(scheme, TYPES)
-    windower = Windower(tokenizer(kind), *cut, box_level)
-    windows = windower.windows(documents, labels, every)
-    check_windows(kind, documents, windows, windower, labels, every)
-    by_word = windows if box_level == "word" else Windower(tokenizer(kind), *cut).windows(documents, labels)
+    splitter = WindowSplitter(tokenizer(kind), *cut, box_level)
+    windows = splitter.split(documents, labels, every)
+    check_windows(kind, documents, windows, splitter, labels, every)
+    by_word = windows if box_level == "word" else WindowSplitter(tokenizer(kind), *cut).windows(documents, labels)
     truth = [to_tags(to_spans(page.tags), len(page.words), scheme) for page in documents]
     assert merged(documents, by_word, labels) == truth
     if scheme == "BIO" and every:
@@ -199,7 +199,7 @@ def test_encode_then_merge_gives_back_every_word_once_with_its_own_label(
                 (word, window.labels[token : token + len(pieces_of(kind, page.words[word])[: cut[0] - 2])])
                 for window in windows
                 if window.document == index
-                for token, word in window.answers
+                for token, word in window.owned_words
             )
             tags = [labels.tags[label] for _, ids in owned for label in ids]
             assert to_tags(to_spans(tags), len(tags), "BIO") == tags
@@ -212,9 +212,9 @@ def test_a_page_without_words_and_one_with_ten_thousand(kind: str, words: int) -
     texts = tuple((*HARD, *LINES[0].split())[index % (len(HARD) + 10)] for index in range(words))
     boxes = tuple((i % 1000, i // 1000, 1000, 1000) for i in range(1, words + 1))
     page = Document("long", texts, boxes, tuple(["B-A", "I-A", "O"][i % 3] for i in range(words)), (100, 100))
-    labels, windower = LabelSet("BIOES", TYPES), Windower(tokenizer(kind), 512, 128)
-    windows = windower.windows([page], labels)
-    check_windows(kind, [page], windows, windower, labels, False)
+    labels, splitter = LabelSet("BIOES", TYPES), WindowSplitter(tokenizer(kind), 512, 128)
+    windows = splitter.split([page], labels)
+    check_windows(kind, [page], windows, splitter, labels, False)
     assert merged([page], windows, labels) == [to_tags(to_spans(page.tags or ()), words, "BIOES")]
     assert bool(windows) == bool(words)
 
@@ -224,12 +224,12 @@ def test_a_page_without_words_and_one_with_ten_thousand(kind: str, words: int) -
 def test_a_lost_or_a_foreign_answer_fails_the_run(
     documents: list[Document], cut: tuple[int, int], data: st.DataObject
 ) -> None:
-    windows = Windower(tokenizer("BPE"), *cut).windows(documents, None)
-    answers = {(window.document, word): WordLabel(0, 1.0) for window in windows for _, word in window.answers}
+    windows = WindowSplitter(tokenizer("BPE"), *cut).windows(documents, None)
+    answers = {(window.document, word): WordPrediction(0, 1.0) for window in windows for _, word in window.owned_words}
     assert sum(map(len, in_document_order(answers, documents))) == len(answers)
     foreign = (len(documents), 0)
     with pytest.raises(UserError, match=f"0 of {len(answers)} words have no label, and 1 labels have no word"):
-        in_document_order({**answers, foreign: WordLabel(0, 1.0)}, documents)
+        in_document_order({**answers, foreign: WordPrediction(0, 1.0)}, documents)
     if answers:
         index, word = data.draw(st.sampled_from(sorted(answers)))
         lost = {key: answer for key, answer in answers.items() if key != (index, word)}
@@ -281,7 +281,7 @@ def answered(draw: st.DrawFn) -> tuple[LabelSet, list[list[str]], list[list[str]
     return labels, truth, predicted
 
 
-def share(found: int, of: int) -> float:
+def assign_to_ranks(found: int, of: int) -> float:
     return found / of if of else 0.0
 
 
@@ -293,7 +293,7 @@ def test_what_predict_writes_is_what_is_scored(case: tuple[LabelSet, list[list[s
     written = []
     for page in predicted:
         document = Document("d", ("x",) * len(page), ((0, 0, 1, 1),) * len(page), None, (9, 9))
-        written.append(to_page(document, [WordLabel(ids[tag], 0.5) for tag in page], labels, None))
+        written.append(to_page(document, [WordPrediction(ids[tag], 0.5) for tag in page], labels, None))
     delivered = {
         (number, entity["type"], *entity["words"]) for number, page in enumerate(written) for entity in page["entities"]
     }
@@ -303,16 +303,16 @@ def test_what_predict_writes_is_what_is_scored(case: tuple[LabelSet, list[list[s
     scores = score(truth, predicted, scheme=labels.scheme, **said)
     assert scores.counts["entities"] == len(wanted)
     assert scores.counts["predicted_entities"] == len(delivered) == sum(len(page["entities"]) for page in written)
-    assert scores.precision == pytest.approx(share(len(wanted & delivered), len(delivered)))
-    assert scores.recall == pytest.approx(share(len(wanted & delivered), len(wanted)))
-    assert scores.f1 == pytest.approx(share(2 * len(wanted & delivered), len(wanted) + len(delivered)))
+    assert scores.precision == pytest.approx(assign_to_ranks(len(wanted & delivered), len(delivered)))
+    assert scores.recall == pytest.approx(assign_to_ranks(len(wanted & delivered), len(wanted)))
+    assert scores.f1 == pytest.approx(assign_to_ranks(2 * len(wanted & delivered), len(wanted) + len(delivered)))
     assert list(scores.by_entity) == sorted({kind for _, kind, *_ in wanted | delivered})
     for kind, row in scores.by_entity.items():
         true, found = ({entity for entity in side if entity[1] == kind} for side in (wanted, delivered))
         assert row["entities"] == len(true)
-        assert row["precision"] == pytest.approx(share(len(true & found), len(found)))
-        assert row["recall"] == pytest.approx(share(len(true & found), len(true)))
-        assert row["f1"] == pytest.approx(share(2 * len(true & found), len(true) + len(found)))
+        assert row["precision"] == pytest.approx(assign_to_ranks(len(true & found), len(found)))
+        assert row["recall"] == pytest.approx(assign_to_ranks(len(true & found), len(true)))
+        assert row["f1"] == pytest.approx(assign_to_ranks(2 * len(true & found), len(true) + len(found)))
 
     # The labels of the words say the same as the entities, legally, so any reading of them gives the same scores.
     tags = [[word["label"] for word in page["words"]] for page in written]
@@ -333,10 +333,10 @@ def test_legal_sequences_come_back_as_they_were(case: tuple[int, list[Span]]) ->
 
 @drawn
 @given(st.lists(st.sampled_from(TYPES), min_size=1, unique=True), st.sampled_from(["BIO", "BIOES"]), st.randoms())
-def test_a_label_set_is_read_from_its_tags_in_any_order(types: list[str], scheme: str, dice: Any) -> None:
+def test_a_label_set_is_read_from_its_tags_in_any_order(types: list[str], scheme: str, rng: Any) -> None:
     labels = LabelSet(scheme, tuple(types))
     shuffled = list(labels.tags)
-    dice.shuffle(shuffled)
+    rng.shuffle(shuffled)
     found = LabelSet.from_tags(shuffled)
     assert (found.scheme, sorted(found.types)) == (scheme, sorted(types))
     assert LabelSet.from_tags(labels.tags) == labels

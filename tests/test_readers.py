@@ -12,7 +12,7 @@ from layoutner.errors import UserError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.pages.labels import read_labels, to_spans
-from layoutner.pages.page import Page, Problem, Tally
+from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
@@ -165,10 +165,10 @@ def test_a_line_of_unreadable_size_costs_the_page_of_that_name_before_it(tmp_pat
     sizes = ["5 5", "5 nan", "5 5", "7 7"]
     write_unilm(tmp_path, [row("a", "O", "0 0 1 1", "p.png", size) for size in sizes])
     settings = DataSettings(format="unilm", bad_pages="skip")
-    tally = Tally()
-    (document,) = read_documents(settings, tmp_path, "train", tally)
+    stats = ReadStats()
+    (document,) = read_documents(settings, tmp_path, "train", stats)
     assert document.page_size == (7, 7)
-    assert "a page of 5 x nan; expected width and height, two numbers above 0" in str(tally.first_skipped)
+    assert "a page of 5 x nan; expected width and height, two numbers above 0" in str(stats.first_skipped)
 
 
 def test_unilm_takes_sizes_that_are_not_whole(tmp_path: Path) -> None:
@@ -218,10 +218,10 @@ def test_a_form_and_a_list_of_labels_in_another_encoding(tmp_path: Path) -> None
     file.write_bytes(
         json.dumps({"form": [entity("größe", ("München", [0, 0, 5, 5]))]}, ensure_ascii=False).encode("cp1252")
     )
-    tally = Tally()
-    (document,) = read_documents(DataSettings(), tmp_path, "train", tally)
+    stats = ReadStats()
+    (document,) = read_documents(DataSettings(), tmp_path, "train", stats)
     assert (document.words, document.tags) == (("München",), ("B-GRÖSSE",))
-    assert tally.repaired == {"not UTF-8 (`layoutner data check` lists them)": 1}
+    assert stats.repaired == {"not UTF-8 (`layoutner data check` lists them)": 1}
     # A list of labels is held against the data letter by letter: nothing in it is guessed.
     (tmp_path / "labels.txt").write_bytes("B-Größe\n".encode("cp1252"))
     with pytest.raises(UserError, match=r"labels.txt: cannot be read: not UTF-8: byte 0xF6 at offset 4; convert it"):
@@ -400,10 +400,10 @@ def test_labels_are_ignored_where_pages_are_to_be_labelled_and_demanded_where_th
         ("none", ("z",), None),
         ("whole", ("x",), None),
     ]
-    tally = Tally()
-    (whole,) = read_documents(settings, tmp_path, "train", tally, labels="demand")
+    stats = ReadStats()
+    (whole,) = read_documents(settings, tmp_path, "train", stats, labels="demand")
     assert whole.tags == ("B-ANSWER",)  # the blank word is dropped, so it needs no label
-    assert tally.skipped == 2
+    assert stats.skipped == 2
     with pytest.raises(UserError, match="data.train: none: its words have no labels"):
         read_documents(DataSettings(), tmp_path, "train", labels="demand")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layoutner.errors import UserError
-from layoutner.runs.readiness import demand_ready
+from layoutner.runs.readiness import require_ready
 from layoutner.settings.tree import load
 from layoutner.training.checkpoint_files import MANIFEST_FILE, WEIGHTS_FILE
 from tests.conftest import ROOT, call
@@ -61,14 +61,15 @@ def test_everything_that_needs_no_model_is_said_together(run: Path, tmp_path: Pa
     said = refused(
         "train", f"--data.train={tmp_path}/no-train", f"--data.eval={tmp_path}/no-eval",
         f"--data.labels={tmp_path}/no-labels", f"--model.name_or_path={tmp_path}/folder", "--schedule.max_steps=5",
-        "--schedule.warmup_steps=9", "--batch.global_windows=5", "--batch.micro_windows=2", "--run.predictions=jsonl",
+        "--schedule.warmup_steps=9", "--batch.global_batch_size=5", "--batch.micro_batch_size=2",
+        "--run.predictions=jsonl",
         "--deepspeed.preset=zero9", f"--run.output_dir={run}",
     )  # fmt: skip
     expected = [
         "/folder: there is no config.json in it",
         "schedule.warmup_steps = 9 is more than the 5 optimizer steps",
         "deepspeed.preset = 'zero9': no such file or preset",
-        "batch.global_windows = 5 is not batch.micro_windows = 2 x accumulation x 1 rank(s)",
+        "batch.global_batch_size = 5 is not batch.micro_batch_size = 2 x accumulation x 1 rank(s)",
         f"data.train = {tmp_path}/no-train: no such file or folder",
         f"data.eval = {tmp_path}/no-eval: no such file or folder",
         f"{tmp_path}/no-labels: cannot be read",
@@ -114,21 +115,23 @@ def test_one_problem_is_one_line(
 def test_a_package_that_is_missing(format: str, lacks: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, lacks, None)
     with pytest.raises(UserError) as found:
-        demand_ready(load(None, {"data": {"format": format}, "tensorboard": {"enabled": "true"}}))
+        require_ready(load(None, {"data": {"format": format}, "tensorboard": {"enabled": "true"}}))
     assert text in str(found.value)
 
 
 def test_ranks_are_those_of_the_launcher(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    settings = load(None, {"batch": {"global_windows": "4", "micro_windows": "2"}, "run": {"output_dir": str(run)}})
+    settings = load(
+        None, {"batch": {"global_batch_size": "4", "micro_batch_size": "2"}, "run": {"output_dir": str(run)}}
+    )
     for ranks, fits in (("2", True), ("3", False)):
         monkeypatch.setenv("WORLD_SIZE", ranks)
         with pytest.raises(UserError) as found:
-            demand_ready(settings)
+            require_ready(settings)
         assert (f"2 x {ranks}" not in str(found.value)) == fits
         assert "holds 1 checkpoint(s)" in str(found.value)
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(UserError) as found:
-        demand_ready(settings)
+        require_ready(settings)
     assert "holds 1 checkpoint(s)" not in str(found.value)  # the folder is rank 0's
 
 
@@ -138,7 +141,7 @@ def test_a_run_that_can_start_is_not_refused(train_arguments: Callable[..., list
         name, _, value = argument.removeprefix("--").partition("=")
         section, key = name.split(".")
         tree.setdefault(section, {})[key] = value
-    demand_ready(load(None, tree))
+    require_ready(load(None, tree))
     assert not (tmp_path / "run").exists()  # it only looks
 
 
@@ -173,11 +176,11 @@ def test_a_locale_whose_file_names_are_not_utf_8(monkeypatch: pytest.MonkeyPatch
     """The tokenizers library would write to another folder than Python."""
     settings = load(None, {"run": {"output_dir": str(tmp_path / "é")}})
     with pytest.raises(UserError) as found:
-        demand_ready(settings)
+        require_ready(settings)
     assert "PYTHONUTF8" not in str(found.value)
     monkeypatch.setattr("os.fsencode", lambda path: path.encode("latin-1"))
     with pytest.raises(UserError, match="run.output_dir = .*PYTHONUTF8=1"):
-        demand_ready(settings)
+        require_ready(settings)
 
 
 def test_training_says_it_to_every_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

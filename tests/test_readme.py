@@ -52,13 +52,13 @@ def test_the_example_of_config_check_says_what_is_shown(
 
 def test_the_example_of_an_entity_is_what_predict_makes_of_such_words() -> None:
     from layoutner.inference.predict import to_page
-    from layoutner.objectives.evaluate import WordLabel
+    from layoutner.objectives.evaluate import WordPrediction
 
     example = json.loads(block("json", '{"type"'))
     labels = [0] * 17 + [1, 2]
     boxes = ((0, 0, 9, 9),) * 17 + ((640, 102, 690, 120), (700, 100, 780, 119))
     page = Document("receipt", ("x",) * 17 + ("RM", "9.00"), boxes, None, (600, 800))
-    answers = [WordLabel(label, 1.0) for label in labels]
+    answers = [WordPrediction(label, 1.0) for label in labels]
     assert to_page(page, answers, LabelSet("BIO", ("TOTAL",)), None)["entities"] == [example]
 
 
@@ -108,7 +108,7 @@ def make_data(folder: Path, forms: Path) -> None:
     for number in range(20):
         receipt = test_cord.receipt()
         receipt["valid_line"][2]["words"][0]["text"] = f"Tea{number}"
-        # Off the page, which --fix clamp and --data.fix clamp repair.
+        # Off the page, which --data.invalid_boxes clamp and --data.invalid_boxes clamp repair.
         receipt["valid_line"][2]["words"][0]["quad"]["x1"] = -3
         test_cord.write(folder / "data" / "cord", receipt, str(number))
 
@@ -158,7 +158,16 @@ def test_every_other_command_runs_as_it_stands(
 def test_the_benchmark_runs(real_data: Path, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    few = ["--schedule.epochs", "1", "--batch.global_windows", "64", "--data.max_length", "128", "--data.stride", "0"]
+    few = [
+        "--schedule.epochs",
+        "1",
+        "--batch.global_batch_size",
+        "64",
+        "--data.max_length",
+        "128",
+        "--data.stride",
+        "0",
+    ]
     command = [str(ROOT / "benchmarks" / "funsd.sh"), str(real_data / "funsd"), *few]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -16,10 +16,10 @@ from layoutner.settings.tree import load
 def rendered(ranks: int = 2, **overrides: dict[str, str]) -> dict[str, Any]:
     base = {
         "schedule": {"max_steps": "100", "warmup_steps": "10"},
-        "batch": {"global_windows": "16", "micro_windows": "4"},
+        "batch": {"global_batch_size": "16", "micro_batch_size": "4"},
     }
     settings = load(None, {**base, **overrides})
-    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
+    batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, ranks)
     return render(settings, batch, plan_schedule(settings.schedule, 16, None))
 
 
@@ -91,7 +91,7 @@ def test_a_preset_by_path(tmp_path: Path) -> None:
     [
         (
             '{"train_batch_size": 8, "fp16": {}}',
-            r"train_batch_size is owned by batch.global_windows(.|\n)*fp16 is owned",
+            r"train_batch_size is owned by batch.global_batch_size(.|\n)*fp16 is owned",
         ),
         ('{"zero_optimizaton": {}}', "zero_optimizaton: unknown key; .*did you mean 'zero_optimization'"),
         (

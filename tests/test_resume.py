@@ -17,12 +17,12 @@ DTYPES = ("fp32", "bf16", "fp16")
 def write_pages(folder: Path) -> None:
     """22 pages of 1 to 60 words; with 6 windows a step, the last step of an epoch has 4."""
     folder.mkdir()
-    dice = random.Random(5)
+    rng = random.Random(5)
     rows: list[tuple[str, str, str]] = []
     for page in range(22):
-        for _ in range(dice.choice([1, 2, 5, 20, 60])):
-            x, y = dice.randrange(900), dice.randrange(900)
-            word, tag = dice.choice(["brass", "wheel", "12", "Feb"]), dice.choice(["O", "S-A", "S-B"])
+        for _ in range(rng.choice([1, 2, 5, 20, 60])):
+            x, y = rng.randrange(900), rng.randrange(900)
+            word, tag = rng.choice(["brass", "wheel", "12", "Feb"]), rng.choice(["O", "S-A", "S-B"])
             image = f"{word}\t0 0 1 1\t100 100\t{page}.png"
             rows.append((f"{word}\t{tag}", f"{word}\t{x} {y} {x + 50} {y + 20}", image))
         rows.append(("", "", ""))
@@ -71,25 +71,25 @@ def matrix(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-World = tuple[int, str]  # ranks, ZeRO stage
-WORLDS: list[World] = [(ranks, stage) for ranks in RANKS for stage in STAGES]
+Ranks = tuple[int, str]  # ranks, ZeRO stage
+WORLDS: list[Ranks] = [(ranks, stage) for ranks in RANKS for stage in STAGES]
 
 
-def name(dtype: str, source: World, target: World | None = None) -> str:
+def name(dtype: str, source: Ranks, target: Ranks | None = None) -> str:
     return "-".join(map(str, (dtype, *source, *(target or ()))))
 
 
 # Every world to itself; from one world to every other; and, in fp32, from every world to two that are unlike it.
-CASES: list[tuple[str, World, World]] = sorted(
-    {(dtype, world, world) for dtype in DTYPES for world in WORLDS}
-    | {(dtype, (2, "2"), world) for dtype in DTYPES for world in WORLDS}
-    | {("fp32", world, target) for world in WORLDS for target in ((1, "0"), (3, "3"))}
+CASES: list[tuple[str, Ranks, Ranks]] = sorted(
+    {(dtype, ranks, ranks) for dtype in DTYPES for ranks in WORLDS}
+    | {(dtype, (2, "2"), ranks) for dtype in DTYPES for ranks in WORLDS}
+    | {("fp32", ranks, target) for ranks in WORLDS for target in ((1, "0"), (3, "3"))}
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "source", "target"), CASES)
-def test_the_curve_goes_on(dtype: str, source: World, target: World, matrix: Path) -> None:
+def test_the_curve_goes_on(dtype: str, source: Ranks, target: Ranks, matrix: Path) -> None:
     whole, resumed = losses(matrix / name(dtype, source)), losses(matrix / name(dtype, source, target))
     if source == target and dtype != "bf16":
         assert resumed == whole  # to the last bit
@@ -106,7 +106,7 @@ def test_steps_are_counted_though_the_first_parameter_is_frozen(tmp_path: Path) 
     import torch
     from transformers import BertConfig, BertForTokenClassification
 
-    from layoutner.distributed.world import World as Ranks
+    from layoutner.distributed.ranks import Ranks as Ranks
     from layoutner.engine.engine import Engine
     from layoutner.planning.batch_plan import plan_batch
     from layoutner.planning.render import render

@@ -53,7 +53,7 @@ def test_every_recipe_loads() -> None:
     for name in recipe_names():
         load(name, {})
     published = load("funsd-layoutlm-base", {})
-    assert (published.batch.global_windows, published.optimizer.lr, published.schedule.epochs) == (16, 5e-5, 100)
+    assert (published.batch.global_batch_size, published.optimizer.lr, published.schedule.epochs) == (16, 5e-5, 100)
 
 
 def test_every_key_has_a_description() -> None:
@@ -65,7 +65,10 @@ def test_every_key_has_a_description() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"batch": {"micro_window": "4"}}, "command line: batch.micro_window: unknown; did you mean 'micro_windows'?"),
+        (
+            {"batch": {"micro_window": "4"}},
+            "command line: batch.micro_window: unknown; did you mean 'micro_batch_size'?",
+        ),
         ({"batch": {"lr": "1"}}, r"batch.lr: unknown; it belongs to \[optimizer\]"),
         ({"modle": {"family": "bert"}}, r"\[modle\]: unknown; did you mean 'model'?"),
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr = 'fast'"),
@@ -82,7 +85,7 @@ def test_every_key_has_a_description() -> None:
         ({"deepspeed": {"zero_stage": "4"}}, "deepspeed.zero_stage"),
         ({"precision": {"dtype": "fp8"}}, "precision.dtype = 'fp8'"),
         ({"run": {"seed": "5000000000"}}, "run.seed"),
-        ({"batch": {"global_windows": "0"}}, "batch.global_windows = '0'"),
+        ({"batch": {"global_batch_size": "0"}}, "batch.global_batch_size = '0'"),
     ],
 )
 def test_what_is_wrong_is_refused(overrides: dict[str, dict[str, str]], message: str) -> None:
@@ -97,7 +100,7 @@ def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         load(config, {"optimizer": {"lr": "x"}})
     text = str(caught.value)
     assert "the environment: run.seeed: unknown; did you mean 'seed'?" in text
-    assert "the config file: batch.micro_windows: true: this setting is no switch" in text
+    assert "the config file: batch.micro_batch_size: true: this setting is no switch" in text
     assert "the command line: optimizer.lr = 'x'" in text
 
 

@@ -205,7 +205,7 @@ def test_choosing_by_test_pages_is_refused_unless_it_is_said(tmp_path: Path) -> 
         tmp_path / "mixed", {"m0": story(21), "m9": story(22), **{f"m{n}": story(n + 40) for n in range(1, 5)}}
     )
     for evaluation in (test, mixed):
-        with pytest.raises(UserError, match=r"pages of data.eval are pages of data.test.*data.choose_by = test"):
+        with pytest.raises(UserError, match=r"pages of data.eval are pages of data.test.*data.selection_split = test"):
             corpus(train=train, eval=evaluation, test=test)
     # Half of the test pages choose, however many others do too.
     large = jsonl(tmp_path / "large", {f"m{n}": story(n + 20 if n < 2 else n + 40) for n in range(60)})
@@ -216,9 +216,9 @@ def test_choosing_by_test_pages_is_refused_unless_it_is_said(tmp_path: Path) -> 
     near = jsonl(tmp_path / "near", {f"m{n}": story(n + 20) + " more" for n in range(4)})
     assert "note: 1 of 4 pages of data.test" in corpus(train=train, eval=rare, test=test).notes[0]
     assert "note: 4 of 4 pages of data.test" in corpus(train=train, eval=near, test=test).notes[0]
-    said = corpus(train=train, test=test, choose_by="test")
+    said = corpus(train=train, test=test, selection_split="test")
     assert said.eval == said.test
-    assert said.notes == ("note: the checkpoint is chosen by the 4 test pages (data.choose_by = test)",)
+    assert said.notes == ("note: the checkpoint is chosen by the 4 test pages (data.selection_split = test)",)
     with pytest.raises(UserError, match=r"2 of 2 pages of data.eval are pages of data.test"):
         corpus(train=train, eval="0.25", test=train)
 
@@ -226,9 +226,9 @@ def test_choosing_by_test_pages_is_refused_unless_it_is_said(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"choose_by": "test"}, "choose_by = test and no test: give data.test"),
-        ({"choose_by": "test", "test": "x", "eval": "0.1"}, "choose_by = test and eval = 0.1"),
-        ({"choose_by": "test", "test": "x", "folds": "3", "fold": "1"}, "choose_by = test and folds = 3"),
+        ({"selection_split": "test"}, "selection_split = test and no test: give data.test"),
+        ({"selection_split": "test", "test": "x", "eval": "0.1"}, "selection_split = test and eval = 0.1"),
+        ({"selection_split": "test", "test": "x", "folds": "3", "fold": "1"}, "selection_split = test and folds = 3"),
         ({"fold": "1"}, "fold = 1 of how many"),
         ({"folds": "3", "fold": "4"}, "fold = 4 is not one of the 3 folds"),
         ({"folds": "3", "fold": "1", "eval": "0.1"}, "with folds, a fold is what eval is"),
@@ -365,7 +365,7 @@ def test_which_names_look_like_pages(names: list[str], documents: int) -> None:
 
 def test_no_public_data_set_looks_like_pages_of_documents(real_data: Path) -> None:
     for format, folder in (("funsd", "funsd"), ("sroie", "sroie2019/train"), ("cord", "cord_v1")):
-        settings = DataSettings(format=format, fix="clamp")  # type: ignore[arg-type]
+        settings = DataSettings(format=format, invalid_boxes="clamp")  # type: ignore[arg-type]
         assert name_note(read_documents(settings, real_data / folder, "train")) is None
 
 

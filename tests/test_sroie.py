@@ -12,7 +12,7 @@ from layoutner.errors import UserError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.pages.labels import to_spans
-from layoutner.pages.page import Page, Problem, Tally, Word, to_document
+from layoutner.pages.page import Page, Problem, ReadStats, Word, to_document
 from layoutner.readers import READERS
 from layoutner.readers.key_values import find_values
 
@@ -61,7 +61,7 @@ def pages(path: Path, role: str = "train") -> list[Page | Problem]:
 def document(path: Path) -> tuple[Document, list[Problem]]:
     (page,) = pages(path)
     assert isinstance(page, Page), page
-    made, problems = to_document(page, "none", Tally())
+    made, problems = to_document(page, "none", ReadStats())
     assert made is not None, problems
     return made, problems
 
@@ -235,7 +235,9 @@ def test_page_sizes_need_not_be_whole_numbers(tmp_path: Path) -> None:
     for name in "abc":
         receipt(tmp_path, name=name, image=False)
     (tmp_path / "page_sizes.tsv").write_text("key\twidth_px\theight_px\na\t500.5\t600\nb\t500\tinf\nc\t500\t600\n")
-    first, second, third = (to_document(page, "none", Tally()) for page in pages(tmp_path) if isinstance(page, Page))
+    first, second, third = (
+        to_document(page, "none", ReadStats()) for page in pages(tmp_path) if isinstance(page, Page)
+    )
     assert [made.page_size for made, _ in (first, third) if made is not None] == [(500.5, 600), (500, 600)]
     assert second[0] is None
     assert "a page of 500 x inf; expected width and height, two numbers above 0" in str(second[1][0])
@@ -292,11 +294,11 @@ def test_a_page_of_nothing_but_matches_comes_to_an_end() -> None:
 def test_the_real_receipts(real_data: Path) -> None:
     found: Counter[str] = Counter()
     notes: Counter[tuple[str, str]] = Counter()
-    tally = Tally()
+    stats = ReadStats()
     words = 0
     for page in pages(real_data / "sroie2019", "train"):
         assert isinstance(page, Page), page
-        made, problems = to_document(page, "none", tally)
+        made, problems = to_document(page, "none", stats)
         assert made is not None, problems
         assert made.tags is not None
         words += len(made.words)
@@ -314,7 +316,7 @@ def test_the_real_receipts(real_data: Path) -> None:
         ("value not given", "total"): 1,
     }
     assert words == 72390
-    assert not tally.repaired
+    assert not stats.repaired
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".json"])

@@ -15,7 +15,7 @@ import torch
 import wandb
 from torch.utils.tensorboard import SummaryWriter
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.settings.tree import Settings, load
 from layoutner.training.plan import make_plan
@@ -23,7 +23,7 @@ from layoutner.training.tracking import JsonLines, open_tracker
 from tests.conftest import launch
 from tests.test_cache import small_files
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
 Curves = dict[str, list[tuple[int, float]]]  # name -> (step, value), in the order they are shown
 
@@ -134,7 +134,7 @@ def test_a_number_that_is_none_is_shown_as_it_is(tmp_path: Path) -> None:
 
 
 def test_other_ranks_and_a_switch_that_is_off_write_nothing(tmp_path: Path) -> None:
-    tracker = open_tracker(settings_of(tmp_path), World(rank=1, size=2, device=torch.device("cpu")), 0)
+    tracker = open_tracker(settings_of(tmp_path), Ranks(rank=1, size=2, device=torch.device("cpu")), 0)
     tracker.log(1, {"train/loss": 1.0})
     tracker.close()
     assert list(tmp_path.iterdir()) == []

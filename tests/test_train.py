@@ -186,7 +186,7 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [
-    ({"batch__micro_windows": 3}, "batch.micro_windows = 2 or 4"),
+    ({"batch__micro_windows": 3}, "batch.micro_batch_size = 2 or 4"),
     ({"data__train": "/nowhere"}, "data.train = /nowhere: no such file or folder"),
     ({"model__name_or_path": "/nowhere"}, "no config.json in it"),
     ({"data__max_length": 512}, "has positions for 256 tokens"),
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_meaning_is_not_resumed(run_on_one_rank: Path, t
     arguments = train_arguments(run_on_one_rank, run__resume="auto", batch__global_windows=4, data__eval=0.25)
     done = launch(["layoutner", "train", *arguments])
     assert done.returncode == 2
-    assert "global_windows = 8 there, 4 here" in done.stderr
+    assert "global_batch_size = 8 there, 4 here" in done.stderr
 
 
 def test_a_full_disk_is_said_and_loses_nothing(train_arguments: Arguments, tmp_path: Path) -> None:

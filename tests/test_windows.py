@@ -12,8 +12,8 @@ from seqeval.metrics import f1_score
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from layoutner.corpus.batches import Batch
-from layoutner.corpus.windows import IGNORED, Windower
-from layoutner.distributed.world import World
+from layoutner.corpus.windows import IGNORED, WindowSplitter
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.models.families import FAMILIES
 from layoutner.objectives.evaluate import evaluate
@@ -21,7 +21,7 @@ from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from tests.conftest import launch
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
 FIRST_BOX, LAST_BOX = (0, 0, 0, 0), (1000, 1000, 1000, 1000)  # of [CLS] and [SEP], as LayoutLM was trained
 
@@ -29,13 +29,13 @@ LABELS = LabelSet("BIO", ("A", "B"))
 TEXTS = ["brass", "wheel", "12", "Order", "x", "steel-frame-panel", "\u200b", "Größe", "日本", "😀", "a b", "O'Neil"]
 
 
-def document(dice: random.Random, words: int) -> Document:
+def document(rng: random.Random, words: int) -> Document:
     boxes = []
     for _ in range(words):
-        x, y = dice.randrange(900), dice.randrange(900)
-        boxes.append((x, y, x + dice.randrange(100), y + dice.randrange(100)))
-    tags = [dice.choice(["O", "B-A", "B-B"]) for _ in range(words)]
-    return Document("d", tuple(dice.choice(TEXTS) for _ in range(words)), tuple(boxes), tuple(tags), (100, 100))
+        x, y = rng.randrange(900), rng.randrange(900)
+        boxes.append((x, y, x + rng.randrange(100), y + rng.randrange(100)))
+    tags = [rng.choice(["O", "B-A", "B-B"]) for _ in range(words)]
+    return Document("d", tuple(rng.choice(TEXTS) for _ in range(words)), tuple(boxes), tuple(tags), (100, 100))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
@@ -44,11 +44,11 @@ def test_every_word_is_answered_for_once(
     family: str, max_length: int, stride: int, checkpoints: dict[str, Path]
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints[family])
-    windower = Windower(tokenizer, max_length, stride)
-    dice = random.Random(max_length + stride)
-    documents = [document(dice, dice.randrange(0, 120)) for _ in range(20)]
-    windows = windower.windows(documents, LABELS)
-    answered = [(w.document, word) for w in windows for _, word in w.answers]
+    splitter = WindowSplitter(tokenizer, max_length, stride)
+    rng = random.Random(max_length + stride)
+    documents = [document(rng, rng.randrange(0, 120)) for _ in range(20)]
+    windows = splitter.split(documents, LABELS)
+    answered = [(w.document, word) for w in windows for _, word in w.owned_words]
     assert sorted(answered) == [(d, w) for d, doc in enumerate(documents) for w in range(len(doc.words))]
     for window in windows:
         assert window.length <= max_length
@@ -57,16 +57,16 @@ def test_every_word_is_answered_for_once(
         assert window.input_ids[0] == tokenizer.cls_token_id
         assert window.input_ids[-1] == tokenizer.sep_token_id
         page = documents[window.document]
-        for token, word in window.answers:
+        for token, word in window.owned_words:
             assert window.boxes[token] == page.boxes[word]
             assert window.labels[token] == LABELS.ids[(page.tags or ())[word]]
-        assert sum(label != IGNORED for label in window.labels) == len(window.answers)
+        assert sum(label != IGNORED for label in window.labels) == len(window.owned_words)
 
 
 def test_a_word_is_answered_for_where_it_has_most_context(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("x",) * 20, ((0, 0, 1, 1),) * 20, None, (10, 10))
-    first, second, *_ = Windower(tokenizer, 12, 4).windows([page], None)
+    first, second, *_ = WindowSplitter(tokenizer, 12, 4).windows([page], None)
     # Windows of 10 words that share 4: words 0-9 and 6-15. Of the shared 6, 7, 8, 9 each takes two.
     assert [word for _, word in first.answers] == [0, 1, 2, 3, 4, 5, 6, 7]
     assert [word for _, word in second.answers][:2] == [8, 9]
@@ -75,7 +75,7 @@ def test_a_word_is_answered_for_where_it_has_most_context(checkpoints: dict[str,
 def test_sub_words_follow_their_word(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("steel-frame", "x"), ((1, 2, 3, 4), (5, 6, 7, 8)), ("B-A", "O"), (10, 10))
-    (window,) = Windower(tokenizer, 64, 0).windows([page], LABELS)
+    (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], LABELS)
     pieces = len(tokenizer("steel-frame", add_special_tokens=False)["input_ids"])
     assert pieces > 1
     assert window.labels == [IGNORED, LABELS.ids["B-A"], *[IGNORED] * (pieces - 1), 0, IGNORED]
@@ -87,18 +87,18 @@ def test_all_sub_words_carry_a_label_where_asked(scheme: str, tag: str, checkpoi
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     labels = LabelSet(scheme, ("A", "B"))
     page = Document("d", ("steel-frame", "x-x"), ((1, 2, 3, 4), (5, 6, 7, 8)), ("B-A", "O"), (10, 10))
-    (window,) = Windower(tokenizer, 64, 0).windows([page], labels, all_subwords=True)
+    (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], labels, all_subwords=True)
     steel, x = (len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in page.words)
     first, later = labels.ids[tag], labels.ids["I-A"]
     assert window.labels == [IGNORED, first, *[later] * (steel - 1), *[0] * x, IGNORED]
-    assert window.answers == [(1, 0), (1 + steel, 1)]
+    assert window.owned_words == [(1, 0), (1 + steel, 1)]
     assert window.labelled == steel + x
 
 
 def test_a_special_token_printed_on_a_page_is_no_special_token(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("[SEP]", "x", "[PAD]"), ((1, 2, 3, 4),) * 3, None, (10, 10))
-    (window,) = Windower(tokenizer, 64, 0).windows([page], None)
+    (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], None)
     unknown, (x,) = tokenizer.unk_token_id, tokenizer("x", add_special_tokens=False)["input_ids"]
     assert window.input_ids == [tokenizer.cls_token_id, unknown, x, unknown, tokenizer.sep_token_id]
 
@@ -122,8 +122,8 @@ def test_a_token_that_the_user_added_is_what_the_page_says(
         assert tokenizer.convert_tokens_to_ids(["<num>", "<cur>", "<date>"]) == [before, before + 1, before + 2]
         words = ("<num>", "<cur>", "x<num>.", "<date>", *structural)
         page = Document("d", words, ((1, 2, 3, 4),) * len(words), None, (10, 10))
-        (window,) = Windower(tokenizer, 64, 0).windows([page], None)
-        starts = [token for token, _ in window.answers]
+        (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], None)
+        starts = [token for token, _ in window.owned_words]
         pieces = [window.input_ids[start:end] for start, end in pairwise([*starts, window.length - 1])]
         assert pieces[:2] == [[before], [before + 1]]
         assert pieces[2].count(before) == 1  # within a word, as the tokenizer cuts it
@@ -137,14 +137,14 @@ def test_the_ends_of_a_window_printed_on_a_page_are_text_by_whatever_name(checkp
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
     assert tokenizer.sep_token_id is None
     page = Document("d", ("[SEP]", "[CLS]"), ((1, 2, 3, 4),) * 2, None, (10, 10))
-    (window,) = Windower(tokenizer, 64, 0).windows([page], None)
+    (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], None)
     assert tokenizer.convert_ids_to_tokens(window.input_ids) == ["[CLS]", "[UNK]", "[UNK]", "[SEP]"]
 
 
 def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
-    dice = random.Random(9)
-    pages = [document(dice, words) for words in (0, 1, 150, 37)]
+    rng = random.Random(9)
+    pages = [document(rng, words) for words in (0, 1, 150, 37)]
 
     def by_piece(piece: int) -> int:
         return piece * 7 % len(LABELS.tags)
@@ -160,7 +160,7 @@ def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path])
     assert 0 < truth < 1
     counts = set()
     for cut in ((512, 128), (256, 0), (64, 16), (16, 7), (8, 3), (8, 0)):
-        windows = Windower(tokenizer, *cut).windows(pages, LABELS)
+        windows = WindowSplitter(tokenizer, *cut).windows(pages, LABELS)
         scores = evaluate(forward, [(pages, windows)], LABELS, "test", "word", 3, tokenizer.pad_token_id, ALONE)
         assert scores.f1 == pytest.approx(truth, abs=1e-12)
         assert scores.counts["words"] == 188
@@ -171,14 +171,14 @@ def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path])
 def test_a_word_longer_than_a_window_keeps_its_first_sub_words(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("x-" * 50, "x"), ((0, 0, 1, 1),) * 2, ("B-A", "O"), (10, 10))
-    windows = Windower(tokenizer, 16, 4).windows([page], LABELS)
-    assert [word for window in windows for _, word in window.answers] == [0, 1]
+    windows = WindowSplitter(tokenizer, 16, 4).windows([page], LABELS)
+    assert [word for window in windows for _, word in window.owned_words] == [0, 1]
 
 
 def test_room_for_nothing(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     with pytest.raises(UserError, match="leaves 6 sub-words beside 2 special tokens"):
-        Windower(tokenizer, 8, 6).windows([], None)
+        WindowSplitter(tokenizer, 8, 6).windows([], None)
 
 
 def test_the_windows_of_funsd(real_data: Path, minilm: Path) -> None:
@@ -186,9 +186,9 @@ def test_the_windows_of_funsd(real_data: Path, minilm: Path) -> None:
     from layoutner.settings.data import DataSettings
 
     # Its vocabulary is bert-base-uncased's.
-    windower = Windower(AutoTokenizer.from_pretrained(minilm), 512, 0)
+    splitter = WindowSplitter(AutoTokenizer.from_pretrained(minilm), 512, 0)
     train, test = (
-        windower.windows(read_documents(DataSettings(format="funsd"), real_data / "funsd", role), None)
+        splitter.split(read_documents(DataSettings(format="funsd"), real_data / "funsd", role), None)
         for role in ("train", "test")
     )
     assert (len(train), sum(w.length for w in train)) == (150, 34_066)
@@ -202,7 +202,7 @@ def test_both_formats_of_funsd_give_the_same_windows(real_data: Path, minilm: Pa
     from layoutner.documents.roles import read_corpus
     from layoutner.settings.data import DataSettings
 
-    windower = Windower(AutoTokenizer.from_pretrained(minilm), 512, 128)
+    splitter = WindowSplitter(AutoTokenizer.from_pretrained(minilm), 512, 128)
     found = []
     for format, folder in FORMATS.items():
         path = real_data / folder
@@ -210,8 +210,8 @@ def test_both_formats_of_funsd_give_the_same_windows(real_data: Path, minilm: Pa
         found.append(
             [
                 [
-                    (window.document, window.input_ids, window.boxes, window.labels, window.answers)
-                    for window in windower.windows(documents, corpus.labels)
+                    (window.document, window.input_ids, window.boxes, window.labels, window.owned_words)
+                    for window in splitter.split(documents, corpus.labels)
                 ]
                 for documents in (corpus.train, corpus.eval, corpus.test)
             ]

@@ -11,7 +11,7 @@ from layoutner.documents.roles import read_documents
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
-from layoutner.pages.page import Page, Problem, Tally
+from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings
 
@@ -48,11 +48,11 @@ def test_a_file_in_gb2312_is_read_and_said_once(tmp_path: Path) -> None:
     expected = read(file)
     content = file.read_text(encoding="utf-8").replace("王", "王\uff0c").encode("gb2312")
     file.write_bytes(content)
-    tally = Tally()
-    documents = read_documents(DataSettings(format="xfund"), tmp_path, "train", tally)
+    stats = ReadStats()
+    documents = read_documents(DataSettings(format="xfund"), tmp_path, "train", stats)
     assert [document.words[-2] for document in documents] == ["王\uff0c", "王\uff0c"]
     assert [document.words[:-2] for document in documents] == [document.words[:-2] for document in expected]
-    (note,) = tally.notes
+    (note,) = stats.notes
     assert note.startswith("zh.train.json: read as GB2312: not UTF-8: byte 0x")
 
 

@@ -99,10 +99,10 @@ def _network_config(name: str) -> dict[str, Any]:
             raise UserError(f"{file}: holds no object but {type(config).__name__}: not the configuration of a network")
         return config
     quiet()
-    from layoutner.models.loading import open_checkpoint
+    from layoutner.models.loading import open_pretrained
     from layoutner.settings.tree import ModelSettings
 
-    opened: dict[str, Any] = open_checkpoint(ModelSettings(name_or_path=name)).config.to_dict()
+    opened: dict[str, Any] = open_pretrained(ModelSettings(name_or_path=name)).config.to_dict()
     return opened
 
 
@@ -112,7 +112,7 @@ def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Sche
     from layoutner.planning.schedule import plan_schedule
 
     settings = load(options.config, overrides(options))
-    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, options.world_size)
+    batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, options.world_size)
     windows = options.windows
     if windows is not None and windows < 1:
         raise UserError(f"--windows {windows}: at least one window is needed")
@@ -121,7 +121,7 @@ def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Sche
         from layoutner.training.plan import cut_windows
 
         windows = len(cut_windows(settings)[2]["train"])
-    return settings, batch, plan_schedule(settings.schedule, settings.batch.global_windows, windows)
+    return settings, batch, plan_schedule(settings.schedule, settings.batch.global_batch_size, windows)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # Settings that say how documents are read.
 # fmt: off
 KEYS = (
-    "format", "labels", "ignore_types", "group_by", "box_unit", "box_format", "fix", "box_level", "max_length",
-    "stride", "max_image_mib",
+    "format", "labels", "ignore_types", "group_by", "box_unit", "box_format", "invalid_boxes", "box_level",
+    "max_length", "stride", "max_image_mib",
 )
 # fmt: on
 
@@ -31,7 +31,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     check = add_command(actions, "check", _check, "count what there is and list what is wrong; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
     for key in KEYS:
-        add_setting(check, "data", key, f"--data.{key}", *([f"--{key}"] if key in ("labels", "fix") else []))
+        add_setting(check, "data", key, f"--data.{key}")
     check.add_argument(
         "--split", choices=["train", "eval", "test"], help="read this one alone (default: all there are)"
     )
@@ -53,16 +53,16 @@ def _check(options: argparse.Namespace) -> None:
 def _counter(name: str, settings: DataSettings) -> "CountWindows":
     """Counts the windows and tokens that a checkpoint's tokenizer cuts documents into."""
     quiet()
-    from layoutner.corpus.windows import Windower
-    from layoutner.models.loading import open_checkpoint
+    from layoutner.corpus.windows import WindowSplitter
+    from layoutner.models.loading import open_pretrained
     from layoutner.settings.tree import ModelSettings
 
-    checkpoint = open_checkpoint(ModelSettings(name_or_path=name))
-    checkpoint.demand_length(settings.max_length)
-    windower = Windower(checkpoint.tokenizer, settings.max_length, settings.stride)
+    checkpoint = open_pretrained(ModelSettings(name_or_path=name))
+    checkpoint.require_length(settings.max_length)
+    splitter = WindowSplitter(checkpoint.tokenizer, settings.max_length, settings.stride)
 
     def count(documents: "Sequence[Document]") -> tuple[int, int]:
-        windows = windower.windows(documents, None)
+        windows = splitter.split(documents, None)
         return len(windows), sum(window.length for window in windows)
 
     return count

@@ -13,7 +13,7 @@ from layoutner.cli.streams import flush
 from layoutner.errors import Preempted, UserError, first_line
 
 if TYPE_CHECKING:
-    from layoutner.distributed.world import World
+    from layoutner.distributed.ranks import Ranks
 
 # Exit codes; 128 + SIGINT and 128 + SIGPIPE, as shells have it. 1 is left to the commands that check something: they
 # have found errors. So a fault of the program itself, which Python would end with 1, is EX_SOFTWARE of sysexits.h.
@@ -56,7 +56,7 @@ def report(error: BaseException, joined: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = UNREAD
     elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
-        advice = "a smaller batch.micro_windows (predict, evaluate: --batch) needs less, and computes the same"
+        advice = "a smaller batch.micro_batch_size (predict, evaluate: --batch) needs less, and computes the same"
         print(f"{who}error: {first_line(error)} - {advice}", file=sys.stderr)
     elif isinstance(error, OSError):
         print(f"{who}error: {error}", file=sys.stderr)
@@ -69,7 +69,7 @@ def report(error: BaseException, joined: bool = False) -> int:
 
 
 @contextmanager
-def ending_together(world: "World") -> Iterator["World"]:
+def ending_together(ranks: "Ranks") -> Iterator["Ranks"]:
     """The ranks, joined. What goes wrong in here is reported, and no rank ends before rank 0 has reported it.
 
     Raises:
@@ -77,13 +77,13 @@ def ending_together(world: "World") -> Iterator["World"]:
         Preempted: as raised in here.
     """
     try:
-        with world:
-            yield world
+        with ranks:
+            yield ranks
     except (SystemExit, Preempted):
         raise
     except BaseException as error:
         code = report(error, joined=True)
-        world.part()
+        ranks.part()
         sys.exit(code)
 
 

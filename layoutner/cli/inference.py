@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.cli.ending import ending_together
-from layoutner.errors import UserError, demand_all
+from layoutner.errors import UserError, require_all
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import RunSettings, load
 
 if TYPE_CHECKING:
-    from layoutner.distributed.world import World
+    from layoutner.distributed.ranks import Ranks
     from layoutner.inference.labeller import Labeller
     from layoutner.objectives.metrics import Scores
-    from layoutner.pages.page import Tally
+    from layoutner.pages.page import ReadStats
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -40,7 +40,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             required=name == "predict",
             help="folder made by `layoutner export`, or a run folder, whose export is meant",
         )
-        for key in ("format", "box_unit", "box_format", "fix", "bad_pages", "max_image_mib"):
+        for key in ("format", "box_unit", "box_format", "invalid_boxes", "bad_pages", "max_image_mib"):
             shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else None
             add_setting(command, "data", key, shown=shown, demand=True)
         command.add_argument(
@@ -79,71 +79,71 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    with _joined(options) as world:
-        from layoutner.inference.input import ReportingTally, documents, lost_pages
+    with _joined(options) as ranks:
+        from layoutner.inference.input import ReportingStats, documents, lost_pages
         from layoutner.inference.labeller import Labeller
         from layoutner.inference.output import Output
         from layoutner.inference.predict import predict
 
-        output, tally = Output(options.output), ReportingTally()
-        world.on_main(output.open)
+        output, stats = Output(options.output), ReportingStats()
+        ranks.run_on_rank_zero(output.open)
         try:
-            labeller = world.agree(lambda: Labeller(options.model, world, options.data.max_image_mib))
+            labeller = ranks.run_on_all_ranks(lambda: Labeller(options.model, ranks, options.data.max_image_mib))
             settings = _settings(options, labeller)
-            found = documents(settings, options.input, options.split, tally, "ignore")
-            lost = lost_pages(settings, tally)
+            found = documents(settings, options.input, options.split, stats, "ignore")
+            lost = lost_pages(settings, stats)
             predict(labeller, found, options.batch, output, options.output_format, options.draw, lost)
         finally:
             output.discard()
-        _report(tally)
+        _report(stats)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     if (options.model is None) == (options.checkpoints is None):
         given = "none" if options.model is None else "both"
         raise UserError(f"give one of --model FOLDER and --checkpoints RUN, not {given}")
-    with _joined(options) as world:
+    with _joined(options) as ranks:
         from layoutner.inference.export import as_model, undamaged_checkpoints
         from layoutner.inference.output import Output, results
 
         output = Output(options.output)
-        world.on_main(output.open)
+        ranks.run_on_rank_zero(output.open)
         try:
             if options.checkpoints is None:
-                named = {"": _score(options, options.model, world)}
+                named = {"": _score(options, options.model, ranks)}
             else:
                 named = {}
-                for checkpoint in world.on_main(lambda: undamaged_checkpoints(options.checkpoints)):
+                for checkpoint in ranks.run_on_rank_zero(lambda: undamaged_checkpoints(options.checkpoints)):
                     with ExitStack() as stack:
-                        model = world.agree(partial(stack.enter_context, as_model(checkpoint)))
-                        named[checkpoint.name.removeprefix("step-").lstrip("0")] = _score(options, model, world)
+                        model = ranks.run_on_all_ranks(partial(stack.enter_context, as_model(checkpoint)))
+                        named[checkpoint.name.removeprefix("step-").lstrip("0")] = _score(options, model, ranks)
             if options.output_format == "unilm":
                 text = results({name: scores for name, (scores, _) in named.items()})
             else:
                 tree = {name: {**scores.to_dict(), **chosen} for name, (scores, chosen) in named.items()}
                 text = json.dumps(tree if options.checkpoints else tree[""], indent=2, ensure_ascii=False) + "\n"
-            world.on_main(lambda: output.write(text))
-            world.on_main(output.finish)
+            ranks.run_on_rank_zero(lambda: output.write(text))
+            ranks.run_on_rank_zero(output.finish)
         finally:
             output.discard()
-        if world.is_main and options.checkpoints:
+        if ranks.is_rank_zero and options.checkpoints:
             print(_table(named, options.split), file=sys.stdout if options.output else sys.stderr)
-        elif world.is_main and options.output:
+        elif ranks.is_rank_zero and options.output:
             print(named[""][0])
 
 
-def _score(options: argparse.Namespace, model: Path, world: "World") -> "tuple[Scores, dict[str, bool]]":
+def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[Scores, dict[str, bool]]":
     """Scores of one model folder, and what its record says of how it was chosen. All ranks call it."""
-    from layoutner.inference.input import ReportingTally, documents, lost_pages
+    from layoutner.inference.input import ReportingStats, documents, lost_pages
     from layoutner.inference.labeller import Labeller
 
-    tally = ReportingTally()
-    labeller = world.agree(lambda: Labeller(model, world, options.data.max_image_mib))
+    stats = ReportingStats()
+    labeller = ranks.run_on_all_ranks(lambda: Labeller(model, ranks, options.data.max_image_mib))
     settings = _settings(options, labeller)
-    found = documents(settings, options.input, options.split, tally, "demand")
-    scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, tally))
-    _report(tally)
-    if world.is_main and scores.note is not None:
+    found = documents(settings, options.input, options.split, stats, "demand")
+    scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, stats))
+    _report(stats)
+    if ranks.is_rank_zero and scores.note is not None:
         print(scores.note, file=sys.stderr)
     return scores, labeller.chosen
 
@@ -160,7 +160,7 @@ def _table(named: "dict[str, tuple[Scores, dict[str, bool]]]", split: str) -> st
 
 
 @contextmanager
-def _joined(options: argparse.Namespace) -> "Iterator[World]":
+def _joined(options: argparse.Namespace) -> "Iterator[Ranks]":
     """The ranks, once they have looked at the options that need no model.
 
     Raises:
@@ -179,57 +179,57 @@ def _joined(options: argparse.Namespace) -> "Iterator[World]":
         raise UserError(f"INPUT - with --data.format {options.format}: standard input is read as jsonl, a page a line")
     # What is there may differ by rank, so all of them agree on it. A process that is alone need not load torch first.
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        _demand_files(options, given)
+        _require_files(options, given)
     quiet()
-    from layoutner.distributed.world import World
+    from layoutner.distributed.ranks import Ranks
     from layoutner.inference.input import guess_format
     from layoutner.readers.jsonl import STDIN
 
     options.input = STDIN if given == "-" else Path(given)
     rank_timeout = RunSettings.model_fields["rank_timeout"].default
-    with ending_together(World.join(rank_timeout, options.device)) as world:
-        model = world.agree(lambda: _demand_files(options, given))
-        if world.is_main and model != options.model:
+    with ending_together(Ranks.join(rank_timeout, options.device)) as ranks:
+        model = ranks.run_on_all_ranks(lambda: _require_files(options, given))
+        if ranks.is_rank_zero and model != options.model:
             print(f"--model {options.model} is a run folder: its model is {model}", file=sys.stderr)
         options.model = model
         options.format = options.format or guess_format(options.input)
-        yield world
+        yield ranks
 
 
-def _demand_files(options: argparse.Namespace, given: str) -> Path | None:
+def _require_files(options: argparse.Namespace, given: str) -> Path | None:
     """The model's folder; None with --checkpoints.
 
     Raises:
         UserError: what the options name is not there, or not what it must be; all that is wrong together.
     """
-    from layoutner.documents.roles import demand_path
-    from layoutner.inference.export import demand_checkpoints
+    from layoutner.documents.roles import require_path
+    from layoutner.inference.export import require_checkpoints
     from layoutner.inference.model_folder import model_folder
-    from layoutner.readers import demand_packages
+    from layoutner.readers import require_packages
 
     def checks() -> Iterator[Callable[[], object]]:
         if options.model is not None:
             yield partial(model_folder, options.model)
         else:
-            yield partial(demand_checkpoints, options.checkpoints)
-        yield partial(demand_packages, options.format)
+            yield partial(require_checkpoints, options.checkpoints)
+        yield partial(require_packages, options.format)
         if given != "-":
-            yield partial(demand_path, Path(given), options.format, "--input")
+            yield partial(require_path, Path(given), options.format, "--input")
 
-    demand_all(f"`layoutner {options.command}` cannot start", checks())
+    require_all(f"`layoutner {options.command}` cannot start", checks())
     return None if options.model is None else model_folder(options.model)
 
 
 def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings:
     """How the input is read: as the options say, with the boxes that the model was trained on."""
-    of_model = {"ignore_types": labeller.ignore_types, "box_level": labeller.windower.box_level}
+    of_model = {"ignore_types": labeller.ignore_types, "box_level": labeller.splitter.box_level}
     data: DataSettings = options.data
     return data.model_copy(update={"format": options.format, **of_model})
 
 
-def _report(tally: "Tally") -> None:
+def _report(stats: "ReadStats") -> None:
     """What was repaired and left out; only rank 0 counts anything."""
-    for line in tally.lines("input"):
+    for line in stats.lines("input"):
         print(line, file=sys.stderr)
 
 

@@ -10,7 +10,7 @@ from layoutner.cli.ending import ending_together
 from layoutner.settings.tree import Settings, load
 
 if TYPE_CHECKING:
-    from layoutner.distributed.world import World
+    from layoutner.distributed.ranks import Ranks
 
 logger = logging.getLogger("layoutner")
 
@@ -29,35 +29,35 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from layoutner.runs.readiness import demand_ready
+    from layoutner.runs.readiness import require_ready
 
     settings = load(options.config, overrides(options))
-    demand_ready(settings)
-    with ending_together(_join(settings)) as world:
+    require_ready(settings)
+    with ending_together(_join(settings)) as ranks:
         from layoutner.runs.single import run_once
 
-        run_once(settings, world)
+        run_once(settings, ranks)
 
 
 def _cross_validate(options: argparse.Namespace) -> None:
     from layoutner.runs.folds import number_of_folds, settings_of_fold
-    from layoutner.runs.readiness import demand_ready
+    from layoutner.runs.readiness import require_ready
 
     settings = load(options.config, overrides(options))
-    demand_ready(*(settings_of_fold(settings, number) for number in range(1, number_of_folds(settings) + 1)))
-    with ending_together(_join(settings)) as world:
+    require_ready(*(settings_of_fold(settings, number) for number in range(1, number_of_folds(settings) + 1)))
+    with ending_together(_join(settings)) as ranks:
         from layoutner.runs.cross_validation import cross_validate
 
-        cross_validate(settings, world)
+        cross_validate(settings, ranks)
 
 
-def _join(settings: Settings) -> "World":
+def _join(settings: Settings) -> "Ranks":
     """Join the ranks, with layoutner's log on rank 0's standard output, and of DeepSpeed only warnings."""
     quiet()
-    from layoutner.distributed.world import World
+    from layoutner.distributed.ranks import Ranks
 
-    world = World.join(settings.run.rank_timeout, settings.run.device)
+    ranks = Ranks.join(settings.run.rank_timeout, settings.run.device)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logger.setLevel(logging.INFO if world.is_main else logging.WARNING)
+    logger.setLevel(logging.INFO if ranks.is_rank_zero else logging.WARNING)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    return world
+    return ranks

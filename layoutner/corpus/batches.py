@@ -16,9 +16,9 @@ from layoutner.corpus.windows import IGNORED, Window
 from layoutner.files.image import PageImage
 
 
-def step_windows(seed: int, epoch: int, step: int, windows: int, global_windows: int) -> list[int]:
+def step_windows(seed: int, epoch: int, step: int, windows: int, global_batch_size: int) -> list[int]:
     """Indices of the windows of step `step` of an epoch; the last step of an epoch takes what is left."""
-    return list(_epoch_order(seed, epoch, windows)[step * global_windows : (step + 1) * global_windows])
+    return list(_epoch_order(seed, epoch, windows)[step * global_batch_size : (step + 1) * global_batch_size])
 
 
 @lru_cache(maxsize=2)
@@ -28,7 +28,9 @@ def _epoch_order(seed: int, epoch: int, windows: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-def share(indices: Sequence[int], lengths: Sequence[int], micro_windows: int, ranks: int) -> list[list[list[int]]]:
+def assign_to_ranks(
+    indices: Sequence[int], lengths: Sequence[int], micro_batch_size: int, world_size: int
+) -> list[list[list[int]]]:
     """Deal windows to ranks and forwards: result[rank][forward] is a list of window indices.
 
     Windows are sorted by length and cut into forwards of near-equal length, so little is padded. The
@@ -36,15 +38,15 @@ def share(indices: Sequence[int], lengths: Sequence[int], micro_windows: int, ra
     of forwards; one may be empty where there are fewer windows than forwards.
     """
     by_length = sorted(indices, key=lambda index: (-lengths[index], index))
-    forwards = math.ceil(len(by_length) / (micro_windows * ranks)) * ranks
+    forwards = math.ceil(len(by_length) / (micro_batch_size * world_size)) * world_size
     small, larger = divmod(len(by_length), forwards)
-    dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
+    dealt: list[list[list[int]]] = [[] for _ in range(world_size)]
     start = 0
     for number in range(forwards):
         # The longest windows go to the smaller forwards.
         end = start + small + (number >= forwards - larger)
-        turn, place = divmod(number, ranks)
-        dealt[place if turn % 2 == 0 else ranks - 1 - place].append(by_length[start:end])
+        turn, place = divmod(number, world_size)
+        dealt[place if turn % 2 == 0 else world_size - 1 - place].append(by_length[start:end])
         start = end
     return dealt
 

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from layoutner import __version__
-from layoutner.corpus.windows import Window, Windower, structural_ids
+from layoutner.corpus.windows import Window, WindowSplitter, structural_ids
 from layoutner.errors import UserError, first_line
 from layoutner.pages.document import Box, Document
 from layoutner.pages.labels import LabelSet
@@ -41,7 +41,7 @@ FORMAT = 1  # of an entry; another number makes other keys
 NOT_KEPT = ("name", "page_size", "image", "breaks", "group")
 # The code that cuts. Its text is part of the key, as a checkout changes without a new version.
 CUTTERS = ("corpus/windows.py", "pages/document.py", "pages/labels.py")
-ARRAYS = ("documents", "lengths", "answered", "input_ids", "labels", "box_of", "answers")
+ARRAYS = ("documents", "lengths", "owned_counts", "input_ids", "labels", "box_of", "owned_words")
 CHECKSUM = "sha256"
 
 POLL_S, SAID_AFTER_S = 0.1, 10.0
@@ -75,29 +75,33 @@ class WindowCache:
         return tuple(f"cache: {count} windows {done} {self._folder}" for done, count in self._counts.items() if count)
 
     def windows(
-        self, windower: Windower, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False
+        self,
+        splitter: WindowSplitter,
+        documents: Sequence[Document],
+        labels: LabelSet | None,
+        all_subwords: bool = False,
     ) -> list[Window]:
-        """What `windower.windows` gives for the same arguments.
+        """What `splitter.windows` gives for the same arguments.
 
         Raises:
-            UserError: as `windower.windows`.
+            UserError: as `splitter.windows`.
         """
         if self._folder is None or not documents:
-            return windower.windows(documents, labels, all_subwords)
-        key = cache_key(windower, documents, labels, all_subwords)
+            return splitter.split(documents, labels, all_subwords)
+        key = cache_key(splitter, documents, labels, all_subwords)
         entry = self._folder / f"windows-{key}.safetensors"
         found = _stamp(entry)
-        if (kept := self._read(entry, key, windower, documents)) is not None:
+        if (kept := self._read(entry, key, splitter, documents)) is not None:
             return kept
         if not self._can_keep:
-            return windower.windows(documents, labels, all_subwords)
+            return splitter.split(documents, labels, all_subwords)
         with _alone(entry.with_suffix(".lock")) as locked:
             # Another process may have cut them while this one waited.
-            if _stamp(entry) != found and (kept := self._read(entry, key, windower, documents)) is not None:
+            if _stamp(entry) != found and (kept := self._read(entry, key, splitter, documents)) is not None:
                 return kept
-            windows = windower.windows(documents, labels, all_subwords)
+            windows = splitter.split(documents, labels, all_subwords)
             try:
-                _write(entry, _pack(windows, windower, documents), key, locked)
+                _write(entry, _pack(windows, splitter, documents), key, locked)
             except OSError as error:
                 _warn("%s: cannot be written: %s; this run goes on without", entry, error)
                 self._can_keep = False
@@ -105,10 +109,12 @@ class WindowCache:
                 self._counts["cut and kept in"] += len(windows)
             return windows
 
-    def _read(self, entry: Path, key: str, windower: Windower, documents: Sequence[Document]) -> list[Window] | None:
+    def _read(
+        self, entry: Path, key: str, splitter: WindowSplitter, documents: Sequence[Document]
+    ) -> list[Window] | None:
         """The windows of an entry; None where there is none, or none that can be used."""
         try:
-            windows = _unpack(_verified(entry.read_bytes(), key), windower, documents)
+            windows = _unpack(_verified(entry.read_bytes(), key), splitter, documents)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -122,15 +128,15 @@ class WindowCache:
 
 
 def cache_key(
-    windower: Windower, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False
+    splitter: WindowSplitter, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False
 ) -> str:
-    """A digest of all that `windower.windows` reads, of the code that does it and of the format of an entry."""
+    """A digest of all that `splitter.windows` reads, of the code that does it and of the format of an entry."""
     digest = hashlib.sha256()
 
     def add(value: object) -> None:
         digest.update(json.dumps(value, default=str).encode() + b"\n")
 
-    tokenizer = windower.tokenizer
+    tokenizer = splitter.tokenizer
     backend = tokenizer.backend_tokenizer
     # As they are when it cuts, so that the first role's key is no other than the later ones'.
     backend.no_truncation()
@@ -139,9 +145,9 @@ def cache_key(
     add([(resources.files("layoutner") / name).read_text(encoding="utf-8") for name in CUTTERS])
     add(backend.to_str())
     add([tokenizer.unk_token_id, tokenizer.pad_token_id, sorted(structural_ids(tokenizer))])
-    add({field.name: getattr(windower, field.name) for field in fields(windower) if field.name != "tokenizer"})
+    add({field.name: getattr(splitter, field.name) for field in fields(splitter) if field.name != "tokenizer"})
     add([None if labels is None else [labels.scheme, labels.types], all_subwords])
-    without = {*NOT_KEPT, *(() if windower.box_level == "segment" else ("segments",))}
+    without = {*NOT_KEPT, *(() if splitter.box_level == "segment" else ("segments",))}
     kept = [field.name for field in fields(Document) if field.name not in without]
     for document in documents:
         add([getattr(document, name) for name in kept])
@@ -239,20 +245,22 @@ def _checksum(tensors: dict[str, torch.Tensor], key: str) -> torch.Tensor:
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def _pack(windows: Sequence[Window], windower: Windower, documents: Sequence[Document]) -> dict[str, torch.Tensor]:
+def _pack(
+    windows: Sequence[Window], splitter: WindowSplitter, documents: Sequence[Document]
+) -> dict[str, torch.Tensor]:
     """Windows as flat int32 arrays, one after the other."""
     box_of: list[int] = []
     for index, group in groupby(windows, key=lambda window: window.document):
-        numbers = {box: number for number, box in enumerate(_boxes(windower, documents[index]))}
+        numbers = {box: number for number, box in enumerate(_boxes(splitter, documents[index]))}
         box_of.extend(numbers[box] for window in group for box in window.boxes)
     arrays: dict[str, Iterable[int]] = {
         "documents": [window.document for window in windows],
         "lengths": [window.length for window in windows],
-        "answered": [len(window.answers) for window in windows],
+        "owned_counts": [len(window.owned_words) for window in windows],
         "input_ids": chain.from_iterable(window.input_ids for window in windows),
         "labels": chain.from_iterable(window.labels for window in windows),
         "box_of": box_of,
-        "answers": chain.from_iterable(chain.from_iterable(window.answers) for window in windows),
+        "owned_words": chain.from_iterable(chain.from_iterable(window.owned_words) for window in windows),
     }
     return {name: _tensor(values) for name, values in arrays.items()}
 
@@ -262,33 +270,33 @@ def _tensor(values: Iterable[int]) -> torch.Tensor:
     return torch.frombuffer(numbers, dtype=torch.int32) if numbers else torch.zeros(0, dtype=torch.int32)
 
 
-def _unpack(tensors: dict[str, torch.Tensor], windower: Windower, documents: Sequence[Document]) -> list[Window]:
+def _unpack(tensors: dict[str, torch.Tensor], splitter: WindowSplitter, documents: Sequence[Document]) -> list[Window]:
     lists = {name: tensors[name].tolist() for name in ARRAYS}
-    answers: list[tuple[int, int]] = list(zip(*[iter(lists["answers"])] * 2, strict=True))
+    owned_words: list[tuple[int, int]] = list(zip(*[iter(lists["owned_words"])] * 2, strict=True))
     tokens = pairwise(accumulate(lists["lengths"], initial=0))
-    answered = pairwise(accumulate(lists["answered"], initial=0))
+    owned_counts = pairwise(accumulate(lists["owned_counts"], initial=0))
     windows: list[Window] = []
     boxes: list[Box] = []
-    for index, (start, end), (first, after) in zip(lists["documents"], tokens, answered, strict=True):
+    for index, (start, end), (first, after) in zip(lists["documents"], tokens, owned_counts, strict=True):
         if not windows or windows[-1].document != index:
-            boxes = _boxes(windower, documents[index])
+            boxes = _boxes(splitter, documents[index])
         windows.append(
             Window(
                 index,
                 lists["input_ids"][start:end],
                 [boxes[number] for number in lists["box_of"][start:end]],
                 lists["labels"][start:end],
-                answers[first:after],
+                owned_words[first:after],
                 documents[index].image,
             )
         )
     return windows
 
 
-def _boxes(windower: Windower, document: Document) -> list[Box]:
+def _boxes(splitter: WindowSplitter, document: Document) -> list[Box]:
     """Every box that a token of the document may have. They are in the key, so an entry holds their numbers alone."""
-    of_words = document.segment_boxes() if windower.box_level == "segment" else document.boxes
-    return [*of_words, *windower.special_boxes]
+    of_words = document.segment_boxes() if splitter.box_level == "segment" else document.boxes
+    return [*of_words, *splitter.special_boxes]
 
 
 def _warn(text: str, *values: object) -> None:

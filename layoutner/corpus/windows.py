@@ -20,7 +20,7 @@ class Window:
     input_ids: list[int]
     boxes: list[Box]
     labels: list[int]  # id of the tag at the first sub-word (or all) of a word this window answers for, else IGNORED
-    answers: list[tuple[int, int]]  # (first sub-word's token, word): the words this window answers for
+    owned_words: list[tuple[int, int]]  # (first sub-word's token, word): the words this window answers for
     image: PageImage | None = None  # of the document's page
 
     @property
@@ -47,7 +47,7 @@ def structural_ids(tokenizer: Any) -> set[int]:
 
 
 @dataclass(frozen=True)
-class Windower:
+class WindowSplitter:
     """Cuts documents into windows. `tokenizer` is a fast transformers tokenizer."""
 
     tokenizer: Any
@@ -57,9 +57,7 @@ class Windower:
     # Boxes of the special tokens before and after the words; those of LayoutLM.
     special_boxes: tuple[Box, Box] = ((0, 0, 0, 0), (1000, 1000, 1000, 1000))
 
-    def windows(
-        self, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False
-    ) -> list[Window]:
+    def split(self, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False) -> list[Window]:
         """All windows of all documents, in order. With `labels`, the documents' tags become label ids.
 
         A tag stands at its word's first sub-word, which is where the word is read; with `all_subwords` the later
@@ -126,12 +124,12 @@ class Windower:
 
         windows = []
         for number, (first, after) in enumerate(spans):
-            input_ids, boxes, answers = [*prefix], [self.special_boxes[0]] * len(prefix), []
+            input_ids, boxes, owned_words = [*prefix], [self.special_boxes[0]] * len(prefix), []
             label_ids = [IGNORED] * len(prefix)
             for word in range(first, after):
                 first_id, later_id = IGNORED, IGNORED
                 if owner[word] == number:
-                    answers.append((len(input_ids), word))
+                    owned_words.append((len(input_ids), word))
                     if tags is not None:
                         first_id, later_id = tags[word]
                 label_ids.extend([first_id, *[later_id] * (len(pieces[word]) - 1)])
@@ -140,8 +138,8 @@ class Windower:
             input_ids.extend(suffix)
             boxes.extend([self.special_boxes[1]] * len(suffix))
             label_ids.extend([IGNORED] * len(suffix))
-            if answers:  # a window may hold nothing but words that its neighbours show with more context
-                windows.append(Window(index, input_ids, boxes, label_ids, answers, document.image))
+            if owned_words:  # a window may hold nothing but words that its neighbours show with more context
+                windows.append(Window(index, input_ids, boxes, label_ids, owned_words, document.image))
         return windows
 
     def _pieces(self, words: Sequence[str]) -> tuple[list[int], list[list[int]], list[int]]:

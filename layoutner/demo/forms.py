@@ -45,21 +45,21 @@ Entity = tuple[str, list[tuple[str, int, int]]]  # label, [(word, x, y)] in pixe
 
 def make_forms(folder: Path, train: int, test: int, seed: int) -> None:
     """Write `train` and `test` forms under folder/training_data and folder/testing_data."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     for split, count in (("training_data", train), ("testing_data", test)):
         for kind in ("annotations", "images"):
             (folder / split / kind).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            _write_form(folder / split, f"{split.removesuffix('ing_data')}-{number:04d}", dice)
+            _write_form(folder / split, f"{split.removesuffix('ing_data')}-{number:04d}", rng)
 
 
-def _write_form(folder: Path, name: str, dice: random.Random) -> None:
-    width, height = dice.randrange(600, 900), dice.randrange(800, 1200)
-    font = ImageFont.load_default(size=dice.randrange(11, 15))
+def _write_form(folder: Path, name: str, rng: random.Random) -> None:
+    width, height = rng.randrange(600, 900), rng.randrange(800, 1200)
+    font = ImageFont.load_default(size=rng.randrange(11, 15))
     page = Image.new("L", (width, height), 255)
     pen = ImageDraw.Draw(page)
     form = []
-    for label, words in _layout(width, height, dice):
+    for label, words in _layout(width, height, rng):
         placed: list[dict[str, object]] = []
         shift = 0.0
         for text, x, y in words:
@@ -69,24 +69,24 @@ def _write_form(folder: Path, name: str, dice: random.Random) -> None:
             box = [max(0, int(x0)), max(0, int(y0)), min(width, int(x1) + 1), min(height, int(y1) + 1)]
             placed.append({"text": text, "box": box})
         form.append({"label": label, "text": " ".join(text for text, _, _ in words), "words": placed})
-    dice.shuffle(form)
+    rng.shuffle(form)
     page.save(folder / "images" / f"{name}.png", optimize=False)
     (folder / "annotations" / f"{name}.json").write_text(json.dumps({"form": form}), encoding="utf-8")
 
 
-def _layout(width: int, height: int, dice: random.Random) -> list[Entity]:
+def _layout(width: int, height: int, rng: random.Random) -> list[Entity]:
     """Entities of one form. All words of an entity start at its place and run on to the right."""
 
     def at(x: float, y: float) -> tuple[int, int]:
-        return int((x + dice.uniform(-0.02, 0.02)) * width), int((y + dice.uniform(-0.01, 0.01)) * height)
+        return int((x + rng.uniform(-0.02, 0.02)) * width), int((y + rng.uniform(-0.01, 0.01)) * height)
 
     def entity(label: str, text: str, x: float, y: float) -> Entity:
         left, top = at(x, y)
         return label, [(word, left, top) for word in text.split()]
 
-    entities = [entity("other", dice.choice(TITLES), dice.choice((0.08, 0.4)), 0.04)]
+    entities = [entity("other", rng.choice(TITLES), rng.choice((0.08, 0.4)), 0.04)]
     # Two layouts: parties side by side and dates below them, or parties one above the other and dates beside.
-    if dice.random() < 0.5:
+    if rng.random() < 0.5:
         places = {
             "sender": (0.08, 0.14),
             "receiver": (0.55, 0.14),
@@ -102,22 +102,22 @@ def _layout(width: int, height: int, dice: random.Random) -> list[Entity]:
         }
     for label, (x, y) in places.items():
         entities.append(entity("other", CAPTIONS[label], x, y - 0.025))
-        entities.append(entity(label, _date(dice) if label in ("ordered", "due") else _name(dice), x, y))
+        entities.append(entity(label, _date(rng) if label in ("ordered", "due") else _name(rng), x, y))
     y = 0.34
-    for _ in range(dice.randrange(2, 6)):
-        entities.append(entity("item", f"{dice.choice(GOODS)} {dice.choice(THINGS)}", 0.1, y))
-        entities.append(entity("quantity", str(dice.randrange(1, 100)), 0.5, y))
-        entities.append(entity("price", str(dice.randrange(1, 100)), 0.75, y))
-        y += dice.uniform(0.05, 0.07)
-    entities.append(entity("total", str(dice.randrange(1, 100)), 0.75, 0.8))
-    entities.append(entity("other", f"page {dice.randrange(1, 100)}", dice.choice((0.1, 0.5)), 0.94))
+    for _ in range(rng.randrange(2, 6)):
+        entities.append(entity("item", f"{rng.choice(GOODS)} {rng.choice(THINGS)}", 0.1, y))
+        entities.append(entity("quantity", str(rng.randrange(1, 100)), 0.5, y))
+        entities.append(entity("price", str(rng.randrange(1, 100)), 0.75, y))
+        y += rng.uniform(0.05, 0.07)
+    entities.append(entity("total", str(rng.randrange(1, 100)), 0.75, 0.8))
+    entities.append(entity("other", f"page {rng.randrange(1, 100)}", rng.choice((0.1, 0.5)), 0.94))
     return entities
 
 
-def _name(dice: random.Random) -> str:
-    words = [dice.choice(FIRST), dice.choice(LAST)]
-    return " ".join([*words, dice.choice(COMPANY)] if dice.random() < 0.4 else words)
+def _name(rng: random.Random) -> str:
+    words = [rng.choice(FIRST), rng.choice(LAST)]
+    return " ".join([*words, rng.choice(COMPANY)] if rng.random() < 0.4 else words)
 
 
-def _date(dice: random.Random) -> str:
-    return f"{dice.randrange(1, 29)} {dice.choice(MONTHS)} {dice.randrange(2020, 2027)}"
+def _date(rng: random.Random) -> str:
+    return f"{rng.randrange(1, 29)} {rng.choice(MONTHS)} {rng.randrange(2020, 2027)}"

@@ -10,7 +10,7 @@ import torch
 
 from layoutner.demo.checkpoint import make_checkpoint
 from layoutner.demo.forms import make_forms
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.documents.roles import read_documents
 from layoutner.errors import UserError
 from layoutner.inference.draw import draw
@@ -84,14 +84,14 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
     if done.returncode:
         raise UserError(f"training ended with exit code {done.returncode}; its messages stand above")
 
-    world = World.join(device=settings.run.device)
-    labeller = Labeller(folder / EXPORT_FOLDER, world)
+    ranks = Ranks.join(device=settings.run.device)
+    labeller = Labeller(folder / EXPORT_FOLDER, ranks)
     prediction, drawing = folder / "prediction.jsonl", folder / "prediction.png"
     output = Output(prediction)
     output.open()
     document = read_documents(settings.data, forms, "test")[0]
     predict(labeller, [document], 1, output, "jsonl")
-    world.leave()
+    ranks.close()
     draw(json.loads(prediction.read_text(encoding="utf-8")), document.image, labeller.labels.types, drawing)
     scores = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     print(f"[4/4] {document.name} predicted in {prediction}, drawn in {drawing}")

@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SAME_REQUEST_S = 3.0
 
 
-class Stop:
+class PreemptionGuard:
     """Whether this process was asked to end. Only the main thread may enter it."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Stop:
         self._since = 0.0
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "PreemptionGuard":
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._note)
         return self

@@ -14,7 +14,7 @@ from layoutner.documents.splits import name_note
 from layoutner.errors import NoSplitError, UserError
 from layoutner.pages.document import Document
 from layoutner.pages.labels import read_labels, to_spans
-from layoutner.pages.page import Page, Problem, Tally
+from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import ROLES, read_pages
 from layoutner.settings.data import DataSettings
 
@@ -31,7 +31,7 @@ class Split:
     documents: list[Document] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)  # what messages call them
     problems: list[Problem] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
+    stats: ReadStats = field(default_factory=ReadStats)
     unusable: int = 0  # pages that are no document, because they cannot be read or hold what stops a run
     windows: int | None = None  # None without a tokenizer
     tokens: int | None = None  # special tokens included
@@ -99,7 +99,7 @@ class Report:
                 role: {
                     **split.counts(),
                     "entities": dict(sorted(split.entities.items())),
-                    "repaired": dict(sorted(split.tally.repaired.items())),
+                    "repaired": dict(sorted(split.stats.repaired.items())),
                 }
                 for role, split in self.splits.items()
             },
@@ -123,7 +123,7 @@ class Report:
         """
         lines = [f"{self.path}: {self.format}", *self._table(), *self._entities()]
         for role, split in self.splits.items():
-            lines += split.tally.lines(role)
+            lines += split.stats.lines(role)
         by_kind: dict[tuple[bool, str], list[str]] = {}
         for role, split in self.splits.items():
             for problem in split.problems:
@@ -179,7 +179,7 @@ def check(settings: DataSettings, path: Path, role: str | None, count: CountWind
     """Read a path and gather what is wrong with it.
 
     Args:
-        settings: format, fix and, to hold the tags against, labels.
+        settings: format, invalid_boxes and, to hold the tags against, labels.
         role: the one split to read; None for every one there is.
         count: gives the numbers of windows and of tokens that documents are cut into.
 
@@ -256,7 +256,7 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
         UserError: there is nothing to read; what breaks off behind the first page is a problem of the split instead.
     """
     split = Split()
-    checker = PageChecker(settings, split.tally)
+    checker = PageChecker(settings, split.stats)
     for page in _pages(settings, path, role, split):
         if isinstance(page, Problem) and not page.fatal:
             split.problems.append(page)  # a note of the split, and no page

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from layoutner.pages.box_units import OTHER, RawBox, Reach, Reading, suspect
 from layoutner.pages.document import Document
-from layoutner.pages.page import Page, Problem, Tally, to_document
+from layoutner.pages.page import Page, Problem, ReadStats, to_document
 from layoutner.settings.data import DataSettings
 
 
 class PageChecker:
     """Checks the pages of one split, one after the other. Memory does not grow with their number."""
 
-    def __init__(self, settings: DataSettings, tally: Tally) -> None:
-        """`tally` counts what data.fix repairs."""
-        self._settings, self._tally = settings, tally
+    def __init__(self, settings: DataSettings, stats: ReadStats) -> None:
+        """`stats` counts what data.invalid_boxes repairs."""
+        self._settings, self._tally = settings, stats
         self._ignored = {kind.casefold() for kind in settings.ignore_types}
         self._reach = {unit: Reach(unit) for unit in OTHER}
         self._pages = 0  # with words
@@ -36,7 +36,7 @@ class PageChecker:
             if what := self._suspect(page, boxes):
                 return None, [Problem(page.source, "boxes in another unit", what)]
             self._count(page, boxes)
-        document, problems = to_document(page, self._settings.fix, self._tally)
+        document, problems = to_document(page, self._settings.invalid_boxes, self._tally)
         if document is not None and self._settings.box_level == "segment" and document.segments is None:
             what = "data.box_level = segment needs lines or fields, and this page has none; take word"
             return None, [*problems, Problem(page.source, "no segments", what)]

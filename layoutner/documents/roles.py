@@ -11,7 +11,7 @@ from layoutner.documents.splits import fold, leaks, name_note, split
 from layoutner.errors import UserError, raise_gathered
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, labels_of, read_labels, to_spans, types_like_no_entity
-from layoutner.pages.page import Page, Problem, Tally
+from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import read_pages
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
@@ -36,7 +36,7 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     Raises:
         UserError: data.train is missing, a reader's problems, no labels, a label that is not in the list.
     """
-    demand_roles(settings)
+    require_roles(settings)
     assert settings.train is not None, "refused above"
     notes: list[str] = []
     ignored: Counter[str] = Counter()
@@ -47,22 +47,22 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     labels = _label_set(settings, train)
     test = [] if settings.test is None else _read(settings, settings.test, "test", notes, ignored)
     evaluation: list[Document] = []
-    if settings.choose_by == "test":
+    if settings.selection_split == "test":
         evaluation = test
-        notes.append(f"note: the checkpoint is chosen by the {len(test)} test pages (data.choose_by = test)")
+        notes.append(f"note: the checkpoint is chosen by the {len(test)} test pages (data.selection_split = test)")
     elif settings.folds is not None and settings.fold is not None:
         train, evaluation = fold(train, settings.folds, settings.fold, seed)
-        _demand_words(evaluation, f"fold {settings.fold} of {settings.folds} of the training documents")
+        _require_words(evaluation, f"fold {settings.fold} of {settings.folds} of the training documents")
         notes.append(f"eval: fold {settings.fold} of {settings.folds} of the training documents")
     elif isinstance(settings.eval, float):
         train, evaluation = split(train, settings.eval, seed)
-        _demand_words(evaluation, f"data.eval = {settings.eval:g} of the training documents")
-        _demand_words(train, f"what data.eval = {settings.eval:g} leaves of the training documents")
+        _require_words(evaluation, f"data.eval = {settings.eval:g} of the training documents")
+        _require_words(train, f"what data.eval = {settings.eval:g} leaves of the training documents")
     elif settings.eval is not None:
         evaluation = _read(settings, settings.eval, "eval", notes, ignored)
     require_ignored(settings, ignored)
     roles = {"train": train, "eval": evaluation, "test": test}
-    if settings.choose_by == "test":
+    if settings.selection_split == "test":
         del roles["eval"]
     if settings.test is not None or isinstance(settings.eval, Path):
         notes += leaks({role: documents for role, documents in roles.items() if documents})
@@ -84,7 +84,7 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     return Corpus(train, evaluation, test, labels, tuple(notes))
 
 
-def demand_roles(settings: DataSettings) -> None:
+def require_roles(settings: DataSettings) -> None:
     """Refuse settings that do not say what to train on.
 
     Raises:
@@ -99,7 +99,7 @@ def demand_roles(settings: DataSettings) -> None:
         )
 
 
-def demand_predictions(settings: Settings) -> None:
+def require_predictions(settings: Settings) -> None:
     """Refuse run.predictions without documents to label.
 
     Raises:
@@ -109,7 +109,7 @@ def demand_predictions(settings: Settings) -> None:
         raise UserError(f"run.predictions = {settings.run.predictions} without data.test: give the documents to label")
 
 
-def demand_path(path: Path, format: str | None, said: str) -> None:
+def require_path(path: Path, format: str | None, said: str) -> None:
     """Refuse a path of documents that leads nowhere.
 
     Args:
@@ -125,10 +125,10 @@ def demand_path(path: Path, format: str | None, said: str) -> None:
 
 
 def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> list[Document]:
-    tally = Tally()
-    documents = read_documents(settings, path, role, tally, labels="demand")
-    notes += tally.lines(role)
-    ignored.update(tally.ignored)
+    stats = ReadStats()
+    documents = read_documents(settings, path, role, stats, labels="demand")
+    notes += stats.lines(role)
+    ignored.update(stats.ignored)
     # By name, so that a seed deals the same pages whatever format, file order or file system they come from.
     return sorted(documents, key=lambda document: document.name)
 
@@ -137,7 +137,7 @@ def stream(
     settings: DataSettings,
     path: Path,
     role: str,
-    tally: Tally,
+    stats: ReadStats,
     said: str | None = None,
     labels: Labels = "keep",
 ) -> Iterator[Document | list[Problem]]:
@@ -145,18 +145,18 @@ def stream(
 
     Args:
         role: "train", "eval" or "test": the split to read where the path holds several.
-        tally: counts what data.fix repairs and data.bad_pages = skip leaves out.
+        stats: counts what data.invalid_boxes repairs and data.bad_pages = skip leaves out.
         said: what the user calls the path; data.ROLE where it is a setting.
         labels: "ignore" = as if nobody had labelled a word; "demand" = a page without labels cannot be used.
 
     Raises:
         UserError: no such path, or nothing there that the format knows.
     """
-    demand_path(path, settings.format, said or f"data.{role}")
-    checker = PageChecker(settings, tally)
+    require_path(path, settings.format, said or f"data.{role}")
+    checker = PageChecker(settings, stats)
     for page in read_pages(settings, path, role):
         if isinstance(page, Problem) and not page.fatal:
-            tally.notes.append(str(page))
+            stats.notes.append(str(page))
             continue
         if labels == "ignore" and isinstance(page, Page):
             page = replace(page, words=[word._replace(tag=None) for word in page.words])
@@ -166,14 +166,14 @@ def stream(
             document = None
         if document is not None:
             for problem in problems:
-                tally.repaired[f"{problem.kind} (`layoutner data check` lists them)"] += 1
+                stats.repaired[f"{problem.kind} (`layoutner data check` lists them)"] += 1
             yield document
         elif settings.bad_pages == "skip":
-            tally.skip(next(problem for problem in problems if problem.fatal))
+            stats.skip(next(problem for problem in problems if problem.fatal))
         else:
             yield problems
     problems = checker.finish(path)
-    tally.notes += [str(problem) for problem in problems if not problem.fatal]
+    stats.notes += [str(problem) for problem in problems if not problem.fatal]
     raise_gathered(f"data.{role}", [str(problem) for problem in problems if problem.fatal])
 
 
@@ -181,7 +181,7 @@ def read_documents(
     settings: DataSettings,
     path: Path,
     role: str,
-    tally: Tally | None = None,
+    stats: ReadStats | None = None,
     said: str | None = None,
     labels: Labels = "keep",
 ) -> list[Document]:
@@ -191,20 +191,20 @@ def read_documents(
         UserError: as `stream`, and all problems of all pages, no document, no word in any of them.
     """
     documents, problems = [], []
-    tally = tally or Tally()
-    for found in stream(settings, path, role, tally, said, labels):
+    stats = stats or ReadStats()
+    for found in stream(settings, path, role, stats, said, labels):
         if isinstance(found, Document):
             documents.append(found)
         else:
             problems += [str(problem) for problem in found if problem.fatal]
     advice = "data.bad_pages = skip leaves such pages out"
     raise_gathered(f"{len(problems)} problem(s) in {path} ({advice})", problems)
-    why = f"; {tally.skipped} left out, the first: {tally.first_skipped}" if tally.skipped else ""
-    _demand_words(documents, f"{said or f'data.{role}'} = {path}", why)
+    why = f"; {stats.skipped} left out, the first: {stats.first_skipped}" if stats.skipped else ""
+    _require_words(documents, f"{said or f'data.{role}'} = {path}", why)
     return documents
 
 
-def _demand_words(documents: list[Document], where: str, why: str = "") -> None:
+def _require_words(documents: list[Document], where: str, why: str = "") -> None:
     if not any(document.words for document in documents):
         raise UserError(f"{where}: {len(documents)} documents and not one word{why}")
 

@@ -31,11 +31,11 @@ def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[D
     if not 0 < count < len(documents):
         raise UserError(f"data.eval = {fraction:g} of {len(documents)} documents is {count}: none would be left over")
     units = _units(documents)
-    dice = random.Random(f"{seed}/eval")
-    drawn = dice.sample(range(len(units)), min(count, len(units)))
+    rng = random.Random(f"{seed}/eval")
+    drawn = rng.sample(range(len(units)), min(count, len(units)))
     others = sorted(set(range(len(units))) - set(drawn))
     chosen: set[int] = set()
-    for number in [*drawn, *dice.sample(others, len(others))]:
+    for number in [*drawn, *rng.sample(others, len(others))]:
         if len(chosen) + len(units[number]) <= count:
             chosen.update(units[number])
     if not chosen:
@@ -117,8 +117,8 @@ def leaks(roles: dict[str, list[Document]]) -> list[str]:
                 raise UserError(
                     f"{count} of {len(roles[one])} pages of data.eval are pages of data.test, such as {same[0][0][0]}: "
                     "this would choose the checkpoint on the test pages. Take them out of data.eval, or give part of "
-                    "the training documents (data.eval = 0.1); data.choose_by = test, without data.eval, does it on "
-                    "purpose and writes so into the score"
+                    "the training documents (data.eval = 0.1); data.selection_split = test, without data.eval, does "
+                    "it on purpose and writes so into the score"
                 )
         groups = _shared_groups(roles[one], roles[other])
         if groups:

@@ -27,7 +27,7 @@ with contextlib.redirect_stdout(None):  # the accelerator's detection prints
     from deepspeed.runtime.config import DeepSpeedConfigError
     from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError, first_line
 from layoutner.models.parameters import decay_groups
 
@@ -65,7 +65,7 @@ def require_dtype(dtype: str) -> None:
 class Engine:
     """The model on all ranks, its optimizer and its schedule. Every method is called by all ranks alike."""
 
-    def __init__(self, model: nn.Module, config: dict[str, Any], world: World) -> None:
+    def __init__(self, model: nn.Module, config: dict[str, Any], ranks: Ranks) -> None:
         """Hand the model over to DeepSpeed.
 
         Args:
@@ -75,7 +75,7 @@ class Engine:
         Raises:
             UserError: DeepSpeed refuses the config.
         """
-        if world.device.type == "cpu":
+        if ranks.device.type == "cpu":
             # An all-reduce for inference that training never calls, and that takes a compiler and a minute.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         groups = decay_groups(model, config["optimizer"]["params"]["weight_decay"])

@@ -10,8 +10,8 @@ from xml.sax.saxutils import escape
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from layoutner.corpus.batches import padded, share, step_windows
-from layoutner.corpus.windows import IGNORED, Window, Windower
+from layoutner.corpus.batches import assign_to_ranks, padded, step_windows
+from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
 from layoutner.demo.forms import make_forms
 from layoutner.documents.roles import read_documents
 from layoutner.pages.document import Document
@@ -94,10 +94,10 @@ class Drawing:
 def accumulation() -> str:
     """One optimizer step of 16 windows: 2 a forward x 4 accumulation x 2 ranks."""
     seed, whole, micro, ranks = 42, 16, 2, 2
-    dice = Random(seed)
-    lengths = [dice.randrange(80, 513) for _ in range(FUNSD_WINDOWS)]
+    rng = Random(seed)
+    lengths = [rng.randrange(80, 513) for _ in range(FUNSD_WINDOWS)]
     indices = step_windows(seed, 0, 0, FUNSD_WINDOWS, whole)
-    dealt = share(indices, lengths, micro, ranks)
+    dealt = assign_to_ranks(indices, lengths, micro, ranks)
     picture = Drawing(960, 560, "One accumulation window on two ranks")
     picture.text(20, 30, "One optimizer step: 16 windows = 2 a forward x 4 accumulation x 2 ranks", 17, bold=True)
     picture.text(
@@ -209,7 +209,7 @@ def window() -> str:
     document = _page()
     tokenizer = make_tokenizer(document.words)
     labels = labels_of([document], "BIO")
-    (one,) = Windower(tokenizer, max_length=512, stride=0).windows([document], labels)
+    (one,) = WindowSplitter(tokenizer, max_length=512, stride=0).split([document], labels)
     picture = Drawing(1080, 810, "A window with its boxes")
     picture.text(20, 30, f"A page of {len(document.words)} words is a window of {one.length} tokens", 17, bold=True)
     picture.text(

@@ -11,10 +11,10 @@ from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
     checkpoint_path,
     complete_checkpoints,
-    damage,
     read_state,
+    verify,
 )
-from layoutner.training.folder import PREPROCESSING_FILE, SKELETON_FOLDER, TRAINING_PAGES_FILE
+from layoutner.training.folder import MODEL_ASSETS_FOLDER, PREPROCESSING_FILE, TRAINING_PAGES_FILE
 
 
 def chosen_checkpoint(run: Path) -> Path:
@@ -30,7 +30,7 @@ def chosen_checkpoint(run: Path) -> Path:
     return there[-1] if best is None else checkpoint_path(run, best)
 
 
-def demand_checkpoints(run: Path) -> list[Path]:
+def require_checkpoints(run: Path) -> list[Path]:
     """All complete checkpoints of a run, oldest first; their contents are not read.
 
     Raises:
@@ -48,8 +48,8 @@ def undamaged_checkpoints(run: Path) -> list[Path]:
     Raises:
         UserError: not a run folder, no complete checkpoint in it, or a damaged one.
     """
-    there = demand_checkpoints(run)
-    raise_gathered("damaged", [f"{one}: {problem}" for one in there if (problem := damage(one))])
+    there = require_checkpoints(run)
+    raise_gathered("damaged", [f"{one}: {problem}" for one in there if (problem := verify(one))])
     return there
 
 
@@ -61,10 +61,10 @@ def as_model(checkpoint: Path) -> Iterator[Path]:
         UserError: the run folder lacks what a checkpoint is no model without.
     """
     run = checkpoint.parent.parent.resolve()
-    if missing := [name for name in (SKELETON_FOLDER, PREPROCESSING_FILE) if not (run / name).exists()]:
+    if missing := [name for name in (MODEL_ASSETS_FOLDER, PREPROCESSING_FILE) if not (run / name).exists()]:
         raise UserError(f"{run}: {' and '.join(missing)} missing, without which its checkpoints are no models")
     with tempfile.TemporaryDirectory() as folder:
-        files = [*(run / SKELETON_FOLDER).iterdir(), run / PREPROCESSING_FILE, checkpoint.resolve() / WEIGHTS_FILE]
+        files = [*(run / MODEL_ASSETS_FOLDER).iterdir(), run / PREPROCESSING_FILE, checkpoint.resolve() / WEIGHTS_FILE]
         if (pages := run / TRAINING_PAGES_FILE).exists():
             files.append(pages)
         for file in files:
@@ -90,14 +90,14 @@ def export(source: Path, out: Path) -> Path:
     is_checkpoint = (source / WEIGHTS_FILE).is_file() and source.parent.name == "checkpoints"
     checkpoint = source if is_checkpoint else chosen_checkpoint(source)
     run = checkpoint.parent.parent
-    if problem := damage(checkpoint):
+    if problem := verify(checkpoint):
         raise UserError(f"{checkpoint}: damaged, so it is not exported: {problem}")
     out = out.resolve()
     partial = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(run / SKELETON_FOLDER, partial)
+        shutil.copytree(run / MODEL_ASSETS_FOLDER, partial)
         shutil.copyfile(run / PREPROCESSING_FILE, partial / PREPROCESSING_FILE)
         if (run / TRAINING_PAGES_FILE).exists():  # runs of the first version have none
             shutil.copyfile(run / TRAINING_PAGES_FILE, partial / TRAINING_PAGES_FILE)

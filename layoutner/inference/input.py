@@ -9,7 +9,7 @@ from layoutner.errors import UserError, raise_gathered
 from layoutner.files.image import SUFFIXES
 from layoutner.files.text import is_hidden
 from layoutner.pages.document import Document
-from layoutner.pages.page import Problem, Tally
+from layoutner.pages.page import Problem, ReadStats
 from layoutner.readers.jsonl import STDIN
 from layoutner.settings.data import DataSettings, FormatName
 
@@ -30,8 +30,8 @@ def _entries(path: Path) -> Iterator[Path]:
         return  # the reader says why
 
 
-class ReportingTally(Tally):
-    """A tally that says on standard error what is left out, when it is left out."""
+class ReportingStats(ReadStats):
+    """A stats that says on standard error what is left out, when it is left out."""
 
     def skip(self, problem: Problem) -> None:
         super().skip(problem)
@@ -49,19 +49,19 @@ def refuse(problems: list[Problem]) -> None:
     raise_gathered(what, [str(problem) for problem in problems])
 
 
-def lost_pages(settings: DataSettings, tally: ReportingTally) -> Callable[[list[Problem]], None]:
+def lost_pages(settings: DataSettings, stats: ReportingStats) -> Callable[[list[Problem]], None]:
     """What becomes of pages whose image the network takes and cannot have: data.bad_pages says."""
-    return tally.skip_all if settings.bad_pages == "skip" else refuse
+    return stats.skip_all if settings.bad_pages == "skip" else refuse
 
 
-def documents(settings: DataSettings, path: Path, split: str, tally: Tally, labels: Labels) -> Iterator[Document]:
+def documents(settings: DataSettings, path: Path, split: str, stats: ReadStats, labels: Labels) -> Iterator[Document]:
     """Documents to label (labels are ignored) or to score (they are demanded). Nothing is read before it is asked for.
 
     Raises:
         UserError: a page that stops the run, nothing to read, not one page.
     """
     count = 0
-    for found in stream(settings, path, split, tally, said="--input", labels=labels):
+    for found in stream(settings, path, split, stats, said="--input", labels=labels):
         if not isinstance(found, Document):
             problems = [str(problem) for problem in found if problem.fatal]
             advice = "--data.bad_pages skip leaves such pages out"
@@ -69,5 +69,5 @@ def documents(settings: DataSettings, path: Path, split: str, tally: Tally, labe
         else:
             count += 1
             yield found
-    if not count and not tally.skipped:
+    if not count and not stats.skipped:
         raise UserError(f"{'standard input' if path == STDIN else f'--input {path}'}: holds no document")

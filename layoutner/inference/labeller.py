@@ -15,15 +15,15 @@ from transformers import AutoModelForTokenClassification
 
 from layoutner.corpus.batches import Batch
 from layoutner.corpus.pixels import PageImages
-from layoutner.corpus.windows import Window, Windower
-from layoutner.distributed.world import World
+from layoutner.corpus.windows import Window, WindowSplitter
+from layoutner.distributed.ranks import Ranks
 from layoutner.documents.duplicates import page_digest
 from layoutner.documents.roles import check_labels
 from layoutner.errors import UserError, first_line, raise_gathered
 from layoutner.inference.input import refuse
 from layoutner.models.families import FAMILIES, accept_fp32, model_inputs
-from layoutner.models.loading import demand_packages, open_pages, open_tokenizer
-from layoutner.objectives.evaluate import WordLabel, evaluate, in_document_order, label_words
+from layoutner.models.loading import open_pages, open_tokenizer, require_packages
+from layoutner.objectives.evaluate import WordPrediction, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
@@ -40,13 +40,13 @@ CHUNK_PAGES = 256
 CHUNK_WORDS = 65_536  # no more pages are added from here on
 CHUNK_S = 5.0  # nor after as many seconds of reading: OCR and a live producer are slow, and the other ranks wait
 
-Labelled = list[tuple[Document, list[WordLabel]]]  # documents, each with one answer a word
+Labelled = list[tuple[Document, list[WordPrediction]]]  # documents, each with one answer a word
 
 
 class Labeller:
     """The exported model, its tokenizer and its preprocessing."""
 
-    def __init__(self, folder: Path, world: World, max_image_mib: int = MAX_IMAGE_MIB) -> None:
+    def __init__(self, folder: Path, ranks: Ranks, max_image_mib: int = MAX_IMAGE_MIB) -> None:
         """Load an export.
 
         Args:
@@ -76,9 +76,9 @@ class Labeller:
             raise UserError(
                 f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not known here"
             )
-        demand_packages(self.family)
+        require_packages(self.family)
         self._training_pages = read_training_pages(folder)
-        self.world = world
+        self.ranks = ranks
         self.max_image_mib = max_image_mib
         # Weights stay in the number format they were trained in, so that scores repeat; a CPU computes fp16 in fp32.
         try:
@@ -95,27 +95,27 @@ class Labeller:
                 f"labels {names} and its {PREPROCESSING_FILE} {tags}"
             )
         self.tokenizer = open_tokenizer(str(folder), self.family, model.config)
-        self.pages = open_pages(str(folder), self.family, model.config, images == "use")
-        if self.pages is not None:
-            self.pages = PageImages(
-                self.pages.processor, max_image_mib, CHUNK_PAGES
+        self.image_processor = open_pages(str(folder), self.family, model.config, images == "use")
+        if self.image_processor is not None:
+            self.image_processor = PageImages(
+                self.image_processor.processor, max_image_mib, CHUNK_PAGES
             )  # no page is needed after its chunk
         special_boxes = FAMILIES[self.family].special_boxes
-        self.windower = Windower(self.tokenizer, max_length, stride, box_level, special_boxes)
-        if world.device.type == "cpu" and model.dtype == torch.float16:
+        self.splitter = WindowSplitter(self.tokenizer, max_length, stride, box_level, special_boxes)
+        if ranks.device.type == "cpu" and model.dtype == torch.float16:
             model = model.float()
         accept_fp32(self.family, model)
-        self.model = model.to(world.device).eval()
+        self.model = model.to(ranks.device).eval()
 
     def _forward(self, batch: Batch) -> torch.Tensor:
-        inputs = model_inputs(self.family, batch, self.world.device, self.pages)
+        inputs = model_inputs(self.family, batch, self.ranks.device, self.image_processor)
         logits: torch.Tensor = self.model(**inputs).logits
         return logits
 
     def label(
         self,
         documents: Iterable[Document],
-        batch_windows: int,
+        batch_size: int,
         take: Callable[[Labelled], None],
         lost: Callable[[list[Problem]], None] = refuse,
     ) -> None:
@@ -125,21 +125,21 @@ class Labeller:
 
         Args:
             documents: those of rank 0 count.
-            batch_windows: windows a forward.
+            batch_size: windows a forward.
             take: called on rank 0 with each chunk, in order; its failure is raised on all ranks, as is that of reading.
             lost: called on rank 0 with the pages whose image the network takes and cannot have. Where it does not
                 raise, they are left out.
         """
         for chunk in self._chunks(documents, lost):
-            windows = self.windower.windows(chunk, None)
-            answers, _ = label_words(self._forward, windows, batch_windows, self.tokenizer.pad_token_id, self.world)
-            self.world.on_main(partial(_hand_over, take, chunk, answers))
+            windows = self.splitter.split(chunk, None)
+            answers, _ = label_words(self._forward, windows, batch_size, self.tokenizer.pad_token_id, self.ranks)
+            self.ranks.run_on_rank_zero(partial(_hand_over, take, chunk, answers))
 
     def evaluate(
         self,
         documents: Iterable[Document],
         split: str,
-        batch_windows: int,
+        batch_size: int,
         lost: Callable[[list[Problem]], None] = refuse,
     ) -> Scores:
         """Scores of labelled documents, those of rank 0, the same on every rank. `lost` is that of `label`.
@@ -155,10 +155,10 @@ class Labeller:
             self._labelled_parts(self._chunks(documents, lost), split, trained_on),
             self.labels,
             split,
-            self.windower.box_level,
-            batch_windows,
+            self.splitter.box_level,
+            batch_size,
             self.tokenizer.pad_token_id,
-            self.world,
+            self.ranks,
         )
         if self._training_pages is None:
             return scores
@@ -172,16 +172,16 @@ class Labeller:
             known = ", ".join(self.labels.types)
             raise_gathered(f"{len(problems)} label problem(s); the labels are those of the model, {known}", problems)
             trained_on += [page_digest(document) in (self._training_pages or ()) for document in chunk]
-            yield chunk, self.windower.windows(chunk, self.labels)
+            yield chunk, self.splitter.split(chunk, self.labels)
 
     def _chunks(self, documents: Iterable[Document], lost: Callable[[list[Problem]], None]) -> Iterator[list[Document]]:
         """Rank 0's documents, on every rank, as many at a time as are held in memory."""
         source = iter(documents)
-        while chunk := self.world.on_main(lambda: _next_chunk(source)):
-            if self.pages is None:
+        while chunk := self.ranks.run_on_rank_zero(lambda: _next_chunk(source)):
+            if self.image_processor is None:
                 yield chunk
-            elif problems := image_problems(chunk, self.pages, self.world):
-                self.world.on_main(partial(lost, list(problems.values())))
+            elif problems := image_problems(chunk, self.image_processor, self.ranks):
+                self.ranks.run_on_rank_zero(partial(lost, list(problems.values())))
                 yield [document for index, document in enumerate(chunk) if index not in problems]
             else:
                 yield chunk
@@ -200,6 +200,6 @@ def _next_chunk(source: Iterator[Document]) -> list[Document]:
 
 
 def _hand_over(
-    take: Callable[[Labelled], None], chunk: list[Document], answers: dict[tuple[int, int], WordLabel]
+    take: Callable[[Labelled], None], chunk: list[Document], answers: dict[tuple[int, int], WordPrediction]
 ) -> None:
     take(list(zip(chunk, in_document_order(answers, chunk), strict=True)))

@@ -10,7 +10,7 @@ from layoutner.inference.draw import Drawings
 from layoutner.inference.input import refuse
 from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.inference.output import PREDICTIONS, Output
-from layoutner.objectives.evaluate import WordLabel
+from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Box, Document, union
 from layoutner.pages.labels import LabelSet, rewrite, to_spans
 from layoutner.pages.page import Problem
@@ -19,7 +19,7 @@ from layoutner.pages.page import Problem
 def predict(
     labeller: Labeller,
     documents: Iterable[Document],
-    batch_windows: int,
+    batch_size: int,
     output: Output,
     output_format: str,
     draw: Path | None = None,
@@ -28,7 +28,7 @@ def predict(
     """Label documents and write them, chunk by chunk. All ranks call it; rank 0 reads, writes and draws.
 
     Args:
-        documents, batch_windows, lost: as of `Labeller.label`.
+        documents, batch_size, lost: as of `Labeller.label`.
         output: open on rank 0; finished here.
         output_format: one of `PREDICTIONS`.
         draw: folder for the pages with their entities drawn on them.
@@ -36,8 +36,12 @@ def predict(
     Raises:
         UserError: on every rank: what cannot be read, labelled or written.
     """
-    world, labels = labeller.world, labeller.labels
-    drawings = world.on_main(lambda: Drawings(draw, labels.types, labeller.max_image_mib)) if draw is not None else None
+    ranks, labels = labeller.ranks, labeller.labels
+    drawings = (
+        ranks.run_on_rank_zero(lambda: Drawings(draw, labels.types, labeller.max_image_mib))
+        if draw is not None
+        else None
+    )
     folder = None if output.path is None else output.path.parent
 
     def take(labelled: Labelled) -> None:
@@ -47,11 +51,13 @@ def predict(
             for page, (document, _) in zip(pages, labelled, strict=True):
                 drawings.add(page, document.image)
 
-    labeller.label(documents, batch_windows, take, lost)
-    world.on_main(output.finish)
+    labeller.label(documents, batch_size, take, lost)
+    ranks.run_on_rank_zero(output.finish)
 
 
-def to_page(document: Document, answers: Sequence[WordLabel], labels: LabelSet, folder: Path | None) -> dict[str, Any]:
+def to_page(
+    document: Document, answers: Sequence[WordPrediction], labels: LabelSet, folder: Path | None
+) -> dict[str, Any]:
     """The object of a labelled page: every word with its label and probability, and the entities they make.
 
     The entities are those of `to_spans`, and a word's label is its place in its entity. So it is the model's answer,

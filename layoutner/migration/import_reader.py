@@ -20,9 +20,9 @@ WANDB = {"enabled": ("wandb", "mode"), "project": ("wandb", "project"), "team": 
 
 # Where a value of the JSON goes: section and key of Settings.
 HOMES: dict[Path, tuple[str, str]] = {
-    ("train_batch_size",): ("batch", "global_windows"),
-    ("train_micro_batch_size_per_gpu",): ("batch", "micro_windows"),
-    ("gradient_accumulation_steps",): ("batch", "global_windows"),
+    ("train_batch_size",): ("batch", "global_batch_size"),
+    ("train_micro_batch_size_per_gpu",): ("batch", "micro_batch_size"),
+    ("gradient_accumulation_steps",): ("batch", "global_batch_size"),
     ("gradient_clipping",): ("optimizer", "max_grad_norm"),
     ("steps_per_print",): ("run", "log_every"),
     **{("optimizer", "params", name): home for name, home in OPTIMIZER.items()},

@@ -123,12 +123,12 @@ class _Importer(Reading):
         tb, mb, acc = (self.values.get(path) for path in (total, micro, steps))
         ranks = self.world_size
         if mb is not None:
-            self.keep(micro, "batch", "micro_windows", mb)
+            self.keep(micro, "batch", "micro_batch_size", mb)
         if tb is not None:
-            self.keep(total, "batch", "global_windows", tb)
+            self.keep(total, "batch", "global_batch_size", tb)
             share, rest = divmod(tb, (acc or 1) * (ranks or 1))
             if mb is None and ranks and not rest and share and not self.auto(micro) and not self.auto(steps):
-                self.keep(micro, "batch", "micro_windows", share, KEPT, f"a rank's share of {tb} on {ranks} ranks")
+                self.keep(micro, "batch", "micro_batch_size", share, KEPT, f"a rank's share of {tb} on {ranks} ranks")
             if acc is not None:
                 at_once = (mb or 1) * acc * (ranks or 1)
                 fits = tb == at_once if ranks and mb else tb % at_once == 0
@@ -137,12 +137,14 @@ class _Importer(Reading):
         elif mb is not None and not self.auto(total) and not self.auto(steps):
             product = f"{mb} windows x {acc or 1} accumulation x ranks"
             if ranks:
-                self.keep(total, "batch", "global_windows", mb * (acc or 1) * ranks, KEPT, f"{product} ({ranks})")
+                self.keep(total, "batch", "global_batch_size", mb * (acc or 1) * ranks, KEPT, f"{product} ({ranks})")
                 if acc is not None:
                     self.say(KEPT, steps, "follows from [batch] and the ranks")
             else:
-                default = sections()["batch"].model_fields["global_windows"].default
-                why = f"the global batch is {product}: give --world-size; until then batch.global_windows = {default}"
+                default = sections()["batch"].model_fields["global_batch_size"].default
+                why = (
+                    f"the global batch is {product}: give --world-size; until then batch.global_batch_size = {default}"
+                )
                 self.say(DROPPED, total if acc is None or total in self.leaves else steps, "", why)
         elif acc is not None:
             why = "it says nothing without numbers for train_batch_size or train_micro_batch_size_per_gpu beside it"

@@ -205,7 +205,7 @@ class _Migration:
         self.put("per_gpu_train_batch_size", why, **sizes)
         self.made.notes.append(f"batch: {past.windows} windows a step = {why}")
         self.put("gradient_accumulation_steps", "a factor of it", batch__global_windows=past.windows)
-        why = "evaluation in a run uses batch.micro_windows, and scores do not depend on it"
+        why = "evaluation in a run uses batch.micro_batch_size, and scores do not depend on it"
         self.say("per_gpu_eval_batch_size", why=why)
         for option, key in (("learning_rate", "lr"), ("weight_decay", "weight_decay"), ("adam_epsilon", "eps")):
             self.put(option, **{f"optimizer__{key}": values[option]})
@@ -241,7 +241,7 @@ class _Migration:
             self.say(option, why="the old script did it at logging steps, and the line has none")
         elif past.dev_is_test:
             why = "dev.txt has the pages of test.txt, so the test pages choose the checkpoint, which flatters their "
-            why += "score; scores.json says so. An honest score: data.eval = 0.1, without data.choose_by"
+            why += "score; scores.json says so. An honest score: data.eval = 0.1, without data.selection_split"
             self.put(option, why, data__choose_by="test", data__test=self.data, run__eval_every=log)
         elif past.data_there and not past.splits["dev"]:
             why = "no dev.txt, at which the old script stopped: a tenth of the training pages; the best is exported"
@@ -253,7 +253,7 @@ class _Migration:
                 self.made.remarks += [
                     f"Refused as it stands, as the test pages would choose the checkpoint: {past.dev_in_test}.",
                     "Take them out of dev.txt, or set data.eval = 0.1, a tenth of the training pages; or, on purpose,",
-                    'data.choose_by = "test" in place of data.eval, and scores.json says so.',
+                    'data.selection_split = "test" in place of data.eval, and scores.json says so.',
                 ]
         half, level = self.on("fp16"), self.old.text("fp16_opt_level")
         why = "O0 is fp32" if level == "O0" else "apex needs a GPU, and the line has none" if past.no_gpu else ""

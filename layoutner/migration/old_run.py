@@ -110,7 +110,7 @@ class OldRun:
             self.notes.append(f"data: {folder} is not here, so nothing in it was counted or looked for")
         self.notes.append(
             f"data: `layoutner data check {shlex.quote(folder)} --data.format unilm` lists boxes off the page: "
-            "the old script let them through, here they stop a run unless data.fix mends them"
+            "the old script let them through, here they stop a run unless data.invalid_boxes mends them"
         )
 
     def _file(self, name: str) -> str:
@@ -236,7 +236,7 @@ def funsd_settings(commands: list[Command]) -> dict[str, str]:
             settings[role] = str(half.parent if half.name == own else half)
     if "dev" in halves and halves["dev"] == halves.get("test"):
         del settings["eval"]
-        settings["choose_by"] = "test"
+        settings["selection_split"] = "test"
     return settings
 
 

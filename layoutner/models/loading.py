@@ -60,14 +60,14 @@ DROPOUTS = (
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PretrainedModel:
     """A checkpoint looked at, but not loaded: what is needed to cut documents into windows."""
 
     name: str
     family: str  # the family to build
     config: Any  # transformers configuration of the checkpoint as it is
     tokenizer: Any  # fast tokenizer
-    pages: PageImages | None = None  # None where the network does not see page images
+    image_processor: PageImages | None = None  # None where the network does not see page images
 
     @property
     def max_length(self) -> int:
@@ -75,7 +75,7 @@ class Checkpoint:
         first = int(self.config.pad_token_id) + 1 if FAMILIES[self.family].positions_after_padding else 0
         return int(self.config.max_position_embeddings) - first
 
-    def demand_length(self, length: int) -> None:
+    def require_length(self, length: int) -> None:
         """Refuse windows of data.max_length = `length` tokens where the network has no positions for them.
 
         Raises:
@@ -88,7 +88,7 @@ class Checkpoint:
             )
 
 
-def open_checkpoint(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB) -> Checkpoint:
+def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB) -> PretrainedModel:
     """Read a checkpoint's configuration and tokenizer.
 
     Args:
@@ -124,11 +124,11 @@ def open_checkpoint(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
             f"model.family = {family}, but {name} is a {config.model_type!r}: only a bert checkpoint can start "
             "another family, layoutlm"
         )
-    demand_packages(family)
+    require_packages(family)
     tokenizer = open_tokenizer(name, family, config)
-    _demand_case(name, tokenizer)
+    _require_case(name, tokenizer)
     pages = open_pages(name, family, config, settings.images == "use", max_image_mib)
-    return Checkpoint(name, family, config, tokenizer, pages)
+    return PretrainedModel(name, family, config, tokenizer, pages)
 
 
 def _refused(name: str) -> str:
@@ -148,7 +148,7 @@ def _refused(name: str) -> str:
     return ", ".join(refused) or "a value"
 
 
-def demand_packages(family: str) -> None:
+def require_packages(family: str) -> None:
     """Refuse a family whose network is built on a package that is not installed.
 
     Raises:
@@ -248,7 +248,7 @@ def _added_tokens(tokenizer: Any) -> set[str]:
     return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
 
 
-def _demand_case(name: str, tokenizer: Any) -> None:
+def _require_case(name: str, tokenizer: Any) -> None:
     """Refuse a tokenizer that lower-cases what its vocabulary has in capitals.
 
     Transformers makes one of an old checkpoint that has a vocab.txt and no tokenizer_config.json: BERT's lower-case
@@ -277,7 +277,7 @@ def _put_space_before_words(tokenizer: Any) -> None:
             part.add_prefix_space = True
 
 
-def build(checkpoint: Checkpoint, tags: list[str], dropout: float | None) -> nn.Module:
+def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -> nn.Module:
     """The token classifier: the checkpoint's weights, with a head of one output a tag.
 
     Outputs of tags that the checkpoint's head has too are kept, by name, whatever their places; others are new. What
@@ -291,18 +291,18 @@ def build(checkpoint: Checkpoint, tags: list[str], dropout: float | None) -> nn.
         UserError: weights that are missing, left over or of another shape beyond the pooler and a new head (and,
             where a BERT starts a LayoutLM, the layout tables), each listed.
     """
-    adapted = checkpoint.family != checkpoint.config.model_type
-    config = _as_layoutlm(checkpoint.config) if adapted else copy.deepcopy(checkpoint.config)
+    adapted = pretrained.family != pretrained.config.model_type
+    config = _as_layoutlm(pretrained.config) if adapted else copy.deepcopy(pretrained.config)
     config.id2label = dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
     model = AutoModelForTokenClassification.from_config(_with_dropout(config, dropout), dtype=torch.float32)
-    its_tags = [checkpoint.config.id2label.get(index) for index in range(checkpoint.config.num_labels)]
+    its_tags = [pretrained.config.id2label.get(index) for index in range(pretrained.config.num_labels)]
     shares_tags = not set(tags).isdisjoint(its_tags)
-    is_classifier = any(name.endswith("ForTokenClassification") for name in checkpoint.config.architectures or ())
-    kept_head = FAMILIES[checkpoint.family].kept_head
+    is_classifier = any(name.endswith("ForTokenClassification") for name in pretrained.config.architectures or ())
+    kept_head = FAMILIES[pretrained.family].kept_head
     trained, missing = _load(
         AutoModelForTokenClassification if kept_head or shares_tags else AutoModel,
-        checkpoint,
+        pretrained,
         # A head that the configuration speaks of must be there.
         new=("pooler.",) if shares_tags and is_classifier else HEADS,
     )
@@ -312,24 +312,24 @@ def build(checkpoint: Checkpoint, tags: list[str], dropout: float | None) -> nn.
     report = into.load_state_dict(trained.base_model.state_dict(), strict=False)
     layout = tuple(f"embeddings.{axis}_position_embeddings." for axis in "xyhw")
     # BERT's token classifier has no pooler, LayoutLM's has one that it does not use.
-    _demand_none(checkpoint.name, "missing", report.missing_keys, ("pooler.", *layout) if adapted else ("pooler.",))
-    _demand_none(checkpoint.name, "left over", report.unexpected_keys, HEADS)
+    _require_none(pretrained.name, "missing", report.missing_keys, ("pooler.", *layout) if adapted else ("pooler.",))
+    _require_none(pretrained.name, "left over", report.unexpected_keys, HEADS)
     if adapted:
         init_layout_tables(into.embeddings)
     has_head = shares_tags and not any(key.startswith("classifier.") for key in missing)
     logger.info(
         "head: %s",
-        carry_over(trained.classifier, its_tags, model.classifier, tags, checkpoint.name)
+        carry_over(trained.classifier, its_tags, model.classifier, tags, pretrained.name)
         if has_head
         else f"new, for {len(tags)} tags",
     )
-    return _prepared(model, checkpoint)
+    return _prepared(model, pretrained)
 
 
-def _prepared(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+def _prepared(model: nn.Module, pretrained: PretrainedModel) -> nn.Module:
     """What gets no gradient is not trained: an optimizer would decay it, and ranks would wait for it."""
-    accept_fp32(checkpoint.family, model)
-    for name in untrained(checkpoint.family, model, sees_images=checkpoint.pages is not None):
+    accept_fp32(pretrained.family, model)
+    for name in untrained(pretrained.family, model, sees_images=pretrained.image_processor is not None):
         model.get_parameter(name).requires_grad_(False)
     return model
 
@@ -339,27 +339,27 @@ def _as_layoutlm(config: Any) -> Any:
     return LayoutLMConfig(**fields)
 
 
-def _load(loader: Any, checkpoint: Checkpoint, new: tuple[str, ...]) -> tuple[Any, set[str]]:
+def _load(loader: Any, pretrained: PretrainedModel, new: tuple[str, ...]) -> tuple[Any, set[str]]:
     """from_pretrained that stops where transformers would only warn: (network, names of weights that are new in it)."""
     try:
         model, report = loader.from_pretrained(
-            checkpoint.name,
-            config=checkpoint.config,
+            pretrained.name,
+            config=pretrained.config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # said below, with their names
             output_loading_info=True,
             # So are the weights named that were published for run_seq_labeling.py, and those that it saved.
-            key_mapping={r"^bert\.": "layoutlm."} if checkpoint.config.model_type == "layoutlm" else None,
+            key_mapping={r"^bert\.": "layoutlm."} if pretrained.config.model_type == "layoutlm" else None,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{checkpoint.name}: its weights cannot be loaded: {first_line(error)}") from None
-    _demand_none(checkpoint.name, "missing", report["missing_keys"], new)
-    _demand_none(checkpoint.name, "left over", report["unexpected_keys"], HEADS)
-    _demand_none(checkpoint.name, "of another shape", [str(key) for key in report["mismatched_keys"]], ())
+        raise UserError(f"{pretrained.name}: its weights cannot be loaded: {first_line(error)}") from None
+    _require_none(pretrained.name, "missing", report["missing_keys"], new)
+    _require_none(pretrained.name, "left over", report["unexpected_keys"], HEADS)
+    _require_none(pretrained.name, "of another shape", [str(key) for key in report["mismatched_keys"]], ())
     return model, set(report["missing_keys"])
 
 
-def _demand_none(name: str, what: str, keys: Iterable[str], allowed: tuple[str, ...]) -> None:
+def _require_none(name: str, what: str, keys: Iterable[str], allowed: tuple[str, ...]) -> None:
     known = [f".{part}" for part in (*allowed, *CONSTANTS)]
     keys = sorted(key for key in keys if not any(part in f".{key}" for part in known))
     if keys:

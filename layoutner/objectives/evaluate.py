@@ -9,7 +9,7 @@ import torch
 
 from layoutner.corpus.batches import Batch, collate
 from layoutner.corpus.windows import Window
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
@@ -19,7 +19,7 @@ from layoutner.pages.labels import LabelSet
 Forward = Callable[[Batch], torch.Tensor]  # a Batch -> logits, B x T x L
 
 
-class WordLabel(NamedTuple):
+class WordPrediction(NamedTuple):
     """The model's answer for one word."""
 
     label: int  # id
@@ -28,8 +28,8 @@ class WordLabel(NamedTuple):
 
 @torch.no_grad()
 def label_words(
-    forward: Forward, windows: Sequence[Window], batch_windows: int, pad_token_id: int, world: World
-) -> tuple[dict[tuple[int, int], WordLabel], float]:
+    forward: Forward, windows: Sequence[Window], batch_size: int, pad_token_id: int, ranks: Ranks
+) -> tuple[dict[tuple[int, int], WordPrediction], float]:
     """Label every word that some window answers for.
 
     All ranks take part and do the same number of forwards (at ZeRO 3 each forward is a collective); a rank
@@ -40,25 +40,25 @@ def label_words(
         Elsewhere: what that rank alone found.
     """
     order = sorted(range(len(windows)), key=lambda index: -windows[index].length)
-    forwards = math.ceil(len(order) / (batch_windows * world.size))
-    answers: dict[tuple[int, int], WordLabel] = {}
+    forwards = math.ceil(len(order) / (batch_size * ranks.size))
+    answers: dict[tuple[int, int], WordPrediction] = {}
     loss = 0.0
     for number in range(forwards):
-        start = (number * world.size + world.rank) * batch_windows
-        mine = [windows[index] for index in order[start : start + batch_windows]]
-        with world.doing("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
+        start = (number * ranks.size + ranks.rank) * batch_size
+        mine = [windows[index] for index in order[start : start + batch_size]]
+        with ranks.activity("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
             batch = collate(mine, pad_token_id)
-        with world.doing("shared", "evaluating"):
+        with ranks.activity("shared", "evaluating"):
             logits_BTL = forward(batch).float().cpu()
         loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
         for window, logits_TL in zip(mine, logits_BTL, strict=False):
-            tokens = [token for token, _ in window.answers]
+            tokens = [token for token, _ in window.owned_words]
             probabilities, labels = logits_TL[tokens].softmax(-1).max(-1)
             for (_, word), label, probability in zip(
-                window.answers, labels.tolist(), probabilities.tolist(), strict=True
+                window.owned_words, labels.tolist(), probabilities.tolist(), strict=True
             ):
-                answers[window.document, word] = WordLabel(label, probability)
-    gathered = world.gather((answers, loss))
+                answers[window.document, word] = WordPrediction(label, probability)
+    gathered = ranks.gather_object((answers, loss))
     if gathered is None:
         return answers, loss
     merged = {key: answer for found, _ in gathered for key, answer in found.items()}
@@ -66,8 +66,8 @@ def label_words(
 
 
 def in_document_order(
-    answers: dict[tuple[int, int], WordLabel], documents: Sequence[Document]
-) -> list[list[WordLabel]]:
+    answers: dict[tuple[int, int], WordPrediction], documents: Sequence[Document]
+) -> list[list[WordPrediction]]:
     """One answer for every word of every document.
 
     Raises:
@@ -92,9 +92,9 @@ def evaluate(
     labels: LabelSet,
     split: str,
     box_level: str,
-    batch_windows: int,
+    batch_size: int,
     pad_token_id: int,
-    world: World,
+    ranks: Ranks,
 ) -> Scores:
     """Scores of labelled documents, the same on every rank.
 
@@ -108,7 +108,7 @@ def evaluate(
     predicted: list[list[str]] = []
     loss, count, tags = 0.0, 0, labels.tags
 
-    def keep(documents: Sequence[Document], answers: dict[tuple[int, int], WordLabel]) -> None:
+    def keep(documents: Sequence[Document], answers: dict[tuple[int, int], WordPrediction]) -> None:
         predicted.extend([tags[answer.label] for answer in page] for page in in_document_order(answers, documents))
         truth.extend(list(document.tags or ()) for document in documents)
 
@@ -127,8 +127,8 @@ def evaluate(
         )
 
     for documents, windows in parts:
-        answers, part = label_words(forward, windows, batch_windows, pad_token_id, world)
-        world.on_main(partial(keep, documents, answers))
+        answers, part = label_words(forward, windows, batch_size, pad_token_id, ranks)
+        ranks.run_on_rank_zero(partial(keep, documents, answers))
         loss, count = loss + part, count + len(windows)
-    result: Scores = world.on_main(scores)
+    result: Scores = ranks.run_on_rank_zero(scores)
     return result

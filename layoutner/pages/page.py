@@ -21,7 +21,7 @@ from layoutner.pages.document import Box, Document
 from layoutner.pages.labels import Span, to_spans, to_tags
 from layoutner.settings.data import BoxFormat, BoxUnit
 
-Fix = Literal["none", "clamp", "drop"]
+InvalidBoxes = Literal["none", "clamp", "drop"]
 
 PageSize = tuple[float, float]  # width, height, in pixels or another unit of length, such as the points of a PDF
 
@@ -76,7 +76,7 @@ class Page:
 
 
 @dataclass
-class Tally:
+class ReadStats:
     """What was repaired or left out while pages were read."""
 
     repaired: Counter[str] = field(default_factory=Counter)  # what -> how often
@@ -101,11 +101,11 @@ class Tally:
         return found
 
 
-def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, list[Problem]]:
+def to_document(page: Page, invalid_boxes: InvalidBoxes, stats: ReadStats) -> tuple[Document | None, list[Problem]]:
     """Check a page and make it a Document.
 
-    Blank words are dropped. Boxes off the page or inverted are problems with fix "none"; "clamp" cuts them to the
-    page and turns them round, "drop" leaves their words out. Tags become those of the spans that conlleval reads.
+    Blank words are dropped. Boxes off the page or inverted are problems with invalid_boxes = "none"; "clamp" cuts them
+    to the page and turns them round, "drop" removes their words. Tags become those of the spans that conlleval reads.
 
     Returns:
         The document (None where a problem is fatal), and all problems, repaired ones not among them.
@@ -123,7 +123,7 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
             problems.append(Problem(page.source, "not text", problem, index, word.text))
             continue
         if not word.text.strip():
-            tally.repaired["blank word(s) dropped"] += 1
+            stats.repaired["blank word(s) dropped"] += 1
             continue
         if not all(_is_number(side) and abs(side) < LARGEST_SIDE for side in word.box):
             what = f"box {list(word.box)} is not four numbers"
@@ -133,14 +133,14 @@ def to_document(page: Page, fix: Fix, tally: Tally) -> tuple[Document | None, li
         if found := box_problem(box):
             kind, what = found
             pixels = f"; {list(word.box)} pixels on a page of {width} x {height}" if page.unit == "pixels" else ""
-            if fix == "none":
-                advice = "data.fix = clamp or drop repairs it"
+            if invalid_boxes == "none":
+                advice = "data.invalid_boxes = clamp or drop repairs it"
                 problems.append(Problem(page.source, kind, f"{what}{pixels}; {advice}", index, word.text))
-            elif fix == "drop":
-                tally.repaired[f"word(s) dropped, {kind} (data.fix = drop)"] += 1
+            elif invalid_boxes == "drop":
+                stats.repaired[f"word(s) dropped, {kind} (data.invalid_boxes = drop)"] += 1
                 continue
             else:
-                tally.repaired[f"box(es) clamped, {kind} (data.fix = clamp)"] += 1
+                stats.repaired[f"box(es) clamped, {kind} (data.invalid_boxes = clamp)"] += 1
                 box = _clamped(box)
         kept.append(index)
         boxes[index] = box

@@ -113,7 +113,7 @@ def show(size: int) -> str:
     return f"{size / GiB:.2f} GiB" if size >= GiB else f"{size / MiB:.1f} MiB"
 
 
-def activations(network: Network, dtype: str, micro_windows: int, window_tokens: int, device: Device) -> int:
+def activations(network: Network, dtype: str, micro_batch_size: int, window_tokens: int, device: Device) -> int:
     """Bytes that autograd keeps from the forward of one micro-batch to its backward.
 
     A layer keeps, per token, 8 h + 2 i elements: its input, Q, K, V, the attention's output, both sums before
@@ -122,11 +122,11 @@ def activations(network: Network, dtype: str, micro_windows: int, window_tokens:
     per head T x T of them before and after dropout, with a mask of bytes, and scaled copies of Q and K.
     """
     item, hidden, inner = BYTES[dtype], network.hidden_size, network.intermediate_size
-    tokens = micro_windows * window_tokens
+    tokens = micro_batch_size * window_tokens
     layer = tokens * ((8 * hidden + 2 * inner) * item + 2 * hidden)
     if network.attention == "eager" or (device == "cpu" and network.dropout):
         each = 2 * item + 1 + (8 if device == "cpu" and item == 2 else 0)  # measured: the CPU keeps fp32 ones as well
-        layer += micro_windows * network.heads * window_tokens**2 * each + 2 * tokens * hidden * item
+        layer += micro_batch_size * network.heads * window_tokens**2 * each + 2 * tokens * hidden * item
     # Embeddings before and after LayerNorm, the last output and its dropout; logits, in fp32 too, and their softmax;
     # and what the first operators of the backward hold beside all of that.
     ends = tokens * (4 * hidden * item + network.labels * (item + 8)) + tokens * 2 * inner * item
@@ -138,8 +138,8 @@ def estimate(
     *,
     dtype: str,
     stage: int,
-    ranks: int,
-    micro_windows: int,
+    world_size: int,
+    micro_batch_size: int,
     window_tokens: int,
     ds_config: Mapping[str, Any],
     device: Device = "cuda",
@@ -153,16 +153,16 @@ def estimate(
     zero = ds_config.get("zero_optimization", {})
     accumulates = ds_config.get("gradient_accumulation_steps", 1) > 1
     item, whole = BYTES[dtype], network.trainable
-    share = -(-whole // ranks)  # elements of a rank's partition
+    share = -(-whole // world_size)  # elements of a rank's partition
     frozen = (network.parameters - whole) * item
-    held = activations(network, dtype, micro_windows, window_tokens, device)
+    held = activations(network, dtype, micro_batch_size, window_tokens, device)
     offloads = device != "cpu" and stage > 0 and bool(zero.get("offload_optimizer"))
     bucket = min(int(zero.get("reduce_bucket_size", BUCKET)), BUCKET) * item
     parameters, states, backward, step = whole * item + frozen, 12 * share, 0, 0
     if stage == 0:
         gradients = whole * item
         states = 12 * whole if dtype != "fp32" else 8 * whole
-        step = whole * (4 if dtype != "fp32" else 0) + (min(whole, BUCKET) * item if ranks > 1 else 0)
+        step = whole * (4 if dtype != "fp32" else 0) + (min(whole, BUCKET) * item if world_size > 1 else 0)
     elif stage == 1 and dtype == "bf16":
         gradients, step = whole * (item + 4), min(whole, BUCKET) * item
     elif stage == 1 and dtype == "fp16":
@@ -174,11 +174,11 @@ def estimate(
         step = 4 * share
     else:
         threshold = int(zero.get("stage3_param_persistence_threshold", 100_000))
-        persistent = sum(size for size in network.tensors if size <= threshold) if ranks > 1 else 0
-        parameters = (share + persistent) * item + -(-frozen // ranks)
+        persistent = sum(size for size in network.tensors if size <= threshold) if world_size > 1 else 0
+        parameters = (share + persistent) * item + -(-frozen // world_size)
         gradients = 4 * share
         live = min(whole, int(zero.get("stage3_max_live_parameters", 1_000_000_000)))
-        gathered = (live - persistent) * item if ranks > 1 else 0
+        gathered = (live - persistent) * item if world_size > 1 else 0
         backward, step = bucket + gathered, bucket + 4 * share
         if device != "cpu" and zero.get("offload_param"):
             parameters = persistent * item
@@ -193,15 +193,15 @@ def largest_micro_batch(
     *,
     dtype: str,
     stage: int,
-    ranks: int,
+    world_size: int,
     window_tokens: int,
-    global_windows: int,
+    global_batch_size: int,
     ds_config: Mapping[str, Any],
     limit: int,
     device: Device = "cuda",
 ) -> int | None:
-    """The largest micro-batch, of those that divide global_windows / ranks, whose peak is within `limit` bytes."""
-    mine = global_windows // ranks if global_windows % ranks == 0 else 0
+    """The largest micro-batch, of those that divide global_batch_size / ranks, whose peak is within `limit` bytes."""
+    mine = global_batch_size // world_size if global_batch_size % world_size == 0 else 0
     for micro in range(mine, 0, -1):
         if mine % micro == 0:
             config = {**ds_config, "gradient_accumulation_steps": mine // micro}
@@ -209,8 +209,8 @@ def largest_micro_batch(
                 network,
                 dtype=dtype,
                 stage=stage,
-                ranks=ranks,
-                micro_windows=micro,
+                world_size=world_size,
+                micro_batch_size=micro,
                 window_tokens=window_tokens,
                 ds_config=config,
                 device=device,

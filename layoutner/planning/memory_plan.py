@@ -48,10 +48,10 @@ class Case:
         precision = self.settings.precision.model_copy(update={"dtype": dtype})
         return replace(self, settings=self.settings.model_copy(update={"precision": precision}))
 
-    def on(self, ranks: int, micro: int) -> "Case":
+    def on(self, world_size: int, micro: int) -> "Case":
         """The case with another split of the same global batch."""
-        whole = self.batch.global_windows
-        return replace(self, batch=BatchPlan(whole, micro, whole // (ranks * micro), ranks))
+        whole = self.batch.global_batch_size
+        return replace(self, batch=BatchPlan(whole, micro, whole // (world_size * micro), world_size))
 
     def memory(self) -> Memory:
         """What one rank needs."""
@@ -59,8 +59,8 @@ class Case:
             self.network,
             dtype=self.settings.precision.dtype,
             stage=self.stage,
-            ranks=self.batch.ranks,
-            micro_windows=self.batch.micro_windows,
+            world_size=self.batch.world_size,
+            micro_batch_size=self.batch.micro_batch_size,
             window_tokens=self.window_tokens,
             ds_config=self.config,
             device=self.device,
@@ -72,9 +72,9 @@ class Case:
             self.network,
             dtype=self.settings.precision.dtype,
             stage=self.stage,
-            ranks=self.batch.ranks,
+            world_size=self.batch.world_size,
             window_tokens=self.window_tokens,
-            global_windows=self.batch.global_windows,
+            global_batch_size=self.batch.global_batch_size,
             ds_config=self.config,
             limit=limit,
             device=self.device,
@@ -88,26 +88,26 @@ def advice(case: Case, limit: int) -> list[str]:
         return []
     lines = [f"{show(need)} a rank is more than {show(limit)}. In the order of what it costs to change:"]
     changes: list[tuple[str, Case]] = []
-    ranks = case.batch.ranks
+    world_size = case.batch.world_size
     micro = case.largest(limit)
-    if case.batch.micro_windows > 1:
+    if case.batch.micro_batch_size > 1:
         smaller = micro or 1
-        changes.append((f"batch.micro_windows = {smaller} (computes the same)", case.on(ranks, smaller)))
-    one = case.on(ranks, 1)
-    stages = range(case.stage + 1, 4) if ranks > 1 else ()  # alone, a rank has nobody to share with
-    changes += [(f"deepspeed.zero_stage = {n}, with batch.micro_windows = 1", one.at_stage(n)) for n in stages]
+        changes.append((f"batch.micro_batch_size = {smaller} (computes the same)", case.on(world_size, smaller)))
+    one = case.on(world_size, 1)
+    stages = range(case.stage + 1, 4) if world_size > 1 else ()  # alone, a rank has nobody to share with
+    changes += [(f"deepspeed.zero_stage = {n}, with batch.micro_batch_size = 1", one.at_stage(n)) for n in stages]
     if case.settings.precision.dtype == "fp32":
-        changes.append(("precision.dtype = bf16, with batch.micro_windows = 1", one.with_dtype("bf16")))
-    more = [n for n in range(ranks + 1, case.batch.global_windows + 1) if case.batch.global_windows % n == 0]
+        changes.append(("precision.dtype = bf16, with batch.micro_batch_size = 1", one.with_dtype("bf16")))
+    more = [n for n in range(world_size + 1, case.batch.global_batch_size + 1) if case.batch.global_batch_size % n == 0]
     if more:
         stage = max(2, case.stage)
-        text = f"{more[0]} ranks, with deepspeed.zero_stage = {stage} and batch.micro_windows = 1"
+        text = f"{more[0]} ranks, with deepspeed.zero_stage = {stage} and batch.micro_batch_size = 1"
         changes.append((text, case.on(more[0], 1).at_stage(stage)))
     half = case.window_tokens // 2
     if half >= 8:
-        text = f"data.max_length = {half}, with batch.micro_windows = 1 (more windows a document)"
+        text = f"data.max_length = {half}, with batch.micro_batch_size = 1 (more windows a document)"
         changes.append((text, replace(one, window_tokens=half)))
-    text = "deepspeed.preset = zero3-offload, with batch.micro_windows = 1 (slow)"
+    text = "deepspeed.preset = zero3-offload, with batch.micro_batch_size = 1 (slow)"
     changes.append((text, replace(one.at_stage(3), offload=True)))
     for text, changed in changes:
         total = changed.memory().total

@@ -18,9 +18,9 @@ from layoutner.settings.tree import DeepSpeedSettings, Settings
 
 # What Settings own. A preset that sets one of these would be a second owner, so it is refused by name.
 OWNED = {
-    "train_batch_size": "batch.global_windows",
-    "train_micro_batch_size_per_gpu": "batch.micro_windows",
-    "gradient_accumulation_steps": "batch.global_windows and batch.micro_windows",
+    "train_batch_size": "batch.global_batch_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_batch_size",
+    "gradient_accumulation_steps": "batch.global_batch_size and batch.micro_batch_size",
     "managed_gradient_accumulation": "the training loop",
     "gradient_allreduce_op": "the exact loss",
     "gradient_clipping": "optimizer.max_grad_norm",
@@ -136,8 +136,8 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
     preset = load_preset(settings.deepspeed)
     optimizer, precision = settings.optimizer, settings.precision
     config: dict[str, Any] = {
-        "train_batch_size": batch.global_windows,
-        "train_micro_batch_size_per_gpu": batch.micro_windows,
+        "train_batch_size": batch.global_batch_size,
+        "train_micro_batch_size_per_gpu": batch.micro_batch_size,
         "gradient_accumulation_steps": batch.accumulation,
         "gradient_clipping": optimizer.max_grad_norm,
         "steps_per_print": None,
@@ -179,7 +179,7 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
         preset.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
     config |= preset
     # The same eyes as for anybody's config: what contradicts itself does not reach a GPU.
-    findings = check(json.dumps(config), batch.ranks)
+    findings = check(json.dumps(config), batch.world_size)
     problems = [f"{found.path}: {found.message}; {found.advice}" for found in findings if found.severity == ERROR]
     raise_gathered("the DeepSpeed config of these settings contradicts itself", problems)
     return config

@@ -15,7 +15,7 @@ class Schedule:
     warmup: int  # of them, warming up
     steps_an_epoch: int | None  # None where the number of windows is not known
     windows: int | None  # training windows; None where not known
-    global_windows: int
+    global_batch_size: int
     origin: str  # the arithmetic that led to `total`
 
     def factor(self, step: int) -> float:
@@ -51,16 +51,16 @@ class Schedule:
     def __str__(self) -> str:
         lines = [f"{self.total} optimizer steps ({self.origin}), of them {self.warmup} warming up"]
         if self.windows is not None and self.steps_an_epoch is not None:
-            rest = self.windows - (self.steps_an_epoch - 1) * self.global_windows
-            last = "" if rest == self.global_windows else f", the last of them with {rest} windows"
+            rest = self.windows - (self.steps_an_epoch - 1) * self.global_batch_size
+            last = "" if rest == self.global_batch_size else f", the last of them with {rest} windows"
             lines.append(
-                f"{self.steps_an_epoch} steps an epoch = {self.windows} windows / {self.global_windows} "
+                f"{self.steps_an_epoch} steps an epoch = {self.windows} windows / {self.global_batch_size} "
                 f"a step, rounded up{last}"
             )
         return "; ".join(lines)
 
 
-def plan_schedule(settings: ScheduleSettings, global_windows: int, windows: int | None) -> Schedule:
+def plan_schedule(settings: ScheduleSettings, global_batch_size: int, windows: int | None) -> Schedule:
     """Derive the number of optimizer steps and of warm-up steps.
 
     Args:
@@ -69,7 +69,7 @@ def plan_schedule(settings: ScheduleSettings, global_windows: int, windows: int 
     Raises:
         UserError: neither epochs nor max_steps; epochs without `windows`; more warm-up than steps.
     """
-    an_epoch = None if windows is None else math.ceil(windows / global_windows)
+    an_epoch = None if windows is None else math.ceil(windows / global_batch_size)
     if settings.max_steps is not None:
         total, origin = settings.max_steps, "schedule.max_steps"
     elif settings.epochs is None:
@@ -91,4 +91,4 @@ def plan_schedule(settings: ScheduleSettings, global_windows: int, windows: int 
             f"schedule.warmup_steps = {warmup} is more than the {total} optimizer steps of the run: "
             "the peak learning rate would never be reached; warm up for less, or train for longer"
         )
-    return Schedule(total, warmup, an_epoch, windows, global_windows, origin)
+    return Schedule(total, warmup, an_epoch, windows, global_batch_size, origin)

@@ -86,13 +86,13 @@ def _another_kind(format: str, path: Path) -> Kind | None:
     return None if kind is None or kind.format == format else kind
 
 
-def demand_packages(format: str | None) -> None:
+def require_packages(format: str | None) -> None:
     """Refuse a format where what reads it is not installed.
 
     Raises:
         UserError: a package or a program is missing.
     """
     if format == "hub":
-        hub.demand_packages()
+        hub.require_packages()
     elif format == "ocr":
-        ocr.demand_packages()
+        ocr.require_packages()

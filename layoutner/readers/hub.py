@@ -31,7 +31,7 @@ SPLITS = {"train": ("train",), "eval": ("validation", "valid", "val", "eval", "d
 COLUMNS = {"words": ("words", "tokens"), "boxes": ("bboxes", "bbox", "boxes"), "tags": ("ner_tags", "labels")}
 
 
-def demand_packages() -> None:
+def require_packages() -> None:
     """Refuse the format where what reads it is not installed; looks for it, and does not load it.
 
     Raises:
@@ -53,7 +53,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     Raises:
         UserError: `datasets` is not installed, no such dataset, no such split, or a column is missing.
     """
-    demand_packages()
+    require_packages()
     import datasets
 
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs of a damaged file is raised below as well

@@ -21,7 +21,7 @@ from layoutner.settings.data import MAX_IMAGE_MIB
 LONGEST_PAGE = 300  # seconds until tesseract is stopped; a page takes a few
 
 
-def demand_packages() -> None:
+def require_packages() -> None:
     """Refuse the format where what reads it is not installed; looks for it, and does not load it.
 
     Raises:
@@ -50,7 +50,7 @@ def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[
     Raises:
         UserError: pytesseract or tesseract is not installed, or the folder holds no image.
     """
-    demand_packages()
+    require_packages()
     import pytesseract
 
     hidden: list[Path] = []

@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from layoutner.documents.roles import demand_path, demand_predictions, demand_roles
-from layoutner.errors import UserError, demand_all
+from layoutner.documents.roles import require_path, require_predictions, require_roles
+from layoutner.errors import UserError, require_all
 from layoutner.models.source import checkpoint_name
 from layoutner.pages.labels import read_labels
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.render import load_preset, render
 from layoutner.planning.schedule import Schedule, plan_schedule
-from layoutner.readers import demand_packages as demand_reader
+from layoutner.readers import require_packages as require_reader
 from layoutner.settings.tree import Settings
-from layoutner.training.checkpoint_files import demand_resumable
-from layoutner.training.folder import demand_replaceable
-from layoutner.training.tracking import demand_packages
+from layoutner.training.checkpoint_files import require_resumable
+from layoutner.training.folder import require_replaceable
+from layoutner.training.tracking import require_packages
 
 
-def demand_ready(*runs: Settings) -> None:
+def require_ready(*runs: Settings) -> None:
     """Refuse what cannot start. Every rank calls it by itself, before it joins the others; nothing is changed.
 
     Args:
@@ -29,45 +29,45 @@ def demand_ready(*runs: Settings) -> None:
     Raises:
         UserError: all problems together. Those that only reading documents and checkpoint shows come later.
     """
-    demand_all("this run cannot start", (check for run in runs for check in _checks(run)))
+    require_all("this run cannot start", (check for run in runs for check in _checks(run)))
 
 
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     """What must hold, each raised by the function that the run itself calls later, if it calls one."""
     data, run = settings.data, settings.run
-    yield partial(demand_roles, data)
+    yield partial(require_roles, data)
     yield partial(checkpoint_name, settings.model)
-    yield partial(_demand_schedule, settings)
+    yield partial(_require_schedule, settings)
     yield partial(load_preset, settings.deepspeed)
-    yield partial(_demand_engine, settings)
+    yield partial(_require_engine, settings)
     for role in ("train", "eval", "test"):
         if isinstance(path := getattr(data, role), Path):
-            yield partial(demand_path, path, data.format, f"data.{role}")
+            yield partial(require_path, path, data.format, f"data.{role}")
     if data.labels is not None:
         yield partial(read_labels, data.labels, data.scheme)
-    yield partial(demand_predictions, settings)
-    yield partial(demand_reader, data.format)
-    yield partial(demand_packages, settings)
-    yield partial(_demand_names, settings)
+    yield partial(require_predictions, settings)
+    yield partial(require_reader, data.format)
+    yield partial(require_packages, settings)
+    yield partial(_require_names, settings)
     if os.environ.get("RANK", "0") == "0":  # the run folder is rank 0's, and may be of its own node
-        yield partial(demand_resumable, run)
-        yield partial(demand_replaceable, settings)
+        yield partial(require_resumable, run)
+        yield partial(require_replaceable, settings)
 
 
-def _demand_schedule(settings: Settings) -> None:
+def _require_schedule(settings: Settings) -> None:
     # In epochs, it takes the training windows to tell how long it is.
     if settings.schedule.epochs is None:
-        plan_schedule(settings.schedule, settings.batch.global_windows, None)
+        plan_schedule(settings.schedule, settings.batch.global_batch_size, None)
 
 
-def _demand_engine(settings: Settings) -> None:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
+def _require_engine(settings: Settings) -> None:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, world_size)
     # How long the schedule is changes nothing about whether the DeepSpeed config is sound.
-    render(settings, batch, Schedule(1, 0, None, None, batch.global_windows, "not known yet"))
+    render(settings, batch, Schedule(1, 0, None, None, batch.global_batch_size, "not known yet"))
 
 
-def _demand_names(settings: Settings) -> None:
+def _require_names(settings: Settings) -> None:
     """Refuse names that the libraries of model and tokenizer, which take UTF-8, would look for elsewhere."""
     encoding, name = sys.getfilesystemencoding(), settings.model.name_or_path or ""
     for key, path in (("run.output_dir", str(settings.run.output_dir)), ("model.name_or_path", name)):

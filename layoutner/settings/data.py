@@ -58,9 +58,9 @@ class DataSettings(Section):
     ignore_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field(
         (), description="entity types that are read as O, as OTHERS, in any case of letters"
     )
-    fix: Literal["none", "clamp", "drop"] = Field(
+    invalid_boxes: Literal["none", "clamp", "drop"] = Field(
         "none",
-        description="boxes off the page or inverted: none = an error, clamp = cut to the page, drop = without the word",
+        description="boxes off the page or inverted: none = an error, clamp = cut to the page, drop = remove the word",
     )
     bad_pages: Literal["stop", "skip"] = Field(
         "stop", description="a page that cannot be read or used: an error, or reported and left out"
@@ -70,7 +70,7 @@ class DataSettings(Section):
         ge=1,
         description="memory that unpacking a page image may take, in MiB; a larger one cannot be read",
     )
-    choose_by: Literal["eval", "test"] = Field(
+    selection_split: Literal["eval", "test"] = Field(
         "eval", description="split that chooses the checkpoint; test flatters the score and is written into it"
     )
     folds: int | None = Field(
@@ -100,12 +100,12 @@ class DataSettings(Section):
                 raise ValueError(f"folds = {self.folds} and eval = {self.eval}: with folds, a fold is what eval is")
             if self.fold is not None and self.fold > self.folds:
                 raise ValueError(f"fold = {self.fold} is not one of the {self.folds} folds")
-        if self.choose_by == "test":
+        if self.selection_split == "test":
             if self.eval is not None or self.folds is not None:
                 given = f"eval = {self.eval}" if self.folds is None else f"folds = {self.folds}"
-                raise ValueError(f"choose_by = test and {given}: the test split chooses alone, or not at all")
+                raise ValueError(f"selection_split = test and {given}: the test split chooses alone, or not at all")
             if self.test is None:
-                raise ValueError("choose_by = test and no test: give data.test")
+                raise ValueError("selection_split = test and no test: give data.test")
         if isinstance(self.eval, float) and not 0 < self.eval < 1:
             raise ValueError(f"eval = {self.eval:g}: a fraction lies between 0 and 1, for instance 0.1")
         if self.stride > self.max_length // 2:

@@ -52,8 +52,8 @@ class ModelSettings(Section):
 class BatchSettings(Section):
     """[batch]: windows an optimizer step and windows a forward."""
 
-    global_windows: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
-    micro_windows: int = Field(1, ge=1, description="windows per forward, on one rank")
+    global_batch_size: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
+    micro_batch_size: int = Field(1, ge=1, description="windows per forward, on one rank")
 
 
 class LossSettings(Section):

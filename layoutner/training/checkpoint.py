@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
 from layoutner.errors import UserError, first_line
 from layoutner.settings.tree import Settings
@@ -31,13 +31,13 @@ from layoutner.training.checkpoint_files import (
     TrainState,
     checkpoint_path,
     complete_checkpoints,
-    damage,
-    demand_resumable,
     read_record,
+    require_resumable,
     sha256,
     step_of,
     torn,
     torn_checkpoints,
+    verify,
 )
 
 logger = logging.getLogger(__name__)
@@ -47,12 +47,12 @@ logger = logging.getLogger(__name__)
 class Identity:
     """What a run is, as its checkpoints remember it."""
 
-    meaning: dict[str, Any]  # what another run must share, or the numbers would mean something else
+    must_match: dict[str, Any]  # what another run must share, or the numbers would mean something else
     settings: dict[str, Any]  # the whole tree, to say what has changed
-    ranks: int
+    world_size: int
 
 
-def save(engine: Engine, run: Path, state: TrainState, identity: Identity, keep: int, world: World) -> None:
+def save(engine: Engine, run: Path, state: TrainState, identity: Identity, keep: int, ranks: Ranks) -> None:
     """Write the checkpoint of `state.step`, then remove those that are no longer kept. All ranks call it.
 
     Rank 0 writes. The checkpoint appears under its name only when every byte of it is on the disk.
@@ -65,7 +65,7 @@ def save(engine: Engine, run: Path, state: TrainState, identity: Identity, keep:
     """
     weights, moments = engine.weights(), engine.moments()
     record = {"state": asdict(state), "engine": engine.counters(), **asdict(identity)}
-    world.on_main(lambda: _write(run, state, weights, moments, record, keep))
+    ranks.run_on_rank_zero(lambda: _write(run, state, weights, moments, record, keep))
 
 
 def _write(
@@ -133,15 +133,15 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-class Saved:
+class CheckpointReader:
     """A checkpoint being taken over. All ranks hold one; rank 0 reads, and shares every tensor."""
 
-    def __init__(self, checkpoint: Path, world: World) -> None:
+    def __init__(self, checkpoint: Path, ranks: Ranks) -> None:
         self.path = checkpoint
-        self.record: dict[str, Any] = world.on_main(lambda: read_record(checkpoint))
-        self._world = world
+        self.record: dict[str, Any] = ranks.run_on_rank_zero(lambda: read_record(checkpoint))
+        self._ranks = ranks
         self._files: dict[str, Any] = {}  # on rank 0
-        self._names: dict[str, list[str]] = world.on_main(self._open)
+        self._names: dict[str, list[str]] = ranks.run_on_rank_zero(self._open)
 
     def _open(self) -> dict[str, list[str]]:
         self._files = {name: safe_open(self.path / name, "pt") for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
@@ -152,7 +152,7 @@ class Saved:
         """Where the run stood."""
         return TrainState(**self.record["state"])
 
-    def into_model(self, model: nn.Module) -> None:
+    def load_model(self, model: nn.Module) -> None:
         """Put the weights into an fp32 model, from fp32 where they are trained.
 
         Raises:
@@ -165,22 +165,22 @@ class Saved:
         for name, parameter in wanted.items():
             parameter.data.copy_(self._read(f"master/{name}", name, parameter.shape))
 
-    def into_engine(self, engine: Engine) -> None:
+    def load_engine(self, engine: Engine) -> None:
         """Give the engine its optimizer's memory and its counters. The files are let go: they may be removed now."""
         engine.restore(self.record["engine"], lambda name, shape: self._read(name, None, shape))
         self._files.clear()
 
     def _read(self, name: str, else_weight: str | None, shape: torch.Size) -> torch.Tensor:
         tensor = None
-        if self._world.is_main:
+        if self._ranks.is_rank_zero:
             if name in self._names[OPTIMIZER_FILE] or else_weight is None:
                 tensor = self._files[OPTIMIZER_FILE].get_tensor(name)
             else:
                 tensor = self._files[WEIGHTS_FILE].get_tensor(else_weight)
-        return self._world.share(tensor, shape)
+        return self._ranks.broadcast_tensor(tensor, shape)
 
 
-def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None:
+def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Path | None:
     """The checkpoint that run.resume asks for; None for a fresh start. Rank 0 alone calls it.
 
     A damaged one is named, and the one before it is taken.
@@ -195,7 +195,7 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
     run, resume = settings.run.output_dir, settings.run.resume
     if settings.run.overwrite:
         return None
-    demand_resumable(settings.run)
+    require_resumable(settings.run)
     if resume == "never":
         return None
     there, torn_ones = complete_checkpoints(run), torn_checkpoints(run)
@@ -212,7 +212,7 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
         logger.warning("run.resume = %s: this run has checkpoints of its own, and goes on from them", resume)
     else:
         checkpoint = Path(resume)
-        if problem := damage(checkpoint):
+        if problem := verify(checkpoint):
             raise UserError(f"run.resume = {resume}: not a complete layoutner checkpoint: {problem}")
         newer = [other.name for other in there[-1:] if checkpoint.resolve() in (c.resolve() for c in there[:-1])]
         if newer:
@@ -223,10 +223,10 @@ def to_resume(settings: Settings, identity: Identity, total: int) -> Path | None
     if checkpoint is None:
         return None
     record = read_record(checkpoint)
-    saved = record["meaning"]
+    saved = record["must_match"]
     differs = [
         f"{key} = {saved.get(key)} there, {value} here"
-        for key, value in identity.meaning.items()
+        for key, value in identity.must_match.items()
         if saved.get(key) != value
     ]
     if differs:
@@ -247,7 +247,7 @@ def has_best(run: Path, state: TrainState) -> bool:
 
 def _newest_undamaged(checkpoints: list[Path]) -> Path | None:
     for checkpoint in sorted(checkpoints, key=step_of, reverse=True):
-        if problem := damage(checkpoint):
+        if problem := verify(checkpoint):
             logger.warning("%s is damaged (%s): not used, the one before it is taken", checkpoint, problem)
         else:
             return checkpoint
@@ -256,7 +256,9 @@ def _newest_undamaged(checkpoints: list[Path]) -> Path | None:
 
 def changes(saved: dict[str, Any], identity: Identity) -> list[str]:
     """What this run does otherwise than the one that wrote the checkpoint, where and when it writes aside."""
-    found = [f"ranks {saved['ranks']} -> {identity.ranks}"] if saved["ranks"] != identity.ranks else []
+    found = (
+        [f"ranks {saved['world_size']} -> {identity.world_size}"] if saved["world_size"] != identity.world_size else []
+    )
     for section, values in identity.settings.items():
         before = saved["settings"].get(section, {})
         for key, value in values.items():

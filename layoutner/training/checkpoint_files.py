@@ -69,7 +69,7 @@ def torn(checkpoint: Path) -> str | None:
     return None
 
 
-def damage(checkpoint: Path) -> str | None:
+def verify(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None where every byte is as it was written. Reads all of it."""
     if problem := torn(checkpoint):
         return problem
@@ -111,7 +111,7 @@ def torn_checkpoints(run: Path) -> list[Path]:
     return [f for f in sorted((run / FOLDER).glob("step-*")) if NAME.fullmatch(f.name) and f not in there]
 
 
-def demand_resumable(settings: RunSettings) -> None:
+def require_resumable(settings: RunSettings) -> None:
     """Refuse a start that run.resume and the run folder do not allow, as far as that shows without reading weights.
 
     Raises:

@@ -22,9 +22,9 @@ from layoutner.training.checkpoint_files import WEIGHTS_FILE, complete_checkpoin
 from layoutner.training.tracking import METRICS_FILE, TENSORBOARD_FOLDER, WANDB_ID_FILE
 
 if TYPE_CHECKING:
-    from layoutner.distributed.world import World
+    from layoutner.distributed.ranks import Ranks
 
-SKELETON_FOLDER = "model"
+MODEL_ASSETS_FOLDER = "model"
 SCORES_FILE = "scores.json"
 PREPROCESSING_FILE = "layoutner.json"  # how documents become the network's input; travels with every export
 TRAINING_PAGES_FILE = "training_pages.txt"  # a digest per line of the pages trained on; travels with every export
@@ -39,7 +39,7 @@ RESULTS_FILE = "test_results.txt"
 # What a run that is done leaves. With what it goes on from, all that it leaves beside its record and its metrics, which
 # begin anew: what run.overwrite removes, in this order. Runs of Weights & Biases that are not sent yet stay.
 RESULTS = (EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
-LEFT = (*RESULTS, SKELETON_FOLDER, CHECKPOINTS_FOLDER)
+LEFT = (*RESULTS, MODEL_ASSETS_FOLDER, CHECKPOINTS_FOLDER)
 # The first is written first, and marks a run folder.
 RECORD = (PREPROCESSING_FILE, TRAINING_PAGES_FILE, CONFIG_FILE, SETTINGS_FILE, ENVIRONMENT_FILE)
 # What no run leaves at the top of its folder, and other trainers do.
@@ -61,7 +61,7 @@ def held_folders() -> Iterator[None]:
             _held.popitem()[1].close()
 
 
-def demand_folder(settings: Settings) -> None:
+def require_folder(settings: Settings) -> None:
     """Make the run folder, and keep other runs out of it. Rank 0 alone calls this, before a model is loaded.
 
     Raises:
@@ -76,15 +76,15 @@ def demand_folder(settings: Settings) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
-    demand_replaceable(settings)
+    require_replaceable(settings)
     _hold(folder)
 
 
-def demand_replaceable(settings: Settings) -> None:
+def require_replaceable(settings: Settings) -> None:
     """Refuse a run folder in which something stands that must not be replaced. Changes nothing.
 
     Raises:
-        UserError: as `demand_folder`, but for a folder that cannot be written and for another run that writes there.
+        UserError: as `require_folder`, but for a folder that cannot be written and for another run that writes there.
     """
     run, folder = settings.run, settings.run.output_dir
     if models := [name for name in MODEL_FILES if (folder / name).exists()]:
@@ -108,7 +108,7 @@ def demand_replaceable(settings: Settings) -> None:
             "elsewhere, or give another run.output_dir"
         )
     if run.overwrite:
-        _demand_removable(settings)
+        _require_removable(settings)
     elif (results := [name for name in there if name in RESULTS]) and not complete:
         raise UserError(
             f"run.output_dir = {folder} holds {', '.join(results)} of a run whose checkpoints are gone: to start "
@@ -129,8 +129,8 @@ def _strangers(folder: Path, overwrite: bool) -> list[str]:
     found = []
     if export.is_symlink() or export.is_file() or (_visible(export) and not (export / PREPROCESSING_FILE).is_file()):
         found.append(export)
-    elif skeleton := _visible(folder / SKELETON_FOLDER):
-        own = {PREPROCESSING_FILE, TRAINING_PAGES_FILE, WEIGHTS_FILE, *skeleton}
+    elif model_assets := _visible(folder / MODEL_ASSETS_FOLDER):
+        own = {PREPROCESSING_FILE, TRAINING_PAGES_FILE, WEIGHTS_FILE, *model_assets}
         found += [export / name for name in _visible(export) if name not in own]
     if overwrite:
         found += [checkpoints / name for name in _visible(checkpoints) if not is_own(name)]
@@ -141,7 +141,7 @@ def _visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
-def hold_again(folder: Path) -> None:
+def reacquire_lock(folder: Path) -> None:
     """Keep other runs out of a folder that a run has written to, before its checkpoints are looked at. Rank 0 alone.
 
     Raises:
@@ -189,8 +189,8 @@ def lock(folder: Path) -> IO[str]:
     return file
 
 
-def _demand_removable(settings: Settings) -> None:
-    """What `demand_folder` demands with run.overwrite."""
+def _require_removable(settings: Settings) -> None:
+    """What `require_folder` demands with run.overwrite."""
     data, folder = settings.data, settings.run.output_dir
     uses = [settings.model.name_or_path, data.train, data.eval, data.test, data.labels, data.cache]
     paths = [Path(path).resolve() for path in (*uses, settings.tensorboard.dir) if isinstance(path, str | Path)]
@@ -219,7 +219,7 @@ def open_folder(
     ds_config: dict[str, Any],
     preprocessing: dict[str, Any],
     training_pages: Iterable[str],
-    world: "World",
+    ranks: "Ranks",
 ) -> None:
     """Write the record of the run, with run.overwrite in place of an earlier run. Rank 0 alone calls this.
 
@@ -237,7 +237,7 @@ def open_folder(
         write_text(folder / TRAINING_PAGES_FILE, "".join(f"{digest}\n" for digest in training_pages))
         write_json(folder / CONFIG_FILE, ds_config)
         write_text(folder / SETTINGS_FILE, settings.to_toml())
-        write_json(folder / ENVIRONMENT_FILE, environment(world))
+        write_json(folder / ENVIRONMENT_FILE, environment(ranks))
     except OSError as error:
         raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
 
@@ -263,7 +263,7 @@ def remove(path: Path) -> None:
         shutil.rmtree(path.rename(gone))
 
 
-def save_skeleton(folder: Path, model: Any, tokenizer: Any, image_processor: Any, dtype: str) -> None:
+def save_model_assets(folder: Path, model: Any, tokenizer: Any, image_processor: Any, dtype: str) -> None:
     """All of the model in training but its weights: with them beside it, a whole checkpoint.
 
     Args:
@@ -271,13 +271,13 @@ def save_skeleton(folder: Path, model: Any, tokenizer: Any, image_processor: Any
     """
     model.config.architectures = [type(model).__name__]
     model.config.dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
-    model.config.save_pretrained(folder / SKELETON_FOLDER)
-    tokenizer.save_pretrained(folder / SKELETON_FOLDER)
+    model.config.save_pretrained(folder / MODEL_ASSETS_FOLDER)
+    tokenizer.save_pretrained(folder / MODEL_ASSETS_FOLDER)
     if image_processor is not None:
-        image_processor.save_pretrained(folder / SKELETON_FOLDER)
+        image_processor.save_pretrained(folder / MODEL_ASSETS_FOLDER)
 
 
-def environment(world: "World") -> dict[str, Any]:
+def environment(ranks: "Ranks") -> dict[str, Any]:
     """Versions, commit, ranks and device; no variable of the environment, so no secret."""
     packages = ("torch", "deepspeed", "transformers", "tokenizers", "pydantic", "seqeval", "wandb")
     return {
@@ -285,8 +285,8 @@ def environment(world: "World") -> dict[str, Any]:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "world_size": world.size,
-        "device": world.device_name,
+        "world_size": ranks.size,
+        "device": ranks.device_name,
         "cpus": len(os.sched_getaffinity(0)),
         "platform": platform.platform(),
     }

@@ -13,9 +13,9 @@ import numpy
 import torch
 from torch import nn
 
-from layoutner.corpus.batches import Batch, collate, share, step_windows
-from layoutner.distributed.preemption import Stop
-from layoutner.distributed.world import World
+from layoutner.corpus.batches import Batch, assign_to_ranks, collate, step_windows
+from layoutner.distributed.preemption import PreemptionGuard
+from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine, Step, require_dtype
 from layoutner.errors import Preempted, UserError
 from layoutner.models.families import model_inputs
@@ -25,10 +25,10 @@ from layoutner.objectives.metrics import Scores
 from layoutner.settings.tree import PrecisionSettings, Settings
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training import preflight
-from layoutner.training.checkpoint import Saved
+from layoutner.training.checkpoint import CheckpointReader
 from layoutner.training.checkpoint_files import TrainState, checkpoint_path
-from layoutner.training.folder import demand_folder, hold_again, open_folder, save_skeleton
-from layoutner.training.page_images import demand_images
+from layoutner.training.folder import open_folder, reacquire_lock, require_folder, save_model_assets
+from layoutner.training.page_images import require_images
 from layoutner.training.plan import Plan, make_plan
 from layoutner.training.tracking import open_tracker
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 OVERFLOWS = 10  # skipped steps in a row that are worth a warning
 
 
-def train(settings: Settings, world: World) -> tuple[Plan, Path]:
+def train(settings: Settings, ranks: Ranks) -> tuple[Plan, Path]:
     """Train, evaluate and save as the settings say. All ranks call it.
 
     Returns:
@@ -47,54 +47,56 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
         UserError: anything the user can mend.
         Preempted: a signal asked the run to end, and it has saved where it stands.
     """
-    logger.info("%s", preflight.table(settings, world))
-    with world.doing("local", "reading checkpoint and documents"):
-        plan = world.agree(lambda: _plan(settings, world))
-        preflight.require_same_plan(plan, world)
-    if plan.checkpoint.pages is not None:
-        with world.doing("local", "reading page images"):
+    logger.info("%s", preflight.table(settings, ranks))
+    with ranks.activity("local", "reading checkpoint and documents"):
+        plan = ranks.run_on_all_ranks(lambda: _plan(settings, ranks))
+        preflight.require_same_plan(plan, ranks)
+    if plan.pretrained.image_processor is not None:
+        with ranks.activity("local", "reading page images"):
             documents = [*plan.corpus.train, *plan.corpus.eval, *plan.corpus.test]
-            demand_images(documents, plan.checkpoint.pages, world)
+            require_images(documents, plan.pretrained.image_processor, ranks)
     run = settings.run
     identity = plan.identity
-    world.on_main(lambda: hold_again(run.output_dir))
-    resumed = world.on_main(lambda: checkpoints.to_resume(settings, identity, plan.schedule.total))
-    world.on_main(lambda: demand_folder(settings))
+    ranks.run_on_rank_zero(lambda: reacquire_lock(run.output_dir))
+    resumed = ranks.run_on_rank_zero(lambda: checkpoints.select_checkpoint(settings, identity, plan.schedule.total))
+    ranks.run_on_rank_zero(lambda: require_folder(settings))
     logger.info("%s", plan.describe())
     _seed(run.seed)  # the new head is the same on every rank
-    with world.doing("local", "loading the checkpoint"):
-        model = world.agree(lambda: build(plan.checkpoint, plan.corpus.labels.tags, settings.model.dropout))
-    saved = Saved(resumed, world) if resumed is not None else None
+    with ranks.activity("local", "loading the checkpoint"):
+        model = ranks.run_on_all_ranks(lambda: build(plan.pretrained, plan.corpus.labels.tags, settings.model.dropout))
+    saved = CheckpointReader(resumed, ranks) if resumed is not None else None
     if saved is not None:
-        saved.into_model(model)
-    with world.doing("shared", "starting DeepSpeed"):
-        engine = Engine(model, plan.ds_config, world)
+        saved.load_model(model)
+    with ranks.activity("shared", "starting DeepSpeed"):
+        engine = Engine(model, plan.ds_config, ranks)
     state = TrainState(step=0)
     if saved is not None:
-        saved.into_engine(engine)
+        saved.load_engine(engine)
         state = saved.state
-        if world.on_main(lambda: not checkpoints.has_best(run.output_dir, state)):
+        if ranks.run_on_rank_zero(lambda: not checkpoints.has_best(run.output_dir, state)):
             # Of another run, or gone since: the best is looked for anew.
             state = TrainState(step=state.step)
         changed = checkpoints.changes(saved.record, identity)
         logger.info("resumed from %s; changed since: %s", saved.path, "; ".join(changed) or "nothing")
-    with world.doing("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
-        tracker = world.agree(lambda: open_tracker(settings, world, state.step))
+    with ranks.activity("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
+        tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step))
     # Not before everything stands on every rank: with run.overwrite an earlier run goes now.
-    world.on_main(lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, world))
-    world.on_main(lambda: _save_skeleton(plan, model))
+    ranks.run_on_rank_zero(
+        lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, ranks)
+    )
+    ranks.run_on_rank_zero(lambda: _save_model_assets(plan, model))
     total = plan.schedule.total
     seconds, tokens, steps = 0.0, 0, 0  # since the last logged step, without evaluating and saving
     overflows = 0  # in a row
 
-    with tracker, Stop() as stop:
+    with tracker, PreemptionGuard() as guard:
         while state.step < total:
             # All ranks: one optimizer step over the same global batch.
             start = time.perf_counter()
-            with world.doing("shared", f"training step {state.step + 1}"):
-                outcome, loss, step_tokens = _optimizer_step(plan, engine, state.step, world)
+            with ranks.activity("shared", f"training step {state.step + 1}"):
+                outcome, loss, step_tokens = _optimizer_step(plan, engine, state.step, ranks)
             overflows = 0 if outcome.applied else overflows + 1
-            if world.is_main:
+            if ranks.is_rank_zero:
                 _warn_of_overflow(settings.precision, state.step + 1, overflows, engine.loss_scale)
             state = replace(state, step=state.step + 1)
             seconds, tokens, steps = seconds + time.perf_counter() - start, tokens + step_tokens, steps + 1
@@ -110,7 +112,7 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
                     "train/skipped_steps": engine.skipped_steps,
                     "throughput/tokens_per_s": tokens / seconds,
                     "time/step_s": seconds / steps,
-                    "memory/peak_GiB": world.peak_memory_gib(),
+                    "memory/peak_GiB": ranks.peak_memory_gib(),
                 }
                 logger.info("%s", _line(state.step, total, metrics))
                 seconds, tokens, steps = 0.0, 0, 0
@@ -118,37 +120,37 @@ def train(settings: Settings, world: World) -> tuple[Plan, Path]:
             # All ranks: evaluate, and keep the best checkpoint.
             better = False
             if plan.corpus.eval and ((run.eval_every and state.step % run.eval_every == 0) or state.step == total):
-                scores = _evaluate(plan, engine, world)
+                scores = _evaluate(plan, engine, ranks)
                 logger.info("step %d/%d eval f1 %.4f loss %.4f", state.step, total, scores.f1, scores.loss)
                 metrics |= {f"eval/{name}": getattr(scores, name) for name in ("f1", "precision", "recall", "loss")}
                 better = state.best_step is None or (scores.f1, -scores.loss) > (state.best_f1, -state.best_loss)
                 if better:
                     state = replace(state, best_step=state.step, best_f1=scores.f1, best_loss=scores.loss)
             if metrics:
-                world.on_main(partial(tracker.log, state.step, metrics))
+                ranks.run_on_rank_zero(partial(tracker.log, state.step, metrics))
 
             # All ranks: save; and end here, all together, where any of them was asked to.
-            asked = int(world.max(stop.signal))
+            asked = int(ranks.all_reduce_max(guard.signal))
             if asked or better or state.step == total or (run.save_every and state.step % run.save_every == 0):
-                with world.doing("shared", "saving"):
-                    checkpoints.save(engine, run.output_dir, state, identity, run.keep_checkpoints, world)
+                with ranks.activity("shared", "saving"):
+                    checkpoints.save(engine, run.output_dir, state, identity, run.keep_checkpoints, ranks)
             if asked and state.step < total:
-                with world.doing("main", "closing its metrics"):
+                with ranks.activity("main", "closing its metrics"):
                     tracker.close()
                 again = "run.resume = auto" + (" with run.overwrite = false" if run.overwrite else "")
                 name = signal.Signals(asked).name
                 raise Preempted(f"{name}: saved after step {state.step} of {total}; {again} goes on from there")
 
-    with world.doing("main", "closing its metrics"):
+    with ranks.activity("main", "closing its metrics"):
         tracker.close()
     engine.close()
     chosen = state.best_step if state.best_step is not None else state.step
     return plan, checkpoint_path(run.output_dir, chosen)
 
 
-def _plan(settings: Settings, world: World) -> Plan:
+def _plan(settings: Settings, ranks: Ranks) -> Plan:
     require_dtype(settings.precision.dtype)
-    return make_plan(settings, world.size, world.doing)
+    return make_plan(settings, ranks.size, ranks.activity)
 
 
 def _seed(seed: int) -> None:
@@ -158,40 +160,42 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _save_skeleton(plan: Plan, model: nn.Module) -> None:
-    pages, precision = plan.checkpoint.pages, plan.settings.precision
+def _save_model_assets(plan: Plan, model: nn.Module) -> None:
+    pages, precision = plan.pretrained.image_processor, plan.settings.precision
     processor = None if pages is None else pages.processor
-    save_skeleton(plan.settings.run.output_dir, model, plan.checkpoint.tokenizer, processor, precision.dtype)
+    save_model_assets(plan.settings.run.output_dir, model, plan.pretrained.tokenizer, processor, precision.dtype)
 
 
-def _inputs(plan: Plan, batch: Batch, world: World) -> dict[str, torch.Tensor]:
-    return model_inputs(plan.checkpoint.family, batch, world.device, plan.checkpoint.pages)
+def _inputs(plan: Plan, batch: Batch, ranks: Ranks) -> dict[str, torch.Tensor]:
+    return model_inputs(plan.pretrained.family, batch, ranks.device, plan.pretrained.image_processor)
 
 
-def _optimizer_step(plan: Plan, engine: Engine, step: int, world: World) -> tuple[Step, float, int]:
+def _optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> tuple[Step, float, int]:
     """Forward, backward and update over the windows of one step: (what happened, mean loss, real tokens).
 
     Every rank knows the whole step, so the normaliser needs no communication.
     """
     windows = plan.windows["train"]
     settings = plan.settings
-    epoch, place = divmod(step, math.ceil(len(windows) / plan.batch.global_windows))
-    indices = step_windows(settings.run.seed, epoch, place, len(windows), plan.batch.global_windows)
+    epoch, place = divmod(step, math.ceil(len(windows) / plan.batch.global_batch_size))
+    indices = step_windows(settings.run.seed, epoch, place, len(windows), plan.batch.global_batch_size)
     total_weight = plan.loss.total_weight(windows[index] for index in indices)
-    forwards = share(indices, [window.length for window in windows], plan.batch.micro_windows, world.size)[world.rank]
+    forwards = assign_to_ranks(indices, [window.length for window in windows], plan.batch.micro_batch_size, ranks.size)[
+        ranks.rank
+    ]
     # What is drawn in a step, as dropout's masks, depends on seed, step and rank alone: a resumed run draws the same.
-    _seed((settings.run.seed * 1_000_003 + step) * 4099 + world.rank)
+    _seed((settings.run.seed * 1_000_003 + step) * 4099 + ranks.rank)
     engine.train()
-    summed_loss = torch.zeros((), device=world.device)
+    summed_loss = torch.zeros((), device=ranks.device)
     for number, one in enumerate(forwards):
-        with world.doing("local", f"reading the windows of step {step + 1}"):
-            batch = collate([windows[index] for index in one], plan.checkpoint.tokenizer.pad_token_id)
-            inputs = _inputs(plan, batch, world)
+        with ranks.activity("local", f"reading the windows of step {step + 1}"):
+            batch = collate([windows[index] for index in one], plan.pretrained.tokenizer.pad_token_id)
+            inputs = _inputs(plan, batch, ranks)
         logits_BTL = engine.forward(inputs)
-        summed = plan.loss.summed(logits_BTL, batch.labels_BT.to(world.device))
-        engine.backward(summed * (world.size / total_weight), last=number == len(forwards) - 1)
+        summed = plan.loss.summed(logits_BTL, batch.labels_BT.to(ranks.device))
+        engine.backward(summed * (ranks.size / total_weight), last=number == len(forwards) - 1)
         summed_loss += summed.detach()
-    mean_loss = world.sum(float(summed_loss)) / total_weight
+    mean_loss = ranks.all_reduce_sum(float(summed_loss)) / total_weight
     if not math.isfinite(mean_loss):
         # All ranks hold the same number, so all stop here, before the update.
         names = sorted({plan.corpus.train[windows[index].document].name for index in indices})
@@ -227,17 +231,17 @@ def _warn_of_overflow(precision: PrecisionSettings, step: int, in_a_row: int, lo
         )
 
 
-def _evaluate(plan: Plan, engine: Engine, world: World) -> Scores:
+def _evaluate(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
     engine.eval()
     return evaluate(
-        lambda batch: engine.forward(_inputs(plan, batch, world)),
+        lambda batch: engine.forward(_inputs(plan, batch, ranks)),
         [(plan.corpus.eval, plan.windows["eval"])],
         plan.corpus.labels,
         "eval",
         plan.settings.data.box_level,
-        plan.batch.micro_windows,
-        plan.checkpoint.tokenizer.pad_token_id,
-        world,
+        plan.batch.micro_batch_size,
+        plan.pretrained.tokenizer.pad_token_id,
+        ranks,
     )
 
 

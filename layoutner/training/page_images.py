@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from layoutner.corpus.pixels import PageImages
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError, raise_gathered
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem
 
 
-def demand_images(documents: Sequence[Document], pages: PageImages, world: World) -> None:
+def require_images(documents: Sequence[Document], pages: PageImages, ranks: Ranks) -> None:
     """Read every page image whole, once: a torn one met in a step would stop its rank and leave the others waiting.
 
     All ranks call it, and each reads its share. What was read is kept as `PageImages` says.
@@ -17,20 +17,20 @@ def demand_images(documents: Sequence[Document], pages: PageImages, world: World
     Raises:
         UserError: pages whose image is lacking, all of them by name, the same on every rank.
     """
-    problems = image_problems(documents, pages, world)
+    problems = image_problems(documents, pages, ranks)
     what = f"{len(problems)} of {len(documents)} documents have a page image that cannot be read"
     raise_gathered(what, [str(problem) for problem in problems.values()])
 
 
-def image_problems(documents: Sequence[Document], pages: PageImages, world: World) -> dict[int, Problem]:
+def image_problems(documents: Sequence[Document], pages: PageImages, ranks: Ranks) -> dict[int, Problem]:
     """Index of a document -> what keeps the network from seeing it, on every rank; each rank reads its share."""
     found: dict[int, Problem] = {}
-    for index in range(world.rank, len(documents), world.size):
+    for index in range(ranks.rank, len(documents), ranks.size):
         if what := _problem(documents[index], pages):
             found[index] = Problem(documents[index].name, "no page image", what)
-    shares = world.gather(found) or []
+    shares = ranks.gather_object(found) or []
     merged = {index: problem for share in shares for index, problem in share.items()}
-    result: dict[int, Problem] = world.from_main(dict(sorted(merged.items())))
+    result: dict[int, Problem] = ranks.broadcast_object(dict(sorted(merged.items())))
     return result
 
 

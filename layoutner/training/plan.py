@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layoutner.corpus.batches import padded, share, step_windows
+from layoutner.corpus.batches import assign_to_ranks, padded, step_windows
 from layoutner.corpus.cache import WindowCache
-from layoutner.corpus.windows import Window, Windower
+from layoutner.corpus.windows import Window, WindowSplitter
 from layoutner.distributed.watchdog import Kind
 from layoutner.documents.duplicates import page_digest
-from layoutner.documents.roles import Corpus, demand_predictions, read_corpus
+from layoutner.documents.roles import Corpus, read_corpus, require_predictions
 from layoutner.errors import raise_gathered
 from layoutner.models.families import FAMILIES
-from layoutner.models.loading import Checkpoint, open_checkpoint
+from layoutner.models.loading import PretrainedModel, open_pretrained
 from layoutner.objectives.loss import Loss, make_loss
 from layoutner.planning.batch_plan import BatchPlan, plan_batch
 from layoutner.planning.render import render
@@ -23,7 +23,7 @@ from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint import Identity
 from layoutner.training.folder import read_training_pages
-from layoutner.training.tracking import demand_packages
+from layoutner.training.tracking import require_packages
 
 Doing = Callable[[Kind, str], AbstractContextManager[None]]  # World.doing
 
@@ -37,7 +37,7 @@ class Plan:
 
     settings: Settings
     corpus: Corpus
-    checkpoint: Checkpoint
+    pretrained: PretrainedModel
     windows: dict[str, list[Window]]  # by role
     loss: Loss
     batch: BatchPlan
@@ -49,21 +49,21 @@ class Plan:
         """How documents become the network's input: what a trained model needs beside weights and tokenizer."""
         data, labels = self.settings.data, self.corpus.labels
         return {
-            "family": self.checkpoint.family,
+            "family": self.pretrained.family,
             "scheme": labels.scheme,
             "labels": labels.tags,
             "max_length": data.max_length,
             "stride": data.stride,
             "box_level": data.box_level,
-            "images": "ignore" if self.checkpoint.pages is None else "use",
+            "images": "ignore" if self.pretrained.image_processor is None else "use",
             **({"ignore_types": list(data.ignore_types)} if data.ignore_types else {}),
-            **({"chosen_on_test": True} if data.choose_by == "test" else {}),
+            **({"chosen_on_test": True} if data.selection_split == "test" else {}),
         }
 
     @property
     def training_pages(self) -> list[str]:
         """Digests of the pages trained on, those of the model that training starts from among them."""
-        start = read_training_pages(Path(self.checkpoint.name)) or frozenset()
+        start = read_training_pages(Path(self.pretrained.name)) or frozenset()
         return sorted(start | {page_digest(document) for document in self.corpus.train})
 
     @property
@@ -71,10 +71,10 @@ class Plan:
         """What a checkpoint remembers. Ranks, ZeRO stage and micro-batch may change: they compute the same."""
         settings = self.settings
         return Identity(
-            meaning={
-                "network": {key: getattr(self.checkpoint.config, key, None) for key in NETWORK},
+            must_match={
+                "network": {key: getattr(self.pretrained.config, key, None) for key in NETWORK},
                 "precision": settings.precision.model_dump(mode="json"),
-                "global_windows": self.batch.global_windows,
+                "global_batch_size": self.batch.global_batch_size,
                 "seed": settings.run.seed,
                 "optimizer": settings.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm"}),
                 "loss": settings.loss.model_dump(mode="json"),
@@ -85,7 +85,7 @@ class Plan:
                 "eval_documents": _digest((d.name, d.words, d.boxes, d.tags) for d in self.corpus.eval),
             },
             settings=settings.model_dump(mode="json"),
-            ranks=self.batch.ranks,
+            world_size=self.batch.world_size,
         )
 
     def describe(self) -> str:
@@ -110,10 +110,10 @@ class Plan:
         lines.append(f"batch: {self.batch}")
         if not self.corpus.eval:
             lines.append("note: no data.eval, so checkpoints are not compared and the last one is the chosen one")
-        if self.batch.global_windows >= len(self.windows["train"]):
+        if self.batch.global_batch_size >= len(self.windows["train"]):
             lines.append(
                 f"note: a step takes all {len(self.windows['train'])} training windows, so an epoch is one step "
-                "(full-batch descent); a smaller batch.global_windows makes more of the data"
+                "(full-batch descent); a smaller batch.global_batch_size makes more of the data"
             )
         lines.append(f"schedule: {self.schedule}; peak learning rate {self.settings.optimizer.lr:g}")
         stage = self.ds_config["zero_optimization"]["stage"]
@@ -127,8 +127,8 @@ class Plan:
         lengths = [window.length for window in self.windows["train"]]
         tokens = 0
         for step in range(self.schedule.steps_an_epoch or 0):
-            indices = step_windows(self.settings.run.seed, 0, step, len(lengths), self.batch.global_windows)
-            for forwards in share(indices, lengths, self.batch.micro_windows, self.batch.ranks):
+            indices = step_windows(self.settings.run.seed, 0, step, len(lengths), self.batch.global_batch_size)
+            for forwards in assign_to_ranks(indices, lengths, self.batch.micro_batch_size, self.batch.world_size):
                 tokens += sum(len(one) * padded(max(lengths[i] for i in one)) for one in forwards if one)
         return 1 - sum(lengths) / tokens
 
@@ -145,7 +145,7 @@ def _unwatched(_: Kind, __: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def make_plan(settings: Settings, ranks: int, doing: Doing = _unwatched) -> Plan:
+def make_plan(settings: Settings, world_size: int, doing: Doing = _unwatched) -> Plan:
     """Read the data, look at the checkpoint and do the arithmetic.
 
     Args:
@@ -154,44 +154,46 @@ def make_plan(settings: Settings, ranks: int, doing: Doing = _unwatched) -> Plan
     Raises:
         UserError: anything the user can mend, in data, checkpoint, batch, schedule, preset or installed packages.
     """
-    demand_packages(settings)
-    demand_predictions(settings)
-    batch = plan_batch(settings.batch.global_windows, settings.batch.micro_windows, ranks)
-    corpus, checkpoint, windows = cut_windows(settings, doing)
-    schedule = plan_schedule(settings.schedule, settings.batch.global_windows, len(windows["train"]))
+    require_packages(settings)
+    require_predictions(settings)
+    batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, world_size)
+    corpus, pretrained, windows = cut_windows(settings, doing)
+    schedule = plan_schedule(settings.schedule, settings.batch.global_batch_size, len(windows["train"]))
     ds_config = render(settings, batch, schedule)
     loss = make_loss(settings.loss, windows["train"], len(corpus.labels.tags))
-    return Plan(settings, corpus, checkpoint, windows, loss, batch, schedule, ds_config)
+    return Plan(settings, corpus, pretrained, windows, loss, batch, schedule, ds_config)
 
 
-def cut_windows(settings: Settings, doing: Doing = _unwatched) -> tuple[Corpus, Checkpoint, dict[str, list[Window]]]:
+def cut_windows(
+    settings: Settings, doing: Doing = _unwatched
+) -> tuple[Corpus, PretrainedModel, dict[str, list[Window]]]:
     """Documents of every role, and their windows by the checkpoint's tokenizer, cut or out of data.cache."""
     cache = WindowCache(settings.data.cache)
     corpus = read_corpus(settings.data, settings.run.seed)
-    checkpoint = open_checkpoint(settings.model, settings.data.max_image_mib)
-    checkpoint.demand_length(settings.data.max_length)
+    pretrained = open_pretrained(settings.model, settings.data.max_image_mib)
+    pretrained.require_length(settings.data.max_length)
     roles = ("train", "eval", "test")
-    if checkpoint.pages is not None:
+    if pretrained.image_processor is not None:
         documents = [document for role in roles for document in getattr(corpus, role)]
         problems = [f"{document.name}: has no page image" for document in documents if document.image is None]
         raise_gathered(
-            f"{len(problems)} of {len(documents)} documents lack a page image that {checkpoint.family} takes "
+            f"{len(problems)} of {len(documents)} documents lack a page image that {pretrained.family} takes "
             "(model.images = ignore does without, if the family can)",
             problems,
         )
-    windower = Windower(
-        checkpoint.tokenizer,
+    splitter = WindowSplitter(
+        pretrained.tokenizer,
         settings.data.max_length,
         settings.data.stride,
         settings.data.box_level,
-        FAMILIES[checkpoint.family].special_boxes,
+        FAMILIES[pretrained.family].special_boxes,
     )
     # Scores read words by their first sub-word, so that is all that evaluation labels.
     everywhere = {"train": settings.data.label_all_subwords}
     # With a cache not "local": the ranks of another node may have the windows kept and wait long for these.
     with doing("main" if settings.data.cache else "local", "cutting windows"):
         windows = {
-            role: cache.windows(windower, getattr(corpus, role), corpus.labels, everywhere.get(role, False))
+            role: cache.windows(splitter, getattr(corpus, role), corpus.labels, everywhere.get(role, False))
             for role in roles
         }
-    return replace(corpus, notes=(*corpus.notes, *cache.notes)), checkpoint, windows
+    return replace(corpus, notes=(*corpus.notes, *cache.notes)), pretrained, windows

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from layoutner import __version__
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.settings.tree import Settings
 from layoutner.training.plan import Plan
@@ -20,7 +20,7 @@ COLUMNS = ("rank", "host", "device", "CPUs", "threads", "torch", "deepspeed", "t
 SHARED = COLUMNS[5:]  # what must be the same on all ranks
 
 
-def table(settings: Settings, world: World) -> str:
+def table(settings: Settings, ranks: Ranks) -> str:
     """One row a rank, with a heading; one line for a rank that is alone. All ranks call it.
 
     Raises:
@@ -28,9 +28,9 @@ def table(settings: Settings, world: World) -> str:
     """
     tree = settings.model_dump(mode="json")
     row = {
-        "rank": str(world.rank),
+        "rank": str(ranks.rank),
         "host": socket.gethostname(),
-        "device": world.device_name,
+        "device": ranks.device_name,
         "CPUs": str(len(os.sched_getaffinity(0))),
         "threads": str(torch.get_num_threads()),
         **{name: version(name) for name in ("torch", "deepspeed", "transformers")},
@@ -38,27 +38,27 @@ def table(settings: Settings, world: World) -> str:
         "settings": _digest(tree),
     }
     values = {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
-    rows, settings_of = map(list, zip(*world.all((row, values)), strict=True))
+    rows, settings_of = map(list, zip(*ranks.all_gather_object((row, values)), strict=True))
     _require_same("versions or settings", [{name: row[name] for name in SHARED[:-1]} for row in rows], settings_of)
-    if world.size == 1:
+    if ranks.size == 1:
         return ", ".join(f"{name} {value}" for name, value in row.items())
     lines = [COLUMNS, *(tuple(row.values()) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def require_same_plan(plan: Plan, world: World) -> None:
+def require_same_plan(plan: Plan, ranks: Ranks) -> None:
     """Compare what the ranks have read and worked out. All ranks call it.
 
     Raises:
         UserError: on every rank: what differs, and on which ranks.
     """
-    parts = {name.replace("_", " "): _digest(value) for name, value in plan.identity.meaning.items()}
+    parts = {name.replace("_", " "): _digest(value) for name, value in plan.identity.must_match.items()}
     parts["test documents"] = _digest([(d.name, d.words, d.boxes, d.tags) for d in plan.corpus.test])
-    parts["checkpoint configuration"] = _digest(plan.checkpoint.config.to_dict())
+    parts["checkpoint configuration"] = _digest(plan.pretrained.config.to_dict())
     parts["optimizer steps"] = str(plan.schedule.total)
     parts["DeepSpeed config"] = _digest(plan.ds_config)
-    _require_same("files", world.all(parts))
+    _require_same("files", ranks.all_gather_object(parts))
 
 
 def _require_same(what: str, *gathered: list[dict[str, Any]]) -> None:
@@ -66,12 +66,12 @@ def _require_same(what: str, *gathered: list[dict[str, Any]]) -> None:
 
     A name that a rank lacks, as an older layoutner lacks a setting, counts as null there.
     """
-    ranks = [{name: value for tree in trees for name, value in tree.items()} for trees in zip(*gathered, strict=True)]
-    names = dict.fromkeys(name for rank in ranks for name in rank)
-    usual = {name: Counter(json.dumps(rank.get(name)) for rank in ranks).most_common(1)[0][0] for name in names}
+    by_rank = [{name: value for tree in trees for name, value in tree.items()} for trees in zip(*gathered, strict=True)]
+    names = dict.fromkeys(name for rank in by_rank for name in rank)
+    usual = {name: Counter(json.dumps(rank.get(name)) for rank in by_rank).most_common(1)[0][0] for name in names}
     odd = [
         f"rank {number}: {name} = {json.dumps(rank.get(name))} instead of {usual[name]}"
-        for number, rank in enumerate(ranks)
+        for number, rank in enumerate(by_rank)
         for name in names
         if json.dumps(rank.get(name)) != usual[name]
     ]

@@ -12,7 +12,7 @@ from layoutner.errors import UserError, first_line
 from layoutner.settings.tree import Settings
 
 if TYPE_CHECKING:
-    from layoutner.distributed.world import World
+    from layoutner.distributed.ranks import Ranks
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -194,7 +194,7 @@ def _wandb_mode(mode: Literal["online", "offline", "disabled"]) -> Literal["onli
     return "offline" if os.environ.get("WANDB_MODE") == "offline" else mode
 
 
-def demand_packages(settings: Settings) -> None:
+def require_packages(settings: Settings) -> None:
     """Refuse a tracker whose package is not installed.
 
     Raises:
@@ -209,7 +209,7 @@ def demand_packages(settings: Settings) -> None:
             ) from None
 
 
-def open_tracker(settings: Settings, world: "World", resumed_step: int) -> Trackers:
+def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int) -> Trackers:
     """The trackers of this rank.
 
     Args:
@@ -218,7 +218,7 @@ def open_tracker(settings: Settings, world: "World", resumed_step: int) -> Track
     Raises:
         UserError: one of them cannot start.
     """
-    if not world.is_main:
+    if not ranks.is_rank_zero:
         return Trackers()
     folder = settings.run.output_dir
     others: list[Tracker] = []

@@ -6,8 +6,8 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
+from layoutner.distributed.ranks import Ranks
 from layoutner.distributed.watchdog import connection_broke
-from layoutner.distributed.world import World
 
 
 class Changing(Exception):
@@ -19,7 +19,7 @@ class Changing(Exception):
 
 def failing(error: Exception, rank: int) -> Callable[[], Any]:
     def work() -> Any:
-        if world.rank == rank:
+        if ranks.rank == rank:
             raise error
         return None
 
@@ -35,9 +35,9 @@ ERRORS = {
     "plain": KeyError("x"),
 }
 
-with World.join() as world:
+with Ranks.join() as ranks:
     for name, error in ERRORS.items():
-        for how, rank in ((world.on_main, 0), (world.agree, 0), (world.agree, 1)):
+        for how, rank in ((ranks.run_on_rank_zero, 0), (ranks.run_on_all_ranks, 0), (ranks.run_on_all_ranks, 1)):
             try:
                 how(failing(error, rank))
             except Exception as found:

@@ -14,7 +14,7 @@ from typing import Any
 
 from steps import measure
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.inference.export import export
 from layoutner.inference.labeller import Labeller
 from layoutner.settings.tree import load
@@ -27,9 +27,9 @@ STAGE_3 = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold
 def main() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     checkpoints, forms, out, *cases = sys.argv[1:]
-    world = World.join()
+    ranks = Ranks.join()
     preset = Path(out) / "stage3.json"
-    world.on_main(lambda: preset.write_text(json.dumps(STAGE_3)))
+    ranks.run_on_rank_zero(lambda: preset.write_text(json.dumps(STAGE_3)))
     results: dict[str, Any] = {}
     for case in cases:
         family, _, images = case.partition(":")
@@ -41,26 +41,26 @@ def main() -> None:
                 "deepspeed": policy,
             }
             flat = {f"{section}.{key}": value for section, keys in common.items() for key, value in keys.items()}
-            found: dict[str, Any] = dict(measure(Path(out), world, 1, **flat))
+            found: dict[str, Any] = dict(measure(Path(out), ranks, 1, **flat))
             settings = {
                 **common,
                 "data": {**common["data"], "eval": "0.25", "test": forms, "box_level": "segment"},
-                "batch": {"global_windows": "8", "micro_windows": "2"},
+                "batch": {"global_batch_size": "8", "micro_batch_size": "2"},
                 "optimizer": {"lr": "3e-3"},
                 "schedule": {"max_steps": "4"},
                 "precision": {"dtype": dtype},
                 "run": {"output_dir": f"{out}/run-{name}", "eval_every": "2", "log_every": "1"},
             }
-            plan, chosen = train(load(None, settings), world)
-            world.on_main(lambda chosen=chosen, name=name: export(chosen, Path(out) / name))
-            labeller = Labeller(Path(out) / name, world)
+            plan, chosen = train(load(None, settings), ranks)
+            ranks.run_on_rank_zero(lambda chosen=chosen, name=name: export(chosen, Path(out) / name))
+            labeller = Labeller(Path(out) / name, ranks)
             found["scores"] = labeller.evaluate(plan.corpus.test, "test", 3).to_dict()
             found["eval"] = labeller.evaluate(plan.corpus.eval, "eval", 2).loss
             found["step"] = int(chosen.name.removeprefix("step-"))
             results[name] = found
-    if world.is_main:
+    if ranks.is_rank_zero:
         (Path(out) / "results.json").write_text(json.dumps(results))
-    world.leave()
+    ranks.close()
 
 
 if __name__ == "__main__":

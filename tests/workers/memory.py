@@ -35,7 +35,7 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LayoutLMConfig, LayoutLMForTokenClassification
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.render import render
@@ -63,7 +63,7 @@ def config_for(dtype: str, stage: int, ranks: int) -> dict[str, Any]:
     """The rendered config of a case: the shipped preset of the stage, with smaller buckets."""
     windows = MICRO * ranks * ACCUMULATION
     tree: dict[str, dict[str, str]] = {
-        "batch": {"global_windows": str(windows), "micro_windows": str(MICRO)},
+        "batch": {"global_batch_size": str(windows), "micro_batch_size": str(MICRO)},
         "schedule": {"max_steps": "10"},
         "precision": {"dtype": dtype, "initial_scale_power": "4"},
         "deepspeed": {"zero_stage": str(stage)},
@@ -115,14 +115,14 @@ class Tracker(TorchDispatchMode):
         self.live -= size
 
 
-def measure(dtype: str, stage: int, world: World) -> dict[str, float]:
-    config = config_for(dtype, stage, world.size)
+def measure(dtype: str, stage: int, ranks: Ranks) -> dict[str, float]:
+    config = config_for(dtype, stage, ranks.size)
     bucket = BUCKET * (4 if dtype == "fp32" else 2)
     torch.manual_seed(0)
     before = set(live_storages())
     with Tracker() as tracker:
         model = LayoutLMForTokenClassification(LayoutLMConfig(**SIZE, vocab_size=VOCAB, num_labels=LABELS))
-        engine = Engine(model, config, world)
+        engine = Engine(model, config, ranks)
         del model
         engine.train()
         for step in range(2):
@@ -149,10 +149,10 @@ def measure(dtype: str, stage: int, world: World) -> dict[str, float]:
 def rank_process(dtype: str, stage: int, rank: int, ranks: int, port: int, out: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_SIZE": str(ranks)}
-    world = World.join()
-    measured = measure(dtype, stage, world)
-    out.write_text(json.dumps({name: world.max(value) for name, value in measured.items()}))
-    world.leave()
+    ranks = Ranks.join()
+    measured = measure(dtype, stage, ranks)
+    out.write_text(json.dumps({name: ranks.all_reduce_max(value) for name, value in measured.items()}))
+    ranks.close()
 
 
 def run_case(dtype: str, stage: int, ranks: int, folder: Path) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import DTYPES
 from layoutner.settings.tree import load
 from layoutner.training.loop import train
@@ -31,17 +31,17 @@ def main() -> None:
         name, value = argument.removeprefix("--").split("=", 1)
         section, key = name.split(".")
         tree.setdefault(section, {})[key] = value
-    world = World.join()
+    ranks = Ranks.join()
     for preset in presets.split(","):
         for dtype in dtypes.split(","):
             start = time.perf_counter()
             tree["deepspeed"] = {"preset": preset}
             tree["precision"] = {"dtype": dtype}
             tree["run"]["output_dir"] = str(Path(folder) / f"{preset}-{dtype}")
-            train(load(None, tree), world)
-            if world.is_main:
+            train(load(None, tree), ranks)
+            if ranks.is_rank_zero:
                 print(f"{preset} {dtype}: {time.perf_counter() - start:.1f} s", flush=True)
-    world.leave()
+    ranks.close()
 
 
 if __name__ == "__main__":

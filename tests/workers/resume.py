@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.settings.tree import load
 from layoutner.training.loop import train
 
@@ -23,7 +23,7 @@ CPU_Accelerator.is_fp16_supported = lambda self: True
 def main() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     folder, jobs = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    world = World.join()
+    ranks = Ranks.join()
     for job in jobs:
         values = {
             "model.name_or_path": str(folder / "checkpoint"),
@@ -32,8 +32,8 @@ def main() -> None:
             "data.train": str(folder / "data"),
             "data.max_length": "128",
             "data.stride": "0",
-            "batch.global_windows": "6",
-            "batch.micro_windows": "1",
+            "batch.global_batch_size": "6",
+            "batch.micro_batch_size": "1",
             "optimizer.lr": "1e-3",
             "optimizer.weight_decay": "0.1",
             "optimizer.max_grad_norm": "0.5",
@@ -48,8 +48,8 @@ def main() -> None:
         for name, value in values.items():
             section, key = name.split(".")
             tree.setdefault(section, {})[key] = value
-        train(load(None, tree), world)
-    world.leave()
+        train(load(None, tree), ranks)
+    ranks.close()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.corpus.batches import collate, step_windows
-from layoutner.distributed.world import World
+from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import DTYPES, Engine, Step
 from layoutner.models.families import model_inputs
 from layoutner.models.loading import build
@@ -47,7 +47,7 @@ class RecordingEngine(Engine):
         return super().step(position)
 
 
-def plan_for(folder: Path, world: World, **overrides: str) -> Plan:
+def plan_for(folder: Path, ranks: Ranks, **overrides: str) -> Plan:
     values = {
         "model.name_or_path": str(folder / "checkpoint"),
         "model.dropout": "0",
@@ -55,8 +55,8 @@ def plan_for(folder: Path, world: World, **overrides: str) -> Plan:
         "data.train": str(folder / "data"),
         "data.max_length": "128",
         "data.stride": "0",
-        "batch.global_windows": "8",
-        "batch.micro_windows": "2",
+        "batch.global_batch_size": "8",
+        "batch.micro_batch_size": "2",
         "optimizer.lr": "1e-3",
         "optimizer.weight_decay": "0.1",
         "optimizer.max_grad_norm": "0.5",
@@ -68,21 +68,21 @@ def plan_for(folder: Path, world: World, **overrides: str) -> Plan:
     for name, value in values.items():
         section, key = name.split(".")
         tree.setdefault(section, {})[key] = value
-    return make_plan(load(None, tree), world.size)
+    return make_plan(load(None, tree), ranks.size)
 
 
 def new_model(plan: Plan) -> Any:
     torch.manual_seed(0)
-    return build(plan.checkpoint, plan.corpus.labels.tags, 0.0)
+    return build(plan.pretrained, plan.corpus.labels.tags, 0.0)
 
 
 def reference_loss(plan: Plan, model: Any, step: int) -> torch.Tensor:
     """torch's own mean over the whole global batch, in one padded batch."""
     windows = plan.windows["train"]
-    per_epoch = -(-len(windows) // plan.batch.global_windows)
-    indices = step_windows(plan.settings.run.seed, *divmod(step, per_epoch), len(windows), plan.batch.global_windows)
-    batch = collate([windows[i] for i in indices], plan.checkpoint.tokenizer.pad_token_id)
-    logits = model(**model_inputs(plan.checkpoint.family, batch, "cpu", plan.checkpoint.pages)).logits
+    per_epoch = -(-len(windows) // plan.batch.global_batch_size)
+    indices = step_windows(plan.settings.run.seed, *divmod(step, per_epoch), len(windows), plan.batch.global_batch_size)
+    batch = collate([windows[i] for i in indices], plan.pretrained.tokenizer.pad_token_id)
+    logits = model(**model_inputs(plan.pretrained.family, batch, "cpu", plan.pretrained.image_processor)).logits
     weight = None
     if plan.settings.loss.class_weights == "balanced":
         ids = torch.tensor([label for window in windows for label in window.labels if label != -100])
@@ -103,20 +103,20 @@ def relative_error(found: dict[str, torch.Tensor], model: Any) -> float:
     return float((difference / sum(float(g.pow(2).sum()) for g in truth.values())) ** 0.5)
 
 
-def measure(folder: Path, world: World, steps: int, **overrides: str) -> dict[str, list[float]]:
+def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[str, list[float]]:
     """Some steps of the loop beside AdamW in plain fp32 PyTorch from the same weights."""
-    plan = plan_for(folder, world, **overrides)
+    plan = plan_for(folder, ranks, **overrides)
     model = new_model(plan)
     reference = copy.deepcopy(model).to(DTYPES[plan.settings.precision.dtype]).float()
     groups = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in decay_groups(reference, 0.1)]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
     start = {name: parameter.detach().clone() for name, parameter in reference.named_parameters()}
-    engine = RecordingEngine(model, plan.ds_config, world)
+    engine = RecordingEngine(model, plan.ds_config, ranks)
     found: dict[str, list[float]] = {
         name: [] for name in ("gradient", "loss", "loss error", "lr", "norm", "scale", "applied", "weights", "skipped")
     }
     for step in range(steps):
-        outcome, loss, _ = _optimizer_step(plan, engine, step, world)
+        outcome, loss, _ = _optimizer_step(plan, engine, step, ranks)
         optimizer.zero_grad()
         truth = reference_loss(plan, reference, step)
         truth.backward()
@@ -137,7 +137,7 @@ def measure(folder: Path, world: World, steps: int, **overrides: str) -> dict[st
         found["applied"].append(float(outcome.applied))
         found["skipped"].append(engine.skipped_steps)
         weights = engine.weights()
-        if world.is_main:
+        if ranks.is_rank_zero:
             # ||W - W_reference|| / ||W_reference - W_start||: the error of all updates so far, against their size.
             error = sum(float((weights[n].float() - p.detach()).pow(2).sum()) for n, p in reference.named_parameters())
             moved = sum(float((p.detach() - start[n]).pow(2).sum()) for n, p in reference.named_parameters())
@@ -149,42 +149,44 @@ def measure(folder: Path, world: World, steps: int, **overrides: str) -> dict[st
 def main() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-    world = World.join()
+    ranks = Ranks.join()
     results: dict[str, Any] = {}
     for stage in ("0", "1", "2", "3"):
         for micro in ("1", "2", "4"):
-            overrides = {"deepspeed.zero_stage": stage, "batch.micro_windows": micro}
-            results[f"fp32/{stage}/{micro}"] = measure(folder, world, 3, **overrides)
-        half = {"deepspeed.zero_stage": stage, "batch.micro_windows": "2"}
+            overrides = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": micro}
+            results[f"fp32/{stage}/{micro}"] = measure(folder, ranks, 3, **overrides)
+        half = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": "2"}
         weighted = {"loss.class_weights": "balanced", "loss.label_smoothing": "0.1"}
         skewed = {"data.train": str(folder / "skewed"), "data.label_all_subwords": "true"}
-        results[f"weighted/{stage}"] = measure(folder, world, 3, **half, **weighted, **skewed)
-        results[f"bf16/{stage}"] = measure(folder, world, 4, **{**half, "precision.dtype": "bf16"})
+        results[f"weighted/{stage}"] = measure(folder, ranks, 3, **half, **weighted, **skewed)
+        results[f"bf16/{stage}"] = measure(folder, ranks, 4, **{**half, "precision.dtype": "bf16"})
         # Without clipping, which would hide a gradient that is divided by the wrong scale.
         growing = {"precision.loss_scale_window": "2", "precision.initial_scale_power": "8"}
         growing["optimizer.max_grad_norm"] = "0"
-        results[f"fp16 growing/{stage}"] = measure(folder, world, 7, **{**half, "precision.dtype": "fp16", **growing})
+        results[f"fp16 growing/{stage}"] = measure(folder, ranks, 7, **{**half, "precision.dtype": "fp16", **growing})
         fixed = {"precision.loss_scale": "128"}
-        results[f"fp16 fixed/{stage}"] = measure(folder, world, 2, **{**half, "precision.dtype": "fp16", **fixed})
+        results[f"fp16 fixed/{stage}"] = measure(folder, ranks, 2, **{**half, "precision.dtype": "fp16", **fixed})
         huge = {"precision.initial_scale_power": "30", "precision.hysteresis": "2"}
-        results[f"fp16 overflow/{stage}"] = measure(folder, world, 4, **{**half, "precision.dtype": "fp16", **huge})
-    results["curve"] = measure(folder, world, 20, **{"batch.micro_windows": "2", "schedule.warmup_steps": "4"})["loss"]
+        results[f"fp16 overflow/{stage}"] = measure(folder, ranks, 4, **{**half, "precision.dtype": "fp16", **huge})
+    results["curve"] = measure(folder, ranks, 20, **{"batch.micro_batch_size": "2", "schedule.warmup_steps": "4"})[
+        "loss"
+    ]
     for warmup, total in ((0, 10), (1, 10), (4, 10), (10, 10)):
         schedule = {"schedule.warmup_steps": str(warmup), "schedule.max_steps": str(total)}
-        results[f"lr/{warmup}/{total}"] = measure(folder, world, total, **schedule)["lr"]
+        results[f"lr/{warmup}/{total}"] = measure(folder, ranks, total, **schedule)["lr"]
     # Nothing of the step draws from Python's or NumPy's generator, so what comes next tells how they were seeded.
-    plan = plan_for(folder, world)
-    engine = Engine(new_model(plan), plan.ds_config, world)
+    plan = plan_for(folder, ranks)
+    engine = Engine(new_model(plan), plan.ds_config, ranks)
     draws = []
     for before in (1, 2):
         random.seed(before)
         numpy.random.seed(before)
-        _optimizer_step(plan, engine, 5, world)
+        _optimizer_step(plan, engine, 5, ranks)
         draws.append([random.random(), float(numpy.random.rand()), float(torch.rand(()))])
-    results["draws"] = world.all(draws)
-    if world.is_main:
+    results["draws"] = ranks.all_gather_object(draws)
+    if ranks.is_rank_zero:
         out.write_text(json.dumps(results))
-    world.leave()
+    ranks.close()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ REPORTS_WITHIN_S = 60.0  # and then for it to report its failure
 
 
 @dataclass(frozen=True)
-class World:
+class Ranks:
     """This process among the ranks of the run.
 
     Every method but `is_main`, `device_name` and `doing` is a collective: all ranks call it. As a context it leaves
@@ -44,7 +44,7 @@ class World:
     watchdog: Watchdog | None = None  # None for a process that is alone, and where it is off
 
     @classmethod
-    def join(cls, rank_timeout: float = 0.0, device: DeviceName = "auto") -> "World":
+    def join(cls, rank_timeout: float = 0.0, device: DeviceName = "auto") -> "Ranks":
         """Join the process group that the launcher described in the environment; alone without a launcher.
 
         `deepspeed`, torchrun and srun wrappers set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
@@ -91,12 +91,12 @@ class World:
                     watchdog.start()
         return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), store, watchdog)
 
-    def __enter__(self) -> "World":
+    def __enter__(self) -> "Ranks":
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         if error is None or isinstance(error, Preempted):
-            self.leave()
+            self.close()
             return
         if self.store is not None:
             with suppress(RuntimeError):  # the store is gone: nobody to tell
@@ -106,7 +106,7 @@ class World:
             self.watchdog.failed(error, kind + first_line(error))
 
     @property
-    def is_main(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is rank 0, which alone writes and prints."""
         return self.rank == 0
 
@@ -116,7 +116,7 @@ class World:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     @contextmanager
-    def doing(self, kind: Kind, what: str) -> Iterator[None]:
+    def activity(self, kind: Kind, what: str) -> Iterator[None]:
         """Tell the other ranks what this one does: see `Kind`; `what` goes on from "rank 1 has been"."""
         if self.watchdog is None:
             yield
@@ -128,7 +128,7 @@ class World:
         finally:
             self.watchdog.state = (before[0], before[1])  # a new one, begun now
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Leave the process group, once everything is done. Not called after an exception: others may be gone.
 
         All ranks leave together: none closes its connections while another may still read from them, and rank 0,
@@ -144,7 +144,7 @@ class World:
                 self.watchdog.stop()
             distributed.destroy_process_group()
             self.store.set(f"layoutner/left/{self.rank}", "")
-            if self.is_main:
+            if self.is_rank_zero:
                 self.store.wait([f"layoutner/left/{rank}" for rank in ranks], TIMEOUT)
         else:
             distributed.destroy_process_group()
@@ -163,21 +163,21 @@ class World:
             waiting.join(REPORTS_WITHIN_S)
 
     def _wait_for_reports(self) -> None:
-        others = [rank for rank in range(self.size) if rank != self.rank] if self.is_main else [0]
+        others = [rank for rank in range(self.size) if rank != self.rank] if self.is_rank_zero else [0]
         begun = time.monotonic()
         with suppress(RuntimeError):  # the store is gone, and with it who served it
             self.store.set(f"layoutner/reported/{self.rank}", "")
             while silent := [rank for rank in others if not self.store.check([f"layoutner/reported/{rank}"])]:
                 fails = all(self.store.check([f"layoutner/fails/{rank}"]) for rank in silent)
-                if not fails and time.monotonic() - begun > FAILS_WITHIN_S[self.is_main]:
+                if not fails and time.monotonic() - begun > FAILS_WITHIN_S[self.is_rank_zero]:
                     return
                 time.sleep(0.05)
 
-    def sum(self, value: float) -> float:
+    def all_reduce_sum(self, value: float) -> float:
         """Sum of a number over all ranks, in fp64, the same on every rank."""
         return self._reduce(value, distributed.ReduceOp.SUM)
 
-    def max(self, value: float) -> float:
+    def all_reduce_max(self, value: float) -> float:
         """Largest of a number over all ranks."""
         return self._reduce(value, distributed.ReduceOp.MAX)
 
@@ -185,47 +185,47 @@ class World:
         if self.size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with self.doing("shared", "adding up"):
+        with self.activity("shared", "adding up"):
             distributed.all_reduce(tensor, operation)
         return float(tensor)
 
-    def share(self, tensor: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
+    def broadcast_tensor(self, tensor: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
         """Rank 0's tensor, in fp32 on every rank's device."""
         shared = torch.empty(shape, dtype=torch.float32, device=self.device)
         if tensor is not None:
             shared.copy_(tensor)
         if self.size > 1:
-            with self.doing("shared", "taking a tensor from rank 0"):
+            with self.activity("shared", "taking a tensor from rank 0"):
                 distributed.broadcast(shared, 0)
         return shared
 
-    def gather(self, value: Any) -> list[Any] | None:
+    def gather_object(self, value: Any) -> list[Any] | None:
         """Every rank's value, in rank order, on rank 0; None elsewhere."""
         if self.size == 1:
             return [value]
-        values: list[Any] | None = [None] * self.size if self.is_main else None
-        with self.doing("shared", "gathering"):
+        values: list[Any] | None = [None] * self.size if self.is_rank_zero else None
+        with self.activity("shared", "gathering"):
             distributed.gather_object(value, values)
         return values
 
-    def all(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Every rank's value, in rank order, on every rank."""
         values: list[T] = [value] * self.size
         if self.size > 1:
-            with self.doing("shared", "gathering"):
+            with self.activity("shared", "gathering"):
                 distributed.all_gather_object(values, value)
         return values
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
         box = [value]
-        with self.doing("shared", "waiting for rank 0"):
+        with self.activity("shared", "waiting for rank 0"):
             distributed.broadcast_object_list(box)
         return box[0]
 
-    def on_main(self, work: Callable[[], Any]) -> Any:
+    def run_on_rank_zero(self, work: Callable[[], Any]) -> Any:
         """Do `work` on rank 0 and give its result to every rank; its exception is raised on every rank.
 
         Raises:
@@ -233,18 +233,18 @@ class World:
         """
         result: Any = None
         failure: Exception | None = None
-        if self.is_main:
+        if self.is_rank_zero:
             try:
-                with self.doing("main", "working while the others wait"):
+                with self.activity("main", "working while the others wait"):
                     result = work()
             except Exception as error:  # handed on below, to all ranks alike
                 failure = error
-        result, found = self.from_main((result, _portable(failure)))
+        result, found = self.broadcast_object((result, _portable(failure)))
         if found is not None:
             raise found if failure is None else failure  # rank 0's own knows where it was raised
         return result
 
-    def agree(self, work: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, work: Callable[[], T]) -> T:
         """Do `work` on every rank; where it fails on any, the first failure is raised on all of them.
 
         Raises:
@@ -257,7 +257,7 @@ class World:
             result = work()
         except Exception as error:  # handed on below, to all ranks alike
             failure = error
-        for rank, found in enumerate(self.all(_portable(failure))):
+        for rank, found in enumerate(self.all_gather_object(_portable(failure))):
             if found is not None:
                 if rank and isinstance(found, UserError):
                     raise UserError(f"rank {rank}: {found}")
@@ -270,7 +270,7 @@ class World:
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return self.max(peak / 2**30)
+        return self.all_reduce_max(peak / 2**30)
 
 
 def _portable(failure: Exception | None) -> Exception | None:

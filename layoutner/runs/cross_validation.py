@@ -1,0 +1,55 @@
+"""Several runs, each scored on the part of the documents that it did not see."""
+
+import gc
+import logging
+from functools import partial
+from typing import Any
+
+import torch
+
+from layoutner.distributed.ranks import Ranks
+from layoutner.runs.folds import finished_scores, number_of_folds, require_summary, settings_of_fold, summarise, table
+from layoutner.runs.single import run_once
+from layoutner.settings.tree import Settings
+from layoutner.training.folder import SCORES_FILE, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def cross_validate(settings: Settings, ranks: Ranks) -> None:
+    """Train a model for every fold, score each on its fold, and write what the scores say together. All ranks call it.
+
+    Folds that an earlier call has scored are not trained again where run.resume = auto.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    folds = number_of_folds(settings)
+    if settings.run.eval_every:
+        logger.info(
+            "note: every run.eval_every = %d steps a fold's model is scored on the part it holds out, and the best is "
+            "taken, which flatters the score; run.eval_every = 0 takes the last",
+            settings.run.eval_every,
+        )
+    summary_file = settings.run.output_dir / SCORES_FILE
+    ranks.run_on_rank_zero(lambda: require_summary(summary_file, settings_of_fold(settings, 1).run.output_dir))
+    found: list[dict[str, Any]] = []
+    for number in range(1, folds + 1):
+        own = settings_of_fold(settings, number)
+        scores = ranks.run_on_rank_zero(partial(finished_scores, own))
+        if scores is None:
+            logger.info("fold %d of %d in %s", number, folds, own.run.output_dir)
+            scores = run_once(own, ranks)
+            assert scores is not None, "a fold has evaluation documents"
+            if settings.run.overwrite:  # not before: what it summed up is gone only now
+                ranks.run_on_rank_zero(lambda: summary_file.unlink(missing_ok=True))
+            # DeepSpeed's engine holds itself in circles; the next fold needs its memory.
+            gc.collect()
+            if ranks.device.type == "cuda":
+                torch.cuda.empty_cache()
+        else:
+            logger.info("fold %d of %d: scored already in %s", number, folds, own.run.output_dir)
+        found.append(scores)
+    summary = summarise(found)
+    ranks.run_on_rank_zero(lambda: write_json(summary_file, summary))
+    logger.info("%s", table(summary))

@@ -1,0 +1,135 @@
+"""The folds of a cross-validation: their settings, their scores, and what the scores say together. Loads no torch."""
+
+import json
+import statistics
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from layoutner.errors import UserError
+from layoutner.settings.tree import Settings
+from layoutner.training.folder import PREPROCESSING_FILE, SCORES_FILE, SETTINGS_FILE
+
+# Settings, or sections of them, that say how and where a run computes, and what it leaves, but not what comes out.
+# fmt: off
+NON_NUMERIC_SETTINGS = (
+    "batch.micro_batch_size", "data.cache", "data.max_image_mib", "deepspeed.", "wandb.", "tensorboard.",
+    "run.output_dir", "run.log_every", "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite",
+    "run.device", "run.rank_timeout",
+)
+# fmt: on
+
+
+def number_of_folds(settings: Settings) -> int:
+    """The number of folds, if the settings are those of a cross-validation.
+
+    Raises:
+        UserError: they are not.
+    """
+    data = settings.data
+    if data.folds is None:
+        raise UserError("data.folds is missing: the number of parts, each of which is held out once, such as 5")
+    if data.fold is not None:
+        raise UserError(f"data.fold = {data.fold}: cross-validate trains every fold; `layoutner train` trains one")
+    if data.test is not None:
+        # A model a fold would give a test score a fold, and the best of them would be a choice made on the test pages.
+        raise UserError(
+            f"data.test = {data.test}: cross-validation scores the held-out folds alone; to score test documents, "
+            "`layoutner train` on all training documents"
+        )
+    if settings.run.resume not in ("never", "auto"):
+        raise UserError(f"run.resume = {settings.run.resume}: cross-validation takes never or auto")
+    return data.folds
+
+
+def settings_of_fold(settings: Settings, number: int) -> Settings:
+    """Settings of the run that holds one fold out."""
+    folder, board = settings.run.output_dir, settings.tensorboard.dir
+    name = f"fold-{number}"
+    return settings.model_copy(
+        update={
+            "data": settings.data.model_copy(update={"fold": number}),
+            "run": settings.run.model_copy(update={"output_dir": folder / name}),
+            "wandb": settings.wandb.model_copy(update={"name": f"{settings.wandb.name or folder.name}-{name}"}),
+            "tensorboard": settings.tensorboard.model_copy(update={"dir": board and board / name}),
+        }
+    )
+
+
+def require_summary(file: Path, fold: Path) -> None:
+    """Refuse to replace scores that no cross-validation has written."""
+
+    if file.exists() and not (fold / PREPROCESSING_FILE).is_file():
+        raise UserError(
+            f"{file} is not of a cross-validation, as there is no run in {fold.name} beside it; give another "
+            "run.output_dir"
+        )
+
+
+def finished_scores(settings: Settings) -> dict[str, Any] | None:
+    """Scores of a fold that an earlier call finished, where run.resume = auto.
+
+    Raises:
+        UserError: that call had other settings.
+    """
+
+    folder = settings.run.output_dir
+    if settings.run.resume != "auto" or not (folder / SCORES_FILE).is_file():
+        return None
+    file = folder / SETTINGS_FILE
+    try:
+        was = Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:  # of another version
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UserError(f"{file}: are no settings of this version: {wrong}; give another run.output_dir") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read: {error}; give another run.output_dir") from None
+    there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))
+    if differs := [f"{key} = {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]:
+        raise UserError(f"{folder} was trained with other settings: {'; '.join(differs)}; give another run.output_dir")
+    scores: dict[str, Any] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
+    return scores
+
+
+def _computed(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Settings that scores follow from, by section.key."""
+    flat = {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+    return {key: value for key, value in flat.items() if not key.startswith(NON_NUMERIC_SETTINGS)}
+
+
+def summarise(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the scores of all folds say together.
+
+    Args:
+        found: their scores.json, in order; at least two.
+
+    Returns:
+        F1 of each fold, mean and standard deviation (divided by n - 1) over the folds, and the sums of their counts.
+    """
+    each = [scores["f1"] for scores in found]
+    return {
+        "f1": {"mean": statistics.fmean(each), "std": statistics.stdev(each)},
+        "folds": [
+            {"fold": number} | {key: scores[key] for key in ("f1", "precision", "recall", "loss", "checkpoint")}
+            for number, scores in enumerate(found, 1)
+        ],
+        "counts": {key: sum(scores["counts"][key] for scores in found) for key in found[0]["counts"]},
+        "scheme": found[0]["scheme"],
+        "split": "eval",
+        "box_level": found[0]["box_level"],
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    folds, counts = summary["folds"], summary["counts"]
+    lines = [f"{len(folds)} folds: {counts['documents']} documents, {counts['words']} words, {summary['scheme']}"]
+    lines.append(f"  {'held out':12} {'precision':>9} {'recall':>9} {'f1':>9} {'step':>9}")
+    lines += [
+        f"  {'fold ' + str(f['fold']):12} {f['precision']:9.4f} {f['recall']:9.4f} {f['f1']:9.4f} "
+        f"{f['checkpoint']['step']:9d}"
+        for f in folds
+    ]
+    lines.append(f"F1 {summary['f1']['mean']:.4f}, standard deviation {summary['f1']['std']:.4f}")
+    return "\n".join(lines)
