@@ -364,11 +364,11 @@ from layoutner.corpus.windows import WindowSplitter
 folder, gate, model = map(Path, sys.argv[1:])
 
 class Gated(WindowSplitter):
-    def windows(self, *arguments):
+    def split(self, *arguments):
         print("cutting", flush=True)
         while not gate.exists():
             time.sleep(0.02)
-        return super().windows(*arguments)
+        return super().split(*arguments)
 
 tokenizer = SimpleNamespace(
     backend_tokenizer=Tokenizer.from_file(str(model / "tokenizer.json")),
@@ -401,6 +401,7 @@ class Cutters:
     def wait_for(self, line: str, times: int) -> None:
         until = time.monotonic() + HANGS_S
         while sum(lines.count(line) for lines in self.said()) < times:
+            assert any(process.poll() is None for process in self.processes), f"all ended: {self.said()}"
             assert time.monotonic() < until, self.said()
             time.sleep(0.05)
 
@@ -480,15 +481,15 @@ import sys
 from tests.test_cache import settings_of
 from pathlib import Path
 from layoutner.training.plan import cut_windows
-from layoutner.distributed.ranks import World
+from layoutner.distributed.ranks import Ranks
 
 forms, model, cache, watched = sys.argv[1:]
-with World.join(2.0) as world:
-    settings = settings_of(Path(forms), Path(model), Path(cache.format(rank=world.rank)))
-    with world.activity("local", "reading"):
-        arguments = (world.activity,) if watched == "watched" else ()
-        corpus = world.run_on_all_ranks(lambda: cut_windows(settings, *arguments)[0])
-    print(world.rank, corpus.notes, flush=True)
+with Ranks.join(2.0) as ranks:
+    settings = settings_of(Path(forms), Path(model), Path(cache.format(rank=ranks.rank)))
+    with ranks.activity("local", "reading"):
+        arguments = (ranks.activity,) if watched == "watched" else ()
+        corpus = ranks.run_on_all_ranks(lambda: cut_windows(settings, *arguments)[0])
+    print(ranks.rank, corpus.notes, flush=True)
 """
 
 

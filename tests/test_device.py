@@ -15,6 +15,7 @@ from layoutner.distributed.ranks import Ranks, _choose
 from layoutner.errors import UserError
 from layoutner.settings.tree import DeviceName
 from tests.conftest import HANGS_S, ROOT
+from tests.tiny_families import make_export
 
 Arguments = Callable[..., list[str]]
 
@@ -36,7 +37,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
 
 JOIN = """
 import os, sys, torch
-from layoutner.distributed.ranks import World
+from layoutner.distributed.ranks import Ranks
 
 def touched(*_):
     raise AssertionError("CUDA was asked")
@@ -45,14 +46,14 @@ wanted, tripwire = sys.argv[1:]
 if tripwire:
     torch.cuda.is_available = torch.cuda.device_count = torch.cuda.set_device = torch.cuda._lazy_init = touched
     try:
-        World.join(device="auto")
+        Ranks.join(device="auto")
     except AssertionError as error:
         print(error)  # so the wire is felt
-world = World.join(device=wanted)
+ranks = Ranks.join(device=wanted)
 assert "deepspeed" not in sys.modules
 from layoutner.engine.engine import get_accelerator
-print(world.device.type, get_accelerator().device_name(), world.device_name, os.environ.get("DS_ACCELERATOR"))
-world.close()
+print(ranks.device.type, get_accelerator().device_name(), ranks.device_name, os.environ.get("DS_ACCELERATOR"))
+ranks.close()
 """
 
 
@@ -108,27 +109,29 @@ def test_ranks_share_the_cores_of_their_machine(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
     found: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", found.append)
-    Ranks.join().leave()
+    Ranks.join().close()
     assert found == threads
 
 
 COMMANDS = """
 import sys
 from layoutner.errors import UserError
-from layoutner.distributed.ranks import World
+from layoutner.distributed.ranks import Ranks
 
 def join(cls, *positional, **named):
     print("deepspeed" in sys.modules, *positional, *named.values())
     raise UserError("joined")
 
-World.join = classmethod(join)
+Ranks.join = classmethod(join)
 from layoutner.cli import _run
-forms, model = sys.argv[1:]
+forms, checkpoint, model, output = sys.argv[1:]
+trains = ["--data.train", forms, "--model.name_or_path", checkpoint, "--schedule.max_steps", "1"]
+trains += ["--run.output_dir", output]
 for device in ("cpu", "cuda", None):
     for command in ("train", "cross-validate", "predict", "evaluate"):
         name = "--run.device" if command in ("train", "cross-validate") else "--device"
-        rest = [forms, "--model", model] if name == "--device" else []
-        rest += ["--data.folds", "3"] if command == "cross-validate" else []
+        rest = [forms, "--model", model] if name == "--device" else trains
+        rest = [*rest, "--data.folds", "3"] if command == "cross-validate" else rest
         try:
             _run([command, *rest, *([name, device] if device else [])])
         except UserError as error:
@@ -136,8 +139,11 @@ for device in ("cpu", "cuda", None):
 """
 
 
-def test_every_command_hands_its_device_on_before_deepspeed_is_imported(forms: Path, tmp_path: Path) -> None:
-    done = run("python", "-c", COMMANDS, forms, tmp_path)
+def test_every_command_hands_its_device_on_before_deepspeed_is_imported(
+    forms: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    model = make_export(checkpoints["layoutlm"], tmp_path / "models", ["O", "B-X", "I-X"])
+    done = run("python", "-c", COMMANDS, forms, checkpoints["layoutlm"], model, tmp_path / "run")
     assert done.returncode == 0, done.stderr
     expected = []
     for device in ("cpu", "cuda", "auto"):

@@ -40,7 +40,7 @@ BUILT = sorted(FAMILIES.keys() - {"layoutlmv2"})
 
 def inputs_of(checkpoint: PretrainedModel, *documents: Document, length: int = 256) -> dict[str, torch.Tensor]:
     special_boxes = FAMILIES[checkpoint.family].special_boxes
-    windows = WindowSplitter(checkpoint.tokenizer, length, 0, special_boxes=special_boxes).windows(documents, None)
+    windows = WindowSplitter(checkpoint.tokenizer, length, 0, special_boxes=special_boxes).split(documents, None)
     batch = collate(windows, checkpoint.tokenizer.pad_token_id)
     return model_inputs(checkpoint.family, batch, "cpu", checkpoint.image_processor)
 

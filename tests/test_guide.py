@@ -111,7 +111,7 @@ def test_what_belongs_to_a_question_is_answered_too() -> None:
 def test_the_answer_on_the_loss_scale_is_what_the_engine_does() -> None:
     heading = "What happens to amp.scale_loss and scaled_loss.backward()?"
     answer = " ".join(TEXTS["line-by-line.md"].partition(f"## {heading}\n")[2].partition("\n## ")[0].split())
-    engine = (ROOT / "layoutner" / "training" / "engine.py").read_text(encoding="utf-8")
+    engine = (ROOT / "layoutner" / "engine" / "engine.py").read_text(encoding="utf-8")
     assert "At ZeRO 0 with fp16, `engine.backward` does not multiply the loss by the loss scale" in engine
     assert "by DeepSpeed at ZeRO 1 to 3, by layoutner itself at ZeRO 0" in answer
     # metrics.jsonl has a number of steps, and only at logged ones.

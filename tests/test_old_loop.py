@@ -66,10 +66,10 @@ TRAIN = """
 import json, sys
 from layoutner.runs.single import run_once
 from layoutner.settings.tree import load
-from layoutner.distributed.ranks import World
-with World.join() as world:
+from layoutner.distributed.ranks import Ranks
+with Ranks.join() as ranks:
     for settings in json.loads(sys.argv[1]):
-        run_once(load(None, settings), world)
+        run_once(load(None, settings), ranks)
 """
 
 PAGE = ROOT / "layoutner" / "guide" / "differences.md"

@@ -283,7 +283,7 @@ from layoutner.cli import main
 from layoutner.inference.labeller import Labeller
 
 def slow(labeller, batch, forward=Labeller._forward):
-    time.sleep(8 if labeller.world.rank else 0)
+    time.sleep(8 if labeller.ranks.rank else 0)
     return forward(labeller, batch)
 
 Labeller._forward = slow

@@ -189,7 +189,7 @@ def test_encode_then_merge_gives_back_every_word_once_with_its_own_label(
     splitter = WindowSplitter(tokenizer(kind), *cut, box_level)
     windows = splitter.split(documents, labels, every)
     check_windows(kind, documents, windows, splitter, labels, every)
-    by_word = windows if box_level == "word" else WindowSplitter(tokenizer(kind), *cut).windows(documents, labels)
+    by_word = windows if box_level == "word" else WindowSplitter(tokenizer(kind), *cut).split(documents, labels)
     truth = [to_tags(to_spans(page.tags), len(page.words), scheme) for page in documents]
     assert merged(documents, by_word, labels) == truth
     if scheme == "BIO" and every:
@@ -224,7 +224,7 @@ def test_a_page_without_words_and_one_with_ten_thousand(kind: str, words: int) -
 def test_a_lost_or_a_foreign_answer_fails_the_run(
     documents: list[Document], cut: tuple[int, int], data: st.DataObject
 ) -> None:
-    windows = WindowSplitter(tokenizer("BPE"), *cut).windows(documents, None)
+    windows = WindowSplitter(tokenizer("BPE"), *cut).split(documents, None)
     answers = {(window.document, word): WordPrediction(0, 1.0) for window in windows for _, word in window.owned_words}
     assert sum(map(len, in_document_order(answers, documents))) == len(answers)
     foreign = (len(documents), 0)

@@ -66,7 +66,7 @@ def test_every_word_is_answered_for_once(
 def test_a_word_is_answered_for_where_it_has_most_context(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("x",) * 20, ((0, 0, 1, 1),) * 20, None, (10, 10))
-    first, second, *_ = WindowSplitter(tokenizer, 12, 4).windows([page], None)
+    first, second, *_ = WindowSplitter(tokenizer, 12, 4).split([page], None)
     # Windows of 10 words that share 4: words 0-9 and 6-15. Of the shared 6, 7, 8, 9 each takes two.
     assert [word for _, word in first.answers] == [0, 1, 2, 3, 4, 5, 6, 7]
     assert [word for _, word in second.answers][:2] == [8, 9]
@@ -75,7 +75,7 @@ def test_a_word_is_answered_for_where_it_has_most_context(checkpoints: dict[str,
 def test_sub_words_follow_their_word(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("steel-frame", "x"), ((1, 2, 3, 4), (5, 6, 7, 8)), ("B-A", "O"), (10, 10))
-    (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], LABELS)
+    (window,) = WindowSplitter(tokenizer, 64, 0).split([page], LABELS)
     pieces = len(tokenizer("steel-frame", add_special_tokens=False)["input_ids"])
     assert pieces > 1
     assert window.labels == [IGNORED, LABELS.ids["B-A"], *[IGNORED] * (pieces - 1), 0, IGNORED]
@@ -87,7 +87,7 @@ def test_all_sub_words_carry_a_label_where_asked(scheme: str, tag: str, checkpoi
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     labels = LabelSet(scheme, ("A", "B"))
     page = Document("d", ("steel-frame", "x-x"), ((1, 2, 3, 4), (5, 6, 7, 8)), ("B-A", "O"), (10, 10))
-    (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], labels, all_subwords=True)
+    (window,) = WindowSplitter(tokenizer, 64, 0).split([page], labels, all_subwords=True)
     steel, x = (len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in page.words)
     first, later = labels.ids[tag], labels.ids["I-A"]
     assert window.labels == [IGNORED, first, *[later] * (steel - 1), *[0] * x, IGNORED]
@@ -98,7 +98,7 @@ def test_all_sub_words_carry_a_label_where_asked(scheme: str, tag: str, checkpoi
 def test_a_special_token_printed_on_a_page_is_no_special_token(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("[SEP]", "x", "[PAD]"), ((1, 2, 3, 4),) * 3, None, (10, 10))
-    (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], None)
+    (window,) = WindowSplitter(tokenizer, 64, 0).split([page], None)
     unknown, (x,) = tokenizer.unk_token_id, tokenizer("x", add_special_tokens=False)["input_ids"]
     assert window.input_ids == [tokenizer.cls_token_id, unknown, x, unknown, tokenizer.sep_token_id]
 
@@ -122,7 +122,7 @@ def test_a_token_that_the_user_added_is_what_the_page_says(
         assert tokenizer.convert_tokens_to_ids(["<num>", "<cur>", "<date>"]) == [before, before + 1, before + 2]
         words = ("<num>", "<cur>", "x<num>.", "<date>", *structural)
         page = Document("d", words, ((1, 2, 3, 4),) * len(words), None, (10, 10))
-        (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], None)
+        (window,) = WindowSplitter(tokenizer, 64, 0).split([page], None)
         starts = [token for token, _ in window.owned_words]
         pieces = [window.input_ids[start:end] for start, end in pairwise([*starts, window.length - 1])]
         assert pieces[:2] == [[before], [before + 1]]
@@ -137,7 +137,7 @@ def test_the_ends_of_a_window_printed_on_a_page_are_text_by_whatever_name(checkp
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
     assert tokenizer.sep_token_id is None
     page = Document("d", ("[SEP]", "[CLS]"), ((1, 2, 3, 4),) * 2, None, (10, 10))
-    (window,) = WindowSplitter(tokenizer, 64, 0).windows([page], None)
+    (window,) = WindowSplitter(tokenizer, 64, 0).split([page], None)
     assert tokenizer.convert_ids_to_tokens(window.input_ids) == ["[CLS]", "[UNK]", "[UNK]", "[SEP]"]
 
 
@@ -160,7 +160,7 @@ def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path])
     assert 0 < truth < 1
     counts = set()
     for cut in ((512, 128), (256, 0), (64, 16), (16, 7), (8, 3), (8, 0)):
-        windows = WindowSplitter(tokenizer, *cut).windows(pages, LABELS)
+        windows = WindowSplitter(tokenizer, *cut).split(pages, LABELS)
         scores = evaluate(forward, [(pages, windows)], LABELS, "test", "word", 3, tokenizer.pad_token_id, ALONE)
         assert scores.f1 == pytest.approx(truth, abs=1e-12)
         assert scores.counts["words"] == 188
@@ -171,14 +171,14 @@ def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path])
 def test_a_word_longer_than_a_window_keeps_its_first_sub_words(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("x-" * 50, "x"), ((0, 0, 1, 1),) * 2, ("B-A", "O"), (10, 10))
-    windows = WindowSplitter(tokenizer, 16, 4).windows([page], LABELS)
+    windows = WindowSplitter(tokenizer, 16, 4).split([page], LABELS)
     assert [word for window in windows for _, word in window.owned_words] == [0, 1]
 
 
 def test_room_for_nothing(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     with pytest.raises(UserError, match="leaves 6 sub-words beside 2 special tokens"):
-        WindowSplitter(tokenizer, 8, 6).windows([], None)
+        WindowSplitter(tokenizer, 8, 6).split([], None)
 
 
 def test_the_windows_of_funsd(real_data: Path, minilm: Path) -> None:

@@ -286,7 +286,7 @@ def _portable(failure: Exception | None) -> Exception | None:
 
 
 def _choose(device: DeviceName, local_rank: int) -> bool:
-    """Whether to compute on a GPU; see `World.join`."""
+    """Whether to compute on a GPU; see `Ranks.join`."""
     if device == "cpu":
         # Nothing that runs in this process from here on looks for a GPU, or finds one.
         os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")

@@ -51,7 +51,7 @@ class Labeller:
 
         Args:
             folder: of the export.
-            world: the ranks.
+            ranks: the ranks.
             max_image_mib: data.max_image_mib.
 
         Raises:

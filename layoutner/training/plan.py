@@ -25,7 +25,7 @@ from layoutner.training.checkpoint import Identity
 from layoutner.training.folder import read_training_pages
 from layoutner.training.tracking import require_packages
 
-Doing = Callable[[Kind, str], AbstractContextManager[None]]  # World.doing
+Doing = Callable[[Kind, str], AbstractContextManager[None]]  # Ranks.activity
 
 # Of a checkpoint's configuration: what its weights' shapes follow from.
 NETWORK = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")

@@ -1,4 +1,4 @@
-"""Started on 2 ranks by test_world.py: work that fails, each in turn, and what every rank is told of it."""
+"""Started on 2 ranks by test_ranks.py: work that fails, each in turn, and what every rank is told of it."""
 
 import threading
 from collections.abc import Callable
