@@ -27,7 +27,7 @@ def test_a_batch_that_does_not_divide_names_choices_that_do() -> None:
     assert choices == [("global_batch_size", "12", "18"), ("micro_batch_size", "2", "4")]
     for name, *values in choices:
         for value in map(int, values):
-            plan_batch(**{"global_batch_size": 16, "micro_batch_size": 3, "ranks": 2, name: value})
+            plan_batch(**{"global_batch_size": 16, "micro_batch_size": 3, "world_size": 2, name: value})
 
 
 def test_more_ranks_than_windows_names_a_world_that_fits() -> None:

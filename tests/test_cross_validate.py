@@ -96,7 +96,12 @@ def test_a_second_call_goes_on_with_the_folds_that_are_missing(
     assert done.returncode == 0, done.stderr[-3000:]
     assert [f"fold {number} of 3: scored already" in done.stdout for number in (1, 2, 3)] == [True, True, False]
     assert scores(folder) == scores(run[0])
-    how = {"batch__micro_windows": 4, "run__keep_checkpoints": 1, "run__rank_timeout": 50, "deepspeed__zero_stage": 1}
+    how = {
+        "batch__micro_batch_size": 4,
+        "run__keep_checkpoints": 1,
+        "run__rank_timeout": 50,
+        "deepspeed__zero_stage": 1,
+    }
     for changed, message in (
         (how, None),  # changes nothing that is computed
         ({"optimizer__lr": 1e-4}, "optimizer.lr = 0.003 there, 0.0001 here"),
@@ -148,7 +153,7 @@ def test_two_ranks_cross_validate_through_the_launcher(
 def test_a_checkpoint_chosen_by_test_says_so_in_its_score(
     train_arguments: Arguments, forms: Path, tmp_path: Path
 ) -> None:
-    arguments = train_arguments(tmp_path, **SHORT, data__test=forms, data__choose_by="test", run__eval_every=1)
+    arguments = train_arguments(tmp_path, **SHORT, data__test=forms, data__selection_split="test", run__eval_every=1)
     done = launch(["layoutner", "train", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
     found = scores(tmp_path)

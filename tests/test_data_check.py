@@ -118,10 +118,10 @@ def test_labels_are_held_against_a_list(capsys: pytest.CaptureFixture[str], tmp_
     file = write(tmp_path / "a.jsonl", {"a": [word("x", "B-TOTAL"), word("y", "B-DATE")]})
     (tmp_path / "labels.txt").write_text("O\nB-TOTAL\nI-TOTAL\n")
     assert call(capsys, "data", "check", file, "--data.format=jsonl")[0] == 0
-    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--labels", tmp_path / "labels.txt")
+    code, out, _ = call(capsys, "data", "check", file, "--data.format=jsonl", "--data.labels", tmp_path / "labels.txt")
     assert code == 1
     assert "all: a.jsonl line 1: word 1 'y': label B-DATE is not one of TOTAL\n" in out
-    code, _, err = call(capsys, "data", "check", file, "--data.format=jsonl", "--labels", tmp_path / "none.txt")
+    code, _, err = call(capsys, "data", "check", file, "--data.format=jsonl", "--data.labels", tmp_path / "none.txt")
     assert code == 2
     assert "none.txt: cannot be read" in err
 

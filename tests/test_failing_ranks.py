@@ -247,7 +247,7 @@ def test_no_rank_ends_before_rank_0_has_said_the_whole_message(
 def test_a_rank_that_fails_before_it_has_joined_leaves_rank_0_time_to_say_it(
     launcher: str, train_arguments: Arguments, tmp_path: Path
 ) -> None:
-    more = {"optimizer__lr": "fast", "batch__micro_windows": "few"}
+    more = {"optimizer__lr": "fast", "batch__micro_batch_size": "few"}
     command = [*LAUNCHERS[launcher], free_port(), WORKER, "dawdle", "train"]
     done = launch([*command, *train_arguments(tmp_path / "run", **more)])
     assert done.returncode != 0
@@ -297,7 +297,7 @@ def test_fp16_that_overflows_again_and_again(
     more: dict[str, object], warnings: list[str], last: str, train_arguments: Arguments, tmp_path: Path
 ) -> None:
     values = {"precision__dtype": "fp16", "precision__hysteresis": 1, "deepspeed__zero_stage": 1, **more}
-    values |= {"batch__micro_windows": 4, "schedule__max_steps": more.get("schedule__max_steps", 20)}
+    values |= {"batch__micro_batch_size": 4, "schedule__max_steps": more.get("schedule__max_steps", 20)}
     command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), WORKER, "overflow", "train"]
     done = launch([*command, *train_arguments(tmp_path / "run", **values)])
     assert re.findall(r"warning: step \d+ is the (\d+)\. in a row that fp16 overflowed", done.stdout) == warnings

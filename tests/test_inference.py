@@ -292,7 +292,7 @@ def test_training_further_remembers_the_pages_of_before(exported: Path, forms: P
         "data__max_length": 128,
         "data__stride": 16,
     }
-    given = {"schedule__max_steps": 1, "batch__micro_windows": 1, "precision__dtype": "fp32", **test_pages}
+    given = {"schedule__max_steps": 1, "batch__micro_batch_size": 1, "precision__dtype": "fp32", **test_pages}
     tree: dict[str, dict[str, str]] = {}
     for name, value in given.items():
         section, key = name.split("__")

@@ -112,7 +112,7 @@ def test_other_text_is_refused_with_what_is_accepted(text: str) -> None:
         parse_memory(text)
 
 
-def case_of(stage: int = 1, dtype: str = "fp32", ranks: int = 2, micro: int = 8) -> Case:
+def case_of(stage: int = 1, dtype: str = "fp32", world_size: int = 2, micro: int = 8) -> Case:
     tree = {
         "batch": {"global_batch_size": "32", "micro_batch_size": str(micro)},
         "schedule": {"max_steps": "100", "warmup_steps": "10"},
@@ -120,7 +120,7 @@ def case_of(stage: int = 1, dtype: str = "fp32", ranks: int = 2, micro: int = 8)
         "deepspeed": {"zero_stage": str(stage)},
     }
     settings = load(None, tree)
-    return Case(settings, plan_batch(32, micro, ranks), plan_schedule(settings.schedule, 32, None), BASE, 512)
+    return Case(settings, plan_batch(32, micro, world_size), plan_schedule(settings.schedule, 32, None), BASE, 512)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -95,7 +95,7 @@ def test_what_is_wrong_is_refused(overrides: dict[str, dict[str, str]], message:
 
 def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYOUTNER_RUN__SEEED", "1")
-    config = write(tmp_path, "[batch]\nmicro_windows = true\n")
+    config = write(tmp_path, "[batch]\nmicro_batch_size = true\n")
     with pytest.raises(UserError) as caught:
         load(config, {"optimizer": {"lr": "x"}})
     text = str(caught.value)

@@ -186,7 +186,7 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [
-    ({"batch__micro_windows": 3}, "batch.micro_batch_size = 2 or 4"),
+    ({"batch__micro_batch_size": 3}, "batch.micro_batch_size = 2 or 4"),
     ({"data__train": "/nowhere"}, "data.train = /nowhere: no such file or folder"),
     ({"model__name_or_path": "/nowhere"}, "no config.json in it"),
     ({"data__max_length": 512}, "has positions for 256 tokens"),
@@ -239,7 +239,7 @@ def test_a_folder_with_checkpoints_is_not_trained_over(run_on_one_rank: Path, tr
 
 
 def test_a_checkpoint_of_another_meaning_is_not_resumed(run_on_one_rank: Path, train_arguments: Arguments) -> None:
-    arguments = train_arguments(run_on_one_rank, run__resume="auto", batch__global_windows=4, data__eval=0.25)
+    arguments = train_arguments(run_on_one_rank, run__resume="auto", batch__global_batch_size=4, data__eval=0.25)
     done = launch(["layoutner", "train", *arguments])
     assert done.returncode == 2
     assert "global_batch_size = 8 there, 4 here" in done.stderr

@@ -201,10 +201,10 @@ class _Migration:
         past, values, warmup = self.past, self.old.values, self.old.number("warmup_steps")
         why = f"{past.micro} a forward x {past.gpus} GPU(s) a process x {past.world} process(es) x {past.accumulation}"
         why += " accumulation"
-        sizes = {"batch__micro_windows": past.micro, "batch__global_windows": past.windows}
+        sizes = {"batch__micro_batch_size": past.micro, "batch__global_batch_size": past.windows}
         self.put("per_gpu_train_batch_size", why, **sizes)
         self.made.notes.append(f"batch: {past.windows} windows a step = {why}")
-        self.put("gradient_accumulation_steps", "a factor of it", batch__global_windows=past.windows)
+        self.put("gradient_accumulation_steps", "a factor of it", batch__global_batch_size=past.windows)
         why = "evaluation in a run uses batch.micro_batch_size, and scores do not depend on it"
         self.say("per_gpu_eval_batch_size", why=why)
         for option, key in (("learning_rate", "lr"), ("weight_decay", "weight_decay"), ("adam_epsilon", "eps")):
@@ -242,7 +242,7 @@ class _Migration:
         elif past.dev_is_test:
             why = "dev.txt has the pages of test.txt, so the test pages choose the checkpoint, which flatters their "
             why += "score; scores.json says so. An honest score: data.eval = 0.1, without data.selection_split"
-            self.put(option, why, data__choose_by="test", data__test=self.data, run__eval_every=log)
+            self.put(option, why, data__selection_split="test", data__test=self.data, run__eval_every=log)
         elif past.data_there and not past.splits["dev"]:
             why = "no dev.txt, at which the old script stopped: a tenth of the training pages; the best is exported"
             self.put(option, why, data__eval=0.1, run__eval_every=log)
