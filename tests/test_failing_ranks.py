@@ -64,7 +64,7 @@ class Job:
         start = time.monotonic()
         assert self.process.wait(timeout=HANGS_S) != 0
         seconds = time.monotonic() - start
-        assert self.world_size() == {}
+        assert self.ranks() == {}
         return seconds
 
     def errors(self) -> str:
@@ -79,7 +79,7 @@ class Job:
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        for pid in self.world_size().values():
+        for pid in self.ranks().values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -104,7 +104,7 @@ def job(train_arguments: Arguments, tmp_path: Path) -> Iterator[Callable[..., Jo
 def test_a_killed_rank(launcher: str, victim: int, job: Callable[..., Job]) -> None:
     one = job(launcher)
     one.wait_for_checkpoint()
-    os.kill(one.world_size()[victim], signal.SIGKILL)
+    os.kill(one.ranks()[victim], signal.SIGKILL)
     print(f"MEASURED kill {launcher} {victim}: {one.ends():.1f} s")
     assert f"lost rank {victim}" in one.message()
     assert "it ended without a word" in one.message()
@@ -117,7 +117,7 @@ def test_a_killed_rank(launcher: str, victim: int, job: Callable[..., Job]) -> N
 def test_a_frozen_rank(launcher: str, victim: int, job: Callable[..., Job]) -> None:
     one = job(launcher)
     one.wait_for_checkpoint()
-    os.kill(one.world_size()[victim], signal.SIGSTOP)
+    os.kill(one.ranks()[victim], signal.SIGSTOP)
     print(f"MEASURED stop {launcher} {victim}: {one.ends():.1f} s")
     assert re.search(rf"rank {victim}\b.* has not answered for \d+ s", one.message())
 
@@ -138,7 +138,7 @@ def test_a_rank_that_fails_is_quoted(job: Callable[..., Job]) -> None:
     one = job("torchrun", "raise")
     one.process.wait(timeout=HANGS_S)
     assert one.process.returncode != 0
-    assert one.world_size() == {}
+    assert one.ranks() == {}
     assert re.search(r"rank 0: lost rank 1 on host \S+: KeyError: 'no such word'", one.message())
 
 

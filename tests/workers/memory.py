@@ -146,9 +146,9 @@ def measure(dtype: str, stage: int, ranks: Ranks) -> dict[str, float]:
     return {"states": float(states), "peak": float(tracker.peak)}
 
 
-def rank_process(dtype: str, stage: int, rank: int, ranks: int, port: int, out: Path) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_SIZE": str(ranks)}
+def rank_process(dtype: str, stage: int, rank: int, world_size: int, port: int, out: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_SIZE": str(world_size)}
     ranks = Ranks.join()
     measured = measure(dtype, stage, ranks)
     out.write_text(json.dumps({name: ranks.all_reduce_max(value) for name, value in measured.items()}))
