@@ -253,7 +253,7 @@ def test_a_rank_that_fails_before_it_has_joined_leaves_rank_0_time_to_say_it(
     assert done.returncode != 0
     assert "layoutner: error: settings cannot be used:\n  - the command line: batch.micro_batch_size = " in done.stderr
     assert "  - the command line: optimizer.lr = 'fast'" in done.stderr
-    assert "layoutner: rank 1: error: settings cannot be used: - the command line: batch.micro_wind" in done.stderr
+    assert "layoutner: rank 1: error: settings cannot be used: - the command line: batch.micro_batc" in done.stderr
 
 
 class SilentStore:

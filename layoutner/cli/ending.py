@@ -41,15 +41,15 @@ def report(error: BaseException, joined: bool = False) -> int:
         text = str(error)
         if rank:
             text = first_line(error) if joined else " ".join(text.split())
-        print(f"{who}error: {text}", file=sys.stderr)
+        _say(f"{who}error: {text}")
     elif isinstance(error, KeyboardInterrupt):
-        print(f"{who}interrupted", file=sys.stderr)
+        _say(f"{who}interrupted")
         code = INTERRUPTED
     elif isinstance(error, Preempted):
         # Rank 0, the last to leave, says so for all: a launcher ends the others at the first code that is not 0.
         if rank:
             return 0
-        print(f"{who}{error}", file=sys.stderr)
+        _say(f"{who}{error}")
         code = AGAIN
     elif isinstance(error, BrokenPipeError):
         # Whoever read standard output has seen enough, as `head` does; what is left in its buffer goes nowhere.
@@ -57,15 +57,20 @@ def report(error: BaseException, joined: bool = False) -> int:
         code = UNREAD
     elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
         advice = "a smaller batch.micro_batch_size (predict, evaluate: --batch) needs less, and computes the same"
-        print(f"{who}error: {first_line(error)} - {advice}", file=sys.stderr)
+        _say(f"{who}error: {first_line(error)} - {advice}")
     elif isinstance(error, OSError):
-        print(f"{who}error: {error}", file=sys.stderr)
+        _say(f"{who}error: {error}")
     else:
         traceback.print_exception(error)
         code = FAULT
     with suppress(OSError):  # nobody may read any more
         flush()
     return code
+
+
+def _say(text: str) -> None:
+    # The line and its end at once, so that the lines of two ranks do not run into each other.
+    print(f"{text}\n", end="", file=sys.stderr)
 
 
 @contextmanager
