@@ -19,7 +19,7 @@ def test_a_failure_that_cannot_be_sent_keeps_its_cause_on_every_rank() -> None:
             ("changing", "Changing", "bad name", "Exception", None),
             ("plain", "KeyError", "'x'", "KeyError", "'x'"),
         ):
-            for how, failed in (("on_main", 0), ("agree", 0), ("agree", 1)):
+            for how, failed in (("run_on_rank_zero", 0), ("run_on_all_ranks", 0), ("run_on_all_ranks", 1)):
                 own = failed == rank
                 what = text if own else sent_text or f"{kind}: {text}"
                 broke = own and name == "lock"  # what it says of itself; elsewhere it is no more than told

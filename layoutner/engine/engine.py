@@ -158,7 +158,7 @@ class Engine:
         """Add the gradient of `loss` to the step's.
 
         Args:
-            loss: this micro-batch's share, times the number of ranks (see model/loss.py).
+            loss: this micro-batch's share, times the number of ranks (see objectives/loss.py).
             last: whether it is the step's last micro-batch, after which the ranks' gradients are averaged.
         """
         self._engine.set_gradient_accumulation_boundary(last)
