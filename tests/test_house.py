@@ -1,6 +1,7 @@
 """The order of the rooms: imports run one way, each dependency has one owner, nothing goes round in a circle."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,11 @@ def test_no_import_circle() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def test_the_page_on_the_rooms_lists_them_in_order() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == ROOMS
 
 
 def test_the_linter_stands_alone() -> None:
