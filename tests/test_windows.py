@@ -68,8 +68,8 @@ def test_a_word_is_answered_for_where_it_has_most_context(checkpoints: dict[str,
     page = Document("d", ("x",) * 20, ((0, 0, 1, 1),) * 20, None, (10, 10))
     first, second, *_ = WindowSplitter(tokenizer, 12, 4).split([page], None)
     # Windows of 10 words that share 4: words 0-9 and 6-15. Of the shared 6, 7, 8, 9 each takes two.
-    assert [word for _, word in first.answers] == [0, 1, 2, 3, 4, 5, 6, 7]
-    assert [word for _, word in second.answers][:2] == [8, 9]
+    assert [word for _, word in first.owned_words] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [word for _, word in second.owned_words][:2] == [8, 9]
 
 
 def test_sub_words_follow_their_word(checkpoints: dict[str, Path]) -> None:
