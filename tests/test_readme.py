@@ -172,4 +172,4 @@ def test_the_benchmark_runs(real_data: Path, minilm: Path, tmp_path: Path, monke
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "test: 50 documents, 8707 words" in done.stdout
-    assert re.search(r"all +0\.\d+ +0\.\d+ +0\.\d+ +1998", done.stdout)
+    assert re.search(r"all types +0\.\d+ +0\.\d+ +0\.\d+ +1998", done.stdout)
