@@ -3,8 +3,9 @@
 A box alone can be read in any unit: [0.5, 0.2, 0.6, 0.3] is a legal box in thousandths, of no size. Taken together,
 boxes in another unit than the stated one leave the page, shrink to nothing, or stay in one corner of every page.
 
-Measured on FUNSD, SROIE and CORD (825 pages): the median height of a page's words is 8 to 30 thousandths of the page,
-no page with 10 words or more ends before 374 thousandths in both directions, and no box is inverted.
+Measured on FUNSD, SROIE and CORD (1,425 pages, of which 1,405 have 10 words or more): the median height of a page's
+words is 8 to 54 thousandths of the page, its text reaches at least 374 thousandths to the right and 420 down, and no
+box is inverted.
 """
 
 from collections.abc import Collection
