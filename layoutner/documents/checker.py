@@ -20,8 +20,8 @@ class PageChecker:
         self._reach = {unit: Reach(unit) for unit in OTHER}
         self._pages = 0  # with words
         self._without_layout = 0  # of these, the ones whose boxes are all [0, 0, 0, 0]
-        self._ungrouped: list[str] = []  # the first name that data.group_by does not match
-        self._grouped = 0
+        self._grouped = 0  # pages whose name data.group_by matches
+        self._ungrouped: str | None = None  # the first name that it does not match
 
     def check(self, page: Page | Problem) -> tuple[Document | None, list[Problem]]:
         """What a reader yields, as a document (None where a problem stops a run) and its problems.
@@ -55,8 +55,8 @@ class PageChecker:
         if self._pages and self._without_layout == self._pages:
             what = "every box is [0, 0, 0, 0]: there is no layout to learn from"
             found.append(Problem(str(path), "no layout", what, fatal=False))
-        if self._settings.group_by is not None and self._ungrouped:
-            what = f"data.group_by = {self._settings.group_by} does not match the page name {self._ungrouped[0]!r}"
+        if self._ungrouped is not None:
+            what = f"data.group_by = {self._settings.group_by} does not match the page name {self._ungrouped!r}"
             if not self._grouped:
                 found.append(Problem(str(path), "no groups", f"{what}, nor any other"))
             else:
@@ -73,8 +73,8 @@ class PageChecker:
             group = found[1] if found else None
             if group is not None:
                 self._grouped += 1
-            elif not self._ungrouped:
-                self._ungrouped.append(page.name)
+            elif self._ungrouped is None:
+                self._ungrouped = page.name
         unit, format = settings.box_unit or page.unit, settings.box_format or page.box_format
         return replace(page, unit=unit, box_format=format, group=group)
 
