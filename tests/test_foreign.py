@@ -114,7 +114,7 @@ def test_every_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     said = f"{file} is a Label Studio export{JSONL}"
     with pytest.raises(UserError) as train:
         read_documents(DataSettings(), file, "train")
-    for labels in ("ignore", "demand"):  # predict and evaluate
+    for labels in ("ignore", "require"):  # predict and evaluate
         with pytest.raises(UserError) as caught:
             list(documents(DataSettings(), file, "test", ReadStats(), labels))  # type: ignore[arg-type]
         assert str(caught.value) == str(train.value)

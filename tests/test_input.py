@@ -27,7 +27,7 @@ def test_what_does_not_stop_is_not_among_the_problems_that_do(tmp_path: Path) ->
     file = tmp_path / "in.jsonl"
     file.write_text(lines(odd))
     with pytest.raises(UserError, match=r"^1 problem\(s\) in a page of .*\): [^\n]*leaves the page[^\n]*$"):
-        list(documents(DataSettings(format="jsonl"), file, "test", ReportingStats(), "demand"))
+        list(documents(DataSettings(format="jsonl"), file, "test", ReportingStats(), "require"))
 
 
 def test_an_input_all_of_whose_pages_are_left_out_is_none_without_a_page(tmp_path: Path) -> None:

@@ -401,11 +401,11 @@ def test_labels_are_ignored_where_pages_are_to_be_labelled_and_demanded_where_th
         ("whole", ("x",), None),
     ]
     stats = ReadStats()
-    (whole,) = read_documents(settings, tmp_path, "train", stats, labels="demand")
+    (whole,) = read_documents(settings, tmp_path, "train", stats, labels="require")
     assert whole.tags == ("B-ANSWER",)  # the blank word is dropped, so it needs no label
     assert stats.skipped == 2
     with pytest.raises(UserError, match="data.train: none: its words have no labels"):
-        read_documents(DataSettings(), tmp_path, "train", labels="demand")
+        read_documents(DataSettings(), tmp_path, "train", labels="require")
 
 
 @pytest.mark.parametrize("place", ["images", "image", "img", "annotations", "annotations/images"])

@@ -59,7 +59,7 @@ def add_setting(
     dest: str | None = None,
     default: Any = None,
     shown: str | None = None,
-    demand: bool = False,
+    require: bool = False,
 ) -> None:
     """Add a setting as an option. All commands describe one, and show what can be chosen, in this one way.
 
@@ -68,7 +68,7 @@ def add_setting(
         dest: what the parsed value is called; section.key by default, where `overrides` finds it.
         default: what is parsed where the option is not given; None leaves it to Settings.
         shown: the default as the help says it; that of the setting, where it has one.
-        demand: refuse what is none of the choices at once. Else `load` does, together with all other problems.
+        require: refuse what is none of the choices at once. Else `load` does, together with all other problems.
     """
     field = sections()[section].model_fields[key]
     choices = closed_choices(field.annotation)
@@ -80,7 +80,7 @@ def add_setting(
         dest=dest or f"{section}.{key}",
         default=default,
         metavar=f"{{{','.join(choices)}}}" if choices else "VALUE",
-        choices=choices if demand and choices else None,
+        choices=choices if require and choices else None,
         help=text,
     )
 

@@ -42,7 +42,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         )
         for key in ("format", "box_unit", "box_format", "invalid_boxes", "bad_pages", "max_image_mib"):
             shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else None
-            add_setting(command, "data", key, shown=shown, demand=True)
+            add_setting(command, "data", key, shown=shown, require=True)
         command.add_argument(
             "--split",
             default="test",
@@ -51,7 +51,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         )
         command.add_argument("--output", type=Path, metavar="FILE", help="file to write; default: standard output")
         command.add_argument("--batch", type=int, default=8, help="windows per forward (default: 8)")
-        add_setting(command, "run", "device", "--device", dest="device", default="auto", demand=True)
+        add_setting(command, "run", "device", "--device", dest="device", default="auto", require=True)
         if name == "predict":
             command.add_argument(
                 "--output-format",
@@ -140,7 +140,7 @@ def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[S
     stats = ReportingStats()
     labeller = ranks.run_on_all_ranks(lambda: Labeller(model, ranks, options.data.max_image_mib))
     settings = _settings(options, labeller)
-    found = documents(settings, options.input, options.split, stats, "demand")
+    found = documents(settings, options.input, options.split, stats, "require")
     scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, stats))
     _report(stats)
     if ranks.is_rank_zero and scores.note is not None:

@@ -15,7 +15,7 @@ class PageChecker:
 
     def __init__(self, settings: DataSettings, stats: ReadStats) -> None:
         """`stats` counts what data.invalid_boxes repairs."""
-        self._settings, self._tally = settings, stats
+        self._settings, self._stats = settings, stats
         self._ignored = {kind.casefold() for kind in settings.ignore_types}
         self._reach = {unit: Reach(unit) for unit in OTHER}
         self._pages = 0  # with words
@@ -36,7 +36,7 @@ class PageChecker:
             if what := self._suspect(page, boxes):
                 return None, [Problem(page.source, "boxes in another unit", what)]
             self._count(page, boxes)
-        document, problems = to_document(page, self._settings.invalid_boxes, self._tally)
+        document, problems = to_document(page, self._settings.invalid_boxes, self._stats)
         if document is not None and self._settings.box_level == "segment" and document.segments is None:
             what = "data.box_level = segment needs lines or fields, and this page has none; take word"
             return None, [*problems, Problem(page.source, "no segments", what)]
@@ -93,7 +93,7 @@ class PageChecker:
         kind = tag.partition("-")[2]
         if kind.casefold() not in self._ignored:
             return tag
-        self._tally.ignored[kind] += 1
+        self._stats.ignored[kind] += 1
         return "O"
 
 

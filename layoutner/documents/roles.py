@@ -16,7 +16,7 @@ from layoutner.readers import read_pages
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
 
-Labels = Literal["keep", "ignore", "demand"]  # what is done with the labels of pages that are read
+Labels = Literal["keep", "ignore", "require"]  # what is done with the labels of pages that are read
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def require_path(path: Path, format: str | None, said: str) -> None:
 
 def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> list[Document]:
     stats = ReadStats()
-    documents = read_documents(settings, path, role, stats, labels="demand")
+    documents = read_documents(settings, path, role, stats, labels="require")
     notes += stats.lines(role)
     ignored.update(stats.ignored)
     # By name, so that a seed deals the same pages whatever format, file order or file system they come from.
@@ -147,7 +147,7 @@ def stream(
         role: "train", "eval" or "test": the split to read where the path holds several.
         stats: counts what data.invalid_boxes repairs and data.bad_pages = skip leaves out.
         said: what the user calls the path; data.ROLE where it is a setting.
-        labels: "ignore" = as if nobody had labelled a word; "demand" = a page without labels cannot be used.
+        labels: "ignore" = as if nobody had labelled a word; "require" = a page without labels cannot be used.
 
     Raises:
         UserError: no such path, or nothing there that the format knows.
@@ -161,7 +161,7 @@ def stream(
         if labels == "ignore" and isinstance(page, Page):
             page = replace(page, words=[word._replace(tag=None) for word in page.words])
         document, problems = checker.check(page)
-        if labels == "demand" and document is not None and document.tags is None:
+        if labels == "require" and document is not None and document.tags is None:
             problems = [Problem(f"data.{role}: {document.name}", "no labels", "its words have no labels")]
             document = None
         if document is not None:
