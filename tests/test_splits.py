@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.documents.duplicates import find_groups, find_pairs
+from layoutner.documents.duplicates import find_pairs, join
 from layoutner.documents.roles import Corpus, read_corpus, read_documents
 from layoutner.documents.splits import fold, name_note, split
 from layoutner.errors import UserError
@@ -58,7 +58,7 @@ def test_a_second_reading_of_a_page_is_found_and_another_receipt_of_the_shop_is_
         page("next day", receipt("4722", "88.20", "04/02/2018")),
         page("other", story(1)),
     ]
-    assert names(documents, find_groups(documents)) == [["first", "again"]]
+    assert names(documents, join(find_pairs(documents), len(documents))) == [["first", "again"]]
     assert [pair.identical for pair in find_pairs(documents)] == [False]
 
 
@@ -67,13 +67,13 @@ def test_pages_with_few_numbers_are_near_by_their_text() -> None:
     one = page("one", " ".join(words))
     near = page("near", " ".join([*words[:50], "smudge", *words[51:]]))  # 95 of 101 grams: 0.94
     far = page("far", " ".join(words[:85]))  # 83 of 98 grams: 0.85
-    assert names([one, near, far], find_groups([one, near, far])) == [["one", "near"]]
+    assert names([one, near, far], join(find_pairs([one, near, far]), 3)) == [["one", "near"]]
 
 
 def test_short_pages_are_the_same_only_word_for_word_and_box_for_box() -> None:
     moved = Document("moved", ("PAID",), ((5, 5, 9, 9),), ("O",), (10, 10))
     documents = [page("a", "PAID"), page("b", "PAID"), page("c", "paid"), moved, page("d", ""), page("e", "")]
-    assert names(documents, find_groups(documents)) == [["a", "b"]]
+    assert names(documents, join(find_pairs(documents), len(documents))) == [["a", "b"]]
     assert find_pairs(documents)[0].identical
 
 
@@ -90,7 +90,7 @@ def test_pages_are_joined_through_one_another(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"one")
     documents = [page("a", story(0), tmp_path / "a"), page("b", story(1), tmp_path / "b")]
     documents += [page("c", story(1)), page("d", story(2)), page("e", story(1) + " extra")]
-    assert names(documents, find_groups(documents)) == [["a", "b", "c", "e"]]
+    assert names(documents, join(find_pairs(documents), len(documents))) == [["a", "b", "c", "e"]]
 
 
 MANY = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from layoutner.pages.box_units import OTHER, RawBox, Reach, Reading, suspect
 from layoutner.pages.document import Document
-from layoutner.pages.page import Page, Problem, ReadStats, to_document
+from layoutner.pages.page import Page, Problem, ReadStats, is_box, page_size_problem, to_document
 from layoutner.settings.data import DataSettings
 
 
@@ -31,8 +31,8 @@ class PageChecker:
         if isinstance(page, Problem):
             return None, [page]
         page = self._as_set(page)
-        boxes = [word.box for word in page.words if _is_box(word.box)]
-        if boxes and all(_is_length(side) for side in page.page_size):
+        boxes = [word.box for word in page.words if is_box(word.box)]
+        if boxes and page_size_problem(page.page_size) is None:
             if what := self._suspect(page, boxes):
                 return None, [Problem(page.source, "boxes in another unit", what)]
             self._count(page, boxes)
@@ -95,11 +95,3 @@ class PageChecker:
             return tag
         self._stats.ignored[kind] += 1
         return "O"
-
-
-def _is_box(box: tuple[float, ...]) -> bool:
-    return all(isinstance(side, int | float) and abs(side) < 1e9 for side in box)
-
-
-def _is_length(side: float) -> bool:
-    return isinstance(side, int | float) and 0 < side < 1e9

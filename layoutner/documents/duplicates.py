@@ -51,11 +51,6 @@ def find_pairs(documents: Sequence[Document]) -> list[Pair]:
     return sorted([Pair(*pair, identical) for found, identical in ((copies, True), (near, False)) for pair in found])
 
 
-def find_groups(documents: Sequence[Document]) -> list[list[int]]:
-    """Indices of pages that belong together; see `join`."""
-    return join(find_pairs(documents), len(documents))
-
-
 def join(pairs: Sequence[Pair], count: int) -> list[list[int]]:
     """Groups of `count` pages that pairs hold together, if only through other pages; a page alone is not listed."""
     root = list(range(count))

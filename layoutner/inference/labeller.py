@@ -171,7 +171,8 @@ class Labeller:
             problems = check_labels(chunk, self.labels, split)
             known = ", ".join(self.labels.types)
             raise_gathered(f"{len(problems)} label problem(s); the labels are those of the model, {known}", problems)
-            trained_on += [page_digest(document) in (self._training_pages or ()) for document in chunk]
+            if self._training_pages is not None:
+                trained_on += [page_digest(document) in self._training_pages for document in chunk]
             yield chunk, self.splitter.split(chunk, self.labels)
 
     def _chunks(self, documents: Iterable[Document], lost: Callable[[list[Problem]], None]) -> Iterator[list[Document]]:

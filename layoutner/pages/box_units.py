@@ -78,11 +78,9 @@ def suspect(
             format = "xywh"
     corners = [to_corners(box, format) for box in boxes]
     largest = max((max(box) for box in corners), default=0.0)
-    whole = all(float(side).is_integer() for box in boxes for side in box)
-    if "unit" in sure_of:
-        pass
-    elif unit != "fractions" and 0 < largest <= 1:
-        if not whole:
+    is_judged = "unit" not in sure_of
+    if is_judged and unit != "fractions" and 0 < largest <= 1:
+        if not all(float(side).is_integer() for box in boxes for side in box):
             reasons.append("nothing lies above 1")
             unit = "fractions"
         elif len(boxes) >= FEW_WORDS:
@@ -90,7 +88,7 @@ def suspect(
                 f"every side of its {len(boxes)} boxes is 0 or 1: fractions of the page that lost their decimals? "
                 "They have to be made again from their source"
             )
-    elif len(boxes) >= FEW_WORDS and (found := _better(corners, unit, page_size)):
+    elif is_judged and len(boxes) >= FEW_WORDS and (found := _better(corners, unit, page_size)):
         where = f", on a page of {page_size[0]:g} x {page_size[1]:g} pixels" if found == "pixels" else ""
         reasons.append("nothing lies above 100" if found == "percent" else f"boxes reach {largest:g}{where}")
         unit = found

@@ -125,7 +125,7 @@ def to_document(page: Page, invalid_boxes: InvalidBoxes, stats: ReadStats) -> tu
         if not word.text.strip():
             stats.repaired["blank word(s) dropped"] += 1
             continue
-        if not all(_is_number(side) and abs(side) < LARGEST_SIDE for side in word.box):
+        if not is_box(word.box):
             what = f"box {list(word.box)} is not four numbers"
             problems.append(Problem(page.source, "not a box", what, index, word.text))
             continue
@@ -194,6 +194,11 @@ def written_size(text: str) -> PageSize:
     """
     width, height = (float(side) if re.search("[.a-zA-Z]", side) else int(side) for side in text.split())
     return width, height
+
+
+def is_box(box: tuple[Any, Any, Any, Any]) -> bool:
+    """Whether the sides of a box are numbers that a page can have."""
+    return all(_is_number(side) and abs(side) < LARGEST_SIDE for side in box)
 
 
 def _is_number(value: Any) -> bool:
