@@ -31,7 +31,8 @@ class Place:
     wrong: bool = False  # whether an error has been found here: no rule reads the value then
 
 
-# Values that a framework fills in where a config says "auto", held against the real ones by tests/test_frameworks.py.
+# Values that a framework fills in where a config says "auto", held against the real ones by
+# tests/engine/test_frameworks.py.
 # Any other "auto" is refused by both when the engine is about to start, even one that DeepSpeed itself understands.
 _ACCELERATE = {  # accelerate's DeepSpeedPlugin and Accelerator.prepare, which the Trainer calls too
     "train_batch_size",

@@ -1,6 +1,6 @@
 """A small typed engine around DeepSpeed, the only place that imports it, and where its traps are closed.
 
-What is put right here, and why (read in DeepSpeed 0.19.8, and held by tests/test_engine.py):
+What is put right here, and why (read in DeepSpeed 0.19.8, and held by tests/engine/test_engine.py):
 
 - At ZeRO 0 with fp16, `engine.backward` does not multiply the loss by the loss scale, but the optimizer
   divides the gradient by it.

@@ -1,7 +1,7 @@
 """What a run needs of a rank's memory, worked out before a GPU is held.
 
 All sizes are bytes. The rules were read in DeepSpeed 0.19.8 (runtime/fp16/unfused_optimizer.py, bf16_optimizer.py,
-zero/stage_1_and_2.py, zero/stage3.py) and are held to measurements by tests/test_memory.py. What is not obvious:
+zero/stage_1_and_2.py, zero/stage3.py) and are held to measurements by tests/planning/test_memory.py. Not obvious:
 
 - fp32 at stages 1 to 3 keeps a second, "master" copy of the weights, although it equals the first.
 - bf16 at stage 1 with fp32 accumulation (what `render` sets) is BF16_Optimizer: whole fp32 gradients on every rank.

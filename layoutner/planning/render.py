@@ -113,7 +113,8 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
 def needs_own_adam(zero: dict[str, Any]) -> bool:
     """Whether this policy works with DeepSpeed's CPU Adam alone, which a compiler builds at the first step.
 
-    Everywhere else torch's fused AdamW does, on the CPU with offloaded states too (measured: tests/test_presets.py).
+    Everywhere else torch's fused AdamW does, on the CPU with offloaded states too
+    (measured: tests/planning/test_presets.py).
     """
     offload = zero.get("offload_optimizer") or {}
     ratio = offload.get("ratio", 1)

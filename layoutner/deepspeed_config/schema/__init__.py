@@ -1,6 +1,6 @@
 """Every key that DeepSpeed reads from its JSON config, written down by hand; neither torch nor DeepSpeed is loaded.
 
-`tests/test_deepspeed_schema.py` holds the tables against the installed DeepSpeed, key by key.
+`tests/deepspeed_config/test_deepspeed_schema.py` holds the tables against the installed DeepSpeed, key by key.
 """
 
 from layoutner.deepspeed_config.schema.core import TOP

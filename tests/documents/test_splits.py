@@ -95,7 +95,7 @@ def test_pages_are_joined_through_one_another(tmp_path: Path) -> None:
 
 MANY = """
 import json
-from tests.test_splits import page, story
+from tests.documents.test_splits import page, story
 from layoutner.documents.duplicates import find_pairs, join
 words = story(0, 120).split()
 pages = [page(str(n), " ".join([*words[:n % 118], f"mark{'x' * n}", *words[n % 118 + 1:]])) for n in range(300)]

@@ -12,8 +12,8 @@ from layoutner.inference.input import guess_format
 from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings
-from tests import test_mutated_inputs as sound
 from tests.conftest import call
+from tests.readers import test_mutated_inputs as sound
 
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        \0\2\xff\xff"  # what macOS writes beside a file
 

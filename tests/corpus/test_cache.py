@@ -478,7 +478,7 @@ def test_a_plan_says_what_it_took_from_the_cache(forms: Path, checkpoints: dict[
 
 RANK = """
 import sys
-from tests.test_cache import settings_of
+from tests.corpus.test_cache import settings_of
 from pathlib import Path
 from layoutner.training.plan import cut_windows
 from layoutner.distributed.ranks import Ranks

@@ -21,7 +21,7 @@ from layoutner.settings.tree import Settings, load
 from layoutner.training.plan import make_plan
 from layoutner.training.tracking import JsonLines, open_tracker
 from tests.conftest import launch
-from tests.test_cache import small_files
+from tests.corpus.test_cache import small_files
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 

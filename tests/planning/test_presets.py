@@ -19,7 +19,7 @@ from layoutner.settings.recipes import recipe_names
 from layoutner.settings.tree import DeepSpeedSettings, Settings, load
 from tests.conftest import HANGS_S, ROOT, free_port, launch
 
-WORKER = Path(__file__).parent / "workers" / "presets.py"
+WORKER = ROOT / "tests" / "workers" / "presets.py"
 DTYPES = ("fp32", "bf16", "fp16")
 PRESETS = preset_names()
 STEPS = 3  # the loss of the third tells what two optimizer steps did

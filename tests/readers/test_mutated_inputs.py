@@ -21,9 +21,9 @@ from PIL import Image
 
 from layoutner.cli import main
 from layoutner.pages.page import Page
-from tests import test_cord, test_jsonl, test_sroie, test_xfund
 from tests.conftest import free_port, launch
 from tests.mutations import mutated_bytes, mutated_values
+from tests.readers import test_cord, test_jsonl, test_sroie, test_xfund
 from tests.tiny_families import make_export
 
 TAGS = ["O", "B-KEY", "I-KEY"]
@@ -108,7 +108,7 @@ def jsonl(folder: Path) -> Case:
 
 
 def hub(folder: Path) -> Case:
-    test_hub = pytest.importorskip("tests.test_hub", reason="pip install 'layoutner[hub]'")
+    test_hub = pytest.importorskip("tests.readers.test_hub", reason="pip install 'layoutner[hub]'")
     file = test_hub.parquet(folder / "f.parquet", test_hub.row("a"), test_hub.row("b"))
     return Case(file, [file])
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HANGS_S, free_port, launch
+from tests.conftest import HANGS_S, ROOT, free_port, launch
 
-WORKER = Path(__file__).parent / "workers" / "resume.py"
+WORKER = ROOT / "tests" / "workers" / "resume.py"
 STAGES = ("0", "1", "2", "3")
 RANKS = (1, 2, 3)
 DTYPES = ("fp32", "bf16", "fp16")

@@ -12,15 +12,16 @@ import pytest
 
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
-from tests import test_cord, test_sroie, tiny_families
+from tests import tiny_families
 from tests.conftest import HANGS_S, ROOT
+from tests.readers import test_cord, test_sroie
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)  # (language, content)
 COMMANDS = [line for language, content in BLOCKS if language == "bash" for line in content.strip().splitlines()]
 
 BY_CI = ("make demo", "make test")
-BY_ITSELF = "python -m pytest tests/test_engine.py"
+BY_ITSELF = "python -m pytest tests/engine/test_engine.py"
 
 
 def block(language: str, start: str = "") -> str:

@@ -19,9 +19,9 @@ from layoutner.pages.document import Document
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
 from layoutner.training.plan import cut_windows
-from tests.conftest import HANGS_S, free_port, launch
+from tests.conftest import HANGS_S, ROOT, free_port, launch
 
-WORKER = Path(__file__).parent / "workers" / "families.py"
+WORKER = ROOT / "tests" / "workers" / "families.py"
 # layoutlmv2's backbone cannot be installed from a package index.
 CASES = [*sorted(FAMILIES.keys() - {"layoutlmv2"}), "layoutlmv3:ignore"]
 STAGES = ("0", "3")

@@ -9,9 +9,9 @@ import pytest
 
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import ScheduleSettings
-from tests.conftest import HANGS_S, free_port, launch
+from tests.conftest import HANGS_S, ROOT, free_port, launch
 
-WORKER = Path(__file__).parent / "workers" / "steps.py"
+WORKER = ROOT / "tests" / "workers" / "steps.py"
 STAGES = ("0", "1", "2", "3")
 RANKS = (1, 2)
 

@@ -16,7 +16,7 @@ from layoutner.errors import UserError
 from layoutner.models import loading
 from layoutner.models.loading import build
 from tests.conftest import launch
-from tests.test_families import BUILT, changed, opened
+from tests.models.test_families import BUILT, changed, opened
 
 TAGS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
 # One type more, one fewer, both in another order; and the other scheme.

@@ -13,9 +13,9 @@ from layoutner.objectives.metrics import score
 from layoutner.pages.labels import rewrite, to_spans
 from layoutner.settings.data import DataSettings
 from tests.conftest import call
-from tests.test_checkpoint import checkpoint
-from tests.test_predict import LABELS, lines, page
+from tests.inference.test_predict import LABELS, lines, page
 from tests.tiny_families import make_export
+from tests.training.test_checkpoint import checkpoint
 
 
 @pytest.fixture(scope="module")

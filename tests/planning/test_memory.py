@@ -13,9 +13,9 @@ from layoutner.planning.memory import GiB, Memory, MiB, Network, estimate, large
 from layoutner.planning.memory_plan import Case, advice, describe
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import load
-from tests.conftest import HANGS_S, launch
+from tests.conftest import HANGS_S, ROOT, launch
 
-WORKER = Path(__file__).parent / "workers" / "memory.py"
+WORKER = ROOT / "tests" / "workers" / "memory.py"
 STAGES = (0, 1, 2, 3)
 BASE = Network.from_config({}, "layoutlm", 7)  # LayoutLM base
 

@@ -16,9 +16,9 @@ from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import MOST_HELD, foreign, read_pages
 from layoutner.readers.foreign import BEGINNING, DEEPEST, recognise
 from layoutner.settings.data import DataSettings
-from tests import test_jsonl
-from tests import test_mutated_inputs as sound
 from tests.conftest import call
+from tests.readers import test_jsonl
+from tests.readers import test_mutated_inputs as sound
 
 JSONL = ", which is not read as it is; write its pages as jsonl, one per line (README, Your own forms)"
 LABEL_STUDIO = [
