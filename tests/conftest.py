@@ -1,19 +1,16 @@
-"""What all tests share: a clean environment, real data where there is any, small forms and checkpoints, launchers."""
+"""What all tests share: a clean environment, real data where there is any, small forms and checkpoints."""
 
 import importlib.util
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.builders.processes import ROOT
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
-ROOT = Path(__file__).parents[1]
-HANGS_S = 900.0  # what takes longer hangs, on however slow or busy a machine; no test waits for it to pass
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -67,42 +64,13 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoints(forms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small untrained checkpoints by family: all but layoutlmv2, whose backbone no package index holds."""
     from layoutner.demo.checkpoint import make_checkpoint
-    from tests.tiny_families import make_tiny
+    from tests.builders.families import make_tiny
 
     folder = tmp_path_factory.mktemp("checkpoints")
     for family in ("bert", "layoutlm"):
         make_checkpoint(folder / family, forms, family, seed=3)
     tiny = make_tiny(folder, forms, wordpiece=folder / "bert")
     return {"bert": folder / "bert", "layoutlm": folder / "layoutlm", **tiny}
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def launch(command: list[object], timeout: float = HANGS_S, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of this Python's environment, on the CPU."""
-    tool, *arguments = map(str, command)
-    path = Path(sys.executable).parent / tool
-    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        [str(path), *arguments], capture_output=True, text=True, timeout=timeout, env=env, cwd=ROOT, check=False
-    )
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """`layoutner ...` in this process, much quicker: (exit code, standard output, standard error)."""
-    from layoutner.cli import main
-
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture(scope="session")

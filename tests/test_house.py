@@ -1,12 +1,13 @@
 """The order of the rooms: imports run one way, each dependency has one owner, nothing goes round in a circle."""
 
-import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.builders.imports import imports
 
 PACKAGE = Path(__file__).parents[1] / "layoutner"
 # Each imports only those before it.
@@ -27,17 +28,7 @@ OWNERS = {
     "pytesseract": "readers/ocr.py",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
-
-
-def imports(path: Path) -> set[str]:
-    """Names of all modules a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+TESTS = Path(__file__).parent
 
 
 def room(path: Path) -> str:
@@ -125,3 +116,18 @@ def test_config_loads_neither_torch_nor_transformers() -> None:
 def test_a_module_is_one_noun_of_readable_length(path: Path) -> None:
     assert path.stem not in ("utils", "common", "helpers", "misc")
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+
+
+def test_tests_stand_in_the_package_of_their_room() -> None:
+    folders = {path.name for path in TESTS.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders <= {*ROOMS, "end_to_end", "builders", "workers"}
+    assert sorted(path.name for path in TESTS.glob("*.py")) == ["__init__.py", "conftest.py", "test_house.py"]
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_what_tests_share_is_a_builder(path: Path) -> None:
+    """No test module imports another, nor does a script that it writes; fixtures are found, not imported."""
+    text = path.read_text(encoding="utf-8")
+    names = re.findall(r"^\s*(?:from|import) (tests\b[\w.]*)(?: import (\w+))?", text, re.MULTILINE)
+    assert all(f"{module}.{name}.".startswith("tests.builders.") for module, name in names), names
+    assert path.name.startswith("test_") == bool(re.search(r"^def test_", text, re.MULTILINE))

@@ -14,7 +14,7 @@ from layoutner.cli.arguments import closed_choices
 from layoutner.cli.ending import report
 from layoutner.errors import UserError
 from layoutner.settings.tree import load, sections
-from tests.conftest import call
+from tests.builders.processes import call
 
 
 @pytest.mark.parametrize(

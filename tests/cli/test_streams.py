@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.builders.processes import ROOT
 
 PACKAGE = ROOT / "layoutner"
 # By name; the locale of the last is made by the test.
@@ -94,7 +94,7 @@ def test_errors_in_data_are_1_and_whatever_else_fails_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from layoutner.documents import check
-    from tests.conftest import call
+    from tests.builders.processes import call
 
     for error, code in ((PermissionError("disk"), 2), (MemoryError(), 2), (KeyError("a fault of ours"), 70)):
 

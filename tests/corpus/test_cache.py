@@ -2,16 +2,13 @@
 
 import fcntl
 import os
-import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,35 +23,13 @@ from layoutner.corpus.cache import WindowCache, cache_key
 from layoutner.corpus.windows import WindowSplitter
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
-from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
-from layoutner.settings.tree import Settings, load
+from layoutner.settings.tree import load
 from layoutner.training.plan import cut_windows, make_plan
-from tests.conftest import HANGS_S, ROOT, free_port, launch
-from tests.test_house import imports
-
-LABELS = LabelSet("BIO", ("A", "B"))
-TEXTS = ["brass", "Wheel", "12", "Order", "x", "steel-frame-panel", "\u200b", "Größe", "日本", "😀", "a b", "O'Neil"]
-
-Call = tuple[WindowSplitter, list[Document], LabelSet | None, bool]
-
-
-def page(rng: random.Random, words: int, image: str | None = None) -> Document:
-    boxes = []
-    for _ in range(words):
-        x, y = rng.randrange(900), rng.randrange(900)
-        boxes.append((x, y, x + rng.randrange(100), y + rng.randrange(100)))
-    tags = tuple(rng.choice(["O", "B-A", "B-B"]) for _ in range(words))
-    texts, segments = (tuple(rng.choice(TEXTS) for _ in range(words)), tuple(word // 3 for word in range(words)))
-    return Document(
-        "d", texts, tuple(boxes), tags, (100, 100), None if image is None else PageImage(Path(image)), segments
-    )
-
-
-def pages(seed: int = 1) -> list[Document]:
-    rng = random.Random(seed)
-    found = [page(rng, words, f"page-{words}.png") for words in (150, 0, 1, 37)]
-    return [*found, replace(page(rng, 9), tags=None)]
+from tests.builders.disk import small_files
+from tests.builders.imports import imports
+from tests.builders.processes import HANGS_S, ROOT, free_port, launch
+from tests.builders.windows import LABELS, Call, change_tokenizer, pages, settings_of
 
 
 @pytest.fixture
@@ -104,15 +79,6 @@ def change_document(**values: Any) -> Callable[[Call], Call]:
 
 def change_windower(**values: Any) -> Callable[[Call], Call]:
     return lambda call: (replace(call[0], **values), *call[1:])
-
-
-def change_tokenizer(change: Callable[[Any], object]) -> Callable[[Call], Call]:
-    def changed(call: Call) -> Call:
-        tokenizer = AutoTokenizer.from_pretrained(call[0].tokenizer.name_or_path)
-        change(tokenizer)
-        return replace(call[0], tokenizer=tokenizer), *call[1:]
-
-    return changed
 
 
 def keep_capitals(tokenizer: Any) -> None:
@@ -269,17 +235,6 @@ def test_a_damaged_entry_is_noticed_and_made_anew(
     assert f"{entry}: is damaged: " in caplog.text
     assert again.notes == (f"cache: {len(fresh)} windows cut and kept in {tmp_path}",)
     assert entry.read_bytes() == whole
-
-
-@contextmanager
-def small_files(largest: int) -> Iterator[None]:
-    """No file of this process grows past that many bytes: as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_costs_a_warning(call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -449,13 +404,6 @@ def test_one_process_cuts_what_others_wait_for_and_read_and_may_be_killed(cutter
     assert len(entries(cache)) == 1
 
 
-def settings_of(forms: Path, model: Path, cache: Path | None, **data: object) -> Settings:
-    values = {"train": forms, "eval": 0.25, "test": forms, "max_length": 64, "stride": 16, **data}
-    values |= {} if cache is None else {"cache": cache}
-    tree = {"model": {"name_or_path": str(model)}, "data": {key: str(value) for key, value in values.items()}}
-    return load(None, tree)
-
-
 def test_a_plan_says_what_it_took_from_the_cache(forms: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     plain, _, fresh = cut_windows(settings_of(forms, checkpoints["layoutlm"], None))
     settings = settings_of(forms, checkpoints["layoutlm"], tmp_path)
@@ -478,7 +426,7 @@ def test_a_plan_says_what_it_took_from_the_cache(forms: Path, checkpoints: dict[
 
 RANK = """
 import sys
-from tests.corpus.test_cache import settings_of
+from tests.builders.windows import settings_of
 from pathlib import Path
 from layoutner.training.plan import cut_windows
 from layoutner.distributed.ranks import Ranks

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from layoutner.corpus.cache import WindowCache, cache_key
 from layoutner.corpus.windows import WindowSplitter
-from tests.corpus.test_cache import LABELS, Call, change_tokenizer, pages
+from tests.builders.windows import LABELS, Call, change_tokenizer, pages
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from layoutner.models.families import FAMILIES
 from layoutner.objectives.evaluate import evaluate
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
-from tests.conftest import launch
+from tests.builders.processes import launch
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 

@@ -11,7 +11,7 @@ from layoutner.cli import main
 from layoutner.deepspeed_config.check import check
 from layoutner.deepspeed_config.finding import ERROR, NOTE, Finding
 from layoutner.deepspeed_config.hjson_source import SourceError
-from tests.broken_configs import BROKEN, B
+from tests.builders.broken_configs import BROKEN, B
 
 
 @pytest.mark.parametrize(("text", "world_size", "severity", "path", "part"), BROKEN, ids=[case[3] for case in BROKEN])

@@ -32,7 +32,7 @@ from layoutner.deepspeed_config.schema.other_names import (
     SCHEDULER_NAMES,
     UNRELATED_OPTIMIZERS,
 )
-from tests.conftest import ROOT, free_port, launch
+from tests.builders.processes import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "components.py"
 TYPES = DEEPSPEED_TYPES | TORCH_TYPES

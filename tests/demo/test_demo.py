@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import HANGS_S, launch
+from tests.builders.processes import HANGS_S, launch
 
 
 @pytest.fixture(scope="module")

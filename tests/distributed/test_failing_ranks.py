@@ -16,7 +16,7 @@ import torch
 
 from layoutner.errors import UserError
 from layoutner.training.preflight import _require_same
-from tests.conftest import HANGS_S, ROOT, free_port, launch
+from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
 WORKER = ROOT / "tests" / "workers" / "failing.py"

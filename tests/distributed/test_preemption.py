@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from layoutner.distributed.preemption import SAME_REQUEST_S, SIGNALS, PreemptionGuard
-from tests.conftest import HANGS_S, ROOT, free_port, launch
+from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
 

@@ -1,7 +1,6 @@
 """What ranks tell each other: real processes, without a launcher."""
 
-from tests.conftest import ROOT
-from tests.ranks import finish, start
+from tests.builders.processes import ROOT, finish, start
 
 STRICT = "Validation error for field 'hidden_size': TypeError: expected int, got str"
 LOCK = "Cannot restore the tensor: Broken pipe"

@@ -4,7 +4,7 @@ import pytest
 from torch import distributed
 
 from layoutner.distributed.watchdog import connection_broke
-from tests.ranks import finish, start
+from tests.builders.processes import finish, start
 
 GONE = """
 import os, sys, time

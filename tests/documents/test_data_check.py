@@ -14,7 +14,7 @@ from layoutner.documents.roles import read_documents
 from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings
-from tests.conftest import call
+from tests.builders.processes import call
 
 
 def word(

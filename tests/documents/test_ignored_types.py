@@ -12,8 +12,8 @@ from layoutner.errors import UserError
 from layoutner.pages.labels import types_like_no_entity
 from layoutner.settings.tree import load
 from layoutner.training.plan import make_plan
-from tests.conftest import call
-from tests.tiny_families import make_export
+from tests.builders.families import make_export
+from tests.builders.processes import call
 
 TAGS = ["B-OTHERS", "I-OTHERS", "B-TOTAL", "O", "B-OTHERS", "B-DATE"]
 

@@ -14,30 +14,10 @@ from layoutner.documents.duplicates import find_pairs, join
 from layoutner.documents.roles import Corpus, read_corpus, read_documents
 from layoutner.documents.splits import fold, name_note, split
 from layoutner.errors import UserError
-from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
-
-NAMES = [first + second for first in "brst" for second in ("ale", "oak", "ill", "ump")]
-
-
-def page(name: str, text: str, image: Path | None = None) -> Document:
-    words = tuple(text.split())
-    return Document(
-        name,
-        words,
-        ((0, 0, 1, 1),) * len(words),
-        ("B-X",) * len(words),
-        (10, 10),
-        None if image is None else PageImage(image),
-    )
-
-
-def story(seed: int, length: int = 40) -> str:
-    """Words of letters, each once, that are of no other seed's story."""
-    mark = "abcdefghij"[seed % 10] * (seed // 10 + 1)
-    return " ".join(f"{NAMES[at % 16]}{'klmnopqr'[at // 16]}{mark}" for at in range(length))
+from tests.builders.stories import NAMES, page, story
 
 
 def receipt(number: str, total: str, date: str) -> str:
@@ -95,7 +75,7 @@ def test_pages_are_joined_through_one_another(tmp_path: Path) -> None:
 
 MANY = """
 import json
-from tests.documents.test_splits import page, story
+from tests.builders.stories import page, story
 from layoutner.documents.duplicates import find_pairs, join
 words = story(0, 120).split()
 pages = [page(str(n), " ".join([*words[:n % 118], f"mark{'x' * n}", *words[n % 118 + 1:]])) for n in range(300)]

@@ -12,9 +12,8 @@ import pytest
 
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
-from tests import tiny_families
-from tests.conftest import HANGS_S, ROOT
-from tests.readers import test_cord, test_sroie
+from tests.builders import cord, families, sroie
+from tests.builders.processes import HANGS_S, ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)  # (language, content)
@@ -86,10 +85,10 @@ def make_hub(home: Path, forms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the hub with small networks under published names, for windows as long as those of the published."""
     from layoutner.demo.checkpoint import make_checkpoint
 
-    monkeypatch.setattr(tiny_families, "POSITIONS", 512)
+    monkeypatch.setattr(families, "POSITIONS", 512)
     made = home / "made"
     make_checkpoint(made / "layoutlm", forms, "layoutlm", seed=1, positions=512)
-    tiny_families.make_tiny(made, forms, wordpiece=made / "layoutlm")
+    families.make_tiny(made, forms, wordpiece=made / "layoutlm")
     for name, family in (("layoutlm-base-uncased", "layoutlm"), ("layoutlmv3-base", "layoutlmv3")):
         cached = home / "hub" / f"models--microsoft--{name}"
         (cached / "snapshots").mkdir(parents=True)
@@ -105,13 +104,13 @@ def make_data(folder: Path, forms: Path) -> None:
     (folder / "data" / "funsd").symlink_to(forms)
     (folder / "page.png").symlink_to(next(forms.glob("testing_data/images/*.png")))
     (folder / "pages.jsonl").write_text(block("jsonl"))
-    test_sroie.receipt(folder / "data" / "sroie2019")
+    sroie.receipt(folder / "data" / "sroie2019")
     for number in range(20):
-        receipt = test_cord.receipt()
+        receipt = cord.receipt()
         receipt["valid_line"][2]["words"][0]["text"] = f"Tea{number}"
         # Off the page, which --data.invalid_boxes clamp and --data.invalid_boxes clamp repair.
         receipt["valid_line"][2]["words"][0]["quad"]["x1"] = -3
-        test_cord.write(folder / "data" / "cord", receipt, str(number))
+        cord.write(folder / "data" / "cord", receipt, str(number))
 
 
 def test_every_other_command_runs_as_it_stands(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import HANGS_S, ROOT, launch
+from tests.builders.processes import HANGS_S, ROOT, launch
 
 Arguments = Callable[..., list[str]]
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}

@@ -14,8 +14,8 @@ from layoutner.cli import _run
 from layoutner.distributed.ranks import Ranks, _choose
 from layoutner.errors import UserError
 from layoutner.settings.tree import DeviceName
-from tests.conftest import HANGS_S, ROOT
-from tests.tiny_families import make_export
+from tests.builders.families import make_export
+from tests.builders.processes import HANGS_S, ROOT
 
 Arguments = Callable[..., list[str]]
 

@@ -9,7 +9,7 @@ import pytest
 
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import ScheduleSettings
-from tests.conftest import HANGS_S, ROOT, free_port, launch
+from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "steps.py"
 STAGES = ("0", "1", "2", "3")

@@ -9,7 +9,7 @@ import pytest
 from layoutner.deepspeed_config.check import check
 from layoutner.deepspeed_config.finding import ERROR
 from layoutner.deepspeed_config.schema import DEEPSPEED_TYPES, OPTIMIZERS, SCHEDULERS, TOP, TORCH_TYPES, Block
-from tests.conftest import ROOT, free_port, launch
+from tests.builders.processes import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "frameworks.py"
 FRAMEWORKS = ("hf-trainer", "accelerate")

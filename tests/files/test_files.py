@@ -12,8 +12,8 @@ from layoutner.inference.input import guess_format
 from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings
-from tests.conftest import call
-from tests.readers import test_mutated_inputs as sound
+from tests.builders import inputs
+from tests.builders.processes import call
 
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        \0\2\xff\xff"  # what macOS writes beside a file
 
@@ -40,7 +40,7 @@ def beside(folder: Path) -> int:
 def test_hidden_files_are_skipped_and_counted(
     format: str, hidden: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sound.MAKERS[format](tmp_path)
+    inputs.MAKERS[format](tmp_path)
     pages = list(READERS[format](tmp_path, "train"))
     assert all(isinstance(page, Page) for page in pages)
     assert beside(tmp_path) >= 1
@@ -57,7 +57,7 @@ def test_hidden_files_are_skipped_and_counted(
 
 
 def test_unilm_does_not_mind_hidden_files(tmp_path: Path) -> None:
-    case = sound.unilm(tmp_path)
+    case = inputs.unilm_input(tmp_path)
     (tmp_path / "labels.txt").write_text("S-KEY\n")
     pages = list(READERS["unilm"](case.path, "test"))
     beside(tmp_path)
@@ -78,7 +78,7 @@ def test_a_folder_of_scans_is_one_whatever_a_system_left_in_it(tmp_path: Path) -
 
 
 def test_a_file_in_capitals_is_read_too(tmp_path: Path) -> None:
-    sound.funsd(tmp_path)
+    inputs.funsd_input(tmp_path)
     file = tmp_path / "annotations" / "f.json"
     file.rename(file.with_suffix(".JSON"))
     (page,) = READERS["funsd"](tmp_path, "train")

@@ -19,7 +19,7 @@ from layoutner.guide import figures
 from layoutner.pages.document import Document
 from layoutner.pages.labels import to_spans, to_tags
 from layoutner.settings.data import DataSettings
-from tests.conftest import HANGS_S, ROOT
+from tests.builders.processes import HANGS_S, ROOT
 
 GUIDE = ROOT / "layoutner" / "guide"
 OWN = ("README.md", "line-by-line.md")  # the other pages have tests of their own

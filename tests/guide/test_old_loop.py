@@ -39,8 +39,8 @@ from layoutner.pages.labels import read_labels
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import ScheduleSettings, Settings, load
 from layoutner.training.plan import cut_windows
-from tests import old_loop
-from tests.conftest import ROOT, launch
+from tests.builders import old_loop
+from tests.builders.processes import ROOT, launch
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 

@@ -7,7 +7,7 @@ import pytest
 from layoutner.errors import UserError
 from layoutner.inference.export import as_model, export
 from layoutner.training.checkpoint_files import checkpoint_path
-from tests.training.test_checkpoint import checkpoint
+from tests.builders.checkpoints import checkpoint
 
 FILES = ["config.json", "layoutner.json", "model.safetensors"]
 

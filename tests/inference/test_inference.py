@@ -18,8 +18,7 @@ from layoutner.inference.draw import COLOURS, draw
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
 from layoutner.training.plan import make_plan
-from tests.conftest import call, launch
-from tests.ranks import BY_RANK, finish, start
+from tests.builders.processes import BY_RANK, call, finish, launch, start
 
 Arguments = Callable[..., list[str]]
 

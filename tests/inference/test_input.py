@@ -8,7 +8,7 @@ from layoutner.errors import UserError
 from layoutner.inference.input import ReportingStats, documents, lost_pages
 from layoutner.pages.page import Problem
 from layoutner.settings.data import DataSettings
-from tests.inference.test_predict import lines, page
+from tests.builders.pages import lines, page
 
 
 def test_pages_without_an_image_stop_or_are_counted_as_data_bad_pages_says() -> None:

@@ -29,15 +29,13 @@ from layoutner.inference.output import Output, to_unilm
 from layoutner.inference.predict import to_page
 from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Document
-from layoutner.pages.labels import LabelSet
 from layoutner.pages.page import Problem
 from layoutner.settings.data import DataSettings
-from tests.conftest import HANGS_S, ROOT, call, free_port, launch
-from tests.ranks import BY_RANK, finish, start
-from tests.tiny_families import make_export
+from tests.builders.families import make_export
+from tests.builders.pages import LABELS, lines, page
+from tests.builders.processes import BY_RANK, HANGS_S, ROOT, call, finish, free_port, launch, start
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
-LABELS = LabelSet("BIO", ("SENDER", "TOTAL"))
 LAYOUTNER = Path(sys.executable).parent / "layoutner"
 
 
@@ -45,19 +43,6 @@ LAYOUTNER = Path(sys.executable).parent / "layoutner"
 def model(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model as `layoutner export` leaves one: it labels at random, and the same always."""
     return make_export(checkpoints["layoutlm"], tmp_path_factory.mktemp("models"), LABELS.tags)
-
-
-def page(name: str, words: list[str], **more: object) -> dict[str, Any]:
-    boxes = [
-        [10 * (index % 90), 5 * (index % 190), 10 * (index % 90) + 9, 5 * (index % 190) + 4]
-        for index in range(len(words))
-    ]
-    found = [{"text": word, "box": box} for word, box in zip(words, boxes, strict=True)]
-    return {"document": name, "page_size": [600, 800], "words": found, **more}
-
-
-def lines(*pages: dict[str, Any] | str) -> str:
-    return "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in pages)
 
 
 def environment() -> dict[str, str]:

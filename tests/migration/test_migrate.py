@@ -24,7 +24,7 @@ from layoutner.migration.migrated import Fate, Migrated
 from layoutner.migration.old_script import OPTIONS, PREPROCESS, TRAIN
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.settings.tree import load
-from tests.conftest import HANGS_S, ROOT, call, free_port
+from tests.builders.processes import HANGS_S, ROOT, call, free_port
 
 REQUIRED = ["--data_dir", "data", "--model_type", "layoutlm", "--model_name_or_path", "base", "--output_dir", "a/out"]
 BASE = ["python", TRAIN, *REQUIRED]

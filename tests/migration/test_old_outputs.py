@@ -20,7 +20,7 @@ from layoutner.settings.tree import load
 from layoutner.training.folder import lock, require_folder
 from layoutner.training.loop import _seed
 from layoutner.training.plan import make_plan
-from tests.conftest import ROOT, call, free_port, launch
+from tests.builders.processes import ROOT, call, free_port, launch
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
 

@@ -19,7 +19,7 @@ from layoutner.pages.document import Document
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
 from layoutner.training.plan import cut_windows
-from tests.conftest import HANGS_S, ROOT, free_port, launch
+from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "families.py"
 # layoutlmv2's backbone cannot be installed from a package index.

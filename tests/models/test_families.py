@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil, PreTrainedTokenizerFast
 
@@ -22,20 +22,13 @@ from layoutner.models.loading import PretrainedModel, build, open_pretrained
 from layoutner.models.parameters import decay_groups
 from layoutner.pages.document import Document
 from layoutner.settings.tree import FamilyName, load
+from tests.builders.families import BUILT, changed, opened
 
 TAGS = ["O", "B-X", "I-X"]
 
 
 # Beside input_ids and attention_mask.
 TAKES = {"layoutlm": {"bbox"}, "layoutlmv3": {"bbox", "pixel_values"}, "lilt": {"bbox"}, "bros": {"bbox"}}
-
-
-def opened(name: Path | str, family: str | None = None, images: str = "use") -> PretrainedModel:
-    given = {"name_or_path": str(name), "images": images, **({"family": family} if family else {})}
-    return open_pretrained(load(None, {"model": given}).model)
-
-
-BUILT = sorted(FAMILIES.keys() - {"layoutlmv2"})
 
 
 def inputs_of(checkpoint: PretrainedModel, *documents: Document, length: int = 256) -> dict[str, torch.Tensor]:
@@ -288,17 +281,6 @@ def test_the_layoutlm_of_the_old_script_is_one(checkpoints: dict[str, Path], tmp
 def test_the_pretrained_text_model_starts_a_layoutlm(minilm: Path) -> None:
     model = build(opened(minilm, "layoutlm"), TAGS, None)
     assert sum(p.numel() for p in model.parameters()) > 22_000_000
-
-
-def changed(source: Path, folder: Path, change: dict[str, torch.Tensor | None]) -> Path:
-    """A copy of a checkpoint with some weights replaced, added or (None) taken out."""
-    folder.mkdir()
-    for file in source.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    weights = {**load_file(source / "model.safetensors"), **change}
-    kept = {name: weight for name, weight in weights.items() if weight is not None}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 @pytest.mark.parametrize(

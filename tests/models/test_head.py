@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 from layoutner.errors import UserError
 from layoutner.models import loading
 from layoutner.models.loading import build
-from tests.conftest import launch
-from tests.models.test_families import BUILT, changed, opened
+from tests.builders.families import BUILT, changed, opened
+from tests.builders.processes import launch
 
 TAGS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
 # One type more, one fewer, both in another order; and the other scheme.

@@ -12,10 +12,10 @@ from layoutner.documents.roles import read_documents
 from layoutner.objectives.metrics import score
 from layoutner.pages.labels import rewrite, to_spans
 from layoutner.settings.data import DataSettings
-from tests.conftest import call
-from tests.inference.test_predict import LABELS, lines, page
-from tests.tiny_families import make_export
-from tests.training.test_checkpoint import checkpoint
+from tests.builders.checkpoints import checkpoint
+from tests.builders.families import make_export
+from tests.builders.pages import LABELS, lines, page
+from tests.builders.processes import call
 
 
 @pytest.fixture(scope="module")

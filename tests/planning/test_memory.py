@@ -13,7 +13,7 @@ from layoutner.planning.memory import GiB, Memory, MiB, Network, estimate, large
 from layoutner.planning.memory_plan import Case, advice, describe
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import load
-from tests.conftest import HANGS_S, ROOT, launch
+from tests.builders.processes import HANGS_S, ROOT, launch
 
 WORKER = ROOT / "tests" / "workers" / "memory.py"
 STAGES = (0, 1, 2, 3)

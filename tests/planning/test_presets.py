@@ -17,7 +17,7 @@ from layoutner.planning.render import load_preset, preset_names, render
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.recipes import recipe_names
 from layoutner.settings.tree import DeepSpeedSettings, Settings, load
-from tests.conftest import HANGS_S, ROOT, free_port, launch
+from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "presets.py"
 DTYPES = ("fp32", "bf16", "fp16")

@@ -16,9 +16,8 @@ from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import MOST_HELD, foreign, read_pages
 from layoutner.readers.foreign import BEGINNING, DEEPEST, recognise
 from layoutner.settings.data import DataSettings
-from tests.conftest import call
-from tests.readers import test_jsonl
-from tests.readers import test_mutated_inputs as sound
+from tests.builders import inputs, jsonl
+from tests.builders.processes import call
 
 JSONL = ", which is not read as it is; write its pages as jsonl, one per line (README, Your own forms)"
 LABEL_STUDIO = [
@@ -88,7 +87,7 @@ def test_a_file_of_another_kind_is_named_with_the_way_in(
 @pytest.mark.parametrize("made", ["funsd", "cord", "xfund", "sroie", "unilm", "jsonl"])
 @pytest.mark.parametrize("asked", ["funsd", "cord", "xfund", "sroie", "unilm", "jsonl"])
 def test_another_of_our_own_formats_is_named(made: str, asked: str, tmp_path: Path) -> None:
-    case = sound.MAKERS[made](tmp_path)
+    case = inputs.MAKERS[made](tmp_path)
     for path in {case.path, case.files[0], tmp_path}:
         if made == asked:
             assert not isinstance(recognise(path), type(None))
@@ -129,14 +128,14 @@ def test_every_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_page_of_the_format_that_cannot_be_read_is_that_page_s_problem(tmp_path: Path) -> None:
     """With images, tables and a broken file beside it, which are no reason to take the folder for another kind."""
-    case = sound.funsd(tmp_path)
+    case = inputs.funsd_input(tmp_path)
     (tmp_path / "words.csv").write_text("a,b\n")
     case.files[0].write_bytes(b"\0\0")
     (problem,) = read_pages(DataSettings(format="funsd"), tmp_path, "train")
     assert isinstance(problem, Problem)
     assert "not JSON" in problem.what
     (tmp_path / "other").mkdir()
-    sound.funsd(tmp_path / "other")
+    inputs.funsd_input(tmp_path / "other")
     (tmp_path / "other" / "images" / "f.png").unlink()
     (problem,) = read_pages(DataSettings(format="funsd"), tmp_path / "other", "train")
     assert "page image" in str(problem)
@@ -159,7 +158,7 @@ def test_of_a_file_of_another_kind_only_the_first_problems_are_kept(tmp_path: Pa
     # If they are not known, all of them are said.
     put(file, "x\n" * (MOST_HELD + 5))
     assert len(list(read_pages(DataSettings(format="jsonl"), file, "train"))) == MOST_HELD + 5
-    put(file, "x\n" * (MOST_HELD + 5) + json.dumps(test_jsonl.page()))
+    put(file, "x\n" * (MOST_HELD + 5) + json.dumps(jsonl.page()))
     assert isinstance(list(read_pages(DataSettings(format="jsonl"), file, "train"))[-1], Page)
 
 
@@ -167,7 +166,7 @@ def test_what_is_read_is_not_looked_at_twice(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(readers, "recognise", lambda path: pytest.fail("nothing is wrong with it"))
     for name in ("funsd", "cord", "jsonl"):
         (tmp_path / name).mkdir()
-        sound.MAKERS[name](tmp_path / name)
+        inputs.MAKERS[name](tmp_path / name)
         assert all(isinstance(page, Page) for page in read_pages(DataSettings(format=name), tmp_path / name, "train"))
 
 

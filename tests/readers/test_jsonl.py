@@ -22,23 +22,11 @@ from layoutner.pages.labels import LabelSet
 from layoutner.pages.page import Page, Problem, ReadStats, to_document
 from layoutner.readers import jsonl
 from layoutner.settings.data import DataSettings
+from tests.builders.jsonl import page, write
 
 
 def read(path: Path, role: str = "train") -> list[Document]:
     return read_documents(DataSettings(format="jsonl"), path, role)
-
-
-def page(name: str = "a", **more: Any) -> dict[str, Any]:
-    words = [
-        {"text": "Total", "box": [10, 20, 110, 40], "label": "B-KEY", "segment": 4},
-        {"text": "9.00", "box": [900, 20, 1000, 40], "label": "O", "segment": 5},
-    ]
-    return {"document": name, "page_size": [200, 400], "words": words, **more}
-
-
-def write(path: Path, *pages: Any) -> Path:
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in pages), encoding="utf-8")
-    return path
 
 
 def test_a_line_becomes_a_document(tmp_path: Path) -> None:

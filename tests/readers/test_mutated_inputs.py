@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
 
 import pytest
 from PIL import Image
 
 from layoutner.cli import main
 from layoutner.pages.page import Page
-from tests.conftest import free_port, launch
-from tests.mutations import mutated_bytes, mutated_values
-from tests.readers import test_cord, test_jsonl, test_sroie, test_xfund
-from tests.tiny_families import make_export
+from layoutner.readers import READERS
+from tests.builders import jsonl
+from tests.builders.families import make_export
+from tests.builders.inputs import MAKERS, Case, image_input, png, sroie_input, unilm_input
+from tests.builders.mutations import mutated_bytes, mutated_values
+from tests.builders.processes import free_port, launch
 
 TAGS = ["O", "B-KEY", "I-KEY"]
 LONGEST = 5  # seconds for one input; the slowest, an image through the OCR engine, takes some tenths
@@ -43,13 +44,6 @@ COUNTS = {
 PREDICTED = {"image": 3, "ocr": 3}  # one in so many is predicted, of the other kinds one in ten; the rest is checked
 
 
-class Case(NamedTuple):
-    """A sound input, of which one file at a time is damaged."""
-
-    path: Path  # what the command is given
-    files: list[Path]  # the first of them is JSON, if any is
-
-
 @pytest.fixture(scope="module")
 def models(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model that reads text alone, and one that looks at page images."""
@@ -63,70 +57,7 @@ def models(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 # Sound inputs
 
 
-def funsd(folder: Path) -> Case:
-    words = [{"text": "Total", "box": [10, 20, 60, 40]}, {"text": "9.00", "box": [65, 20, 90, 40]}]
-    entities = [{"label": "key", "words": words, "id": 0}, {"label": "other", "words": words[:1], "id": 1}]
-    for name, content in (("annotations/f.json", json.dumps({"form": entities}).encode()), ("images/f.png", png())):
-        (folder / name).parent.mkdir()
-        (folder / name).write_bytes(content)
-    return Case(folder, [folder / "annotations" / "f.json"])
-
-
-def image(folder: Path) -> Case:
-    funsd(folder)
-    return Case(folder, [folder / "images" / "f.png"])
-
-
-def unilm(folder: Path) -> Case:
-    rows = [(f"w{n}\tB-KEY", f"w{n}\t{n} 2 {n} 4", f"w{n}\t1 2 3 4\t90 60\tp{n // 4}.png") for n in range(12)]
-    files = [folder / f"test{suffix}.txt" for suffix in ("", "_box", "_image")]
-    for file, lines in zip(files, zip(*rows, strict=True), strict=True):
-        file.write_text("\n".join(lines) + "\n")
-    return Case(files[0], files)
-
-
-def sroie(folder: Path) -> Case:
-    test_sroie.receipt(folder, name="f", image=False)
-    (folder / "page_sizes.tsv").write_text("key\twidth_px\theight_px\nf\t500\t600\n")
-    return Case(folder, [folder / "entities" / "f.json", folder / "box" / "f.csv", folder / "page_sizes.tsv"])
-
-
-def cord(folder: Path) -> Case:
-    test_cord.write(folder, test_cord.receipt(), "f")
-    return Case(folder, [folder / "json" / "f.json"])
-
-
-def xfund(folder: Path) -> Case:
-    file = test_xfund.write(folder, "zh.train.json", test_xfund.form("a"), test_xfund.form("b"))
-    return Case(file, [file])
-
-
-def jsonl(folder: Path) -> Case:
-    Image.new("L", (20, 40)).save(folder / "p.png")
-    file = test_jsonl.write(folder / "f.jsonl", test_jsonl.page(image="p.png", unit="thousandths"))
-    return Case(file, [file])
-
-
-def hub(folder: Path) -> Case:
-    test_hub = pytest.importorskip("tests.readers.test_hub", reason="pip install 'layoutner[hub]'")
-    file = test_hub.parquet(folder / "f.parquet", test_hub.row("a"), test_hub.row("b"))
-    return Case(file, [file])
-
-
-def ocr(folder: Path) -> Case:
-    if shutil.which("tesseract") is None:
-        pytest.skip("no tesseract: apt-get install tesseract-ocr")
-    (folder / "f.png").write_bytes(png())
-    return Case(folder / "f.png", [folder / "f.png"])
-
-
 # Damage
-
-
-def png(width: int = 90, height: int = 60) -> bytes:
-    content = BytesIO()
-    Image.effect_noise((width, height), 60).save(content, "PNG")
-    return content.getvalue()
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -233,19 +164,6 @@ def assert_one_error(err: str, names: list[str]) -> None:
     assert len(first) < 2000
 
 
-MAKERS: dict[str, Callable[[Path], Case]] = {
-    "funsd": funsd,
-    "image": image,
-    "unilm": unilm,
-    "sroie": sroie,
-    "cord": cord,
-    "xfund": xfund,
-    "jsonl": jsonl,
-    "hub": hub,
-    "ocr": ocr,
-}
-
-
 def test_there_are_a_thousand() -> None:
     assert sum(COUNTS.values()) == 1000
 
@@ -293,7 +211,7 @@ def test_each_ends_in_a_result_or_one_error(
 def test_a_decompression_bomb_is_named_and_not_unpacked(
     models: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    case = image(tmp_path)
+    case = image_input(tmp_path)
     case.files[0].write_bytes(bomb(60_000, 60_000))
     # Its header is all that a check and a model of text alone need.
     assert call(capfd, "data", "check", tmp_path)[0] == 0
@@ -333,25 +251,25 @@ def test_an_image_outside_the_folder_is_not_opened(tmp_path: Path, capfd: pytest
     (tmp_path / "secret.png").write_bytes(png())
     (tmp_path / "data" / "link").symlink_to(tmp_path / "data")
     for name in ("../secret.png", str(tmp_path / "secret.png"), "link/../../secret.png"):
-        file = test_jsonl.write(tmp_path / "data" / "f.jsonl", test_jsonl.page(image=name))
+        file = jsonl.write(tmp_path / "data" / "f.jsonl", jsonl.page(image=name))
         code, out, _ = call(capfd, "data", "check", file, "--data.format", "jsonl")
         assert (code, f"f.jsonl line 1: '{name}' leads out of {tmp_path / 'data'}" in out) == (1, True)
     # In unilm an image is a name and nothing more.
-    case = unilm(tmp_path / "data")
+    case = unilm_input(tmp_path / "data")
     case.files[2].write_text(case.files[2].read_text().replace("p0.png", "../secret.png"))
     (tmp_path / "secret.png").write_text("no image")
     assert call(capfd, "data", "check", case.path, "--data.format", "unilm")[0] == 0
 
 
 def test_a_hostile_receipt_of_the_largest_size_takes_no_minute(tmp_path: Path) -> None:
-    sroie(tmp_path)
+    sroie_input(tmp_path)
     values = {"company": "x" * 40, "date": "1", "address": "y" * 90, "total": "1.00"}
     (tmp_path / "entities" / "f.json").write_text(json.dumps(values))
     for text in ("1.00", "total sub-total 1", "1," * 30_000, "total" + "-" * 30_000, "xy" * 30_000):
         line = f"0,0,9,0,9,9,0,9,{text}\n"
         (tmp_path / "box" / "f.csv").write_text(line * (2**16 // len(line)))
         start = time.process_time()
-        (found,) = test_sroie.pages(tmp_path)
+        (found,) = READERS["sroie"](tmp_path, "train")
         assert isinstance(found, Page)
         assert time.process_time() - start < 10  # it took 43 s, and minutes, when 1 MiB was read
 

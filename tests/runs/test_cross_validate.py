@@ -11,7 +11,7 @@ import pytest
 
 from layoutner.cli import main
 from layoutner.runs.folds import summarise
-from tests.conftest import free_port, launch
+from tests.builders.processes import free_port, launch
 
 Arguments = Callable[..., list[str]]
 SHORT = {"schedule__max_steps": 3, "run__log_every": 1}

@@ -12,7 +12,7 @@ from layoutner.errors import UserError
 from layoutner.runs.readiness import require_ready
 from layoutner.settings.tree import load
 from layoutner.training.checkpoint_files import MANIFEST_FILE, WEIGHTS_FILE
-from tests.conftest import ROOT, call
+from tests.builders.processes import ROOT, call
 
 # The command line, and what it has imported when it ends.
 TRACED = """

@@ -7,28 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from layoutner.errors import UserError
 from layoutner.inference.export import chosen_checkpoint, export, undamaged_checkpoints
 from layoutner.settings.tree import load
-from layoutner.training.checkpoint import Identity, _write, changes, has_best, select_checkpoint
+from layoutner.training.checkpoint import Identity, changes, has_best, select_checkpoint
 from layoutner.training.checkpoint_files import TrainState, checkpoint_path, complete_checkpoints, read_state, verify
-
-IDENTITY = Identity(
-    must_match={"seed": 1}, settings={"optimizer": {"lr": 0.1}, "run": {"resume": "never"}}, world_size=2
-)
-
-
-def checkpoint(
-    run: Path, step: int, best: int | None = None, keep: int = 0, weights: dict[str, torch.Tensor] | None = None
-) -> Path:
-    """Write one as rank 0 does."""
-    tensors = weights or {"weight": torch.full((3,), float(step))}
-    state = TrainState(step, best, 0.5, 1.0)
-    record = {"state": vars(state), "engine": {}, **vars(IDENTITY)}
-    _write(run, state, tensors, {f"master/{name}": tensor for name, tensor in tensors.items()}, record, keep)
-    return checkpoint_path(run, step)
+from tests.builders.checkpoints import IDENTITY, checkpoint
 
 
 def resumed(run: Path, resume: str, identity: Identity = IDENTITY, total: int = 50) -> Path | None:

@@ -13,7 +13,7 @@ from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.settings.tree import load
 from layoutner.training.folder import LOCK_FILE, RECORD, held_folders, lock, open_folder, require_folder
-from tests.conftest import launch
+from tests.builders.processes import launch
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HANGS_S, ROOT, launch
+from tests.builders.processes import HANGS_S, ROOT, launch
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HANGS_S, ROOT, free_port, launch
+from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "resume.py"
 STAGES = ("0", "1", "2", "3")

@@ -20,8 +20,8 @@ from layoutner.errors import UserError
 from layoutner.settings.tree import Settings, load
 from layoutner.training.plan import make_plan
 from layoutner.training.tracking import JsonLines, open_tracker
-from tests.conftest import launch
-from tests.corpus.test_cache import small_files
+from tests.builders.disk import small_files
+from tests.builders.processes import launch
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 

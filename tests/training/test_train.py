@@ -13,7 +13,7 @@ import pytest
 
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import load
-from tests.conftest import HANGS_S, ROOT, free_port, launch
+from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
 

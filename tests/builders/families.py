@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -30,16 +31,20 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from layoutner.models import families
+from layoutner.models.loading import PretrainedModel, open_pretrained
+from layoutner.settings.tree import load
+
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 SIZE = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 POSITIONS = 256  # tokens of the longest window, in all of them
 IMAGE = 32  # pixels a side, in patches of 8
-FAMILIES = ("roberta", "xlm-roberta", "layoutlmv3", "lilt", "bros", "modernbert")
+TINY = ("roberta", "xlm-roberta", "layoutlmv3", "lilt", "bros", "modernbert")
 
 
 def make_tiny(folder: Path, forms: Path, wordpiece: Path) -> dict[str, Path]:
-    """Write FAMILIES to folders of their name.
+    """Write TINY to folders of their name.
 
     Args:
         forms: their words are what tokenizers are trained on.
@@ -86,7 +91,7 @@ def make_tiny(folder: Path, forms: Path, wordpiece: Path) -> dict[str, Path]:
             )
         ),
     }
-    for family in FAMILIES:
+    for family in TINY:
         networks[family].save_pretrained(folder / family)
         tokenizers[family].save_pretrained(folder / family)
     # Neither the size nor mean and deviation of the class's defaults: they must come from the checkpoint.
@@ -94,7 +99,7 @@ def make_tiny(folder: Path, forms: Path, wordpiece: Path) -> dict[str, Path]:
     LayoutLMv3ImageProcessorPil(size={"height": IMAGE, "width": IMAGE}, **processor).save_pretrained(
         folder / "layoutlmv3"
     )
-    return {family: folder / family for family in FAMILIES}
+    return {family: folder / family for family in TINY}
 
 
 def make_export(checkpoint: Path, folder: Path, tags: list[str], images: str = "ignore") -> Path:
@@ -152,3 +157,22 @@ def _modernbert_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) 
         "mask_token": "<mask>",
     }
     return PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
+
+
+def opened(name: Path | str, family: str | None = None, images: str = "use") -> PretrainedModel:
+    given = {"name_or_path": str(name), "images": images, **({"family": family} if family else {})}
+    return open_pretrained(load(None, {"model": given}).model)
+
+
+BUILT = sorted(families.FAMILIES.keys() - {"layoutlmv2"})
+
+
+def changed(source: Path, folder: Path, change: dict[str, torch.Tensor | None]) -> Path:
+    """A copy of a checkpoint with some weights replaced, added or (None) taken out."""
+    folder.mkdir()
+    for file in source.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = {**load_file(source / "model.safetensors"), **change}
+    kept = {name: weight for name, weight in weights.items() if weight is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
