@@ -25,7 +25,7 @@ from layoutner.cli import main
 from layoutner.demo.checkpoint import make_checkpoint
 from layoutner.demo.forms import make_forms
 from layoutner.inference import labeller  # noqa: F401  # imported before the forks, as is the loop
-from layoutner.training import loop  # noqa: F401
+from layoutner.runs import training_run  # noqa: F401
 
 STEPS = 150
 

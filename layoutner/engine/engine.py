@@ -132,6 +132,12 @@ class Engine:
         return self._own_scaler if self._stage == 0 else self._engine.optimizer.loss_scaler
 
     @property
+    def module(self) -> nn.Module:
+        """The model. At ZeRO 3 its parameters are empty between forwards."""
+        module: nn.Module = self._engine.module
+        return module
+
+    @property
     def loss_scale(self) -> float:
         """The fp16 loss scale of the next step; 1 without fp16."""
         return float(self._scaler.cur_scale) if self._fp16 else 1.0
@@ -197,14 +203,14 @@ class Engine:
         """2-norm over whole gradients, which at ZeRO 0 every rank holds after the last backward."""
         norms = [
             torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
-            for parameter in self._engine.module.parameters()
+            for parameter in self.module.parameters()
             if parameter.grad is not None
         ]
         return float(torch.linalg.vector_norm(torch.stack(norms)))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """All weights in the number format they are trained in, on the CPU of rank 0; empty elsewhere."""
-        module = self._engine.module
+        module = self.module
         main = self._engine.global_rank == 0
         collected = {}
         for name, parameter in module.named_parameters():
@@ -235,7 +241,7 @@ class Engine:
         self._fill_optimizer_state()
         main = self._engine.global_rank == 0
         collected = {}
-        for name, parameter in self._engine.module.named_parameters():
+        for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
                 for kind in MOMENTS:
                     whole = self._whole(parameter, kind)
@@ -253,7 +259,7 @@ class Engine:
             read: (name as in `moments`, shape) -> the whole tensor, fp32; every rank calls it, in the same order.
         """
         self._fill_optimizer_state(counters["updates"])
-        for name, parameter in self._engine.module.named_parameters():
+        for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
                 for kind in MOMENTS:
                     self._set_part(parameter, kind, read(f"{kind}/{name}", self._shape(parameter)))

@@ -12,6 +12,7 @@ from layoutner.inference.output import Output, results
 from layoutner.inference.predict import predict
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
+from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import Settings
 from layoutner.training.folder import (
     EXPORT_FOLDER,
@@ -23,7 +24,6 @@ from layoutner.training.folder import (
     write_json,
     write_text,
 )
-from layoutner.training.loop import train
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def run_once(settings: Settings, ranks: Ranks) -> dict[str, Any] | None:
 
 def _train_and_score(settings: Settings, ranks: Ranks) -> dict[str, Any] | None:
 
-    plan, chosen = train(settings, ranks)
+    plan, chosen = train_model(settings, ranks)
     run = settings.run.output_dir
     out = run / EXPORT_FOLDER
     ranks.run_on_rank_zero(lambda: _export_anew(chosen, out))

@@ -4,11 +4,12 @@ import json
 import math
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from layoutner.errors import UserError, first_line
+from layoutner.errors import Preempted, UserError, first_line
 from layoutner.settings.tree import Settings
 
 if TYPE_CHECKING:
@@ -33,10 +34,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Several trackers as one, in their order; on every rank but 0 there are none.
-
-    As a context it abandons them when something fails in there.
-    """
+    """Several trackers as one, in their order; on every rank but 0 there are none."""
 
     def __init__(self, *trackers: Tracker) -> None:
         self._trackers = trackers
@@ -56,12 +54,22 @@ class Trackers:
         for tracker in self._trackers:
             tracker.abandon()
 
-    def __enter__(self) -> "Trackers":
-        return self
-
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        if error is not None:
+    @contextmanager
+    def finished_with(self, ranks: "Ranks") -> Iterator[None]:
+        """Close the trackers when a run ends or is preempted, abandon them when it fails. All ranks enter it."""
+        try:
+            yield
+        except Preempted:
+            self._close(ranks)
+            raise
+        except BaseException:
             self.abandon()
+            raise
+        self._close(ranks)
+
+    def _close(self, ranks: "Ranks") -> None:
+        with ranks.activity("main", "closing its metrics"):  # Weights & Biases may take minutes to send
+            self.close()
 
 
 class JsonLines:

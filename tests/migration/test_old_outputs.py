@@ -18,8 +18,8 @@ from layoutner.pages.page import Page, ReadStats, Word, to_document
 from layoutner.readers.unilm import read
 from layoutner.settings.tree import load
 from layoutner.training.folder import lock, require_folder
-from layoutner.training.loop import _seed
 from layoutner.training.plan import make_plan
+from layoutner.training.step import seed_generators
 from tests.builders.processes import ROOT, call, free_port, launch
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
@@ -420,7 +420,7 @@ def test_predictions_need_documents() -> None:
 
 
 def test_the_largest_seed_there_is() -> None:
-    _seed(((2**32 - 1) * 1_000_003 + 10**7) * 4099)
+    seed_generators(((2**32 - 1) * 1_000_003 + 10**7) * 4099)
 
 
 def test_empty_lines_of_a_page_are_kept_where_words_are_dropped(tmp_path: Path) -> None:

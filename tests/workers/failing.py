@@ -18,14 +18,15 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.cli import ending, main
 from layoutner.engine.engine import Engine
-from layoutner.training import loop
+from layoutner.runs import training_run
+from layoutner.training import step
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
 
 
 def spoil(fault: str) -> None:
-    collate, backward = loop.collate, Engine.backward
+    collate, backward = step.collate, Engine.backward
     calls = {"collate": 0, "backward": 0}
 
     def spoilt_collate(*arguments: Any) -> Any:
@@ -55,9 +56,9 @@ def spoil(fault: str) -> None:
     if fault == "dawdle" and os.environ["RANK"] == "0":
         time.sleep(3)
     if fault == "build" and os.environ["RANK"] == "1":
-        loop.build = spoilt_build
+        training_run.build = spoilt_build
     if fault in ("hang", "raise") and os.environ["RANK"] == "1":
-        loop.collate = spoilt_collate
+        step.collate = spoilt_collate
     if fault == "overflow":
         Engine.backward = spoilt_backward  # type: ignore[method-assign]
 

@@ -17,8 +17,8 @@ from steps import measure
 from layoutner.distributed.ranks import Ranks
 from layoutner.inference.export import export
 from layoutner.inference.labeller import Labeller
+from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import load
-from layoutner.training.loop import train
 
 # Nothing is small enough to stay whole on every rank, so that at ZeRO 3 everything is gathered where it is used.
 STAGE_3 = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
@@ -51,7 +51,7 @@ def main() -> None:
                 "precision": {"dtype": dtype},
                 "run": {"output_dir": f"{out}/run-{name}", "eval_every": "2", "log_every": "1"},
             }
-            plan, chosen = train(load(None, settings), ranks)
+            plan, chosen = train_model(load(None, settings), ranks)
             ranks.run_on_rank_zero(lambda chosen=chosen, name=name: export(chosen, Path(out) / name))
             labeller = Labeller(Path(out) / name, ranks)
             found["scores"] = labeller.evaluate(plan.corpus.test, "test", 3).to_dict()

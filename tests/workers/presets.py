@@ -15,8 +15,8 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import DTYPES
+from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import load
-from layoutner.training.loop import train
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
@@ -38,7 +38,7 @@ def main() -> None:
             tree["deepspeed"] = {"preset": preset}
             tree["precision"] = {"dtype": dtype}
             tree["run"]["output_dir"] = str(Path(folder) / f"{preset}-{dtype}")
-            train(load(None, tree), ranks)
+            train_model(load(None, tree), ranks)
             if ranks.is_rank_zero:
                 print(f"{preset} {dtype}: {time.perf_counter() - start:.1f} s", flush=True)
     ranks.close()

@@ -13,8 +13,8 @@ from pathlib import Path
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.distributed.ranks import Ranks
+from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import load
-from layoutner.training.loop import train
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
@@ -48,7 +48,7 @@ def main() -> None:
         for name, value in values.items():
             section, key = name.split(".")
             tree.setdefault(section, {})[key] = value
-        train(load(None, tree), ranks)
+        train_model(load(None, tree), ranks)
     ranks.close()
 
 

@@ -26,8 +26,8 @@ from layoutner.models.families import model_inputs
 from layoutner.models.loading import build
 from layoutner.models.parameters import decay_groups
 from layoutner.settings.tree import load
-from layoutner.training.loop import _optimizer_step
 from layoutner.training.plan import Plan, make_plan
+from layoutner.training.step import optimizer_step
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
@@ -116,7 +116,7 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
         name: [] for name in ("gradient", "loss", "loss error", "lr", "norm", "scale", "applied", "weights", "skipped")
     }
     for step in range(steps):
-        outcome, loss, _ = _optimizer_step(plan, engine, step, ranks)
+        outcome = optimizer_step(plan, engine, step, ranks)
         optimizer.zero_grad()
         truth = reference_loss(plan, reference, step)
         truth.backward()
@@ -130,8 +130,8 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
             optimizer.step()
         else:
             found["norm"].append(outcome.grad_norm)
-        found["loss"].append(loss)
-        found["loss error"].append(loss / float(truth.detach()) - 1)
+        found["loss"].append(outcome.loss)
+        found["loss error"].append(outcome.loss / float(truth.detach()) - 1)
         found["lr"].append(outcome.lr)
         found["scale"].append(outcome.loss_scale)
         found["applied"].append(float(outcome.applied))
@@ -181,7 +181,7 @@ def main() -> None:
     for before in (1, 2):
         random.seed(before)
         numpy.random.seed(before)
-        _optimizer_step(plan, engine, 5, ranks)
+        optimizer_step(plan, engine, 5, ranks)
         draws.append([random.random(), float(numpy.random.rand()), float(torch.rand(()))])
     results["draws"] = ranks.all_gather_object(draws)
     if ranks.is_rank_zero:

@@ -1,0 +1,120 @@
+"""From settings to a run that is ready to train, and from there to its chosen checkpoint."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from layoutner.distributed.ranks import Ranks
+from layoutner.engine.engine import Engine, require_dtype
+from layoutner.models.loading import build
+from layoutner.settings.tree import Settings
+from layoutner.training import checkpoint as checkpoints
+from layoutner.training import preflight
+from layoutner.training.checkpoint import CheckpointReader
+from layoutner.training.checkpoint_files import TrainState, checkpoint_path
+from layoutner.training.folder import open_folder, reacquire_lock, require_folder, save_model_assets
+from layoutner.training.loop import TrainingRun, train
+from layoutner.training.page_images import require_images
+from layoutner.training.plan import Plan, make_plan
+from layoutner.training.step import seed_generators
+from layoutner.training.tracking import open_tracker
+
+logger = logging.getLogger(__name__)
+
+
+def train_model(settings: Settings, ranks: Ranks) -> tuple[Plan, Path]:
+    """Train, evaluate and save as the settings say. All ranks call it.
+
+    Returns:
+        The plan of the run, and its chosen checkpoint: the best on data.eval, or the last without data.eval.
+
+    Raises:
+        UserError: anything the user can mend.
+        Preempted: a signal asked the run to end, and its checkpoint is saved.
+    """
+    training = open_run(settings, ranks)
+    with training.tracker.finished_with(ranks):
+        state = train(training, ranks)
+    training.engine.close()
+    chosen = state.best_step if state.best_step is not None else state.step
+    return training.plan, checkpoint_path(settings.run.output_dir, chosen)
+
+
+def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
+    """Read the data, resume from a checkpoint if there is one, start the engine and open the run folder.
+
+    All ranks call it. Everything that can be refused is refused before a model is loaded. Nothing of an earlier run is
+    removed before every rank is ready for its first step.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    plan = _make_plan(settings, ranks)
+    folder = settings.run.output_dir
+    ranks.run_on_rank_zero(lambda: reacquire_lock(folder))
+    resumed = ranks.run_on_rank_zero(
+        lambda: checkpoints.select_checkpoint(settings, plan.identity, plan.schedule.total)
+    )
+    ranks.run_on_rank_zero(lambda: require_folder(settings))
+    logger.info("%s", plan.describe())
+    engine, state = _start_engine(plan, resumed, ranks)
+    with ranks.activity("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
+        tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step))
+    # With run.overwrite this removes an earlier run.
+    ranks.run_on_rank_zero(
+        lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, ranks)
+    )
+    ranks.run_on_rank_zero(partial(_save_model_assets, plan, engine))
+    return TrainingRun(plan, engine, state, tracker)
+
+
+def _make_plan(settings: Settings, ranks: Ranks) -> Plan:
+    """The plan, which all ranks hold alike, and whose page images can all be read."""
+    logger.info("%s", preflight.table(settings, ranks))
+    with ranks.activity("local", "reading checkpoint and documents"):
+        plan = ranks.run_on_all_ranks(lambda: _plan_alone(settings, ranks))
+        preflight.require_same_plan(plan, ranks)
+    if plan.pretrained.image_processor is not None:
+        with ranks.activity("local", "reading page images"):
+            documents = [*plan.corpus.train, *plan.corpus.eval, *plan.corpus.test]
+            require_images(documents, plan.pretrained.image_processor, ranks)
+    return plan
+
+
+def _plan_alone(settings: Settings, ranks: Ranks) -> Plan:
+    require_dtype(settings.precision.dtype)
+    return make_plan(settings, ranks.size, ranks.activity)
+
+
+def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engine, TrainState]:
+    """The engine around the model, and the state of the run: those of the checkpoint `resumed`, if there is one.
+
+    All ranks call it.
+    """
+    settings = plan.settings
+    seed_generators(settings.run.seed)  # the new head is the same on every rank
+    with ranks.activity("local", "loading the checkpoint"):
+        model = ranks.run_on_all_ranks(lambda: build(plan.pretrained, plan.corpus.labels.tags, settings.model.dropout))
+    reader = CheckpointReader(resumed, ranks) if resumed is not None else None
+    if reader is not None:
+        reader.load_model(model)
+    with ranks.activity("shared", "starting DeepSpeed"):
+        engine = Engine(model, plan.ds_config, ranks)
+    if reader is None:
+        return engine, TrainState(step=0)
+    reader.load_engine(engine)
+    state = reader.state
+    if ranks.run_on_rank_zero(lambda: not checkpoints.has_best(settings.run.output_dir, state)):
+        # The best checkpoint is missing, or belongs to another run: start tracking it again.
+        state = TrainState(step=state.step)
+    changed = checkpoints.changes(reader.record, plan.identity)
+    logger.info("resumed from %s; changed since: %s", reader.path, "; ".join(changed) or "nothing")
+    return engine, state
+
+
+def _save_model_assets(plan: Plan, engine: Engine) -> None:
+    pages, settings = plan.pretrained.image_processor, plan.settings
+    processor = None if pages is None else pages.processor
+    save_model_assets(
+        settings.run.output_dir, engine.module, plan.pretrained.tokenizer, processor, settings.precision.dtype
+    )

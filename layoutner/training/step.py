@@ -1,0 +1,97 @@
+"""One optimizer step: the windows of the step, dealt to ranks and micro-batches, forward, backward and update."""
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy
+import torch
+
+from layoutner.corpus.batches import Batch, assign_to_ranks, collate, step_windows
+from layoutner.distributed.ranks import Ranks
+from layoutner.engine.engine import Engine
+from layoutner.errors import UserError
+from layoutner.models.families import model_inputs
+from layoutner.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The numbers of one optimizer step, the same on every rank."""
+
+    loss: float  # mean over the labelled tokens of the global batch
+    tokens: int  # of the global batch, without padding
+    applied: bool  # False if fp16 overflowed and the update was skipped
+    lr: float  # learning rate of the update
+    grad_norm: float  # 2-norm of the gradient of the global batch before clipping; inf if fp16 overflowed
+    loss_scale: float  # scale that the step was computed with; 1 without fp16
+
+
+def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepResult:
+    """Compute the gradient of one global batch and update the weights. All ranks call it.
+
+    Every rank knows the windows of the whole step, so the loss is divided by the weight of the global batch without
+    any communication (see objectives/loss.py).
+
+    Args:
+        step: optimizer steps done before. With the seed it determines the windows and all that is drawn at random.
+
+    Raises:
+        UserError: on every rank: the loss or the gradient is not finite.
+    """
+    windows, seed, batch_plan = plan.windows["train"], plan.settings.run.seed, plan.batch
+    epoch, place = divmod(step, math.ceil(len(windows) / batch_plan.global_batch_size))
+    indices = step_windows(seed, epoch, place, len(windows), batch_plan.global_batch_size)
+    total_weight = plan.loss.total_weight(windows[index] for index in indices)
+    lengths = [window.length for window in windows]
+    micro_batches = assign_to_ranks(indices, lengths, batch_plan.micro_batch_size, ranks.size)[ranks.rank]
+
+    # Dropout masks depend on seed, step and rank alone, so a resumed run draws the same ones.
+    seed_generators((seed * 1_000_003 + step) * 4099 + ranks.rank)
+    engine.train()
+    summed_loss = torch.zeros((), device=ranks.device)
+    for number, micro_batch in enumerate(micro_batches):
+        with ranks.activity("local", f"reading the windows of step {step + 1}"):
+            batch = collate([windows[index] for index in micro_batch], plan.pretrained.tokenizer.pad_token_id)
+            inputs = network_inputs(plan, batch, ranks)
+        logits_BTL = engine.forward(inputs)
+        summed = plan.loss.summed(logits_BTL, batch.labels_BT.to(ranks.device))
+        engine.backward(summed * (ranks.size / total_weight), last=number == len(micro_batches) - 1)
+        summed_loss += summed.detach()
+
+    # Every rank holds the same loss and the same gradient norm, so either all ranks stop or none.
+    loss = ranks.all_reduce_sum(float(summed_loss)) / total_weight
+    _require_finite_loss(plan, loss, step, indices)
+    outcome = engine.step(plan.schedule.deepspeed_position(step))
+    if outcome.applied and not math.isfinite(outcome.grad_norm):
+        raise UserError(
+            f"the gradient of optimizer step {step + 1} is {outcome.grad_norm} although its loss is {loss:g}: "
+            "training stops, and run.resume = auto goes on from the last checkpoint. A lower optimizer.lr, more "
+            "warm-up or clipping (optimizer.max_grad_norm) may help"
+        )
+    tokens = sum(lengths[index] for index in indices)
+    return StepResult(loss, tokens, outcome.applied, outcome.lr, outcome.grad_norm, outcome.loss_scale)
+
+
+def _require_finite_loss(plan: Plan, loss: float, step: int, indices: list[int]) -> None:
+    """Stop before the update, so that the weights stay finite."""
+    if math.isfinite(loss):
+        return
+    names = sorted({plan.corpus.train[plan.windows["train"][index].document].name for index in indices})
+    raise UserError(
+        f"the loss of optimizer step {step + 1} is {loss}: training stops before the weights are spoilt. "
+        "A lower optimizer.lr, more warm-up or precision.dtype = bf16 may help. "
+        f"Windows: {', '.join(map(str, sorted(indices)[:20]))}. Documents: {', '.join(names[:20])}"
+    )
+
+
+def network_inputs(plan: Plan, batch: Batch, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """What the network takes of a batch, on this rank's device."""
+    return model_inputs(plan.pretrained.family, batch, ranks.device, plan.pretrained.image_processor)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed every generator that a network may draw from: Python's, NumPy's, and torch's on the CPU and on GPUs."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)  # it takes 32 bits
+    torch.manual_seed(seed)
