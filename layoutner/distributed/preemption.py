@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 
@@ -13,7 +14,7 @@ SAME_REQUEST_S = 3.0
 
 
 class PreemptionGuard:
-    """Whether this process was asked to end. Only the main thread may enter it."""
+    """Whether this process was asked to end. Only the main thread can find out: Python hands signals to no other."""
 
     def __init__(self) -> None:
         self.signal = 0  # number of the first signal; 0 = none came
@@ -21,6 +22,8 @@ class PreemptionGuard:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "PreemptionGuard":
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._note)
         return self

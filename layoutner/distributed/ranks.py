@@ -33,8 +33,8 @@ REPORTS_WITHIN_S = 60.0  # and then for it to report its failure
 class Ranks:
     """This process among the ranks of the run.
 
-    Every method but `is_main`, `device_name` and `doing` is a collective: all ranks call it. As a context it leaves
-    when all went well, and else tells the others why this rank ends.
+    Every method but `is_rank_zero`, `device_name` and `activity` is a collective: all ranks call it. As a context it
+    leaves the process group if all went well, and otherwise tells the others why this rank ends.
     """
 
     rank: int
@@ -42,6 +42,17 @@ class Ranks:
     device: torch.device
     store: Any = None  # the ranks' key-value store; None for a process that is alone
     watchdog: Watchdog | None = None  # None for a process that is alone, and where it is off
+    owns_group: bool = False  # whether `join` has made torch's process group, which `close` then destroys
+
+    @classmethod
+    def alone(cls, device: DeviceName = "auto") -> "Ranks":
+        """One process by itself, for what needs no DeepSpeed: no process group, no change of the environment.
+
+        Raises:
+            UserError: device = cuda without a CUDA device.
+        """
+        on_gpu = _has_gpu(device, 0)
+        return cls(0, 1, torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
 
     @classmethod
     def join(cls, rank_timeout: float = 0.0, device: DeviceName = "auto") -> "Ranks":
@@ -60,14 +71,20 @@ class Ranks:
         """
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        on_gpu = _choose(device, local_rank)
+        on_gpu = _has_gpu(device, local_rank)
+        if device == "cpu":
+            # Nothing that runs in this process from here on looks for a GPU, or finds one.
+            os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+        elif device == "cuda":
+            os.environ["DS_ACCELERATOR"] = "cuda"
         if on_gpu:
             torch.cuda.set_device(local_rank)
         elif "OMP_NUM_THREADS" not in os.environ:
             beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
         store, watchdog = None, None
-        if not distributed.is_initialized():
+        owns_group = not distributed.is_initialized()
+        if owns_group:
             backend = "nccl" if on_gpu else "gloo"
             if size == 1:
                 # No port is opened for a process that is alone. DeepSpeed still asks for these names.
@@ -89,7 +106,8 @@ class Ranks:
                     # Ranks need not start at once: nobody is missed before all have been there.
                     store.wait([f"layoutner/beat/{other}" for other in range(size)], TIMEOUT)
                     watchdog.start()
-        return cls(rank, size, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), store, watchdog)
+        chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+        return cls(rank, size, chosen, store, watchdog, owns_group)
 
     def __enter__(self) -> "Ranks":
         return self
@@ -98,6 +116,8 @@ class Ranks:
         if error is None or isinstance(error, Preempted):
             self.close()
             return
+        if self.size == 1:
+            self.close()  # nobody else is in it
         if self.store is not None:
             with suppress(RuntimeError):  # the store is gone: nobody to tell
                 self.store.set(f"layoutner/fails/{self.rank}", "")
@@ -146,7 +166,7 @@ class Ranks:
             self.store.set(f"layoutner/left/{self.rank}", "")
             if self.is_rank_zero:
                 self.store.wait([f"layoutner/left/{rank}" for rank in ranks], TIMEOUT)
-        else:
+        elif self.owns_group:
             distributed.destroy_process_group()
 
     def part(self) -> None:
@@ -285,11 +305,13 @@ def _portable(failure: Exception | None) -> Exception | None:
     return Exception(f"{type(failure).__name__}: {failure}")
 
 
-def _choose(device: DeviceName, local_rank: int) -> bool:
-    """Whether to compute on a GPU; see `Ranks.join`."""
+def _has_gpu(device: DeviceName, local_rank: int) -> bool:
+    """Whether to compute on a GPU.
+
+    Raises:
+        UserError: device = cuda without a CUDA device, or fewer devices than processes.
+    """
     if device == "cpu":
-        # Nothing that runs in this process from here on looks for a GPU, or finds one.
-        os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
         return False
     if device == "auto" and not (torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"):
         return False
@@ -305,6 +327,4 @@ def _choose(device: DeviceName, local_rank: int) -> bool:
         raise UserError(
             f"device = {device}: {there} CUDA device(s) here, at least {local_rank + 1} processes: start one a device"
         )
-    if device == "cuda":
-        os.environ["DS_ACCELERATOR"] = "cuda"
     return True

@@ -20,12 +20,15 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.distributed import ProcessGroup
 
 with contextlib.redirect_stdout(None):  # the accelerator's detection prints
     import deepspeed
     from deepspeed.accelerator import get_accelerator
+    from deepspeed.comm import comm
     from deepspeed.runtime.config import DeepSpeedConfigError
     from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
+    from deepspeed.utils import groups
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError, first_line
@@ -78,12 +81,13 @@ class Engine:
         if ranks.device.type == "cpu":
             # An all-reduce for inference that training never calls, and that takes a compiler and a minute.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        groups = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
+        parameters = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
         # LR 0 until the schedule sets one, so that the step DeepSpeed takes while building changes no weight.
-        groups = [{**group, "lr": 0.0} for group in groups]
+        parameters = [{**group, "lr": 0.0} for group in parameters]
+        _forget_process_groups()
         deepspeed.utils.logger.addFilter(_is_news)
         try:
-            self._engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+            self._engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
         except (ValidationError, DeepSpeedConfigError) as error:
             raise UserError(f"DeepSpeed refuses the config, so the preset is wrong: {error}") from None
         finally:
@@ -329,6 +333,14 @@ class Engine:
     def close(self) -> None:
         """Release what DeepSpeed holds."""
         self._engine.destroy()
+
+
+def _forget_process_groups() -> None:
+    """Make DeepSpeed look for the process group again: that of an earlier run in this process is gone."""
+    comm.cdb = None
+    for name, value in vars(groups).items():
+        if isinstance(value, ProcessGroup):
+            setattr(groups, name, None)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -82,7 +82,7 @@ def draw(
     A model of more types than there are colours has them numbered, in the legend and at every box.
 
     Args:
-        page: an object as `to_page` gives.
+        page: an object as `LabelledPage.to_dict` gives.
         image: the page's picture; without one, or where it cannot be read, the words are drawn on white.
         types: all entity types of the model, for colours that are the same on every page.
         out: the file to write.

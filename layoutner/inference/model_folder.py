@@ -7,25 +7,28 @@ from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
 from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE
 
 
-def model_folder(given: Path) -> Path:
+def model_folder(given: Path, said: str = "--model ") -> Path:
     """The model that a user means: an export itself, or that of a run folder.
+
+    Args:
+        said: what messages call it, before its path.
 
     Raises:
         UserError: neither, or a run folder without an export.
     """
     if not given.is_dir():
-        raise UserError(f"--model {given}: no such folder; `layoutner export RUN OUT` makes one")
+        raise UserError(f"{said}{given}: no such folder; `layoutner export RUN OUT` makes one")
     if is_export(given):
         return given
     if is_export(given / EXPORT_FOLDER):
         return given / EXPORT_FOLDER
     if (given / CHECKPOINTS_FOLDER).is_dir():
         raise UserError(
-            f"--model {given}: is a run folder whose model is not exported yet: `layoutner export {given} OUT` does it"
+            f"{said}{given}: is a run folder whose model is not exported yet: `layoutner export {given} OUT` does it"
         )
     missing = [name for name in (PREPROCESSING_FILE, "config.json") if not (given / name).is_file()]
     raise UserError(
-        f"--model {given}: not a model exported by layoutner ({' and '.join(missing)} missing); "
+        f"{said}{given}: not a model exported by layoutner ({' and '.join(missing)} missing); "
         "`layoutner export RUN OUT` makes one"
     )
 

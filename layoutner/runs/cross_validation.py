@@ -39,8 +39,7 @@ def cross_validate(settings: Settings, ranks: Ranks) -> None:
         scores = ranks.run_on_rank_zero(partial(finished_scores, own))
         if scores is None:
             logger.info("fold %d of %d in %s", number, folds, own.run.output_dir)
-            scores = run_once(own, ranks)
-            assert scores is not None, "a fold has evaluation documents"
+            scores = run_once(own, ranks).to_dict()
             if settings.run.overwrite:  # not before: what it summed up is gone only now
                 ranks.run_on_rank_zero(lambda: summary_file.unlink(missing_ok=True))
             # DeepSpeed's engine holds itself in circles; the next fold needs its memory.

@@ -1,6 +1,7 @@
 """One run: trained, exported, scored and, if asked, predicted."""
 
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
 from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import Settings
+from layoutner.training.checkpoint_files import step_of
 from layoutner.training.folder import (
     EXPORT_FOLDER,
     PREDICTION_FILES,
@@ -24,66 +26,83 @@ from layoutner.training.folder import (
     write_json,
     write_text,
 )
+from layoutner.training.plan import Plan
 
 logger = logging.getLogger(__name__)
 
 
-def run_once(settings: Settings, ranks: Ranks) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class RunResult:
+    """What a run has made, the same on every rank."""
+
+    output_dir: Path  # the run folder
+    checkpoint: Path  # the chosen one
+    chosen_by: str  # "eval f1", "test f1" or "last step"
+    model_dir: Path  # the exported model
+    scores: Scores | None  # on data.test, else on data.eval; None without both
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that the chosen checkpoint has seen."""
+        return step_of(self.checkpoint)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        assert self.scores is not None, "a run without data.eval and data.test writes no scores"
+        on_test = {"chosen_on_test": True} if self.chosen_by == "test f1" else {}
+        return {**self.scores.to_dict(), "checkpoint": {"step": self.step, **on_test, "by": self.chosen_by}}
+
+
+def run_once(settings: Settings, ranks: Ranks) -> RunResult:
     """Train, export the chosen checkpoint and score it. All ranks call it.
 
-    Returns:
-        What was written to scores.json; None without data.eval and data.test.
+    The checkpoint is scored once, as it will be used: from the export, on the test documents if there are any.
 
     Raises:
         UserError: anything the user can mend.
+        Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
-
     with held_folders():
-        return _train_and_score(settings, ranks)
+        plan, checkpoint = train_model(settings, ranks)
+        run, data = settings.run.output_dir, settings.data
+        result = RunResult(run, checkpoint, _chosen_by(plan), run / EXPORT_FOLDER, None)
+        ranks.run_on_rank_zero(lambda: _export_again(checkpoint, result.model_dir))
+        split = "test" if plan.corpus.test else "eval"
+        labelled: list[Document] = getattr(plan.corpus, split)
+        if labelled:
+            labeller = ranks.run_on_all_ranks(lambda: Labeller(result.model_dir, ranks, data.max_image_mib))
+            scores = labeller.evaluate(labelled, split, settings.batch.micro_batch_size)
+            result = replace(result, scores=scores)
+            ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
+            _report(result, scores)
+            if settings.run.predictions != "none":
+                _write_predictions(settings, labeller, scores)
+        logger.info("%s exported to %s", checkpoint.name, result.model_dir)
+        return result
 
 
-def _train_and_score(settings: Settings, ranks: Ranks) -> dict[str, Any] | None:
+def _chosen_by(plan: Plan) -> str:
+    if plan.settings.data.selection_split == "test":
+        return "test f1"
+    return "eval f1" if plan.corpus.eval else "last step"
 
-    plan, chosen = train_model(settings, ranks)
-    run = settings.run.output_dir
-    out = run / EXPORT_FOLDER
-    ranks.run_on_rank_zero(lambda: _export_anew(chosen, out))
-    # The chosen checkpoint is scored once, as it will be used: from the export, on the test documents if there are any.
-    split = "test" if plan.corpus.test else "eval"
-    labelled: list[Document] = getattr(plan.corpus, split)
-    written = None
-    if labelled:
-        labeller = ranks.run_on_all_ranks(lambda: Labeller(out, ranks, settings.data.max_image_mib))
-        scores = labeller.evaluate(labelled, split, settings.batch.micro_batch_size)
-        checkpoint: dict[str, Any] = {"step": int(chosen.name.removeprefix("step-"))}
-        warning = ""
-        if settings.data.selection_split == "test":
-            checkpoint |= {"by": "test f1", "chosen_on_test": True}
-            warning = (
-                "\n  the checkpoint was chosen on these test pages (data.selection_split = test), which flatters it"
-            )
-        else:
-            checkpoint["by"] = "eval f1" if plan.corpus.eval else "last step"
-        written = {**scores.to_dict(), "checkpoint": checkpoint}
-        ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, written))
-        logger.info("%s%s", scores, warning)
-        if scores.note is not None:
-            logger.info("%s", scores.note)
-        if settings.run.predictions != "none":
-            _write_predictions(settings, labeller, scores)
-    logger.info("%s exported to %s", chosen.name, out)
-    return written
+
+def _report(result: RunResult, scores: Scores) -> None:
+    """Log the scores, and what limits their worth."""
+    warning = "\n  the checkpoint was chosen on these test pages (data.selection_split = test), which flatters it"
+    logger.info("%s%s", scores, warning if result.chosen_by == "test f1" else "")
+    if scores.note is not None:
+        logger.info("%s", scores.note)
 
 
 def _write_predictions(settings: Settings, labeller: Labeller, scores: Scores) -> None:
     """The labels of the documents of data.test, in their order, as run.predictions says. All ranks call it."""
-
     run, data, ranks = settings.run, settings.data, labeller.ranks
     assert data.test is not None, "the plan refuses run.predictions without data.test"
     output = Output(run.output_dir / PREDICTION_FILES[run.predictions])
     ranks.run_on_rank_zero(output.open)
     try:
-        # Read anew: training sorts the documents, and a prediction keeps to their order.
+        # Read again: training sorts the documents, and predictions are written in the order of the file.
         stats = ReportingStats()
         found = documents(data, data.test, "test", stats, "ignore")
         lost = lost_pages(data, stats)
@@ -96,7 +115,6 @@ def _write_predictions(settings: Settings, labeller: Labeller, scores: Scores) -
     logger.info("labels of the documents of data.test in %s", output.path)
 
 
-def _export_anew(chosen: Path, out: Path) -> None:
-
+def _export_again(chosen: Path, out: Path) -> None:
     remove(out)
     export(chosen, out)

@@ -1,6 +1,7 @@
 """The Settings tree. A value comes from the recipe or TOML file, then the environment, then the command line."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -227,30 +228,31 @@ def sections() -> dict[str, type[Section]]:
     return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]
 
 
-def load(config: str | None, overrides: dict[str, dict[str, str]]) -> Settings:
+def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: str = "the command line") -> Settings:
     """Merge recipe or TOML file, environment and command line into one validated tree.
 
     Args:
         config: name of a shipped recipe, or path of a TOML file, or None.
-        overrides: section -> key -> text, from the command line.
+        overrides: section -> key -> value, or its text as on the command line.
+        said: where the overrides come from, for messages.
 
     Raises:
         UserError: every problem of all sources at once: unreadable file, unknown key with the nearest
             known name, wrong type or range, contradiction.
     """
-    sources = [("the config file", read_config(config)), ("the environment", _read_environment())]
-    sources.append(("the command line", overrides))
+    sources: list[tuple[str, Mapping[str, Any]]] = [("the config file", read_config(config))]
+    sources += [("the environment", _read_environment()), (said, overrides)]
     problems: list[str] = []
     merged: dict[str, dict[str, Any]] = {}
     said_by: dict[tuple[str, str], str] = {}
     for source, tree in sources:
         for section, alternatives in ALTERNATIVES:
             given = tree.get(section, {})
-            if isinstance(given, dict) and any(key in given for key in alternatives):
+            if isinstance(given, Mapping) and any(key in given for key in alternatives):
                 for key in alternatives:
                     merged.get(section, {}).pop(key, None)
         for section, values in tree.items():
-            if not isinstance(values, dict):
+            if not isinstance(values, Mapping):
                 homes = [name for name, model in sections().items() if section in model.model_fields]
                 hint = f"it belongs to [{homes[0]}]" if homes else did_you_mean(section, list(sections()))
                 problems.append(f"{source}: {section} = {values!r} stands outside any section; {hint}")

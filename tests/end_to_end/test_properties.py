@@ -21,7 +21,7 @@ from layoutner.corpus.batches import Batch
 from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
-from layoutner.inference.predict import to_page
+from layoutner.inference.labelled_page import label_page
 from layoutner.objectives.evaluate import WordPrediction, in_document_order, label_words
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
@@ -293,7 +293,7 @@ def test_what_predict_writes_is_what_is_scored(case: tuple[LabelSet, list[list[s
     written = []
     for page in predicted:
         document = Document("d", ("x",) * len(page), ((0, 0, 1, 1),) * len(page), None, (9, 9))
-        written.append(to_page(document, [WordPrediction(ids[tag], 0.5) for tag in page], labels, None))
+        written.append(label_page(document, [WordPrediction(ids[tag], 0.5) for tag in page], labels).to_dict())
     delivered = {
         (number, entity["type"], *entity["words"]) for number, page in enumerate(written) for entity in page["entities"]
     }

@@ -51,7 +51,7 @@ def test_the_example_of_config_check_says_what_is_shown(
 
 
 def test_the_example_of_an_entity_is_what_predict_makes_of_such_words() -> None:
-    from layoutner.inference.predict import to_page
+    from layoutner.inference.labelled_page import label_page
     from layoutner.objectives.evaluate import WordPrediction
 
     example = json.loads(block("json", '{"type"'))
@@ -59,7 +59,7 @@ def test_the_example_of_an_entity_is_what_predict_makes_of_such_words() -> None:
     boxes = ((0, 0, 9, 9),) * 17 + ((640, 102, 690, 120), (700, 100, 780, 119))
     page = Document("receipt", ("x",) * 17 + ("RM", "9.00"), boxes, None, (600, 800))
     answers = [WordPrediction(label, 1.0) for label in labels]
-    assert to_page(page, answers, LabelSet("BIO", ("TOTAL",)), None)["entities"] == [example]
+    assert label_page(page, answers, LabelSet("BIO", ("TOTAL",))).to_dict()["entities"] == [example]
 
 
 def test_data_check_says_what_is_shown_of_the_real_receipts(

@@ -24,9 +24,9 @@ from layoutner.files.image import PageImage
 from layoutner.inference import labeller as labeller_module
 from layoutner.inference.draw import LARGEST_SIDE, Drawings, draw
 from layoutner.inference.input import guess_format
+from layoutner.inference.labelled_page import label_page
 from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.inference.output import Output, to_unilm
-from layoutner.inference.predict import to_page
 from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem
@@ -97,7 +97,7 @@ def test_entities_have_the_box_around_their_words() -> None:
     boxes = ((10, 20, 30, 40), (5, 25, 50, 35), (0, 0, 1, 1))
     document = Document("d", ("a", "b", "c"), boxes, None, (10, 10), None, (0, 0, 1))
     answers = [WordPrediction(1, 0.9), WordPrediction(2, 0.8), WordPrediction(0, 0.123456789)]
-    made = to_page(document, answers, LABELS, None)
+    made = label_page(document, answers, LABELS).to_dict()
     assert made["entities"] == [{"type": "SENDER", "text": "a b", "box": [5, 20, 50, 40], "words": [0, 2]}]
     assert made["words"][2] == {"text": "c", "box": [0, 0, 1, 1], "segment": 1, "label": "O", "probability": 0.123457}
 

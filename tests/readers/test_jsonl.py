@@ -15,7 +15,7 @@ from layoutner.documents.duplicates import find_pairs
 from layoutner.documents.roles import read_documents
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
-from layoutner.inference.predict import to_page
+from layoutner.inference.labelled_page import label_page
 from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
@@ -204,14 +204,14 @@ def test_the_longest_line_is_still_a_document(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_predict_writes_is_read_again(tmp_path: Path) -> None:
+    from layoutner.inference.labelled_page import label_page
     from layoutner.inference.output import to_jsonl
-    from layoutner.inference.predict import to_page
     from layoutner.objectives.evaluate import WordPrediction
 
     words = ("שלום", "🙂", "x\u2028y")
     document = Document("p\u200d1", words, ((0, 0, 9, 9), (10, 0, 20, 9), (30, 0, 40, 9)), None, (7, 8))
     answers = [WordPrediction(label, 0.5) for label in (1, 2, 0)]
-    line = to_jsonl(to_page(document, answers, LabelSet("BIO", ("X",)), tmp_path))
+    line = to_jsonl(label_page(document, answers, LabelSet("BIO", ("X",))).to_dict(tmp_path))
     (tmp_path / "x.jsonl").write_text(line if line.endswith("\n") else line + "\n", encoding="utf-8")
     (again,) = read(tmp_path / "x.jsonl")
     assert again == Document(document.name, words, document.boxes, ("B-X", "I-X", "O"), (7, 8))
@@ -226,7 +226,7 @@ def test_two_pages_of_one_file_are_two_pictures(tmp_path: Path) -> None:
     documents = read(write(tmp_path / "x.jsonl", *pages))
     assert [document.image for document in documents] == [PageImage(tmp_path / "two.tif", n) for n in (0, 1, 1)]
     assert find_pairs(documents) == [(1, 2, True)]
-    greys = [to_page(d, [WordPrediction(0, 1.0)] * 2, LabelSet("BIO", ("X",)), tmp_path) for d in documents]
+    greys = [label_page(d, [WordPrediction(0, 1.0)] * 2, LabelSet("BIO", ("X",))).to_dict(tmp_path) for d in documents]
     assert [(made["image"], made["frame"]) for made in greys] == [("two.tif", 0), ("two.tif", 1), ("two.tif", 1)]
     again = read(write(tmp_path / "again.jsonl", *greys))
     assert [document.image for document in again] == [document.image for document in documents]
