@@ -74,6 +74,14 @@ def test_the_page_on_the_rooms_lists_them_in_order() -> None:
     assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == ROOMS
 
 
+def test_the_picture_of_the_rooms_shows_their_imports() -> None:
+    docs = PACKAGE.parent / "docs"
+    done = subprocess.run([sys.executable, docs / "rooms.py"], capture_output=True, text=True, check=True)
+    picture = (docs / "images" / "rooms.svg").read_text(encoding="utf-8")
+    assert picture == done.stdout, "`python docs/rooms.py > docs/images/rooms.svg` draws it again"
+    assert set(re.findall(r">(\w+)</text>", picture)) == set(ROOMS)
+
+
 def test_the_linter_stands_alone() -> None:
     own = {name for path in (PACKAGE / "deepspeed_config").rglob("*.py") for name in imports(path)}
     assert {name.split(".")[1] for name in own if name.startswith("layoutner.")} == {"deepspeed_config"}

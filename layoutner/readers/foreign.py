@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from layoutner.errors import UserError
 from layoutner.files.image import SUFFIXES, page_images
 from layoutner.files.text import is_hidden
-from layoutner.readers.key_values import RULES
+from layoutner.pages.key_values import RULES
 
 BEGINNING = 2**18  # bytes of a file that are looked at
 MOST_FILES = 50  # of a folder that are looked at

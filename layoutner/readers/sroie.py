@@ -7,10 +7,10 @@ from typing import Any
 from layoutner.errors import UserError
 from layoutner.files.image import find_page
 from layoutner.files.text import read_json, read_text, visible_files
+from layoutner.pages.key_values import RULES, find_values
 from layoutner.pages.labels import Span, to_tags
 from layoutner.pages.page import Page, PageSize, Problem, Word, encoding_notes, hidden_notes, written_size
 from layoutner.readers.image_lookup import ImageLookup, image_folders
-from layoutner.readers.key_values import RULES, find_values
 from layoutner.readers.splits import split_folder
 
 IMAGES = ("img", "images", "image")

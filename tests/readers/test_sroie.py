@@ -9,10 +9,10 @@ import pytest
 from layoutner.errors import UserError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
+from layoutner.pages.key_values import find_values
 from layoutner.pages.labels import to_spans
 from layoutner.pages.page import Page, Problem, ReadStats, Word, to_document
 from layoutner.readers import READERS
-from layoutner.readers.key_values import find_values
 from tests.builders.sroie import SIZE, line, receipt
 
 
