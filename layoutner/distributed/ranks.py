@@ -72,11 +72,7 @@ class Ranks:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         on_gpu = _has_gpu(device, local_rank)
-        if device == "cpu":
-            # Nothing that runs in this process from here on looks for a GPU, or finds one.
-            os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
-        elif device == "cuda":
-            os.environ["DS_ACCELERATOR"] = "cuda"
+        _tell_deepspeed(device)
         if on_gpu:
             torch.cuda.set_device(local_rank)
         elif "OMP_NUM_THREADS" not in os.environ:
@@ -328,3 +324,12 @@ def _has_gpu(device: DeviceName, local_rank: int) -> bool:
             f"device = {device}: {there} CUDA device(s) here, at least {local_rank + 1} processes: start one a device"
         )
     return True
+
+
+def _tell_deepspeed(device: DeviceName) -> None:
+    """Set the variables by which DeepSpeed finds its device."""
+    if device == "cpu":
+        # Nothing that runs in this process from here on looks for a GPU, or finds one.
+        os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+    elif device == "cuda":
+        os.environ["DS_ACCELERATOR"] = "cuda"

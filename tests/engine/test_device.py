@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from layoutner.cli import _run
-from layoutner.distributed.ranks import Ranks, _choose
+from layoutner.distributed.ranks import Ranks, _has_gpu, _tell_deepspeed
 from layoutner.errors import UserError
 from layoutner.settings.tree import DeviceName
 from tests.builders.families import make_export
@@ -84,7 +84,8 @@ def test_the_choice(
     monkeypatch.setenv("DS_ACCELERATOR", environment or "")
     if environment is None:
         monkeypatch.delenv("DS_ACCELERATOR")
-    assert _choose(device, 0) == on_gpu
+    assert _has_gpu(device, 0) == on_gpu
+    _tell_deepspeed(device)
     told = os.environ.get("DS_ACCELERATOR")
     assert told == (environment if device == "auto" else device)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if device == "cpu" else "0")
@@ -96,7 +97,7 @@ def test_more_processes_than_devices(device: DeviceName, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     with pytest.raises(UserError, match=rf"device = {device}: 2 CUDA device\(s\) here, at least 3 processes"):
-        _choose(device, 2)
+        _has_gpu(device, 2)
 
 
 @pytest.mark.parametrize(("environment", "threads"), [({}, [3]), ({"OMP_NUM_THREADS": "1"}, [])])
