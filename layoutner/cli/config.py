@@ -185,7 +185,8 @@ def _schema(options: argparse.Namespace) -> None:
     if options.of == "settings":
         schema = Settings.model_json_schema()
     else:
-        from layoutner.deepspeed_config.schema import json_schema
+        from layoutner.deepspeed_config.json_schema import json_schema
+        from layoutner.deepspeed_config.schema import installed_schema
 
-        schema = json_schema(auto=True)
+        schema = json_schema(installed_schema(), auto=True)
     print(json.dumps(schema, indent=2))

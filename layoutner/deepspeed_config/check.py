@@ -7,15 +7,9 @@ from typing import Any
 from layoutner.deepspeed_config.finding import ERROR, NOTE, WARNING, Finding
 from layoutner.deepspeed_config.hints import optimizer_meant, removed_optimizer, scheduler_meant
 from layoutner.deepspeed_config.hjson_source import Member, Node, read_source
-from layoutner.deepspeed_config.schema import (
-    DEEPSPEED_SCHEDULERS,
-    DEEPSPEED_TYPES,
-    NOT_FROM_JSON,
-    REMOVED,
-    SCHEDULERS,
-    TOP,
-    TORCH_TYPES,
-)
+from layoutner.deepspeed_config.notes.removed import REMOVED
+from layoutner.deepspeed_config.notes.schedulers import NOT_FROM_JSON
+from layoutner.deepspeed_config.schema import Schema
 from layoutner.deepspeed_config.walk import Place, Walk
 
 Rule = Callable[["Config"], None]
@@ -26,6 +20,7 @@ class Config:
 
     def __init__(self, walk: Walk, root: Node, world_size: int | None) -> None:
         self.walk = walk
+        self.schema = walk.schema
         self.root = root
         self.world_size = world_size
 
@@ -74,31 +69,36 @@ class Config:
         self.walk.add(WARNING, path, message, advice)
 
 
-def check(text: str, world_size: int | None = None, framework: str | None = None) -> list[Finding]:
+def check(
+    text: str, world_size: int | None = None, framework: str | None = None, schema: Schema | None = None
+) -> list[Finding]:
     """All findings of one DeepSpeed config, in the order of the file.
 
     Args:
         text: JSON or HJSON.
         world_size: number of ranks, where it is known.
         framework: "hf-trainer" or "accelerate" where one of them fills in "auto".
+        schema: the keys of a DeepSpeed release; by default of the one that is installed.
 
     Raises:
         SourceError: the text is neither JSON nor HJSON, or not an object.
     """
     root = read_source(text)
-    walk = Walk(framework)
+    walk = Walk(framework, schema)
     if root.members is None:
         walk.findings.append(Finding(ERROR, "", 1, 1, "not an object", root.value(), "a config is { ... }"))
         return walk.findings
-    walk.object(root, TOP)
+    walk.object(root, walk.schema.top)
     config = Config(walk, root, world_size)
     for rule in RULES:
         rule(config)
+    start = Place(None, 1, 1)
     if not _is_json(text):
-        place = Place(None, 1, 1)
         walk.add(
-            NOTE, "", "HJSON, not JSON (comments, commas or quotes)", "DeepSpeed reads it; other tools may not", place
+            NOTE, "", "HJSON, not JSON (comments, commas or quotes)", "DeepSpeed reads it; other tools may not", start
         )
+    if unknown := walk.schema.unknown_release:
+        walk.add(NOTE, "", unknown, f"checked against DeepSpeed {walk.schema.release}", start)
     return sorted(walk.findings, key=lambda finding: (finding.line, finding.column))
 
 
@@ -132,6 +132,9 @@ def _batch(config: Config) -> None:
     given = [name for name in names if config.has(name) and config.walk.places[name].value is not None]
     total, micro, steps = (config.number(name) for name in names)
     ranks, framework = config.world_size, config.walk.framework
+    elasticity = config.get("elasticity")
+    if isinstance(elasticity, dict) and elasticity.get("enabled"):
+        return  # in a release that has it, it decides on all three
     if names[0] not in given and names[1] not in given:
         fills = f' ("auto" lets {framework} fill it in)' if framework else ""
         wanted = names[1] if framework == "accelerate" else f"{names[0]} or {names[1]}"
@@ -210,15 +213,17 @@ def _optimizer(config: Config) -> None:
     kind, path = _type(config, "optimizer"), "optimizer.type"
     if not kind:
         return
+    # DeepSpeed's own are found in any case, torch's only as spelt.
+    own = config.schema.deepspeed_types.get(kind.lower())
+    torch_name = config.schema.torch_types.get(kind.lower())
     gone = removed_optimizer(kind)
     if gone is not None:
         release, advice = REMOVED[f"{path}.{gone}"]
-        config.error(path, f"{kind} was removed in DeepSpeed {release}", advice)
+        severity = ERROR if own is None else WARNING  # a release before that one has it still
+        config.walk.add(severity, path, f"{kind} was removed in DeepSpeed {release}", advice)
         return
-    # DeepSpeed's own are found in any case, torch's only as spelt.
-    own, torch_name = DEEPSPEED_TYPES.get(kind.lower()), TORCH_TYPES.get(kind.lower())
     if own is None and kind != torch_name:
-        meant, advice = optimizer_meant(kind)
+        meant, advice = optimizer_meant(config.schema, kind)
         if _untested(config, meant):
             advice += "; with ZeRO, zero_allow_untested_optimizer = true too"
         unknown = "is no optimizer of DeepSpeed or torch.optim"
@@ -239,7 +244,7 @@ def _optimizer(config: Config) -> None:
 
 def _untested(config: Config, kind: str) -> bool:
     """Whether ZeRO refuses this optimizer without zero_allow_untested_optimizer."""
-    untested = kind in TORCH_TYPES.values() or kind in ("Lamb", "MuSGD")
+    untested = kind in config.schema.torch_types.values() or kind in ("Lamb", "MuSGD")
     allowed = config.has("zero_allow_untested_optimizer") and config.get("zero_allow_untested_optimizer") is not False
     return untested and (config.stage or 0) > 0 and not allowed
 
@@ -251,16 +256,16 @@ def _scheduler(config: Config) -> None:
     if kind in NOT_FROM_JSON:
         config.error("scheduler.type", f"{kind} cannot be made from JSON: {NOT_FROM_JSON[kind]}", "take another")
         return
-    if kind not in SCHEDULERS:
-        _, advice = scheduler_meant(kind, _wrapped(config))
+    if kind not in config.schema.schedulers:
+        _, advice = scheduler_meant(config.schema, kind, _wrapped(config))
         message = f"{kind!r} is no scheduler of DeepSpeed or torch.optim.lr_scheduler"
         config.error("scheduler.type", message, advice)
         return
-    if kind not in DEEPSPEED_SCHEDULERS and _wrapped(config):
+    if kind not in config.schema.deepspeed_schedulers and _wrapped(config):
         message = f"{kind} takes only an optimizer of PyTorch: it fails to start with ZeRO, fp16 or bf16"
-        config.error("scheduler.type", message, scheduler_meant(kind, wrapped=True)[1])
+        config.error("scheduler.type", message, scheduler_meant(config.schema, kind, wrapped=True)[1])
         return
-    block = SCHEDULERS[kind]
+    block = config.schema.schedulers[kind]
     if not config.has("scheduler.params"):
         wanted = ", ".join(name for name, key in block.keys.items() if key.required) or "{} at least"
         config.error("scheduler", "has no params, without which the engine fails to start", f"give params: {wanted}")
@@ -289,7 +294,7 @@ def _zero(config: Config) -> None:
     if not config.has(path) or stage is None:
         return
     needs = {"offload_param": 3, "offload_optimizer": 1, "zero_hpz_partition_size": 3, "zero_quantized_weights": 3}
-    block = TOP.keys[path].block
+    block = config.schema.top.keys[path].block
     for name in block.keys if block is not None else ():
         if name.startswith("stage3_") or name == "sub_group_size":
             needs[name] = 3

@@ -4,17 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from layoutner.deepspeed_config.schema import (
-    DEEPSPEED_SCHEDULERS,
-    DEEPSPEED_TYPES,
-    OPTIMIZERS,
-    SCHEDULERS,
-    TOP,
-    TORCH_TYPES,
-    Block,
-    Key,
-)
-from layoutner.deepspeed_config.schema.other_names import (
+from layoutner.deepspeed_config.key import Block, Key
+from layoutner.deepspeed_config.notes.other_names import (
     CONSTANT_SCHEDULES,
     KEY_NAMES,
     OPTIMIZER_NAMES,
@@ -22,15 +13,9 @@ from layoutner.deepspeed_config.schema.other_names import (
     SCHEDULER_NAMES,
     UNRELATED_OPTIMIZERS,
 )
+from layoutner.deepspeed_config.schema import Schema
 
-_TYPES = DEEPSPEED_TYPES | TORCH_TYPES
-_OTHER_OPTIMIZER = (
-    f"DeepSpeed makes {', '.join(DEEPSPEED_TYPES.values())} and those of torch.optim; "
-    "make another one in the script and take this block out"
-)
-_OTHER_SCHEDULE = (
-    f"DeepSpeed makes {', '.join(DEEPSPEED_SCHEDULERS)}; make another one in the script and take this block out"
-)
+_IN_THE_SCRIPT = "make another one in the script and take this block out"
 
 
 def removed_optimizer(name: str) -> str | None:
@@ -38,28 +23,33 @@ def removed_optimizer(name: str) -> str | None:
     return REMOVED_OPTIMIZERS.get(_compact(name))
 
 
-def optimizer_meant(name: str) -> tuple[str, str]:
+def optimizer_meant(schema: Schema, name: str) -> tuple[str, str]:
     """(Type that DeepSpeed can build, advice) for a type that it does not know; the type is "" where none is meant."""
     compact = _compact(name).removeprefix("torchoptim")
-    if compact in _TYPES:
-        return _TYPES[compact], f"write {_TYPES[compact]!r}"
+    types = schema.deepspeed_types | schema.torch_types
+    if compact in types:
+        return types[compact], f"write {types[compact]!r}"
     if compact in OPTIMIZER_NAMES:
         meant, note = OPTIMIZER_NAMES[compact]
         return meant, f"write {meant!r}" + (f": {note}" if note else "")
-    usable = [own for own in _TYPES if own != "lbfgs"]  # its step needs a closure
+    usable = [own for own in types if own != "lbfgs"]  # its step needs a closure
     near = None if compact in UNRELATED_OPTIMIZERS else nearest(compact, usable)
-    return (_TYPES[near], f"did you mean {_TYPES[near]!r}?") if near else ("", _OTHER_OPTIMIZER)
+    if near:
+        return types[near], f"did you mean {types[near]!r}?"
+    own = ", ".join(schema.deepspeed_types.values())
+    return "", f"DeepSpeed makes {own} and those of torch.optim; {_IN_THE_SCRIPT}"
 
 
-def scheduler_meant(name: str, wrapped: bool) -> tuple[str, str]:
+def scheduler_meant(schema: Schema, name: str, wrapped: bool) -> tuple[str, str]:
     """(Type that DeepSpeed can build, advice) for a type that it does not know; the type is "" where none is meant.
 
     Args:
+        schema: the keys and types of a DeepSpeed release.
         name: what the file says.
         wrapped: ZeRO, fp16 or bf16 wraps the optimizer, which the schedules of PyTorch do not take.
     """
     compact = _compact(name).removeprefix("torchoptim").removeprefix("lrscheduler")
-    usable = DEEPSPEED_SCHEDULERS if wrapped else SCHEDULERS
+    usable = schema.deepspeed_schedulers if wrapped else schema.schedulers
     known = {own.lower(): own for own in usable if own != "ReduceLROnPlateau"}  # the engine gives it no figure to watch
     if compact in known:
         return known[compact], f"write {known[compact]!r}"
@@ -69,7 +59,9 @@ def scheduler_meant(name: str, wrapped: bool) -> tuple[str, str]:
     if compact in CONSTANT_SCHEDULES:
         return "", "take the scheduler out: without one the learning rate is constant"
     near = nearest(compact, known)
-    return (known[near], f"did you mean {known[near]!r}?") if near else ("", _OTHER_SCHEDULE)
+    if near:
+        return known[near], f"did you mean {known[near]!r}?"
+    return "", f"DeepSpeed makes {', '.join(schema.deepspeed_schedulers)}; {_IN_THE_SCRIPT}"
 
 
 def instead(key: Key, value: Any) -> str:
@@ -77,10 +69,11 @@ def instead(key: Key, value: Any) -> str:
     return "take it out: it switches nothing on" if value is None or value is False else key.deprecated
 
 
-def key_meant(name: str, value: Any, kind: str, block: Block, path: str) -> str:
+def key_meant(schema: Schema, name: str, value: Any, kind: str, block: Block, path: str) -> str:
     """What to do about a key that an object does not have; "" where nothing is certain.
 
     Args:
+        schema: the keys of a DeepSpeed release.
         name: the key.
         value: its value.
         kind: JSON type of the value, which what is suggested must be able to take.
@@ -96,10 +89,10 @@ def key_meant(name: str, value: Any, kind: str, block: Block, path: str) -> str:
             return f"DeepSpeed calls it {meant}"
         if not above and path in ("optimizer", "optimizer.params"):
             return f"DeepSpeed calls it {meant}, at the top level"
-    fp16 = TOP.keys["fp16"].block
+    fp16 = schema.top.keys["fp16"].block
     if path in ("bf16", "bfloat16") and fp16 is not None and name in fp16.keys:
         return "take it out: it is of fp16, and bf16 needs no loss scale"
-    homes = _homes(name, path, kind)
+    homes = _homes(schema, name, path, kind)
     if 0 < len(homes) <= 3:  # a key such as "enabled" has a home everywhere
         return f"it belongs under {' or '.join(home or 'the top level' for home in homes)}"
     fitting = [other for other, key in block.keys.items() if _takes(key, kind)]
@@ -132,7 +125,7 @@ def _same_words(name: str, known: Iterable[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _homes(name: str, path: str, kind: str) -> list[str]:
+def _homes(schema: Schema, name: str, path: str, kind: str) -> list[str]:
     """Dotted paths where DeepSpeed has this key, of those that somebody may have missed.
 
     From the top level these are the blocks below it; from a block, those above it, beside it and inside it. A key of
@@ -147,10 +140,10 @@ def _homes(name: str, path: str, kind: str) -> list[str]:
             if key.block is not None and child != "bfloat16":
                 visit(key.block, f"{at}.{child}".lstrip("."))
 
-    visit(TOP, "")
+    visit(schema.top, "")
     components = (
-        ("optimizer.params", [OPTIMIZERS[own] for own in DEEPSPEED_TYPES]),
-        ("scheduler.params", [SCHEDULERS[own] for own in DEEPSPEED_SCHEDULERS]),
+        ("optimizer.params", [schema.optimizers[own] for own in schema.deepspeed_types]),
+        ("scheduler.params", [schema.schedulers[own] for own in schema.deepspeed_schedulers]),
     )
     for home, blocks in components:
         beside = ("", "optimizer", "optimizer.params", "scheduler", "scheduler.params")

@@ -9,16 +9,9 @@ from typing import Any
 from layoutner.deepspeed_config.finding import ERROR, NOTE, WARNING, Finding
 from layoutner.deepspeed_config.hints import instead, key_meant
 from layoutner.deepspeed_config.hjson_source import Member, Node
-from layoutner.deepspeed_config.schema import (
-    DEEPSPEED_TYPES,
-    OPTIMIZERS,
-    REMOVED,
-    SCHEDULERS,
-    SWITCHES,
-    TORCH_TYPES,
-    Block,
-    Key,
-)
+from layoutner.deepspeed_config.key import Block, Key
+from layoutner.deepspeed_config.notes.removed import REMOVED, SWITCHES
+from layoutner.deepspeed_config.schema import Schema, installed_schema
 
 
 @dataclass
@@ -68,9 +61,14 @@ FILLED = {
 class Walk:
     """One pass over a file: findings about single keys, and the place of every key for the rules after it."""
 
-    def __init__(self, framework: str | None) -> None:
-        """`framework`: None, "hf-trainer" or "accelerate"; who fills in "auto"."""
+    def __init__(self, framework: str | None, schema: Schema | None = None) -> None:
+        """
+        Args:
+            framework: None, "hf-trainer" or "accelerate"; who fills in "auto".
+            schema: the keys of a DeepSpeed release; by default of the one that is installed.
+        """
         self.framework = framework
+        self.schema = schema or installed_schema()
         self.findings: list[Finding] = []
         self.places: dict[str, Place] = {}
 
@@ -100,12 +98,13 @@ class Walk:
             self.places[dotted] = Place(member.node.value(), member.line, member.column)
             key = block.keys.get(member.key)
             if key is not None and dotted in ("optimizer.params", "scheduler.params"):
-                key = replace(key, block=_parameters(path, node))
+                key = replace(key, block=self.parameters(path, node))
             if dotted in REMOVED:
                 release, advice = REMOVED[dotted]
                 if dotted in SWITCHES and _is_off(member.node.value()):
                     advice = "take it out: it is off"
-                self.add(ERROR, dotted, f"removed in DeepSpeed {release}", advice, member)
+                severity = ERROR if key is None else WARNING  # a release before that one has the key still
+                self.add(severity, dotted, f"removed in DeepSpeed {release}", advice, member)
             elif key is not None:
                 self.value(member.node, key, dotted, member)
             elif block.others is not None:
@@ -125,11 +124,19 @@ class Walk:
             severity = ERROR if block.strict else NOTE
             self.add(severity, dotted, f"not a key of DeepSpeed{_reaction(block)}", advice, member)
             return
-        advice = key_meant(member.key, member.node.value(), _kind(member.node), block, path)
+        advice = key_meant(self.schema, member.key, member.node.value(), _kind(member.node), block, path)
         if not advice and path in ("optimizer.params", "scheduler.params"):
             advice = f"take it out; this one takes {', '.join(block.keys)}"
         advice = advice or "take it out"
         self.add(ERROR, dotted, f"unknown key{_reaction(block)}", advice, member)
+
+    def parameters(self, path: str, node: Node) -> Block:
+        """What `params` may hold beside this `type`; anything, where the type is not known."""
+        kind = str(next((member.node.value() for member in node.members or [] if member.key == "type"), None))
+        if path == "scheduler":
+            return self.schema.schedulers.get(kind, _ANY)
+        known = kind.lower() in self.schema.deepspeed_types or kind in self.schema.torch_types.values()
+        return self.schema.optimizers[kind.lower()] if known else _ANY
 
     def value(self, node: Node, key: Key, path: str, member: Member) -> None:
         """Check one value against its key."""
@@ -232,15 +239,6 @@ def _reads_as_number(value: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _parameters(path: str, node: Node) -> Block:
-    """What `params` may hold beside this `type`; anything, where the type is not known."""
-    kind = str(next((member.node.value() for member in node.members or [] if member.key == "type"), None))
-    if path == "scheduler":
-        return SCHEDULERS.get(kind, _ANY)
-    known = kind.lower() in DEEPSPEED_TYPES or kind in TORCH_TYPES.values()
-    return OPTIMIZERS[kind.lower()] if known else _ANY
 
 
 _ON = {"enabled": True, "device": "cpu"}  # what a bare true means where an object belongs

@@ -7,7 +7,9 @@ from pydantic import ValidationError
 
 from layoutner.deepspeed_config.finding import ERROR
 from layoutner.deepspeed_config.hjson_source import Member, Node
-from layoutner.deepspeed_config.schema import OPTIMIZERS, REMOVED, SCHEDULERS, Block, Key
+from layoutner.deepspeed_config.key import Block, Key
+from layoutner.deepspeed_config.notes.removed import REMOVED
+from layoutner.deepspeed_config.schema import installed_schema
 from layoutner.deepspeed_config.walk import Walk
 from layoutner.settings.tree import sections
 
@@ -83,9 +85,11 @@ class Reading:
             key = block.keys.get(member.key, block.others)
             inner = key.block if key else None
             if here == ("optimizer", "params"):
-                inner = OPTIMIZERS.get(str(data["optimizer"].get("type")).lower()) or Block({}, False, True)
+                kind = str(data["optimizer"].get("type")).lower()
+                inner = installed_schema().optimizers.get(kind) or Block({}, False, True)
             elif here == ("scheduler", "params"):
-                inner = SCHEDULERS.get(str(data["scheduler"].get("type"))) or Block({}, False, True)
+                kind = str(data["scheduler"].get("type"))
+                inner = installed_schema().schedulers.get(kind) or Block({}, False, True)
             why = "" if member.node.value() == "auto" and key else _trouble(member, key, block, path)
             if member.node.members and inner is not None and not why:
                 self.visit(member.node, inner, here, data)

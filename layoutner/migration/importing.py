@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from layoutner.deepspeed_config.hjson_source import Node, SourceError, read_source
-from layoutner.deepspeed_config.schema import REMOVED, TOP
+from layoutner.deepspeed_config.notes.removed import REMOVED
+from layoutner.deepspeed_config.schema import installed_schema
 from layoutner.errors import UserError
 from layoutner.migration.import_reader import (
     CHANGED,
@@ -93,7 +94,7 @@ class _Importer(Reading):
 
     def run(self, root: Node) -> Imported:
         data = root.value()
-        self.visit(root, TOP, (), data if isinstance(data, dict) else {})
+        self.visit(root, installed_schema().top, (), data if isinstance(data, dict) else {})
         preset = self.policy()
         self.batch()
         self.optimizer()

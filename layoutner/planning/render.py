@@ -9,7 +9,7 @@ from typing import Any
 from layoutner.deepspeed_config.check import check
 from layoutner.deepspeed_config.finding import ERROR
 from layoutner.deepspeed_config.hjson_source import read_source
-from layoutner.deepspeed_config.schema import TOP
+from layoutner.deepspeed_config.schema import installed_schema
 from layoutner.deepspeed_config.walk import Walk
 from layoutner.errors import UserError, did_you_mean, raise_gathered
 from layoutner.planning.batch_plan import BatchPlan
@@ -93,7 +93,7 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     ]
     problems += [f"{key} is not engine policy, which is all a preset may hold" for key in preset if _is_foreign(key)]
     walk = Walk(framework=None)
-    walk.object(root, TOP)
+    walk.object(root, walk.schema.top)
     problems += [f"{found.path}: {found.message}; {found.advice}" for found in walk.findings if found.severity == ERROR]
     if isinstance(preset.get("zero_optimization"), bool):
         problems.append("zero_optimization: true or false is the old way to write it; give an object with a stage")
@@ -124,7 +124,7 @@ def needs_own_adam(zero: dict[str, Any]) -> bool:
 
 def _is_foreign(key: str) -> bool:
     """A key that DeepSpeed has, but that neither Settings own nor a preset may set."""
-    return key in TOP.keys and key not in OWNED and key not in POLICY
+    return key in installed_schema().top.keys and key not in OWNED and key not in POLICY
 
 
 def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str, Any]:

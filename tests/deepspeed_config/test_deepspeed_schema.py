@@ -1,37 +1,46 @@
-"""The hand-written tables of DeepSpeed's keys against the DeepSpeed that is installed."""
+"""The schema of each known release: whole, without a word twice, and the one of the DeepSpeed that is installed."""
 
 import ast
 import contextlib
-import enum
 import inspect
 import json
 import subprocess
 import sys
 import types
-from collections.abc import Iterator, KeysView
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import deepspeed
 import pytest
 import torch
-from deepspeed.module_inject.auto_ep_presets.registry import PRESET_MODELS
-from deepspeed.ops.adagrad import DeepSpeedCPUAdagrad
-from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
-from deepspeed.ops.lamb import FusedLamb
-from deepspeed.ops.lion import DeepSpeedCPULion, FusedLion
+from deepspeed.module_inject.auto_ep_config import parse_autoep_config
 from deepspeed.runtime import config as ds_config
-from deepspeed.runtime import constants, lr_schedules
-from deepspeed.runtime.config_utils import DeepSpeedConfigModel
+from deepspeed.runtime import constants
 from deepspeed.runtime.data_pipeline import constants as data_constants
 from deepspeed.runtime.engine import DeepSpeedEngine
 
-import layoutner.deepspeed_config.schema as schema
-from layoutner.deepspeed_config.schema import OPTIMIZERS, REMOVED, SCHEDULERS, TOP, Block, Key
-from layoutner.deepspeed_config.schema.parallel import PARTITION_CONFIG, PIPELINE
-from layoutner.deepspeed_config.schema.removed import REJECTED_TOP, REJECTED_ZERO
+from layoutner.deepspeed_config.check import check
+from layoutner.deepspeed_config.finding import ERROR, NOTE, WARNING
+from layoutner.deepspeed_config.json_schema import json_schema
+from layoutner.deepspeed_config.key import Block, Key, Notes
+from layoutner.deepspeed_config.notes import NOTES, optimizers, schedulers
+from layoutner.deepspeed_config.notes.removed import REMOVED
+from layoutner.deepspeed_config.schema import (
+    DATA,
+    Schema,
+    installed_schema,
+    known_releases,
+    load_data,
+    load_schema,
+)
+from scripts.deepspeed_schema import Recorder, as_text, config_with, generate, generate_torch
 
 HOME = Path(deepspeed.__file__).parent
+INSTALLED = deepspeed.__version__.partition("+")[0]
+TORCH = json.loads((DATA / "torch.json").read_text(encoding="utf-8"))
 
 
 def under(block: Block, path: str = "") -> Iterator[tuple[str, Block]]:
@@ -45,121 +54,183 @@ def under(block: Block, path: str = "") -> Iterator[tuple[str, Block]]:
             yield from under(key.items.block, f"{where}[]")
 
 
-BLOCKS = dict(under(TOP))
-NAMED = {path: block for path, block in BLOCKS.items() if not block.open and "*" not in path and "[" not in path}
-PARAMETERS = {f"optimizer {name}": block for name, block in OPTIMIZERS.items()}
-PARAMETERS |= {f"scheduler {name}": block for name, block in SCHEDULERS.items()}
-KEYS = {f"{path}.{name}": key for path, b in (BLOCKS | PARAMETERS).items() for name, key in b.keys.items()}
-KEYS |= {f"{path}.*": block.others for path, block in BLOCKS.items() if block.others is not None}
-for _ in range(2):  # elements, and elements of elements
-    KEYS |= {f"{path}[]": key.items for path, key in KEYS.items() if key.items is not None}
+def blocks_of(schema: Schema) -> dict[str, Block]:
+    """Every block of a release, and what the params of each type may hold."""
+    found = dict(under(schema.top))
+    found |= {f"optimizer {name}": block for name, block in schema.optimizers.items()}
+    return found | {f"scheduler {name}": block for name, block in schema.schedulers.items()}
 
 
-def plain(value: object) -> object:
-    """A Python default as JSON would hold it."""
-    if isinstance(value, DeepSpeedConfigModel):
-        return {}
-    if isinstance(value, enum.Enum):
-        return value.value
-    return list(value) if isinstance(value, tuple) else value
+def keys_of(schema: Schema) -> dict[str, Key]:
+    """Every key of a release by dotted path, and what elements of arrays are."""
+    blocks = blocks_of(schema)
+    keys = {f"{path}.{name}": key for path, block in blocks.items() for name, key in block.keys.items()}
+    keys |= {f"{path}.*": block.others for path, block in blocks.items() if block.others is not None}
+    for _ in range(2):  # elements, and elements of elements
+        keys |= {f"{path}[]": key.items for path, key in keys.items() if key.items is not None}
+    return keys
+
+
+SCHEMA = installed_schema()
+BLOCKS, KEYS = blocks_of(SCHEMA), keys_of(SCHEMA)
+NAMED = {path: block for path, block in under(SCHEMA.top) if not block.open and "*" not in path and "[" not in path}
 
 
 def agree(where: str, table: set[str], found: set[str]) -> None:
     assert table == found, f"{where}: only in the table {sorted(table - found)}, only found {sorted(found - table)}"
 
 
-BARE = ds_config.DeepSpeedConfig({"train_batch_size": 1, "comms_logger": {}, "weight_quantization": {}})
-MODELS: dict[str, type[DeepSpeedConfigModel]] = {
-    "zero_optimization": type(BARE.zero_config),
-    "fp16": type(BARE.float16_config),
-    **dict.fromkeys(("bf16", "bfloat16"), type(BARE.bfloat16_config)),
-    "comms_logger": type(BARE.comms_config.comms_logger),
-    "compile": type(BARE.compile_config),
-    "hybrid_engine": type(BARE.hybrid_engine),
-    "tensor_parallel": type(BARE.tensor_parallel_config),
-    "weight_quantization": type(BARE.weight_quantization_config),
-    "timers.throughput": type(BARE.timers_config),
-    **{name: field.annotation for name, field in type(BARE.monitor_config).model_fields.items()},
+def test_the_data_are_what_the_installed_deepspeed_says() -> None:
+    assert INSTALLED in known_releases(), f"no data for DeepSpeed {INSTALLED}: run scripts/deepspeed_schema.py"
+    assert json.loads(as_text(generate())) == load_data(INSTALLED)
+
+
+def test_the_data_on_torch_are_what_the_installed_torch_says() -> None:
+    found = json.loads(as_text(generate_torch()))
+    if found["torch"].split(".")[:2] == TORCH["torch"].split(".")[:2]:
+        assert found == {**TORCH, "torch": found["torch"]}
+    for section in ("optimizers", "schedulers"):  # of any torch; annotations may be worded in another way
+
+        def parameters(data: dict[str, Any], section: str = section) -> dict[str, Any]:
+            return {
+                kind: {name: (entry.get("default"), entry.get("required")) for name, entry in entries.items()}
+                for kind, entries in data[section].items()
+            }
+
+        assert parameters(found) == parameters(TORCH)
+
+
+def test_the_newest_release_is_whole_and_the_others_say_what_differs() -> None:
+    releases = known_releases()
+    assert releases == ["0.19.6", "0.19.7", "0.19.8"]
+    files = {release: json.loads((DATA / f"{release}.json").read_text(encoding="utf-8")) for release in releases}
+    assert [data.get("like") for data in files.values()] == ["0.19.8", "0.19.8", None]
+    newest = load_data("0.19.8")
+    assert len(newest["keys"]) > 350
+    for release in releases[:-1]:
+        assert 10 < sum(load_data(release)["keys"].get(path) != entry for path, entry in newest["keys"].items()) < 60
+
+
+NEW = {  # some keys that a release has and the one before it has not
+    "0.19.7": ("zero_optimization.compute_grad_norm", "expert_parallel.comm_backend"),
+    "0.19.8": ("compile.autoep_non_moe", "data_types.keep_in_fp32_modules", "optimizer muon.per_head_muon"),
 }
-LENIENT = {"leaf_module": "null", "classes": "string", "names": "string", "name_suffixes": "string"}  # by validators
 
 
-def json_types(annotation: Any) -> set[str]:
-    """The JSON types a field's annotation takes; none where JSON cannot hold what it wants."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return set().union(*(json_types(part) for part in get_args(annotation)))
-    if get_origin(annotation) is Literal:
-        return {"string"}
-    origin = get_origin(annotation) or annotation
-    names = {bool: "boolean", str: "string", Path: "string", int: "integer", float: "number", dict: "object"}
-    names |= {DeepSpeedConfigModel: "object", list: "array", tuple: "array", type(None): "null"}
-    return {next((name for base, name in names.items() if issubclass(origin, base)), "")} - {""}
+def test_a_release_has_the_keys_of_its_own_code() -> None:
+    keys = {release: keys_of(load_schema(release)) for release in known_releases()}
+    for before, release in zip(known_releases(), known_releases()[1:], strict=False):
+        for path in NEW[release]:
+            path = path if path in keys[release] else f".{path}"
+            assert path in keys[release]
+            assert path not in keys[before]
+    assert keys["0.19.6"]["hybrid_engine.max_out_tokens"].exclusive_minimum is None
+    assert keys["0.19.7"]["hybrid_engine.max_out_tokens"].exclusive_minimum == 0
+    assert "fused_weighted_sum" in keys["0.19.7"]["expert_parallel.combine_impl"].choices
+    assert "fused_weighted_sum" not in keys["0.19.6"]["expert_parallel.combine_impl"].choices
 
 
-def choices(annotation: Any) -> set[object]:
-    if get_origin(annotation) is Literal:
-        return set(get_args(annotation))
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        return {member.value for member in annotation if member.name != "max_stage"}
-    return set().union(*(choices(part) for part in get_args(annotation)), set())
+ELASTIC = {"elasticity": {"enabled": True, "max_train_batch_size": 64, "micro_batch_sizes": [2, 4]}}
+ONE_BIT = {
+    "train_batch_size": 8,
+    "optimizer": {"type": "OneBitAdam", "params": {"lr": 1e-3, "freeze_step": 10, "betas": [0.9, 0.99]}},
+}
 
 
-def submodel(annotation: Any) -> type[DeepSpeedConfigModel] | None:
-    found = [part for part in (annotation, *get_args(annotation)) if inspect.isclass(part)]
-    return next((part for part in found if issubclass(part, DeepSpeedConfigModel)), None)
+@pytest.mark.parametrize(
+    ("config", "release", "expected"),
+    [
+        (ELASTIC, "0.19.7", {"elasticity": WARNING}),
+        (ELASTIC, "0.19.8", {"elasticity": ERROR, "": ERROR}),  # and so no batch size
+        (ONE_BIT, "0.19.6", {"optimizer.type": WARNING, "optimizer.params.freeze_step": WARNING}),
+        (ONE_BIT, "0.19.7", {"optimizer.type": ERROR, "optimizer.params.freeze_step": ERROR}),
+        ({"train_batch_size": 8, "compile": {"autoep_non_moe": True}}, "0.19.7", {"compile.autoep_non_moe": ERROR}),
+        ({"train_batch_size": 8, "compile": {"autoep_non_moe": True}}, "0.19.8", {}),
+        ({"train_batch_size": 8, "zero_optimization": {"stage": 3, "mics_shard_size": 2}}, "0.19.6", None),
+    ],
+)
+def test_a_config_is_checked_against_a_release(
+    config: dict[str, Any], release: str, expected: dict[str, str] | None
+) -> None:
+    findings = check(json.dumps(config, indent=1), schema=load_schema(release))
+    if expected is None:
+        (finding,) = findings
+        assert (finding.severity, finding.message) == (WARNING, "removed in DeepSpeed 0.19.7")
+    else:
+        assert {finding.path: finding.severity for finding in findings if finding.severity != NOTE} == expected
 
 
-def models() -> Iterator[tuple[str, type[DeepSpeedConfigModel]]]:
-    """Every model that a config can reach, by dotted path."""
-    todo = list(MODELS.items())
-    for path, model in todo:
-        yield path, model
-        inner = {name: submodel(field.annotation) for name, field in model.model_fields.items()}
-        todo += [(f"{path}.{name}", found) for name, found in inner.items() if found]
+@pytest.mark.parametrize(
+    ("installed", "release", "unknown"),
+    [
+        ("0.19.6", "0.19.6", ""),
+        ("0.19.7+1a2b3c4", "0.19.7", ""),
+        ("0.19.99", "0.19.8", "no keys are known of the installed DeepSpeed 0.19.99"),
+        (None, "0.19.8", "DeepSpeed is not installed"),
+    ],
+)
+def test_an_unknown_release_is_checked_against_the_newest_and_told(
+    installed: str | None, release: str, unknown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if installed is None:
+            raise metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(metadata, "version", version)
+    schema = installed_schema.__wrapped__()
+    assert (schema.release, schema.unknown_release) == (release, unknown)
+    told = [(f.severity, f.message, f.advice) for f in check('{"train_batch_size": 8}', schema=schema)]
+    assert told == ([(NOTE, unknown, "checked against DeepSpeed 0.19.8")] if unknown else [])
 
 
-@pytest.mark.parametrize(("path", "model"), models(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_block_has_the_keys_of_its_model(path: str, model: type[DeepSpeedConfigModel]) -> None:
-    fields = model.model_fields
-    agree(path, set(BLOCKS[path].keys), set(fields) | {field.alias for field in fields.values() if field.alias})
-    names = [(alias, name) for name, field in fields.items() for alias in {name, field.alias or name}]
-    wrong = [f"{path}.{alias}: {what}" for alias, name in names for what in differences(alias, name, path, model)]
-    assert not wrong, "\n".join(wrong)
+def test_no_note_says_what_the_data_say() -> None:
+    """What a note says of types, default, bounds or values is new for one of the keys that it stands at."""
+    plain = {field.name: field.default for field in fields(Key)}
+    new: dict[tuple[int, str], list[str]] = {}
+
+    def compare(note: str | Key | None, entry: dict[str, Any], path: str) -> None:
+        if not isinstance(note, Key):
+            return
+        for name, value in vars(note).items():
+            if name not in ("meaning", "unit", "items") and value != plain[name]:
+                said, told = entry.get(name), value
+                if isinstance(value, tuple):  # in any order
+                    said, told = ({*map(str, values or ())} for values in (said, value))
+                new.setdefault((id(note), name), []).append("" if said != told else f"{path}: {name} = {value}")
+        compare(note.items, entry.get("items", {}), f"{path}[]")
+
+    for release in known_releases():
+        data = load_data(release)
+        for path, entry in data["keys"].items():
+            above, _, name = path.rpartition(".")
+            compare(NOTES.get(above, {}).get(name), entry, path)
+        for shared, own, found in (
+            (optimizers.PARAMETERS, optimizers.OPTIMIZERS, merged_optimizers(data)),
+            (schedulers.PARAMETERS, schedulers.SCHEDULERS, TORCH["schedulers"] | data["schedulers"]),
+        ):
+            for kind, entries in found.items():
+                notes: Notes = {**shared, **own.get(kind, {})}
+                for name, entry in entries.items():
+                    compare(notes.get(name), entry, f"{kind}.{name}")
+    assert not [told for told in new.values() if all(told)]
 
 
-def differences(alias: str, name: str, path: str, model: type[DeepSpeedConfigModel]) -> Iterator[str]:
-    """What a field of a model and its key in the table say differently."""
-    field, key = model.model_fields[name], BLOCKS[path].keys[alias]
-    expected, said = json_types(field.annotation), choices(field.annotation)
-    default = plain(field.get_default(call_default_factory=True))
-    if expected and expected != set(key.types) - {LENIENT.get(name, "")}:
-        yield f"takes {sorted(expected)}, the table says {key.types}"
-    if expected and default != key.default:
-        yield f"default {default!r}, the table says {key.default!r}"
-    if said and said != {*key.choices, *(key.items.choices if key.items else ())}:
-        yield f"choices {said}, the table says {key.choices}"
-    table = {"ge": key.minimum, "gt": key.exclusive_minimum, "le": key.maximum, "lt": key.exclusive_maximum}
-    bounds = {kind: getattr(bound, kind) for bound in field.metadata for kind in table if hasattr(bound, kind)}
-    if any(table[kind] != bound for kind, bound in bounds.items()):
-        yield f"bounds {bounds}, the table says {table}"
-    if bool(key.deprecated) != (field.json_schema_extra or {}).get("deprecated", False):
-        yield "deprecated in one place only"
+def merged_optimizers(data: dict[str, Any]) -> dict[str, Any]:
+    found = {name.lower(): entries for name, entries in TORCH["optimizers"].items()}
+    return found | {
+        kind: TORCH["optimizers"].get(data["built_by_torch"].get(kind), {}) | entries
+        for kind, entries in data["optimizers"].items()
+    }
 
 
-def test_every_model_of_a_config_is_compared() -> None:
-    kept = {name: type(value) for name, value in vars(BARE).items() if isinstance(value, DeepSpeedConfigModel)}
-    assert {name for name, model in kept.items() if model not in MODELS.values()} == {"monitor_config"}
-
-
-def config_with(path: str, content: dict[str, Any]) -> dict[str, Any]:
-    """The smallest config that holds this at a dotted path."""
-    config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 1}
-    *above, last = path.split(".") if path else [""]
-    place = config
-    for name in above:
-        place = place.setdefault(name, {})
-    place |= {last: content} if last else content
-    return config
+def test_every_note_is_of_a_key_that_a_release_has() -> None:
+    keys = {path.lstrip(".") for release in known_releases() for path in keys_of(load_schema(release))}
+    noted = {f"{path}.{name}".lstrip(".") for path, notes in NOTES.items() for name, note in notes.items() if note}
+    assert noted <= keys
+    kinds = {"optimizer": optimizers.OPTIMIZERS, "scheduler": schedulers.SCHEDULERS}
+    for what, notes_of in kinds.items():
+        assert {f"{what} {kind}.{name}" for kind, notes in notes_of.items() for name in notes} <= keys
 
 
 @pytest.mark.parametrize("path", NAMED)
@@ -168,70 +239,6 @@ def test_deepspeed_is_as_strict_as_the_table_says(path: str) -> None:
         ds_config.DeepSpeedConfig(config_with(path, {"made_up_key": 1}))
     assert NAMED[path].drops_auto == NAMED[path].strict
     ds_config.DeepSpeedConfig(config_with(path, {"made_up_key": "auto"}))  # dropped before it is looked at
-
-
-class Recorder(dict[str, Any]):
-    """A dict that remembers which keys were asked for, and with which default."""
-
-    def __init__(self, content: dict[str, Any], like: "Recorder | None" = None) -> None:
-        super().__init__(content)
-        self.seen: set[str] = like.seen if like else set()
-        self.defaults: list[tuple[str, object]] = like.defaults if like else []
-
-    def __copy__(self) -> "Recorder":
-        return Recorder(self, self)
-
-    def __getitem__(self, name: str) -> Any:
-        self.seen.add(name)
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        self.seen.add(str(name))
-        return super().__contains__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.seen.add(name)
-        self.defaults.append((name, default))
-        return super().get(name, default)
-
-    def keys(self) -> KeysView[str]:  # type: ignore[override]
-        return KeysView(self)  # asks __contains__
-
-    def wrong_defaults(self, block: Block) -> list[str]:
-        asked = [(name, plain(default), block.keys[name]) for name, default in self.defaults if name in block.keys]
-        return [
-            f"{name}: {d!r}, the table says {k.default!r}" for name, d, k in asked if not k.block and d != k.default
-        ]
-
-
-def test_every_top_level_key_read_is_in_the_table_and_the_other_way_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    group = types.SimpleNamespace(get_rank=lambda: 0, get_world_size=lambda: 2)
-    monkeypatch.setattr(ds_config, "dist", group)
-    config = Recorder({"train_micro_batch_size_per_gpu": 1, "zero_optimization": True, "sequence_parallel_size": 1})
-    ds_config.DeepSpeedConfig(config)
-    read = config.seen - set(REJECTED_TOP) | literals("__init__.py", "config")
-    agree("the top level", set(TOP.keys), read)
-    assert not config.wrong_defaults(TOP)
-
-
-CONTENT: dict[str, dict[str, Any]] = {
-    "optimizer": {"type": "Adam", "params": {}},
-    "scheduler": {"type": "WarmupLR", "params": {}},
-    "torch_autocast": {"dtype": "bf16", "lower_precision_safe_modules": []},
-    "timers": {"throughput": {}},
-    "expert_parallel": {"enabled": False},
-}
-READ = (*CONTENT, "data_types", "flops_profiler", "activation_checkpointing", "aio", "autotuning", "checkpoint")
-READ += ("autotuning.model_info", "checkpoint.writer", "checkpoint.parallel_write", "data_efficiency")
-READ += ("data_efficiency.data_sampling", "data_efficiency.data_routing")
-
-
-@pytest.mark.parametrize("path", READ)
-def test_every_key_read_of_a_block_is_in_the_table_and_the_other_way_round(path: str) -> None:
-    config = Recorder(CONTENT.get(path, {}))
-    ds_config.DeepSpeedConfig(config_with(path, config))
-    agree(path, set(BLOCKS[path].keys), config.seen)
-    assert not config.wrong_defaults(BLOCKS[path])
 
 
 def literals(file: str, name: str) -> set[str]:
@@ -256,18 +263,19 @@ def literals(file: str, name: str) -> set[str]:
 
 
 def test_keys_read_after_the_config_class() -> None:
-    assert literals("runtime/tensor_parallel/init_utils.py", "config_dict") <= set(TOP.keys)
+    assert literals("runtime/tensor_parallel/init_utils.py", "config_dict") <= set(SCHEMA.top.keys)
     assert literals("runtime/tensor_parallel/init_utils.py", "tp_section") <= set(BLOCKS["tensor_parallel"].keys)
-    assert literals("runtime/pipe/engine.py", "pipeline") <= set(PIPELINE.keys)
-    defaults = ds_config.get_pipeline_config({}) | {"use_reentrant": None}
-    assert defaults == {name: key.default for name, key in PIPELINE.keys.items()}
+    assert literals("runtime/pipe/engine.py", "pipeline") <= set(BLOCKS["pipeline"].keys)
+    assert literals("__init__.py", "config") <= set(SCHEMA.top.keys)
     rules = "module_inject/autotp_config.py"
-    agree("partition_config", set(PARTITION_CONFIG.keys), literals(rules, "config_dict"))
+    agree("partition_config", set(BLOCKS["tensor_parallel.partition_config"].keys), literals(rules, "config_dict"))
     layer = BLOCKS["tensor_parallel.partition_config.layer_specs[]"]
     agree("layer_specs", set(layer.keys), literals(rules, "spec_dict"))
     group = BLOCKS["weight_quantization.post_init_quant.*"]
     agree("post_init_quant", set(group.keys), literals("inference/quantization/utils.py", "config"))
-    assert {*BLOCKS["expert_parallel"].keys["preset_model"].choices} == {*PRESET_MODELS, None}
+    config = Recorder({"enabled": False})
+    parse_autoep_config(config)
+    agree("expert_parallel", set(BLOCKS["expert_parallel"].keys), set(config.asked))
 
 
 # Strings of DeepSpeed's constants that name something other than a key of the config.
@@ -288,80 +296,46 @@ def test_every_constant_is_a_key_a_choice_or_known_to_be_neither(module: types.M
     assert other <= set(named.values()), f"no longer a constant: {sorted(other - set(named.values()))}"
 
 
-def parameters(constructor: Any) -> dict[str, object]:
-    own = inspect.signature(constructor.__init__).parameters
-    skip = ("self", "params", "model_params", "optimizer")
-    return {name: plain(parameter.default) for name, parameter in own.items() if name not in skip}
-
-
-TORCH = {name: cls for name, cls in vars(torch.optim).items() if inspect.isclass(cls) and name != "Optimizer"}
-MUP, POPPED = {"decoupled_wd": False}, {"torch_adam": False}  # of the mup package; taken out by the engine
-BUILT: dict[str, tuple[dict[str, object], ...]] = {  # the first one's defaults count
-    "adam": (parameters(FusedAdam), parameters(DeepSpeedCPUAdam), parameters(TORCH["Adam"]), POPPED),
-    "adamw": (parameters(FusedAdam), parameters(DeepSpeedCPUAdam), parameters(TORCH["AdamW"]), POPPED),
-    "lamb": (parameters(FusedLamb),),
-    "lion": (parameters(FusedLion), parameters(DeepSpeedCPULion)),
-    "adagrad": (parameters(TORCH["Adagrad"]), parameters(DeepSpeedCPUAdagrad)),
-    "muadam": (parameters(TORCH["Adam"]), MUP),
-    "muadamw": (parameters(TORCH["AdamW"]), MUP),
-    "musgd": (parameters(TORCH["SGD"]), MUP),
-    **{name.lower(): (parameters(cls),) for name, cls in TORCH.items() if name.lower() not in schema.DEEPSPEED_TYPES},
-}
-ENGINE = {"adamw_mode", "max_grad_norm"}  # given by the engine, and refused by it, before the constructor is called
-
-
-@pytest.mark.parametrize("name", BUILT)
-def test_an_optimizer_takes_the_parameters_of_its_constructors(name: str) -> None:
-    expected = {key: default for built in reversed(BUILT[name]) for key, default in built.items() if key not in ENGINE}
-    keys = OPTIMIZERS[name].keys
-    agree(name, set(keys), set(expected))
-    assert {key: keys[key].default for key in expected} == expected
-    assert OPTIMIZERS[name].strict
-
-
 def test_muon_takes_what_the_engine_picks_out() -> None:
     picked = {*DeepSpeedEngine._MUON_HALF_KEYS, *DeepSpeedEngine._ADAM_HALF_KEYS, "muon_lr", "adam_lr"}
     popped = {ds_config.TORCH_ADAM_PARAM, ds_config.ADAM_W_MODE, "fp32_optimizer_states", "foreach"}
     flags = inspect.getsource(deepspeed.set_optimizer_flags)
     assert flags.count(".get(") == flags.count('.get("per_head_muon"') == 1
-    agree("muon", set(OPTIMIZERS["muon"].keys), picked | popped | {"per_head_muon"})
-    assert not OPTIMIZERS["muon"].strict
+    agree("muon", set(SCHEMA.optimizers["muon"].keys), picked | popped | {"per_head_muon"})
+    assert not SCHEMA.optimizers["muon"].strict
 
 
-def test_every_optimizer_and_every_schedule_has_a_table() -> None:
-    agree("DeepSpeed's optimizers", set(schema.DEEPSPEED_TYPES), set(ds_config.DEEPSPEED_OPTIMIZERS))
-    fallback = {name for name in TORCH if name.lower() not in schema.DEEPSPEED_TYPES}
-    agree("torch's optimizers", set(schema.TORCH_TYPES.values()), fallback)
-    agree("the table of optimizers", set(OPTIMIZERS), {*schema.DEEPSPEED_TYPES, *schema.TORCH_TYPES})
-    agree("DeepSpeed's schedules", set(schema.DEEPSPEED_SCHEDULERS), set(lr_schedules.VALID_LR_SCHEDULES))
-    own = set(SCHEDULERS) - set(schema.DEEPSPEED_SCHEDULERS)
-    agree("torch's schedules", own | set(schema.NOT_FROM_JSON), set(torch.optim.lr_scheduler.__all__))
+def test_every_type_is_deepspeeds_own_or_torchs() -> None:
+    assert SCHEMA.torch_types["sgd"] == "SGD"
+    assert SCHEMA.deepspeed_types["muadamw"] == "MuAdamW"
+    agree("optimizers", set(SCHEMA.optimizers), {*SCHEMA.deepspeed_types, *SCHEMA.torch_types})
+    own = set(SCHEMA.schedulers) - set(SCHEMA.deepspeed_schedulers)
+    agree("torch's schedules", own | set(schedulers.NOT_FROM_JSON), set(torch.optim.lr_scheduler.__all__))
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_schedule_takes_the_parameters_of_its_constructor(name: str) -> None:
-    home = lr_schedules if name in schema.DEEPSPEED_SCHEDULERS else torch.optim.lr_scheduler
-    expected, keys = parameters(getattr(home, name)), SCHEDULERS[name].keys
-    agree(name, set(keys), set(expected))
-    assert {k: inspect.Parameter.empty if keys[k].required else keys[k].default for k in expected} == expected
-
-
-def test_what_deepspeed_refuses_is_in_the_table_of_removed_keys() -> None:
-    agree("the top level", set(REJECTED_TOP), set(ds_config._REMOVED_TOP_LEVEL_CONFIG_KEYS))
-    agree("zero_optimization", set(REJECTED_ZERO), set(ds_config._REMOVED_ZERO_CONFIG_KEYS))
+def test_a_rejected_key_was_removed_in_the_first_release_that_rejects_it() -> None:
+    rejects = {
+        release: {path for path, entry in load_data(release)["keys"].items() if entry.get("rejected")}
+        for release in known_releases()
+    }
+    first = {path: release for release in reversed(known_releases()) for path in rejects[release]}
+    assert len(first) == 14
+    assert {path: REMOVED[path][0] for path in first} == first
 
 
 @pytest.mark.parametrize("path", REMOVED)
 def test_a_removed_key_is_in_no_other_table(path: str) -> None:
     above, _, last = path.rpartition(".")
     assert f".{last}" not in KEYS if not above else path not in KEYS
-    assert not [name for name, block in OPTIMIZERS.items() if above == "optimizer.params" and last in block.keys]
-    assert above != "optimizer.type" or (last.lower() not in OPTIMIZERS and last not in TORCH)
+    blocks = SCHEMA.optimizers
+    assert not [name for name, block in blocks.items() if above == "optimizer.params" and last in block.keys]
+    assert above != "optimizer.type" or last.lower() not in blocks
 
 
 def test_the_tables_load_neither_torch_nor_deepspeed() -> None:
     code = (
-        "import sys, layoutner.deepspeed_config.schema as s; s.json_schema()\n"
+        "import sys, layoutner.deepspeed_config.schema as s, layoutner.deepspeed_config.json_schema as j\n"
+        "j.json_schema(s.installed_schema())\n"
         "print([m for m in ('torch', 'deepspeed', 'pydantic', 'hjson') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -370,12 +344,13 @@ def test_the_tables_load_neither_torch_nor_deepspeed() -> None:
 
 def holds(key: Key, value: object) -> bool:
     names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-    name = names.get(type(value), "null")
+    name = "integer" if isinstance(value, float) and value.is_integer() else names.get(type(value), "null")
     return name in key.types or (name == "integer" and "number" in key.types)
 
 
-def test_a_key_makes_sense_in_itself() -> None:
-    for path, key in KEYS.items():
+@pytest.mark.parametrize("release", known_releases())
+def test_a_key_makes_sense_in_itself(release: str) -> None:
+    for path, key in keys_of(load_schema(release)).items():
         assert key.meaning.strip(), f"{path} has no meaning"
         assert key.types, path
         assert key.default is None or holds(key, key.default), f"{path}: default {key.default!r}"
@@ -389,12 +364,13 @@ def test_a_key_makes_sense_in_itself() -> None:
 
 @pytest.mark.parametrize("auto", [False, True])
 def test_the_json_schema_names_every_key(auto: bool) -> None:
-    whole = json.loads(json.dumps(schema.json_schema(auto)))
-    agree("the JSON Schema", set(TOP.keys), set(whole["properties"]))
+    whole = json.loads(json.dumps(json_schema(SCHEMA, auto)))
+    agree("the JSON Schema", set(SCHEMA.top.keys), set(whole["properties"]))
     zero = whole["properties"]["zero_optimization"]
     assert whole["additionalProperties"] is zero["additionalProperties"] is False
     stage = zero["properties"]["stage"]["anyOf"]
     assert stage == [{"type": "integer", "enum": [0, 1, 2, 3]}, {"const": "auto"}]
     branches = whole["properties"]["optimizer"]["allOf"]
     named = [set(branch["then"]["properties"]["params"]["properties"]) for branch in branches]
-    assert named == [set(OPTIMIZERS[name].keys) for name in (*schema.DEEPSPEED_TYPES, *schema.TORCH_TYPES)]
+    kinds = (*SCHEMA.deepspeed_types, *SCHEMA.torch_types)
+    assert named == [set(SCHEMA.optimizers[name].keys) for name in kinds]

@@ -15,16 +15,8 @@ from layoutner.deepspeed_config.check import check
 from layoutner.deepspeed_config.finding import ERROR, Finding
 from layoutner.deepspeed_config.hints import optimizer_meant, scheduler_meant
 from layoutner.deepspeed_config.hjson_source import SourceError
-from layoutner.deepspeed_config.schema import (
-    DEEPSPEED_SCHEDULERS,
-    DEEPSPEED_TYPES,
-    OPTIMIZERS,
-    SCHEDULERS,
-    TOP,
-    TORCH_TYPES,
-    Block,
-)
-from layoutner.deepspeed_config.schema.other_names import (
+from layoutner.deepspeed_config.key import Block
+from layoutner.deepspeed_config.notes.other_names import (
     CONSTANT_SCHEDULES,
     KEY_NAMES,
     OPTIMIZER_NAMES,
@@ -32,10 +24,12 @@ from layoutner.deepspeed_config.schema.other_names import (
     SCHEDULER_NAMES,
     UNRELATED_OPTIMIZERS,
 )
+from layoutner.deepspeed_config.schema import installed_schema
 from tests.builders.processes import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "components.py"
-TYPES = DEEPSPEED_TYPES | TORCH_TYPES
+SCHEMA = installed_schema()
+TYPES = SCHEMA.deepspeed_types | SCHEMA.torch_types
 MICRO = {"train_micro_batch_size_per_gpu": 1}
 
 
@@ -125,34 +119,35 @@ def test_every_name_of_transformers_has_an_answer_of_its_kind() -> None:
     """An optimizer that transformers calls adamw_... is AdamW here, or nothing; never a neighbour in the alphabet."""
     families = ("adamw", "lion", "rmsprop", "adagrad", "adafactor", "sgd")
     for name in OptimizerNames:
-        meant = optimizer_meant(name.value)[0].lower()
+        meant = optimizer_meant(SCHEMA, name.value)[0].lower()
         family = next((f for f in families if name.value.removeprefix("paged_").startswith(f)), "")
         assert meant == family, name
     kinds = {"linear": "WarmupDecayLR", "polynomial": "WarmupDecayLR", "constant_with_warmup": "WarmupLR"}
     for schedule in SchedulerType:
         expected = "WarmupCosineLR" if "cosine" in schedule.value else kinds.get(schedule.value, "")
-        assert scheduler_meant(schedule.value, wrapped=True)[0] == expected, schedule
+        assert scheduler_meant(SCHEMA, schedule.value, wrapped=True)[0] == expected, schedule
 
 
 def test_the_tables_hold_other_names_and_mean_what_there_is() -> None:
     assert {meant for meant, _ in OPTIMIZER_NAMES.values()} <= set(TYPES.values()) - {"LBFGS"}
-    assert {meant for meant, _ in SCHEDULER_NAMES.values()} <= set(DEEPSPEED_SCHEDULERS)
+    assert {meant for meant, _ in SCHEDULER_NAMES.values()} <= set(SCHEMA.deepspeed_schedulers)
     names = [OPTIMIZER_NAMES.keys(), REMOVED_OPTIMIZERS.keys(), UNRELATED_OPTIMIZERS, TYPES.keys()]
     twice = [name for name, count in Counter(name for part in names for name in part).items() if count > 1]
     assert not twice
-    assert not SCHEDULER_NAMES.keys() & (CONSTANT_SCHEDULES | {own.lower() for own in DEEPSPEED_SCHEDULERS})
+    assert not SCHEDULER_NAMES.keys() & (CONSTANT_SCHEDULES | {own.lower() for own in SCHEMA.deepspeed_schedulers})
     for name in (*OPTIMIZER_NAMES, *SCHEDULER_NAMES):
         assert name == "".join(filter(str.isalnum, name)).lower()
 
 
 def test_what_a_key_is_said_to_mean_is_a_key() -> None:
-    parameters = {"optimizer.params": OPTIMIZERS["adamw"], "scheduler.params": SCHEDULERS["WarmupDecayLR"]}
+    adamw, warmup = SCHEMA.optimizers["adamw"], SCHEMA.schedulers["WarmupDecayLR"]
+    parameters = {"optimizer.params": adamw, "scheduler.params": warmup}
     for name, meanings in KEY_NAMES.items():
         for meant in meanings:
             above, _, leaf = meant.rpartition(".")
             block: Block | None = parameters.get(above)
             if block is None:
-                block = TOP.keys[above].block if above else TOP
+                block = SCHEMA.top.keys[above].block if above else SCHEMA.top
             assert block is not None
             assert leaf in block.keys, (name, meant)
             assert not block.keys[leaf].deprecated, (name, meant)
@@ -190,7 +185,7 @@ ENGINES: dict[str, dict[str, Any]] = {
             **more,
             "optimizer": {
                 "type": kind,
-                "params": {"torch_adam": True} if kind[:4] == "Adam" and kind in DEEPSPEED_TYPES.values() else {},
+                "params": {"torch_adam": True} if kind in ("Adam", "AdamW") else {},
             },
         }
         for kind in TYPES.values()
@@ -199,7 +194,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     },
     **{
         f"{kind} {stage}": {**more, "optimizer": ADAM, "scheduler": {"type": kind, "params": NEEDED.get(kind, {})}}
-        for kind in (*DEEPSPEED_SCHEDULERS, "CosineAnnealingLR", "StepLR", "LinearLR")
+        for kind in (*SCHEMA.deepspeed_schedulers, "CosineAnnealingLR", "StepLR", "LinearLR")
         for stage, more in STAGES.items()
     },
     "SGD, old zero": {"optimizer": {"type": "SGD", "params": {}}, "zero_optimization": True},
@@ -227,7 +222,7 @@ def test_every_type_that_is_suggested_is_one_that_the_engine_starts(started: dic
             assert meant.lower() in DEEPSPEED_OPTIMIZERS
         else:
             assert started[f"{meant} plain"] == ""
-    assert {started[f"{kind} {stage}"] for kind in DEEPSPEED_SCHEDULERS for stage in STAGES} == {""}
+    assert {started[f"{kind} {stage}"] for kind in SCHEMA.deepspeed_schedulers for stage in STAGES} == {""}
 
 
 def test_what_is_suggested_for_zero_is_followed_by_no_error() -> None:

@@ -8,10 +8,12 @@ import pytest
 
 from layoutner.deepspeed_config.check import check
 from layoutner.deepspeed_config.finding import ERROR
-from layoutner.deepspeed_config.schema import DEEPSPEED_TYPES, OPTIMIZERS, SCHEDULERS, TOP, TORCH_TYPES, Block
+from layoutner.deepspeed_config.key import Block
+from layoutner.deepspeed_config.schema import installed_schema
 from tests.builders.processes import ROOT, free_port, launch
 
 WORKER = ROOT / "tests" / "workers" / "frameworks.py"
+SCHEMA = installed_schema()
 FRAMEWORKS = ("hf-trainer", "accelerate")
 Case = tuple[str, dict[str, Any]]
 Made = dict[str, Any] | str
@@ -31,7 +33,8 @@ def config_with(path: str, value: object, kind: str = "") -> dict[str, Any]:
     config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 3}}
     if kind:
         part = path.partition(".")[0]
-        needed = {"total_num_steps": 10} if "total_num_steps" in SCHEDULERS.get(kind, Block({}, True)).keys else {}
+        keys = SCHEMA.schedulers.get(kind, Block({}, True)).keys
+        needed = {"total_num_steps": 10} if "total_num_steps" in keys else {}
         config[part] = {"type": kind, "params": needed}
     *outer, last = path.split(".")
     place = config
@@ -47,13 +50,13 @@ def config_with(path: str, value: object, kind: str = "") -> dict[str, Any]:
 
 def places() -> Iterator[tuple[str, str]]:
     """(path, type of the optimizer or scheduler it is of, or "")."""
-    for path in paths(TOP):
+    for path in paths(SCHEMA.top):
         if path.partition(".")[0] not in ("optimizer", "scheduler"):
             yield path, ""
-    for name, block in OPTIMIZERS.items():
-        kind = (DEEPSPEED_TYPES | TORCH_TYPES)[name]
+    for name, block in SCHEMA.optimizers.items():
+        kind = (SCHEMA.deepspeed_types | SCHEMA.torch_types)[name]
         yield from ((f"optimizer.params.{key}", kind) for key in block.keys)
-    for kind, block in SCHEDULERS.items():
+    for kind, block in SCHEMA.schedulers.items():
         yield from ((f"scheduler.params.{key}", kind) for key in block.keys)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from layoutner.deepspeed_config.schema import TOP, Block
+from layoutner.deepspeed_config.key import Block
+from layoutner.deepspeed_config.schema import installed_schema, known_releases
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.render import load_preset, preset_names, render
 from layoutner.planning.schedule import plan_schedule
@@ -22,6 +23,7 @@ from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 WORKER = ROOT / "tests" / "workers" / "presets.py"
 DTYPES = ("fp32", "bf16", "fp16")
 PRESETS = preset_names()
+TOP = installed_schema().top
 STEPS = 3  # the loss of the third tells what two optimizer steps did
 
 # ZeRO stage, and where optimizer states and weights are kept.
@@ -201,13 +203,14 @@ from pathlib import Path
 
 sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(sys.argv[1])]  # the editable checkout
 from layoutner.settings import recipes
+from layoutner.deepspeed_config import schema
 from layoutner.planning import render
 from layoutner.settings import tree as settings
 
 loaded = {name: render.load_preset(settings.DeepSpeedSettings(preset=name)) for name in render.preset_names()}
 batch = {name: settings.load(name, {}).batch.global_batch_size for name in recipes.recipe_names()}
-files = [render.__file__, settings.__file__, str(render._preset_folder())]
-print(json.dumps({"loaded": loaded, "recipes": batch, "files": files}))
+files = [schema.__file__, render.__file__, settings.__file__, str(render._preset_folder())]
+print(json.dumps({"loaded": loaded, "recipes": batch, "files": files, "releases": schema.known_releases()}))
 """
     environment = {**os.environ, "PYTHONPATH": str(target)}
     command = [sys.executable, "-c", script, str(ROOT)]
@@ -219,3 +222,4 @@ print(json.dumps({"loaded": loaded, "recipes": batch, "files": files}))
     assert all(Path(file).is_relative_to(target / "layoutner") for file in found["files"]), found["files"]
     assert found["loaded"] == {preset: shipped(preset) for preset in PRESETS}
     assert sorted(found["recipes"]) == recipe_names()
+    assert found["releases"] == known_releases()

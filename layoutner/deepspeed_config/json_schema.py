@@ -3,42 +3,42 @@
 import re
 from collections.abc import Sequence
 
-from layoutner.deepspeed_config.schema.core import TOP
-from layoutner.deepspeed_config.schema.key import Block, Key
-from layoutner.deepspeed_config.schema.optimizers import DEEPSPEED_TYPES, OPTIMIZERS, TORCH_TYPES
-from layoutner.deepspeed_config.schema.schedulers import SCHEDULERS
+from layoutner.deepspeed_config.key import Block, Key
+from layoutner.deepspeed_config.schema import Schema
 
-Schema = dict[str, object]
-_AUTO: Schema = {"const": "auto"}
+Json = dict[str, object]
+_AUTO: Json = {"const": "auto"}
 
 
-def json_schema(auto: bool = False) -> Schema:
-    """A JSON Schema of a DeepSpeed config; a key that is in none of the tables is an error in it.
+def json_schema(of: Schema, auto: bool = False) -> Json:
+    """A JSON Schema of a DeepSpeed config; a key that DeepSpeed does not read is an error in it.
 
-    `auto`: every value may be "auto", for configs that Hugging Face's Trainer or accelerate fills in.
+    Args:
+        of: the keys of a DeepSpeed release.
+        auto: whether every value may be "auto", for configs that Hugging Face's Trainer or accelerate fills in.
     """
-    schema: Schema = {
+    schema: Json = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "DeepSpeed config",
-        **_of_block(TOP, auto),
+        **_of_block(of.top, auto),
         "patternProperties": {r"^\$schema$": {"type": "string", "description": "The schema an editor checks against."}},
     }
     properties = schema["properties"]
     assert isinstance(properties, dict)
-    types: list[tuple[Schema, Block]] = [(_any_case([name]), OPTIMIZERS[name]) for name in DEEPSPEED_TYPES]
-    types += [({"const": name}, OPTIMIZERS[lower]) for lower, name in TORCH_TYPES.items()]
-    named = [*_names([*DEEPSPEED_TYPES.values()], [*TORCH_TYPES.values()]), {"type": "null"}]
-    schedules: list[tuple[Schema, Block]] = [({"const": name}, block) for name, block in SCHEDULERS.items()]
+    types: list[tuple[Json, Block]] = [(_any_case([name]), of.optimizers[name]) for name in of.deepspeed_types]
+    types += [({"const": name}, of.optimizers[lower]) for lower, name in of.torch_types.items()]
+    named = [*_names([*of.deepspeed_types.values()], [*of.torch_types.values()]), {"type": "null"}]
+    schedules: list[tuple[Json, Block]] = [({"const": name}, block) for name, block in of.schedulers.items()]
     properties["optimizer"] |= _by_type(types, auto)
     properties["optimizer"]["properties"]["type"] |= {"anyOf": [*named, *([_AUTO] if auto else [])]}
     properties["scheduler"] |= _by_type(schedules, auto)
-    properties["scheduler"]["properties"]["type"] |= {"enum": [*SCHEDULERS, None, *(["auto"] if auto else [])]}
+    properties["scheduler"]["properties"]["type"] |= {"enum": [*of.schedulers, None, *(["auto"] if auto else [])]}
     return schema
 
 
-def _of_block(block: Block, auto: bool) -> Schema:
+def _of_block(block: Block, auto: bool) -> Json:
     """An object with these keys and no others, unless it is open."""
-    schema: Schema = {"type": "object"}
+    schema: Json = {"type": "object"}
     if block.meaning:
         schema["description"] = block.meaning
     schema["properties"] = {name: _of_key(key, auto, block.drops_auto) for name, key in block.keys.items()}
@@ -50,9 +50,9 @@ def _of_block(block: Block, auto: bool) -> Schema:
     return schema | ({"required": required} if required else {})
 
 
-def _of_key(key: Key, auto: bool, dropped: bool = False) -> Schema:
+def _of_key(key: Key, auto: bool, dropped: bool = False) -> Json:
     """What a key may hold; the text "auto" too where DeepSpeed drops it (`dropped`) or somebody fills it in."""
-    about: Schema = {"description": f"{key.meaning} Unit: {key.unit}." if key.unit else key.meaning}
+    about: Json = {"description": f"{key.meaning} Unit: {key.unit}." if key.unit else key.meaning}
     if key.default is not None or "null" in key.types:
         about["default"] = key.default
     if key.deprecated:
@@ -65,10 +65,10 @@ def _of_key(key: Key, auto: bool, dropped: bool = False) -> Schema:
     return value | about
 
 
-def _value(key: Key, auto: bool) -> Schema:
+def _value(key: Key, auto: bool) -> Json:
     """The value of a key, without its description."""
     types = [name for name in key.types if not (name == "integer" and "number" in key.types)]
-    schema: Schema = {"type": types[0] if len(types) == 1 else types}
+    schema: Json = {"type": types[0] if len(types) == 1 else types}
     if key.block is not None:
         block = _of_block(key.block, auto)
         del block["type"]
@@ -91,18 +91,18 @@ def _value(key: Key, auto: bool) -> Schema:
     return schema | {"enum": list(key.choices)}
 
 
-def _names(any_case: Sequence[str], exact: Sequence[str]) -> list[Schema]:
+def _names(any_case: Sequence[str], exact: Sequence[str]) -> list[Json]:
     """Texts to offer, and the pattern that takes some of them in any case."""
     return [{"enum": [*any_case, *exact]}, _any_case(any_case)]
 
 
-def _any_case(names: Sequence[str]) -> Schema:
+def _any_case(names: Sequence[str]) -> Json:
     """Any of these names in any case; JSON Schema's patterns know no flag for it."""
     letters = ["".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name) for name in names]
     return {"type": "string", "pattern": f"^(?:{'|'.join(letters)})$"}
 
 
-def _by_type(types: Sequence[tuple[Schema, Block]], auto: bool) -> Schema:
+def _by_type(types: Sequence[tuple[Json, Block]], auto: bool) -> Json:
     """`params` according to `type`."""
     return {
         "allOf": [

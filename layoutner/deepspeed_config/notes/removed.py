@@ -1,39 +1,41 @@
-"""Keys and values that older DeepSpeed read and 0.19.8 does not.
+"""Keys and values that older DeepSpeed read and newer does not.
 
 A path is dotted; a value that is gone is written as the last part of the path (`optimizer.type.OneBitAdam`, to be
-compared without regard to case). `REJECTED_TOP` and `REJECTED_ZERO` stop DeepSpeed 0.19.8 with a message of its own;
-the rest are unknown keys: rejected in a strict block, ignored elsewhere.
+compared without regard to case). Those that the generated data call rejected stop DeepSpeed with a message of its own;
+the rest are unknown keys: rejected in a strict block, ignored elsewhere. A release that still has a key is found by the
+data too.
 """
 
 _BATCH = "Give train_batch_size, train_micro_batch_size_per_gpu, gradient_accumulation_steps for the GPU count at hand."
 
-REJECTED_TOP: dict[str, tuple[str, str]] = {
+_FEATURES: dict[str, tuple[str, str]] = {
     "nebula": ("0.19.7", "Remove it; checkpoints are saved by torch.save, or by checkpoint.writer."),
     "compression_training": ("0.19.7", "Remove it; compress the model with another library."),
-    "quantize_training": ("0.19.8", "Remove it; quantize the model with another library."),
+    "quantize_training": ("0.19.7", "Remove it; quantize the model with another library."),
     "eigenvalue": ("0.19.8", "Remove it; it served quantize_training alone."),
     "sparse_gradients": ("0.19.8", "Remove it; an embedding made with sparse=True needs no key."),
-    "sparse_attention": ("0.19.8", "Remove it; use the model's own attention."),
+    "sparse_attention": ("0.19.7", "Remove it; use the model's own attention."),
     "amp": ("0.19.8", "Use bf16, fp16 or torch_autocast instead of NVIDIA Apex."),
     "elasticity": ("0.19.8", f"Remove it. {_BATCH}"),
     "graph_harvesting": ("0.19.8", "Remove it."),
     "curriculum_learning": ("0.19.8", "Move it to data_efficiency.data_sampling.curriculum_learning."),
     "progressive_layer_drop": ("0.19.8", "Remove it."),
 }
-"""Top-level keys that DeepSpeed 0.19.8 refuses: release that removed them, and what to do."""
-
-REJECTED_ZERO: dict[str, tuple[str, str]] = {
-    "mics_shard_size": ("0.19.7", "Remove it; zero_hpz_partition_size also keeps parameters within a node."),
-    "mics_hierarchical_params_gather": ("0.19.7", "Remove it with mics_shard_size."),
-    "zeropp_loco_param": ("0.19.8", "Remove it; zero_quantized_gradients works without error feedback."),
-}
-"""Keys of zero_optimization that DeepSpeed 0.19.8 refuses."""
+"""Top-level keys that did nothing where they were off."""
 
 _ONE_BIT = "Use Adam, AdamW or Lamb; 1-bit optimizers are gone."
 
 REMOVED: dict[str, tuple[str, str]] = {
-    **REJECTED_TOP,
-    **{f"zero_optimization.{name}": how for name, how in REJECTED_ZERO.items()},
+    **_FEATURES,
+    "zero_optimization.mics_shard_size": (
+        "0.19.7",
+        "Remove it; zero_hpz_partition_size also keeps parameters within a node.",
+    ),
+    "zero_optimization.mics_hierarchical_params_gather": ("0.19.7", "Remove it with mics_shard_size."),
+    "zero_optimization.zeropp_loco_param": (
+        "0.19.8",
+        "Remove it; zero_quantized_gradients works without error feedback.",
+    ),
     "optimizer.type.OneBitAdam": ("0.19.7", _ONE_BIT),
     "optimizer.type.OneBitLamb": ("0.19.7", _ONE_BIT),
     "optimizer.type.ZeroOneAdam": ("0.19.7", _ONE_BIT),
@@ -63,5 +65,5 @@ REMOVED: dict[str, tuple[str, str]] = {
 }
 """Dotted path -> (release that removed it, what to do)."""
 
-SWITCHES = frozenset((*REJECTED_TOP, "fp32_allreduce", "compile.enabled", "compile.disable"))
+SWITCHES = frozenset((*_FEATURES, "fp32_allreduce", "compile.enabled", "compile.disable"))
 """Those that did nothing where they were off: there is nothing to move then."""

@@ -1,0 +1,168 @@
+"""Splitting and rewriting the model: tensor, expert and pipeline parallelism, recomputation, compilation."""
+
+from layoutner.deepspeed_config.key import ANY, ARRAY, BOOLEAN, INTEGER, NULL, STRING, Key, Notes
+
+_QUANTIZED: Notes = {
+    "num_bits": Key("Bits a weight.", types=INTEGER, choices=(4, 8), required=True),
+    "group_size": Key("Weights that share a scale.", "elements", types=INTEGER, exclusive_minimum=0, required=True),
+    "group_dim": Key("Dimension along which groups run.", types=INTEGER, required=True),
+    "symmetric": Key("Must be false: only asymmetric quantization exists.", types=BOOLEAN, required=True),
+}
+
+NOTES: dict[str, Notes] = {
+    "tensor_parallel": {
+        "dtype": Key(
+            "Set from code only: DeepSpeed rejects any text but auto here.", types=STRING, choices=("auto",), auto=True
+        ),
+        "autotp_size": Key("Ranks that share each layer; 0 turns tensor parallelism off.", "GPUs"),
+        "tp_overlap_comm": "Communicate while computing, where all-reduce is used.",
+        "vocab_parallel_lm_head": "Split the output head by vocabulary; unset, as the model's own plan says.",
+        "vocab_parallel_ce_backend": "What computes the cross entropy over a split vocabulary.",
+        "tensor_parallel": "Sizes of the split; usual name tp.",
+        "injection_policy_tuple": Key("Names of output layers to reduce after.", items=Key("A name.", types=ANY)),
+        "partition_config": "Own rules for splitting layers.",
+        "preset_model": Key(
+            "Built-in rules; an unknown name means none.",
+            choices=("llama", "bloom", "chatglm", "mixtral", "deepseek_v2", "qwen2", "phi3", None),
+            case_insensitive=True,
+        ),
+        "keep_module_on_host": "Keep loaded weights on the host until they are split.",
+        "replace_with_kernel_inject": "Of inference; the parser wants it, training does not use it.",
+    },
+    "tensor_parallel.tensor_parallel": {
+        "tp_size": Key("Ranks a layer is split over.", "GPUs"),
+        "tp_grain_size": "Multiple that split sizes are rounded to; not used in training.",
+        "mpu": Key("A Python object, set from code; leave it out of JSON.", types=ANY),
+        "tp_group": Key("A Python object, set from code; leave it out of JSON.", types=ANY),
+    },
+    "tensor_parallel.partition_config": {
+        "use_default_specs": "Add the preset's rules to these.",
+        "layer_specs": Key("Rules; the first that fits is used.", items=Key("A rule.")),
+        "tp_size": Key("Read, then replaced by autotp_size.", "GPUs"),
+        "embedding_partition_dim": "Dimension in which embeddings are split.",
+        "lm_head_patterns": Key("Names of the output head.", items=Key("A regular expression of parameter names.")),
+        "strict_mode": "Fail if a linear layer fits no rule.",
+    },
+    "tensor_parallel.partition_config.layer_specs[]": {
+        "patterns": Key(
+            "Regular expressions of the parameter names meant.",
+            default=[],
+            items=Key("A regular expression of parameter names."),
+        ),
+        "partition_type": Key(
+            "Split the output (column), the input (row), or leave the layer whole (skip).", case_insensitive=True
+        ),
+        "gather_output": "Give every rank the whole output of a column-split layer.",
+        "grad_allreduce": "For skip: sum the gradient over the tensor-parallel ranks.",
+        "shape": Key(
+            "Shape to view the weight in before the split; -1 is inferred, a list holds unequal parts.",
+            items=Key("A size, -1, or a list of sizes.", types=INTEGER + ARRAY, items=Key("A size.", types=INTEGER)),
+        ),
+        "partition_dim": "Dimension that is split; by default 0 for column, 1 for row.",
+        "model_types": Key("Model types the rule is for; unset, all.", items=Key("A model type.")),
+    },
+    "expert_parallel": {
+        "enabled": "Replace mixture-of-experts layers by expert-parallel ones.",
+        "autoep_size": Key("Ranks the experts are shared out over.", "GPUs", minimum=1),
+        "expert_tensor_parallel_size": Key("Ranks one expert is split over.", "GPUs", minimum=1),
+        "validate_folding_routing": "Check that tensor-parallel ranks route alike.",
+        "async_split_plan": "Plan the exchange of tokens while computing.",
+        "preset_model": "Model family with built-in names.",
+        "moe_layer_pattern": "Regular expression of the layers' names.",
+        "expert_pattern": "Attribute that holds the experts.",
+        "router_pattern": "Attribute that holds the router.",
+        "use_grouped_mm": "Compute the experts in one grouped product.",
+        "disable_triton_grouped_mm": "Do not use the Triton kernel for it.",
+        "route_norm": "Make the chosen experts' weights sum to 1; unset, as the model does.",
+        "route_scale": "Factor on the weights.",
+        "score_apply": Key("Weigh tokens before or after the experts.", auto=True),
+        "combine_impl": Key("How experts' outputs are joined.", auto=True),
+        "row_weighting_impl": Key("How rows are weighted on the DeepEP path.", auto=True),
+        "gate_up_impl": "Gate and up projections as two products or one.",
+        "comm_backend": "Exchange of tokens: DeepSpeed's own, or the DeepEP package.",
+        "comm_num_sm": Key("GPU multiprocessors given to DeepEP.", minimum=1),
+        "comm_qp_margin": Key("Spare queue pairs of DeepEP.", minimum=0),
+        "comm_max_tokens_per_rank": Key("Most tokens a rank routes; DeepEP needs it above 0.", "tokens", minimum=0),
+        "num_expert_groups": Key("Groups of experts, for routing limited to some.", minimum=1),
+        "num_limited_groups": Key("Groups a token may use.", minimum=1),
+        "score_func": Key("Function of the router's scores.", auto=True),
+        "top_k": Key("Experts a token uses; auto takes the model's.", auto=True),
+        "load_balance_coeff": Key("Not supported: only null is accepted.", types=NULL),
+        "routed_scaling_factor": Key("Factor on routed output; auto takes the model's.", auto=True),
+        "expert_w1": "Name of the first weight (gate).",
+        "expert_w2": "Name of the second weight (down).",
+        "expert_w3": Key("Name of the third weight (up); null says gate and up are one weight.", types=STRING + NULL),
+        "num_experts_attr": "Attribute of the model's config: number of experts.",
+        "top_k_attr": "Attribute of the model's config: experts a token uses.",
+        "has_shared_experts": "Whether some experts see every token.",
+        "shared_experts_pattern": "Attribute that holds the shared experts.",
+        "shared_experts_gate_pattern": "Attribute that holds their gate.",
+        "expert_activation": Key(
+            "Form of an expert; unset, the preset's.",
+            choices=("swiglu", "geglu_tanh", "swiglu_clamped", "swiglu_oai", None),
+        ),
+    },
+    "pipeline": {
+        "stages": Key("Kept, but nothing reads it: PipelineModule sets the stages.", types=INTEGER + STRING, auto=True),
+        "partition": "Kept, but nothing reads it: PipelineModule sets the partition.",
+        "seed_layers": "Kept, but nothing reads it: PipelineModule sets it.",
+        "activation_checkpoint_interval": Key(
+            "Recompute activations every so many layers; 0 for none.", "layers", minimum=0
+        ),
+        "pipe_partitioned": "Send activations in parts when layers are split over ranks.",
+        "grad_partitioned": "Send their gradients in parts when layers are split over ranks.",
+        "use_reentrant": Key("Kind of recomputation: re-entrant unless false.", types=BOOLEAN + NULL),
+    },
+    "activation_checkpointing": {
+        "partition_activations": "Share saved activations out over tensor-parallel ranks.",
+        "number_checkpoints": Key("Number of recomputed segments; sizes the buffers.", types=INTEGER + NULL, minimum=1),
+        "contiguous_memory_optimization": (
+            "Copy saved activations into one buffer; needs partition_activations, number_checkpoints."
+        ),
+        "cpu_checkpointing": "Keep saved activations on the host; needs partition_activations.",
+        "profile": "Time forward and backward of each segment.",
+        "synchronize_checkpoint_boundary": "Wait for the device at each segment's ends.",
+    },
+    "compile": {
+        "deepcompile": "Let DeepSpeed rewrite the compiled graph (DeepCompile).",
+        "autoep_non_moe": "Compile around expert-parallel layers and leave those as they are.",
+        "free_activation": "Free large activations early.",
+        "free_activation_threshold": Key("Activations from this size on are freed.", "bytes"),
+        "offload_activation": "Keep saved activations on the host between forward and backward.",
+        "offload_activation_pin_memory": "Use page-locked memory for them.",
+        "offload_opt_states": "Keep optimizer state on the host between steps.",
+        "double_buffer": "Use two buffers in turn for reduction.",
+        "symmetric_memory": "Use PyTorch's symmetric memory for all-gathers.",
+        "debug_log": "Write the graphs out.",
+        "offload_parameters": "Keep parameters on the host between uses.",
+        "sync_before_reduce": "Wait for the device before each reduction.",
+        "sync_after_reduce": "Wait for the device after each reduction.",
+        "sync_before_allgather": "Wait for the device before each all-gather.",
+        "sync_after_allgather": "Wait for the device after each all-gather.",
+        "keep_int_input_tensors": "Keep the values of integer inputs for profiling.",
+        "keep_all_input_tensors": "Keep the values of all inputs for profiling.",
+        "passes": Key("Graph passes to run; unset, those of the ZeRO stage.", items=Key("A pass.")),
+    },
+    "hybrid_engine": {
+        "enabled": "Use the engine that both trains and generates (RLHF).",
+        "max_out_tokens": Key("Most tokens, prompt included.", "tokens"),
+        "inference_tp_size": Key("Ranks a layer is split over when generating.", "GPUs"),
+        "release_inference_cache": "Free the cache of generation before training.",
+        "pin_parameters": "Keep gathered parameters in pinned memory while generating.",
+        "tp_gather_partition_size": "Parameters gathered in groups of this size.",
+        "enable_cuda_graph": "Replay generation as a CUDA graph.",
+    },
+    "weight_quantization": {
+        "enabled": "Accepted; nothing reads it.",
+        "num_bits": Key("Accepted; the groups' own num_bits are read.", "bits"),
+        "q_type": "Accepted; nothing reads it.",
+        "q_groups": "Accepted; nothing reads it.",
+        "quantized_initialization": "Quantize weights as zero.Init creates them.",
+        "post_init_quant": "Quantize a loaded model: part of a module's name to settings.",
+    },
+    "weight_quantization.quantized_initialization": _QUANTIZED,
+    "weight_quantization.post_init_quant": {
+        "*": "Settings of the modules whose name holds the key.",
+    },
+    "weight_quantization.post_init_quant.*": _QUANTIZED,
+}
