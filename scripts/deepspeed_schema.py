@@ -1,12 +1,12 @@
 """Writes what the code of a DeepSpeed release says of its config: keys, JSON types, defaults, bounds, allowed values.
 
     python -m pip install --no-deps --target build/deepspeed deepspeed==0.19.8
-    PYTHONPATH=build/deepspeed python scripts/deepspeed_schema.py
+    PYTHONPATH=build/deepspeed:. python scripts/deepspeed_schema.py
 
-Three sources: pydantic models and dataclasses are asked for their fields; the functions that read a dict are given one
-that remembers what was asked for; optimizers and schedules are asked for the parameters of their constructors. What is
-written is a line per key, as `layoutner.deepspeed_config.schema` reads it. A type that the code does not show
-(of a default of None) is left out: the notes beside the data give it.
+writes layoutner/deepspeed_config/data/0.19.8.json, and the older releases anew as what differs from the newest. Three
+sources: pydantic models and dataclasses are asked for their fields; the functions that read a dict are given one that
+remembers what was asked for; optimizers and schedules are asked for the parameters of their constructors. A type that
+the code does not show (of a key whose default is None) is left out: layoutner/deepspeed_config/notes/ gives it.
 """
 
 import collections.abc
@@ -32,10 +32,14 @@ from deepspeed.runtime import constants, lr_schedules
 from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 from deepspeed.runtime.model_checkpointing.config import VALID_VALUES
 
+from layoutner.deepspeed_config.notes import NOTES
+from layoutner.deepspeed_config.notes.removed import REMOVED
 from layoutner.deepspeed_config.schema import DATA, known_releases, load_data, version_key
 
 HOME = Path(deepspeed.__file__).parent
-Entry = dict[str, Any]  # what is known of a key: fields of schema.key.Key, and "alias"
+# What is known of a key: fields of `layoutner.deepspeed_config.key.Key`; "alias", its second name; "model", whether it
+# holds the fields of a pydantic model, which rejects unknown keys; "rejected", whether DeepSpeed refuses it by name.
+Entry = dict[str, Any]
 Entries = dict[str, Entry]  # by dotted path
 
 BARE = ds_config.DeepSpeedConfig({"train_batch_size": 1, "comms_logger": {}, "weight_quantization": {}})
@@ -109,9 +113,7 @@ def generate() -> Entry:
     keys |= {f"pipeline.{name}": of_default(value) for name, value in ds_config.get_pipeline_config({}).items()}
     keys |= {path: {} for path, file in READ_LATER.items() if path.rpartition(".")[2] in (HOME / file).read_text()}
     for path, model in MODELS.items():
-        keys[path] = {"types": ["object"], "model": True} | {
-            name: value for name, value in keys.get(path, {}).items() if name == "default"
-        }
+        keys[path] = {"types": ["object"], "model": True}
         keys |= model_keys(type(model), f"{path}.")
     for path, cls in DATACLASSES.items():
         keys |= dataclass_keys(cls, f"{path}.")
@@ -119,6 +121,7 @@ def generate() -> Entry:
         keys[path]["choices"] = choices
     for path in {*READ, *MODELS, *BY_HAND, "expert_parallel"} - {""}:
         keys[path].pop("default", None)
+        # An empty object is the default where it is the same as none.
         if state(config_with(path, {})) == state(config_with(path.rpartition(".")[0], {})):
             keys[path]["default"] = {}
     refused = {"": "_REMOVED_TOP_LEVEL_CONFIG_KEYS", "zero_optimization.": "_REMOVED_ZERO_CONFIG_KEYS"}
@@ -188,7 +191,7 @@ def of_annotation(annotation: Any, default: Any) -> Entry:
     if choices := choices_of(annotation):
         entry["choices"] = choices
     parts = [part for part in (annotation, *get_args(annotation)) if get_origin(part) is list]
-    if parts and (items := of_annotation(*get_args(parts[0]), None)):
+    if parts and (items := of_annotation(get_args(parts[0])[0], None)):
         entry["items"] = items
     return entry
 
@@ -236,7 +239,7 @@ def dataclass_keys(cls: Any, above: str) -> Entries:
     return keys
 
 
-def state(config: Entry) -> Any:
+def state(config: Entry) -> Entry:
     """What DeepSpeed makes of a config."""
 
     def plainly(value: Any) -> Any:
@@ -244,8 +247,8 @@ def state(config: Entry) -> Any:
             return {name: plainly(inner) for name, inner in value.items()}
         return plainly(vars(value)) if hasattr(value, "__dict__") and not isinstance(value, type) else value
 
-    made = vars(ds_config.DeepSpeedConfig(config))
-    return plainly({name: value for name, value in made.items() if name != "_param_dict"})
+    made: Entry = vars(ds_config.DeepSpeedConfig(config))
+    return {name: plainly(value) for name, value in made.items() if name != "_param_dict"}
 
 
 class Recorder(dict[str, Any]):
@@ -279,7 +282,7 @@ def config_with(path: str, content: Any) -> Entry:
     """The smallest config that holds this at a dotted path."""
     config: Entry = {"train_micro_batch_size_per_gpu": 1}
     if not path:
-        return config | content
+        return {**config, **content}
     *above, last = path.split(".")
     place = config
     for name in above:
@@ -338,8 +341,8 @@ BUILT_BY_TORCH |= {"muadam": "Adam", "muadamw": "AdamW", "musgd": "SGD"}
 TAKEN_OUT = {"adam": {"torch_adam": False}, "adamw": {"torch_adam": False}}  # by the engine
 TAKEN_OUT |= {kind: {"decoupled_wd": False} for kind in ("muadam", "muadamw", "musgd")}  # by the mup package
 # The engine picks Muon's parameters out by name.
-MUON = ("lr", "muon_lr", "adam_lr", "momentum", "weight_decay", "ns_method", "per_head_muon", "betas", "eps")
-MUON += ("adam_w_mode", "torch_adam", "foreach", "fp32_optimizer_states")
+MUON = ["lr", "muon_lr", "adam_lr", "momentum", "weight_decay", "ns_method", "per_head_muon", "betas", "eps"]
+MUON += ["adam_w_mode", "torch_adam", "foreach", "fp32_optimizer_states"]
 
 
 def optimizers() -> dict[str, Entries]:
@@ -372,20 +375,25 @@ def difference(found: Entry, newest: Entry) -> Entry:
     made: Entry = {}
     for section, entries in found.items():
         base = newest[section]
-        names = [*entries, *(name for name in base if name not in entries)]
-        made[section] = {name: entries.get(name) for name in names if entries.get(name) != base.get(name)}
+        differing = sorted(name for name in {*entries, *base} if entries.get(name) != base.get(name))
+        made[section] = {name: entries.get(name) for name in differing}
     return made
 
 
 def main() -> None:
     """Write the data of the DeepSpeed and the torch that are imported; all releases but the newest by difference."""
     releases = {release: load_data(release) for release in known_releases()}
-    releases[deepspeed.__version__.partition("+")[0]] = generate()
+    own = deepspeed.__version__.partition("+")[0]
+    releases[own] = generate()
     newest = max(releases, key=version_key)
     for release, found in releases.items():
         text = found if release == newest else {"like": newest, **difference(found, releases[newest])}
         (DATA / f"{release}.json").write_text(as_text(text) + "\n", encoding="utf-8")
     (DATA / "torch.json").write_text(as_text(generate_torch()) + "\n", encoding="utf-8")
+    for path, entry in releases[own]["keys"].items():
+        above, _, name = path.rpartition(".")
+        if path not in REMOVED and (entry.get("rejected") or name not in NOTES.get(above, {})):
+            print(f"{path}: nothing is said of it in layoutner/deepspeed_config/notes")
 
 
 if __name__ == "__main__":

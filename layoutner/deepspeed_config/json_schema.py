@@ -1,4 +1,4 @@
-"""The tables as a JSON Schema (draft 2020-12), for editors that complete and check a config while it is written."""
+"""The keys of a release as a JSON Schema (draft 2020-12), for editors that complete and check a config."""
 
 import re
 from collections.abc import Sequence

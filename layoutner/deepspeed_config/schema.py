@@ -98,7 +98,7 @@ def load_schema(release: str) -> Schema:
             )
             for kind, entries in parameters.items()
         },
-        deepspeed_types={kind: optimizers.SPELLINGS[kind] for kind in own},
+        deepspeed_types={kind: optimizers.SPELLINGS[kind] for kind in sorted(own)},
         torch_types=torch_types,
         schedulers={
             name: _parameters(

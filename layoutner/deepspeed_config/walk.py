@@ -1,4 +1,8 @@
-"""One pass over a DeepSpeed JSON: every key and value against the schema. What keys say of each other is check.py."""
+"""One pass over a DeepSpeed JSON: every key and value against the schema. What keys say of each other is check.py.
+
+The shape is not left to a JSON Schema validator: that sees no duplicate keys, and of a wrong value inside an object
+that may be "auto" too it says only that the whole object fits neither.
+"""
 
 import json
 import operator
