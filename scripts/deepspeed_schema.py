@@ -371,7 +371,7 @@ def as_text(found: Entry) -> str:
 
 
 def difference(found: Entry, newest: Entry) -> Entry:
-    """What must be laid over the newest release's data to make another one's: null takes an entry away."""
+    """Entries of an older release that differ from those of the newest; null for an entry that it does not have."""
     made: Entry = {}
     for section, entries in found.items():
         base = newest[section]
@@ -381,7 +381,7 @@ def difference(found: Entry, newest: Entry) -> Entry:
 
 
 def main() -> None:
-    """Write the data of the DeepSpeed and the torch that are imported; all releases but the newest by difference."""
+    """Write the data of the imported DeepSpeed and torch: the newest release in full, the others as differences."""
     releases = {release: load_data(release) for release in known_releases()}
     own = deepspeed.__version__.partition("+")[0]
     releases[own] = generate()
@@ -393,7 +393,7 @@ def main() -> None:
     for path, entry in releases[own]["keys"].items():
         above, _, name = path.rpartition(".")
         if path not in REMOVED and (entry.get("rejected") or name not in NOTES.get(above, {})):
-            print(f"{path}: nothing is said of it in layoutner/deepspeed_config/notes")
+            print(f"{path}: write a note in layoutner/deepspeed_config/notes")
 
 
 if __name__ == "__main__":

@@ -37,11 +37,11 @@ class Schema:
     deepspeed_schedulers: tuple[str, ...]
     """The schedules that are DeepSpeed's own."""
     unknown_release: str = ""
-    """Why the newest known release was taken; "" where it is the one that was asked for."""
+    """Why this is not the schema of the installed release; "" if it is."""
 
 
 def known_releases() -> list[str]:
-    """The releases of DeepSpeed that there are data for, oldest first."""
+    """The DeepSpeed releases that have a file in data/, oldest first."""
     return sorted((file.stem for file in DATA.glob("*.json") if file.stem[0].isdigit()), key=version_key)
 
 
@@ -51,7 +51,7 @@ def version_key(release: str) -> tuple[int, ...]:
 
 
 def load_data(release: str) -> dict[str, Any]:
-    """What was generated from a release; of one that is not the newest, the file says only what differs."""
+    """The generated data of a release. The file of an older release holds only what differs from the newest."""
     found: dict[str, Any] = json.loads((DATA / f"{release}.json").read_text(encoding="utf-8"))
     if "like" not in found:
         return found
@@ -64,7 +64,7 @@ def load_data(release: str) -> dict[str, Any]:
 
 @cache
 def installed_schema() -> Schema:
-    """The schema of the DeepSpeed that is installed, which is not imported; of the newest known one in its stead."""
+    """The schema of the installed DeepSpeed, which is not imported; if it is unknown, of the newest known release."""
     known = known_releases()
     try:
         release = metadata.version("deepspeed").partition("+")[0]  # a build from source adds "+unknown" or a commit
@@ -72,7 +72,9 @@ def installed_schema() -> Schema:
         return replace(load_schema(known[-1]), unknown_release="DeepSpeed is not installed")
     if release in known:
         return load_schema(release)
-    return replace(load_schema(known[-1]), unknown_release=f"no keys are known of the installed DeepSpeed {release}")
+    return replace(
+        load_schema(known[-1]), unknown_release=f"the installed DeepSpeed {release} is unknown to this check"
+    )
 
 
 def load_schema(release: str) -> Schema:
@@ -121,7 +123,7 @@ class _Joined:
                 self.entries.setdefault(above, {})[name] = entry
 
     def block(self, path: str, model: bool = False) -> Block:
-        """An object; one that there are no data of is in the notes alone."""
+        """An object of keys. If no data were generated for it, the notes hold all of them."""
         notes = NOTES[path]
         entries = self.entries.get(path) or {name: {} for name in notes if name != "*"}
         keys: dict[str, Key] = {}
@@ -165,7 +167,7 @@ def _parameters(entries: Entries, notes: Notes, meaning: str, strict: bool = Tru
 
 
 def _in_order(entries: Entries, notes: Notes) -> list[str]:
-    """The order of the notes is the one that people are shown; what older releases have besides comes last."""
+    """Names in the order of the notes, which messages show; names without a note, of older releases, come last."""
     return [*(name for name in notes if name in entries), *(name for name in entries if name not in notes)]
 
 
