@@ -100,7 +100,7 @@ def load_schema(release: str) -> Schema:
             )
             for kind, entries in parameters.items()
         },
-        deepspeed_types={kind: optimizers.SPELLINGS[kind] for kind in sorted(own)},
+        deepspeed_types={kind: name for kind, name in optimizers.SPELLINGS.items() if kind in own},
         torch_types=torch_types,
         schedulers={
             name: _parameters(
