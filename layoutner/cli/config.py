@@ -69,7 +69,7 @@ def _render(options: argparse.Namespace) -> None:
 
     settings, batch, schedule = _arithmetic(options)
     print(json.dumps(render(settings, batch, schedule), indent=2))
-    print(f"batch: {batch}\nschedule: {schedule}", file=sys.stderr)
+    print("\n".join([f"batch: {batch}", *batch.notes, f"schedule: {schedule}"]), file=sys.stderr)
 
 
 def _plan(options: argparse.Namespace) -> None:

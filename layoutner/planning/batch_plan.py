@@ -1,5 +1,6 @@
-"""How the windows of one optimizer step are split: global = micro x accumulation x ranks, exactly."""
+"""How the windows of one optimizer step are split over ranks and micro-batches, exactly, on any number of ranks."""
 
+import math
 from dataclasses import dataclass
 
 from layoutner.errors import UserError
@@ -7,47 +8,76 @@ from layoutner.errors import UserError
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The three batch numbers of DeepSpeed, and the number of ranks that ties them together."""
+    """One full optimizer step: as few micro-batches as hold it, of sizes that differ by one window at most.
+
+    `corpus.batches.assign_to_ranks` deals windows so. The loss divides by what the whole global batch weighs, so that
+    micro-batches of different sizes, or empty ones, change nothing about the gradient.
+    """
 
     global_batch_size: int  # windows per optimizer step, all ranks
-    micro_batch_size: int  # windows per forward of one rank
+    micro_batch_size: int  # windows of the largest micro-batch
     accumulation: int  # gradient accumulation steps: micro-batches of one rank per full optimizer step
     world_size: int
+    limit: int  # the largest micro-batch allowed, settings.batch.micro_batch_size
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of all ranks."""
+        return self.accumulation * self.world_size
+
+    @property
+    def deepspeed_batch_size(self) -> int:
+        """DeepSpeed's train_batch_size, which must be micro x accumulation x ranks.
+
+        Above the global batch where that is no such product. Nothing is computed from it.
+        """
+        return self.micro_batch_size * self.micro_batches
 
     def __str__(self) -> str:
+        ranks = f"{self.accumulation} accumulation x {self.world_size} rank{'s' * (self.world_size > 1)}"
+        limit = f" (at most {self.limit})" * (self.micro_batch_size < self.limit)
+        small, larger = divmod(self.global_batch_size, self.micro_batches)
+        if not larger:
+            return f"{self.global_batch_size} windows a step = {small} a forward{limit} x {ranks}"
+        smaller = self.micro_batches - larger
         return (
-            f"{self.global_batch_size} windows a step = {self.micro_batch_size} a forward "
-            f"x {self.accumulation} accumulation x {self.world_size} rank{'s' * (self.world_size > 1)}"
+            f"{self.global_batch_size} windows a step = {smaller} forward{'s' * (smaller > 1)} of {small} "
+            f"+ {larger} of {small + 1}{limit}, in {ranks}"
         )
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing about the split."""
+        notes = []
+        if self.global_batch_size < self.world_size:
+            notes.append(
+                f"note: {self.world_size} ranks share {self.global_batch_size} windows, so in every step "
+                f"{self.world_size - self.global_batch_size} of them have none: fewer ranks are as fast, and a "
+                f"batch.global_batch_size of {self.world_size} or more gives all of them work"
+            )
+        if self.deepspeed_batch_size != self.global_batch_size:
+            product = f"{self.micro_batch_size} x {self.accumulation} x {self.world_size}"
+            notes.append(
+                f"note: DeepSpeed takes a product only, so its train_batch_size is {self.deepspeed_batch_size} = "
+                f"{product}; a step is {self.global_batch_size} windows all the same"
+            )
+        return notes
 
 
 def plan_batch(global_batch_size: int, micro_batch_size: int, world_size: int) -> BatchPlan:
-    """Solve for the gradient accumulation steps.
+    """Split a global batch over ranks and gradient accumulation steps.
+
+    accumulation = global batch / (largest micro-batch x ranks), rounded up, and then
+    micro-batch = global batch / (accumulation x ranks), rounded up.
+
+    Args:
+        micro_batch_size: the largest allowed, settings.batch.micro_batch_size.
 
     Raises:
-        UserError: micro_batch_size x ranks does not divide global_batch_size. The message names the nearest
-            global batches, micro-batches and numbers of ranks that would.
+        UserError: no rank.
     """
     if world_size < 1:
         raise UserError(f"world size = {world_size}: at least one rank is needed")
-    at_once = micro_batch_size * world_size
-    if global_batch_size % at_once == 0:
-        return BatchPlan(global_batch_size, micro_batch_size, global_batch_size // at_once, world_size)
-    below, above = global_batch_size // at_once * at_once, -(-global_batch_size // at_once) * at_once
-    choices = [f"batch.global_batch_size = {' or '.join(str(n) for n in (below, above) if n)}"]
-    if global_batch_size % world_size == 0:
-        share = global_batch_size // world_size
-        divisors = [n for n in range(1, min(share, 10_000) + 1) if share % n == 0]
-        near = sorted(sorted(divisors, key=lambda n: abs(n - micro_batch_size))[:2])
-        choices.append(f"batch.micro_batch_size = {' or '.join(map(str, near))}")
-    if global_batch_size % micro_batch_size == 0:
-        quotient = global_batch_size // micro_batch_size
-        worlds = [n for n in range(1, min(quotient, 10_000) + 1) if quotient % n == 0]
-        near = sorted(sorted(worlds, key=lambda n: abs(n - world_size))[:2])
-        choices.append(f"{' or '.join(map(str, near))} rank(s)")
-    raise UserError(
-        f"batch.global_batch_size = {global_batch_size} is not batch.micro_batch_size = {micro_batch_size} x "
-        f"accumulation x {world_size} rank(s): {micro_batch_size} x {world_size} = {at_once} does not divide "
-        f"{global_batch_size}. "
-        f"Nearest that fit: {'; or '.join(choices)}"
-    )
+    accumulation = math.ceil(global_batch_size / (micro_batch_size * world_size))
+    largest = math.ceil(global_batch_size / (accumulation * world_size))
+    return BatchPlan(global_batch_size, largest, accumulation, world_size, limit=micro_batch_size)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from layoutner.errors import UserError
+from layoutner.planning.batch_plan import plan_batch
 
 MiB, GiB = 2**20, 2**30
 UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -200,23 +201,23 @@ def largest_micro_batch(
     limit: int,
     device: Device = "cuda",
 ) -> int | None:
-    """The largest micro-batch, of those that divide global_batch_size / ranks, whose peak is within `limit` bytes."""
-    mine = global_batch_size // world_size if global_batch_size % world_size == 0 else 0
-    for micro in range(mine, 0, -1):
-        if mine % micro == 0:
-            config = {**ds_config, "gradient_accumulation_steps": mine // micro}
-            need = estimate(
-                network,
-                dtype=dtype,
-                stage=stage,
-                world_size=world_size,
-                micro_batch_size=micro,
-                window_tokens=window_tokens,
-                ds_config=config,
-                device=device,
-            )
-            if need.total <= limit:
-                return micro
+    """The largest micro-batch, of those that splits of the global batch have, whose peak is within `limit` bytes."""
+    micro = global_batch_size
+    while micro > 0:
+        batch = plan_batch(global_batch_size, micro, world_size)
+        need = estimate(
+            network,
+            dtype=dtype,
+            stage=stage,
+            world_size=world_size,
+            micro_batch_size=batch.micro_batch_size,
+            window_tokens=window_tokens,
+            ds_config={**ds_config, "gradient_accumulation_steps": batch.accumulation},
+            device=device,
+        )
+        if need.total <= limit:
+            return batch.micro_batch_size
+        micro = batch.micro_batch_size - 1
     return None
 
 

@@ -4,7 +4,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layoutner.planning.batch_plan import BatchPlan
+from layoutner.planning.batch_plan import BatchPlan, plan_batch
 from layoutner.planning.memory import COLUMNS, Device, Memory, Network, estimate, largest_micro_batch, show
 from layoutner.planning.render import render
 from layoutner.planning.schedule import Schedule
@@ -49,9 +49,9 @@ class Case:
         return replace(self, settings=self.settings.model_copy(update={"precision": precision}))
 
     def on(self, world_size: int, micro: int) -> "Case":
-        """The case with another split of the same global batch."""
+        """The case with the same global batch, split otherwise."""
         whole = self.batch.global_batch_size
-        return replace(self, batch=BatchPlan(whole, micro, whole // (world_size * micro), world_size))
+        return replace(self, batch=plan_batch(whole, micro, world_size))
 
     def memory(self) -> Memory:
         """What one rank needs."""
@@ -131,7 +131,7 @@ def describe(
         limit: bytes of a GPU; None leaves out what fits.
     """
     case = Case(settings, batch, schedule, network, window_tokens, device)
-    lines = [f"batch: {batch}", f"schedule: {schedule}; peak learning rate {settings.optimizer.lr:g}"]
+    lines = [f"batch: {batch}", *batch.notes, f"schedule: {schedule}; peak learning rate {settings.optimizer.lr:g}"]
     lines.append(
         f"network: {network.parameters:,} parameters, {network.trainable:,} of them trained; "
         f"{settings.precision.dtype}, windows of {window_tokens} tokens"

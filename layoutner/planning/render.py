@@ -137,7 +137,7 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
     preset = load_preset(settings.deepspeed)
     optimizer, precision = settings.optimizer, settings.precision
     config: dict[str, Any] = {
-        "train_batch_size": batch.global_batch_size,
+        "train_batch_size": batch.deepspeed_batch_size,
         "train_micro_batch_size_per_gpu": batch.micro_batch_size,
         "gradient_accumulation_steps": batch.accumulation,
         "gradient_clipping": optimizer.max_grad_norm,

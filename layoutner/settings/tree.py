@@ -51,10 +51,12 @@ class ModelSettings(Section):
 
 
 class BatchSettings(Section):
-    """[batch]: windows an optimizer step and windows a forward."""
+    """[batch]: windows per optimizer step and per forward."""
 
     global_batch_size: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
-    micro_batch_size: int = Field(1, ge=1, description="windows per forward, on one rank")
+    micro_batch_size: int = Field(
+        1, ge=1, description="largest micro-batch: windows per forward of one rank, or less where the batch splits so"
+    )
 
 
 class LossSettings(Section):

@@ -98,7 +98,7 @@ def _evaluate(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
         plan.corpus.labels,
         "eval",
         plan.settings.data.box_level,
-        plan.batch.micro_batch_size,
+        plan.settings.batch.micro_batch_size,
         plan.pretrained.tokenizer.pad_token_id,
         ranks,
     )

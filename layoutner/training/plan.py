@@ -107,7 +107,7 @@ class Plan:
             lines.append(f"labelled: every sub-word, {labelled} tokens an epoch")
         if self.loss.smoothing or self.loss.weights:
             lines.append(f"loss: {self.loss.describe(labels.tags)}")
-        lines.append(f"batch: {self.batch}")
+        lines += [f"batch: {self.batch}", *self.batch.notes]
         if not self.corpus.eval:
             lines.append("note: no data.eval, so checkpoints are not compared and the last one is the chosen one")
         if self.batch.global_batch_size >= len(self.windows["train"]):

@@ -120,9 +120,9 @@ def test_a_job_trains_on_two_nodes(submit: Any, train_arguments: Arguments, form
 
 @pytest.mark.usefixtures("nodes")
 def test_a_mistake_fails_the_job_and_is_said(submit: Any, train_arguments: Arguments, tmp_path: Path) -> None:
-    job = submit(["--cpus-per-task=2"], train_arguments(tmp_path / "run", batch__micro_batch_size=3))
+    job = submit(["--cpus-per-task=2"], train_arguments(tmp_path / "run", deepspeed__preset="zero9"))
     job.wait("FAILED")
-    assert "batch.micro_batch_size = 2 or 4" in job.text()
+    assert "deepspeed.preset = 'zero9': no such file or preset" in job.text()
 
 
 @pytest.mark.usefixtures("two_nodes")

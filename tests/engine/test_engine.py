@@ -14,6 +14,12 @@ from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 WORKER = ROOT / "tests" / "workers" / "steps.py"
 STAGES = ("0", "1", "2", "3")
 RANKS = (1, 2)
+# On 3 ranks, by global batch and largest micro-batch.
+SPLITS = {
+    "8/8": "8 windows a step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks",
+    "8/1": "8 windows a step = 1 forward of 0 + 8 of 1, in 3 accumulation x 3 ranks",
+    "2/8": "2 windows a step = 1 forward of 0 + 2 of 1 (at most 8), in 1 accumulation x 3 ranks",
+}
 
 Results = dict[int, dict[str, Any]]
 
@@ -36,14 +42,14 @@ def write_pages(folder: Path, words: list[str], tags: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def results(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Measured by the worker on 1 and on 2 ranks, over windows of very unequal label counts."""
+    """Measured by the worker on 1, 2 and 3 ranks, over windows of very unequal label counts."""
     folder = tmp_path_factory.mktemp("steps")
     (folder / "checkpoint").symlink_to(checkpoints["layoutlm"])
     write_pages(folder / "data", ["brass", "wheel", "12", "Feb"], ["O", "S-A", "S-B"])
     # Words of one and of several sub-words, and tags of very unequal frequency.
     write_pages(folder / "skewed", ["brass", "12-wheel", "12"], [*["O"] * 12, "S-A", "S-A", "S-B"])
     found = {}
-    for ranks in RANKS:
+    for ranks in (*RANKS, 3):
         out = folder / f"{ranks}.json"
         command = ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), WORKER, folder, out]
         done = launch(command, timeout=HANGS_S)
@@ -63,6 +69,20 @@ def test_the_gradient_is_that_of_the_whole_global_batch(stage: str, micro: str, 
     assert max(map(abs, measured["loss error"])) <= 1e-5
     assert max(map(abs, measured["norm"])) <= 1e-5
     assert max(measured["weights"]) <= 1e-5  # AdamW, decay, clipping and schedule as in plain PyTorch
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_gradient_is_exact_where_the_ranks_do_not_divide_the_batch(
+    stage: str, split: str, results: Results
+) -> None:
+    measured = results[3][f"{stage}/{split}"]
+    assert measured["batch"] == SPLITS[split]
+    assert len(measured["gradient"]) == 3
+    assert max(measured["gradient"]) <= 1e-5
+    assert max(map(abs, measured["loss error"])) <= 1e-5
+    assert max(map(abs, measured["norm"])) <= 1e-5
+    assert max(measured["weights"]) <= 1e-5
 
 
 @pytest.mark.parametrize("ranks", RANKS)

@@ -126,24 +126,34 @@ def case_of(stage: int = 1, dtype: str = "fp32", world_size: int = 2, micro: int
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_largest_micro_batch_fits_and_the_next_does_not(stage: int) -> None:
     case = case_of(stage)
-    fits = [micro for micro in (1, 2, 4, 8, 16) if case.on(2, micro).memory().total <= 4 * GiB]
+    splits = [case.on(2, micro) for micro in (1, 2, 3, 4, 6, 8, 16)]  # 6: 4 micro-batches of 5, 2 of 6
+    assert [split.batch.micro_batch_size for split in splits] == [1, 2, 3, 4, 6, 8, 16]
+    fits = [split.batch.micro_batch_size for split in splits if split.memory().total <= 4 * GiB]
     assert case.largest(4 * GiB) == max(fits)
     assert 1 < max(fits) < 16
     assert case.largest(800 * MiB) is None
     assert case.largest(80 * GiB) == 16
 
 
-def test_a_micro_batch_must_divide_the_ranks_share() -> None:
-    arguments: dict[str, Any] = {"dtype": "fp32", "stage": 0, "window_tokens": 512, "ds_config": {}, "limit": 80 * GiB}
-    assert largest_micro_batch(BASE, world_size=3, global_batch_size=18, **arguments) == 6
-    assert largest_micro_batch(BASE, world_size=4, global_batch_size=18, **arguments) is None
+def test_the_largest_micro_batch_is_one_that_a_split_has() -> None:
+    arguments: dict[str, Any] = {"dtype": "fp32", "stage": 0, "window_tokens": 512, "ds_config": {}}
+
+    def largest(ranks: int, limit: int) -> int | None:
+        return largest_micro_batch(BASE, world_size=ranks, global_batch_size=18, limit=limit, **arguments)
+
+    assert largest(3, 80 * GiB) == 6
+    assert largest(4, 80 * GiB) == 5  # 4 + 4 + 5 + 5
+    assert largest(32, 80 * GiB) == 1  # and 14 ranks without
+    five = estimate(BASE, world_size=4, micro_batch_size=5, **arguments).total
+    assert largest(4, five) == 5
+    assert largest(4, five - 1) == 3  # at most 4 gives 8 micro-batches, 6 of 2 and 2 of 3
 
 
 def test_advice_names_every_change_in_order_with_its_numbers() -> None:
     case = case_of()
     assert advice(case, 24 * GiB) == []
     lines = advice(case, 3 * GiB)
-    words = ["a rank is more than 3.00 GiB", "batch.micro_batch_size = 2", "zero_stage = 2", "zero_stage = 3"]
+    words = ["a rank is more than 3.00 GiB", "batch.micro_batch_size = 3 (", "zero_stage = 2", "zero_stage = 3"]
     words += ["dtype = bf16", "4 ranks", "max_length = 256", "zero3-offload"]
     assert len(lines) == len(words)
     for line, word in zip(lines, words, strict=True):

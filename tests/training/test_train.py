@@ -96,6 +96,29 @@ def test_one_and_two_ranks_train_the_same(
     assert two[-1]["eval/loss"] == pytest.approx(one[-1]["eval/loss"], rel=1e-4)
 
 
+def test_any_number_of_ranks_trains_the_same_and_goes_on_from_any_other(
+    train_arguments: Arguments, run_on_one_rank: Path, tmp_path: Path
+) -> None:
+    # 8 windows on 3 ranks, with micro-batches of up to 8: 2 + 3 + 3. Then a rank alone goes on, with all 8 at once.
+    arguments = {"schedule__warmup_steps": 2, "data__eval": 0.25, "batch__micro_batch_size": 8}
+    run = tmp_path / "run"
+    launcher = ["deepspeed", "--num_gpus", 3, "--master_port", free_port(), "--module", "layoutner", "train"]
+    done = launch([*launcher, *train_arguments(run, **arguments, schedule__max_steps=3)])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    said = done.stdout + done.stderr
+    assert "batch: 8 windows a step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks" in said
+    assert "train_batch_size is 9 = 3 x 1 x 3; a step is 8 windows all the same" in said
+    more = {**arguments, "schedule__max_steps": 6, "run__resume": "must"}
+    done = launch(["layoutner", "train", *train_arguments(run, **more)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, three = metrics(run_on_one_rank), metrics(run)
+    assert [line["step"] for line in three] == [1, 2, 3, 4, 5, 6]
+    for key in ("train/loss", "train/grad_norm", "train/lr"):
+        assert three[0][key] == pytest.approx(one[0][key], rel=1e-5)
+        # With 2 steps of warm-up the learning rates of steps 1 to 3 are those of a run of 6 steps, too.
+        assert [line[key] for line in three] == pytest.approx([line[key] for line in one], rel=1e-4)
+
+
 def test_scores_are_those_of_the_test_split_with_the_best_checkpoint(
     run_on_two_ranks: tuple[Path, subprocess.CompletedProcess[str]], forms: Path
 ) -> None:
@@ -186,7 +209,6 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [
-    ({"batch__micro_batch_size": 3}, "batch.micro_batch_size = 2 or 4"),
     ({"data__train": "/nowhere"}, "data.train = /nowhere: no such file or folder"),
     ({"model__name_or_path": "/nowhere"}, "no config.json in it"),
     ({"data__max_length": 512}, "has positions for 256 tokens"),

@@ -1,4 +1,4 @@
-"""Started on 1 or 2 ranks by test_engine.py: optimizer steps of the real loop beside plain PyTorch.
+"""Started on 1, 2 or 3 ranks by test_engine.py: optimizer steps of the real loop beside plain PyTorch.
 
     torchrun --nproc-per-node N tests/workers/steps.py WORK_FOLDER OUT.json
 
@@ -146,10 +146,19 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
     return found
 
 
-def main() -> None:
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-    ranks = Ranks.join()
+def measure_splits(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Steps whose global batch the ranks do not divide, by ZeRO stage, global batch and largest micro-batch."""
+    results: dict[str, Any] = {}
+    for stage in ("0", "1", "2", "3"):
+        for windows, micro in (("8", "8"), ("8", "1"), ("2", "8")):
+            batch = {"batch.global_batch_size": windows, "batch.micro_batch_size": micro}
+            found: dict[str, Any] = dict(measure(folder, ranks, 3, **batch, **{"deepspeed.zero_stage": stage}))
+            found["batch"] = str(plan_for(folder, ranks, **batch).batch)
+            results[f"{stage}/{windows}/{micro}"] = found
+    return results
+
+
+def measure_everything(folder: Path, ranks: Ranks) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for stage in ("0", "1", "2", "3"):
         for micro in ("1", "2", "4"):
@@ -184,6 +193,14 @@ def main() -> None:
         optimizer_step(plan, engine, 5, ranks)
         draws.append([random.random(), float(numpy.random.rand()), float(torch.rand(()))])
     results["draws"] = ranks.all_gather_object(draws)
+    return results
+
+
+def main() -> None:
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    ranks = Ranks.join()
+    results = measure_splits(folder, ranks) if ranks.size == 3 else measure_everything(folder, ranks)
     if ranks.is_rank_zero:
         out.write_text(json.dumps(results))
     ranks.close()
