@@ -1,4 +1,4 @@
-"""`layoutner config ...`: look at a DeepSpeed config before a GPU is held. No torch, where no data is read."""
+"""`layoutner config ...`: recipes, settings and DeepSpeed configs, before a GPU is held. No torch without data."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.cli.streams import print_file
 from layoutner.errors import UserError
+from layoutner.settings.recipes import describe_recipes, recipe_names, recipe_text
 from layoutner.settings.tree import Settings, load
 
 if TYPE_CHECKING:
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `config` and what stands below it."""
-    config = commands.add_parser("config", help="look at the DeepSpeed config")
+    config = commands.add_parser("config", help="recipes, settings and DeepSpeed configs")
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    add_command(actions, "list", _list, "list the shipped recipes")
+    show = add_command(actions, "show", _show, "print a shipped recipe: a settings TOML to change and give to --config")
+    show.add_argument("recipe", metavar="RECIPE", help=f"one of: {', '.join(recipe_names())}")
+
     render = add_command(actions, "render", _render, "print the DeepSpeed JSON of a run")
     add_settings(render)
     render.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
@@ -62,6 +67,14 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
     schema = add_command(actions, "schema", _schema, "print a JSON Schema, for editors that complete and check")
     schema.add_argument("of", choices=["settings", "deepspeed"], help="of the settings TOML, or of a DeepSpeed JSON")
+
+
+def _list(options: argparse.Namespace) -> None:
+    print(describe_recipes())
+
+
+def _show(options: argparse.Namespace) -> None:
+    print_file(recipe_text(options.recipe))
 
 
 def _render(options: argparse.Namespace) -> None:

@@ -14,6 +14,29 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def recipe_text(name: str) -> str:
+    """A recipe as it ships, a TOML file with its comments.
+
+    Raises:
+        UserError: no recipe has that name.
+    """
+    if name not in recipe_names():
+        raise UserError(f"{name}: no recipe of that name; {did_you_mean(name, recipe_names())}")
+    return (resources.files("layoutner") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def describe_recipes() -> str:
+    """Two lines for each recipe: its name and what it is (its first comment), then its model and data format."""
+    lines = []
+    for name in recipe_names():
+        text = recipe_text(name)
+        tree = tomllib.loads(text)
+        model = tree.get("model", {}).get("name_or_path", "not set")
+        lines.append(f"{name}: {text.splitlines()[0].removeprefix('# ')}")
+        lines.append(f"  model: {model}; data format: {tree['data']['format']}")
+    return "\n".join(lines)
+
+
 def read_config(config: str | None) -> dict[str, Any]:
     """Settings of a recipe by name, or of a TOML file by path, as it says them; none of None.
 
@@ -24,7 +47,7 @@ def read_config(config: str | None) -> dict[str, Any]:
         return {}
     recipes = recipe_names()
     if config in recipes:
-        text = (resources.files("layoutner") / "recipes" / f"{config}.toml").read_text(encoding="utf-8")
+        text = recipe_text(config)
     else:
         path = Path(config)
         if not path.is_file():

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from layoutner.errors import UserError
 from layoutner.settings.recipes import recipe_names
 from layoutner.settings.tree import load, sections
+from tests.builders.processes import ROOT, call
 
 
 def write(folder: Path, text: str) -> str:
@@ -54,6 +55,26 @@ def test_every_recipe_loads() -> None:
         load(name, {})
     published = load("funsd-layoutlm-base", {})
     assert (published.batch.global_batch_size, published.optimizer.lr, published.schedule.epochs) == (16, 5e-5, 100)
+
+
+def test_every_recipe_says_what_it_is_and_shows_as_a_file_that_means_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, listed, _ = call(capsys, "config", "list")
+    assert code == 0
+    lines = listed.splitlines()
+    assert [line.partition(": ")[0] for line in lines[::2]] == recipe_names()
+    for name, line, detail in zip(recipe_names(), lines[::2], lines[1::2], strict=True):
+        settings = load(name, {})
+        assert len(line) > len(name) + 20
+        assert detail == f"  model: {settings.model.name_or_path or 'not set'}; data format: {settings.data.format}"
+        code, shown, _ = call(capsys, "config", "show", name)
+        assert code == 0
+        assert f"# {line.removeprefix(f'{name}: ')}" == shown.splitlines()[0]
+        assert shown == (ROOT / "layoutner" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        assert load(write(tmp_path, shown), {}) == settings
+    code, _, said = call(capsys, "config", "show", "funsd-layoutlm-bsae")
+    assert (code, "did you mean 'funsd-layoutlm-base'?" in said) == (2, True)
 
 
 def test_every_key_has_a_description() -> None:
