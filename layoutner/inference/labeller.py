@@ -83,7 +83,7 @@ class Labeller:
         # Weights stay in the number format they were trained in, so that scores repeat; a CPU computes fp16 in fp32.
         try:
             model, report = AutoModelForTokenClassification.from_pretrained(
-                folder, dtype="auto", output_loading_info=True
+                folder, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
             )
         except BROKEN as error:
             raise UserError(f"{folder}: its network cannot be loaded: {first_line(error)}") from None

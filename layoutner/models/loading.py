@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -102,7 +103,8 @@ def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
     """
     name = checkpoint_name(settings)
     try:
-        config = AutoConfig.from_pretrained(name)
+        # False, here and below: by itself transformers asks on the terminal whether a checkpoint may run its code.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
     except (AttributeError, TypeError, StrictDataclassError) as error:
@@ -182,7 +184,7 @@ def open_pages(name: str, family: str, config: Any, use: bool, max_image_mib: in
         raise UserError(f"{name}: was made without page images (visual_embed = false){otherwise}")
     try:
         # The PIL one, whatever else is installed, so that pixels are the same everywhere.
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil", apply_ocr=False)
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil", apply_ocr=False, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(f"{name}: its image processor cannot be opened: {first_line(error)}{otherwise}") from None
     size = (processor.size.height, processor.size.width)
@@ -206,7 +208,8 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
     """
     vocab_size = int(config.vocab_size)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **dict(FAMILIES[family].tokenizer_options))
+        options = dict(FAMILIES[family].tokenizer_options)
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(f"{name}: its tokenizer cannot be opened: {_why_not_opened(error)}") from None
     if len(tokenizer) <= len(_added_tokens(tokenizer)):
@@ -353,6 +356,11 @@ def _load(loader: Any, pretrained: PretrainedModel, new: tuple[str, ...]) -> tup
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{pretrained.name}: its weights cannot be loaded: {first_line(error)}") from None
+    except UnpicklingError:  # torch advises to read it all the same
+        raise UserError(
+            f"{pretrained.name}: its weights cannot be loaded: its pytorch_model.bin is damaged, or holds more than "
+            "weights, which could be code; take a checkpoint with a model.safetensors"
+        ) from None
     _require_none(pretrained.name, "missing", report["missing_keys"], new)
     _require_none(pretrained.name, "left over", report["unexpected_keys"], HEADS)
     _require_none(pretrained.name, "of another shape", [str(key) for key in report["mismatched_keys"]], ())
