@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from layoutner.distributed.machine import available_cpus, peak_memory_bytes
 from layoutner.distributed.watchdog import Kind, Watchdog
 from layoutner.errors import Preempted, UserError, first_line
 from layoutner.settings.tree import DeviceName
@@ -77,7 +77,7 @@ class Ranks:
             torch.cuda.set_device(local_rank)
         elif "OMP_NUM_THREADS" not in os.environ:
             beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
+            torch.set_num_threads(max(1, available_cpus() // beside))
         store, watchdog = None, None
         owns_group = not distributed.is_initialized()
         if owns_group:
@@ -282,10 +282,8 @@ class Ranks:
 
     def peak_memory_gib(self) -> float:
         """Largest peak memory of any rank, in GiB: of the allocator on a GPU, of the process on a CPU."""
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        on_gpu = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else peak_memory_bytes()
         return self.all_reduce_max(peak / 2**30)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from layoutner import __version__
+from layoutner.distributed.machine import available_cpus
 from layoutner.errors import UserError
 from layoutner.files.text import read_text
 from layoutner.settings.tree import Settings
@@ -287,7 +288,7 @@ def environment(ranks: "Ranks") -> dict[str, Any]:
         "versions": {name: version(name) for name in packages},
         "world_size": ranks.size,
         "device": ranks.device_name,
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": available_cpus(),
         "platform": platform.platform(),
     }
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import socket
 from collections import Counter
 from importlib.metadata import version
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from layoutner import __version__
+from layoutner.distributed.machine import available_cpus
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import UserError
 from layoutner.settings.tree import Settings
@@ -31,7 +31,7 @@ def table(settings: Settings, ranks: Ranks) -> str:
         "rank": str(ranks.rank),
         "host": socket.gethostname(),
         "device": ranks.device_name,
-        "CPUs": str(len(os.sched_getaffinity(0))),
+        "CPUs": str(available_cpus()),
         "threads": str(torch.get_num_threads()),
         **{name: version(name) for name in ("torch", "deepspeed", "transformers")},
         "layoutner": __version__,
