@@ -27,14 +27,16 @@ def require_packages() -> None:
     Raises:
         UserError: pytesseract or tesseract is not installed.
     """
+    lacks = []
     if find_spec("pytesseract") is None:
-        what = "data.format = ocr needs the package pytesseract and the program tesseract"
-        raise UserError(f"{what}: pip install 'layoutner[ocr]' and apt-get install tesseract-ocr")
+        lacks.append("the package pytesseract: pip install 'layoutner[ocr]'")
     if shutil.which("tesseract") is None:
-        raise UserError(
-            "data.format = ocr needs the program tesseract, and there is none on PATH: "
+        lacks.append(
+            "the program tesseract, which pip does not install, and there is none on PATH: "
             "apt-get install tesseract-ocr, or brew install tesseract"
         )
+    if lacks:
+        raise UserError(f"data.format = ocr needs {'; and '.join(lacks)}")
 
 
 def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[Page | Problem]:

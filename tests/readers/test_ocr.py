@@ -164,13 +164,16 @@ def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.Mo
         read(tmp_path)
     code = (
         "import sys; sys.modules['pytesseract'] = None\n"
-        "from pathlib import Path; from layoutner.readers import ocr\n"
-        "try: next(ocr.read(Path('x'), 'train'))\n"
+        "from layoutner.readers import ocr\n"
+        "try: ocr.require_packages()\n"
         "except ValueError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'layoutner[ocr]' and apt-get install tesseract-ocr" in done.stdout
-    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout == (
+        "data.format = ocr needs the package pytesseract: pip install 'layoutner[ocr]'; and the program tesseract, "
+        "which pip does not install, and there is none on PATH: apt-get install tesseract-ocr, or brew install "
+        "tesseract\n"
+    )
 
 
 @pytest.mark.usefixtures("tesseract")
