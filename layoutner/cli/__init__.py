@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from layoutner import __version__
-from layoutner.cli import config, data, inference, training
+from layoutner.cli import config, data, inference, slurm, training
 from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
 from layoutner.cli.ending import report, stay
 from layoutner.cli.streams import flush, take_any_character
@@ -59,6 +59,7 @@ def _run(arguments: list[str]) -> None:
     data.add_commands(commands)
     inference.add_commands(commands)
     config.add_commands(commands)
+    slurm.add_commands(commands)
 
     options, strangers = parser.parse_known_args(arguments)
     if strangers:

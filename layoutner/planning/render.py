@@ -1,7 +1,6 @@
 """Settings and a number of ranks become the DeepSpeed JSON."""
 
 import json
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,10 @@ from layoutner.deepspeed_config.walk import Walk
 from layoutner.errors import UserError, did_you_mean, raise_gathered
 from layoutner.planning.batch_plan import BatchPlan
 from layoutner.planning.schedule import Schedule
+from layoutner.settings.shipped import shipped_folder
 from layoutner.settings.tree import DeepSpeedSettings, Settings
+
+PRESETS = "ds_configs"  # their folder
 
 # What Settings own. A preset that sets one of these would be a second owner, so it is refused by name.
 OWNED = {
@@ -55,15 +57,9 @@ POLICY = (
 )
 
 
-def _preset_folder() -> Traversable:
-    """ds_configs/ as installed in the package, else at the top of the checkout."""
-    installed = resources.files("layoutner") / "ds_configs"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "ds_configs"
-
-
 def preset_names() -> list[str]:
     """Names under which the shipped presets are found."""
-    return sorted(e.name.removesuffix(".json") for e in _preset_folder().iterdir() if e.name.endswith(".json"))
+    return sorted(e.name.removesuffix(".json") for e in shipped_folder(PRESETS).iterdir() if e.name.endswith(".json"))
 
 
 def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
@@ -76,7 +72,7 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     name = settings.preset or f"zero{settings.zero_stage or 0}"
     source: Traversable
     if name in preset_names():
-        source = _preset_folder() / f"{name}.json"
+        source = shipped_folder(PRESETS) / f"{name}.json"
     elif Path(name).is_file():
         source = Path(name)
     else:
