@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layoutner.deepspeed_config.key import Block
-from layoutner.deepspeed_config.schema import installed_schema, known_releases
+from layoutner.deepspeed_config.schema import installed_schema
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.render import load_preset, preset_names, render
 from layoutner.planning.schedule import plan_schedule
