@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layoutner.api import evaluate, load_model, load_settings, read_documents, train
-    from layoutner.errors import Preempted, UserError
+    from layoutner.errors import (
+        CheckpointError,
+        DataError,
+        LayoutnerError,
+        ModelError,
+        Preempted,
+        RanksDisagree,
+        SettingsError,
+        TrainingDiverged,
+    )
     from layoutner.inference.labelled_page import Entity, LabelledPage, LabelledWord
     from layoutner.inference.model import Model
     from layoutner.objectives.metrics import Scores
@@ -28,7 +37,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "layoutner.api": ("evaluate", "load_model", "load_settings", "read_documents", "train"),
-    "layoutner.errors": ("Preempted", "UserError"),
+    "layoutner.errors": (
+        "LayoutnerError",
+        "SettingsError",
+        "DataError",
+        "ModelError",
+        "CheckpointError",
+        "RanksDisagree",
+        "TrainingDiverged",
+        "Preempted",
+    ),
     "layoutner.inference.labelled_page": ("Entity", "LabelledPage", "LabelledWord"),
     "layoutner.inference.model": ("Model",),
     "layoutner.objectives.metrics": ("Scores",),
@@ -40,7 +58,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022  # in the order of their use
     "Settings", "load_settings", "train", "RunResult", "evaluate", "Scores", "load_model", "Model", "LabelledPage",
-    "LabelledWord", "Entity", "Document", "read_documents", "UserError", "Preempted", "__version__",
+    "LabelledWord", "Entity", "Document", "read_documents", "LayoutnerError", "SettingsError", "DataError",
+    "ModelError", "CheckpointError", "RanksDisagree", "TrainingDiverged", "Preempted", "__version__",
 ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def load_settings(
         overrides: section -> key -> value, for example {"schedule": {"epochs": 10}}.
 
     Raises:
-        UserError: every problem of all sources at once.
+        SettingsError: every problem of all sources at once.
     """
     return load(None if config is None else str(config), overrides or {}, "the overrides")
 
@@ -48,7 +48,8 @@ def train(settings: Settings) -> RunResult:
     Started by `deepspeed` or `torchrun`, every rank calls it. Otherwise it trains in this process alone.
 
     Raises:
-        UserError: anything the user can mend. What needs no model is checked first, together.
+        LayoutnerError: anything the user can mend, of the class that says what is wrong. What needs no model is
+            checked first, together.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
     require_ready(settings)
@@ -78,7 +79,8 @@ def read_documents(path: Path | str, *, split: str = "test", labels: Labels = "k
         data: settings of [data], such as format="funsd" or bad_pages="skip".
 
     Raises:
-        UserError: a setting that [data] does not take, or documents that cannot be read.
+        SettingsError: a setting that [data] does not take.
+        DataError: documents that cannot be read.
     """
     return read_path(path, split, labels, data)
 

@@ -10,7 +10,7 @@ from layoutner.cli import config, data, inference, slurm, training
 from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
 from layoutner.cli.ending import report, stay
 from layoutner.cli.streams import flush, take_any_character
-from layoutner.errors import Preempted, UserError, did_you_mean
+from layoutner.errors import Preempted, SettingsError, did_you_mean
 from layoutner.settings.tree import load
 
 
@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> None:
 
     options, strangers = parser.parse_known_args(arguments)
     if strangers:
-        raise UserError(_unknown(strangers[0], options.parser, option_names(parser)))
+        raise SettingsError(_unknown(strangers[0], options.parser, option_names(parser)))
     options.do(options)
 
 

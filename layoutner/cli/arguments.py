@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.settings.recipes import recipe_names
 from layoutner.settings.tree import sections
 
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{self.prog} --help` lists what there is")
+        raise SettingsError(f"{message}; `{self.prog} --help` lists what there is")
 
 
 def add_command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.cli.streams import print_file
-from layoutner.errors import UserError
+from layoutner.errors import ModelError, SettingsError
 from layoutner.settings.recipes import describe_recipes, recipe_names, recipe_text
 from layoutner.settings.tree import Settings, load
 
@@ -92,7 +92,7 @@ def _plan(options: argparse.Namespace) -> None:
     limit = None if options.gpu_memory is None else parse_memory(options.gpu_memory)
     settings, batch, schedule = _arithmetic(options)
     if settings.model.name_or_path is None:
-        raise UserError("model.name_or_path is missing: the memory is that of a network")
+        raise SettingsError("model.name_or_path is missing: the memory is that of a network")
     config = _network_config(settings.model.name_or_path)
     if settings.model.dropout is not None:
         config["attention_probs_dropout_prob"] = settings.model.dropout
@@ -107,9 +107,9 @@ def _network_config(name: str) -> dict[str, Any]:
         try:
             config = json.loads(_text(str(file)))
         except ValueError as error:
-            raise UserError(f"{file}: not valid JSON: {error}") from None
+            raise ModelError(f"{file}: not valid JSON: {error}") from None
         if not isinstance(config, dict):
-            raise UserError(f"{file}: holds no object but {type(config).__name__}: not the configuration of a network")
+            raise ModelError(f"{file}: holds no object but {type(config).__name__}: not the configuration of a network")
         return config
     quiet()
     from layoutner.models.loading import open_pretrained
@@ -128,7 +128,7 @@ def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Sche
     batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, options.world_size)
     windows = options.windows
     if windows is not None and windows < 1:
-        raise UserError(f"--windows {windows}: at least one window is needed")
+        raise SettingsError(f"--windows {windows}: at least one window is needed")
     if windows is None and settings.schedule.epochs is not None and settings.data.train and settings.model.name_or_path:
         quiet()
         from layoutner.training.plan import cut_windows
@@ -143,11 +143,11 @@ def _check(options: argparse.Namespace) -> None:
     from layoutner.deepspeed_config.hjson_source import SourceError
 
     if options.world_size is not None and options.world_size < 1:
-        raise UserError(f"--world-size {options.world_size}: at least one rank is needed")
+        raise SettingsError(f"--world-size {options.world_size}: at least one rank is needed")
     try:
         findings = check(_text(options.file), options.world_size, options.framework)
     except SourceError as error:
-        raise UserError(f"{options.file}: cannot be read: {error}") from None
+        raise SettingsError(f"{options.file}: cannot be read: {error}") from None
     print(FORMATS[options.format](options.file, findings))
     if any(found.severity == ERROR for found in findings):
         sys.exit(1)
@@ -165,7 +165,7 @@ def _import(options: argparse.Namespace) -> None:
         files = {"settings.toml": settings} | ({} if preset is None else {"preset.json": preset})
         there = [name for name in files if (options.out / name).exists()]
         if there:
-            raise UserError(f"--out {options.out}: holds {' and '.join(there)} already; give another folder")
+            raise SettingsError(f"--out {options.out}: holds {' and '.join(there)} already; give another folder")
         options.out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (options.out / name).write_text(text, encoding="utf-8")
@@ -180,7 +180,7 @@ def _migrate(options: argparse.Namespace) -> None:
 
     words = options.line[1:] if options.line[:1] == ["--"] else options.line
     if not words:
-        raise UserError("no old command line; put it behind --, as in `layoutner config migrate -- python ...`")
+        raise SettingsError("no old command line; put it behind --, as in `layoutner config migrate -- python ...`")
     made = migrate(words, options.gpus)
     print_file(made.toml())
     for line in (*made.report, *made.notes):
@@ -191,7 +191,7 @@ def _text(file: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
+        raise SettingsError(f"{file}: cannot be read: {error}") from None
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from layoutner import __version__
 from layoutner.cli.streams import flush
-from layoutner.errors import Preempted, UserError, first_line
+from layoutner.errors import LayoutnerError, Preempted, first_line
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
@@ -37,7 +38,13 @@ def report(error: BaseException, joined: bool = False) -> int:
     rank = int(os.environ.get("RANK", "0"))
     who = f"layoutner: rank {rank}: " if rank else "layoutner: "
     code = ERROR
-    if isinstance(error, UserError):
+    if isinstance(error, Preempted):
+        # Rank 0, the last to leave, says so for all: a launcher ends the others at the first code that is not 0.
+        if rank:
+            return 0
+        _say(f"{who}{error}")
+        code = AGAIN
+    elif isinstance(error, LayoutnerError):
         text = str(error)
         if rank:
             text = first_line(error) if joined else " ".join(text.split())
@@ -45,12 +52,6 @@ def report(error: BaseException, joined: bool = False) -> int:
     elif isinstance(error, KeyboardInterrupt):
         _say(f"{who}interrupted")
         code = INTERRUPTED
-    elif isinstance(error, Preempted):
-        # Rank 0, the last to leave, says so for all: a launcher ends the others at the first code that is not 0.
-        if rank:
-            return 0
-        _say(f"{who}{error}")
-        code = AGAIN
     elif isinstance(error, BrokenPipeError):
         # Whoever read standard output has seen enough, as `head` does; what is left in its buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -62,6 +63,7 @@ def report(error: BaseException, joined: bool = False) -> int:
         _say(f"{who}error: {error}")
     else:
         traceback.print_exception(error)
+        _say(f"{who}this is a bug of layoutner {__version__}: please report it with the lines above")
         code = FAULT
     with suppress(OSError):  # nobody may read any more
         flush()

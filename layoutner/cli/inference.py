@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.cli.ending import ending_together
-from layoutner.errors import UserError, require_all
+from layoutner.errors import CheckpointError, SettingsError, require_all
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import RunSettings, load
 
@@ -101,7 +101,7 @@ def _predict(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     if (options.model is None) == (options.checkpoints is None):
         given = "none" if options.model is None else "both"
-        raise UserError(f"give one of --model FOLDER and --checkpoints RUN, not {given}")
+        raise SettingsError(f"give one of --model FOLDER and --checkpoints RUN, not {given}")
     with _joined(options) as ranks:
         from layoutner.inference.export import as_model, undamaged_checkpoints
         from layoutner.inference.output import Output, results
@@ -164,19 +164,22 @@ def _joined(options: argparse.Namespace) -> "Iterator[Ranks]":
     """The ranks, once they have looked at the options that need no model.
 
     Raises:
-        UserError: options that do not go together, or name what is not there, on any rank.
+        SettingsError: options that do not go together.
+        LayoutnerError: what they name is not there, on any rank.
     """
     if (options.where is None) == (options.input is None):
-        raise UserError(f"give one INPUT, not {'two' if options.where else 'none'}: INPUT or --input INPUT")
+        raise SettingsError(f"give one INPUT, not {'two' if options.where else 'none'}: INPUT or --input INPUT")
     given = options.where or options.input
     options.data = load(None, overrides(options)).data
     options.format = options.data.format if "format" in options.data.model_fields_set else None
     if options.batch < 1:
-        raise UserError(f"--batch {options.batch}: at least one window a forward")
+        raise SettingsError(f"--batch {options.batch}: at least one window a forward")
     if getattr(options, "checkpoints", None) and given == "-":
-        raise UserError("INPUT - with --checkpoints: standard input can be read once; give a file")
+        raise SettingsError("INPUT - with --checkpoints: standard input can be read once; give a file")
     if given == "-" and options.format not in (None, "jsonl"):
-        raise UserError(f"INPUT - with --data.format {options.format}: standard input is read as jsonl, a page a line")
+        raise SettingsError(
+            f"INPUT - with --data.format {options.format}: standard input is read as jsonl, a page a line"
+        )
     # What is there may differ by rank, so all of them agree on it. A process that is alone need not load torch first.
     if os.environ.get("WORLD_SIZE", "1") == "1":
         _require_files(options, given)
@@ -200,7 +203,7 @@ def _require_files(options: argparse.Namespace, given: str) -> Path | None:
     """The model's folder; None with --checkpoints.
 
     Raises:
-        UserError: what the options name is not there, or not what it must be; all that is wrong together.
+        LayoutnerError: what the options name is not there, or not what it must be; all that is wrong together.
     """
     from layoutner.documents.roles import require_path
     from layoutner.inference.export import require_checkpoints
@@ -235,7 +238,7 @@ def _report(stats: "ReadStats") -> None:
 
 def _export(options: argparse.Namespace) -> None:
     if not options.run.is_dir():
-        raise UserError(f"{options.run}: no such run folder")
+        raise CheckpointError(f"{options.run}: no such run folder")
     from layoutner.inference.export import export
 
     print(f"{export(options.run, options.out)} exported to {options.out}")

@@ -30,7 +30,7 @@ from safetensors.torch import load, save
 
 from layoutner import __version__
 from layoutner.corpus.windows import Window, WindowSplitter, structural_ids
-from layoutner.errors import UserError, first_line
+from layoutner.errors import SettingsError, first_line
 from layoutner.pages.document import Box, Document
 from layoutner.pages.labels import LabelSet
 
@@ -61,10 +61,10 @@ class WindowCache:
         """Look at the folder, which is made when there is something to keep. None = cut always.
 
         Raises:
-            UserError: it is a file.
+            SettingsError: it is a file.
         """
         if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
-            raise UserError(f"data.cache = {folder}: is no folder; give one that is, or is still to be made")
+            raise SettingsError(f"data.cache = {folder}: is no folder; give one that is, or is still to be made")
         self._folder = folder
         self._counts = {"read from": 0, "cut and kept in": 0}
         self._can_keep = True  # until it turns out otherwise, which is said once
@@ -81,10 +81,10 @@ class WindowCache:
         labels: LabelSet | None,
         all_subwords: bool = False,
     ) -> list[Window]:
-        """What `splitter.windows` gives for the same arguments.
+        """What `splitter.split` gives for the same arguments.
 
         Raises:
-            UserError: as `splitter.windows`.
+            SettingsError, DataError: as `splitter.split`.
         """
         if self._folder is None or not documents:
             return splitter.split(documents, labels, all_subwords)

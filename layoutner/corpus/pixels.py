@@ -35,7 +35,7 @@ class PageImages:
         """Pixel values, B x 3 x height x width, fp32; for no image at all those of one black page.
 
         Raises:
-            UserError: an image that cannot be read, by name.
+            DataError: an image that cannot be read, by name.
         """
         size = self.processor.size
         found = [self._resized(image) for image in images] or [torch.zeros(3, size.height, size.width)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Box, Document
 from layoutner.pages.labels import LabelSet, rewrite
@@ -67,14 +67,14 @@ class WindowSplitter:
         around it. So nothing is counted twice where windows overlap.
 
         Raises:
-            UserError: max_length leaves no room for words.
+            SettingsError: max_length leaves no room for words.
         """
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()
         special = self.tokenizer.backend_tokenizer.encode([], is_pretokenized=True).ids
         room = self.max_length - len(special)
         if room < 1 or self.stride >= room:
-            raise UserError(
+            raise SettingsError(
                 f"data.max_length = {self.max_length} leaves {room} sub-words beside {len(special)} special tokens; "
                 f"data.stride = {self.stride} must be less"
             )

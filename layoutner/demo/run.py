@@ -12,7 +12,7 @@ from layoutner.demo.checkpoint import make_checkpoint
 from layoutner.demo.forms import make_forms
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.roles import read_documents
-from layoutner.errors import UserError
+from layoutner.errors import CheckpointError, LayoutnerError, SettingsError
 from layoutner.inference.draw import draw
 from layoutner.inference.labeller import Labeller
 from layoutner.inference.output import Output
@@ -31,19 +31,19 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
         overrides: the same overrides as text, to hand on to `layoutner train`.
 
     Raises:
-        UserError: the folder holds something else, or training failed.
+        LayoutnerError: settings that the demo does not take, a folder that holds something else, or training failed.
     """
     made = {"model": ("name_or_path",), "data": ("format", "train", "test", "labels")}
     given = [f"{s}.{key}" for s, keys in made.items() for key in keys if key in overrides.get(s, {})]
     if given or settings.model.family not in (None, "layoutlm", "bert"):
         what = ", ".join(given) or f"model.family = {settings.model.family}"
-        raise UserError(
+        raise SettingsError(
             f"{what}: the demo makes its own forms and its own layoutlm or bert; `layoutner train` takes yours"
         )
     folder = settings.run.output_dir
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).is_file():
-            raise UserError(f"run.output_dir = {folder}: holds something that is not a demo; give another folder")
+            raise CheckpointError(f"run.output_dir = {folder}: holds something that is not a demo; give another folder")
         if (folder / LOCK_FILE).exists():
             lock(folder).close()  # refused while another demo trains there
         shutil.rmtree(folder)
@@ -82,7 +82,7 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
     )
     done = subprocess.run([*command, *arguments], check=False)
     if done.returncode:
-        raise UserError(f"training ended with exit code {done.returncode}; its messages stand above")
+        raise LayoutnerError(f"training ended with exit code {done.returncode}; its messages stand above")
 
     ranks = Ranks.join(device=settings.run.device)
     labeller = Labeller(folder / EXPORT_FOLDER, ranks)

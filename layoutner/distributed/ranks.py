@@ -15,8 +15,8 @@ import torch
 from torch import distributed
 
 from layoutner.distributed.machine import available_cpus, peak_memory_bytes
-from layoutner.distributed.watchdog import Kind, Watchdog
-from layoutner.errors import Preempted, UserError, first_line
+from layoutner.distributed.watchdog import Kind, Watchdog, connection_broke
+from layoutner.errors import LayoutnerError, Preempted, RanksDisagree, SettingsError, first_line
 from layoutner.settings.tree import DeviceName
 
 T = TypeVar("T")
@@ -34,7 +34,8 @@ class Ranks:
     """This process among the ranks of the run.
 
     Every method but `is_rank_zero`, `device_name` and `activity` is a collective: all ranks call it. As a context it
-    leaves the process group if all went well, and otherwise tells the others why this rank ends.
+    leaves the process group if all went well, and otherwise tells the others why this rank ends; an exception that says
+    that another rank is gone becomes `RanksDisagree`.
     """
 
     rank: int
@@ -49,7 +50,7 @@ class Ranks:
         """One process by itself, for what needs no DeepSpeed: no process group, no change of the environment.
 
         Raises:
-            UserError: device = cuda without a CUDA device.
+            SettingsError: device = cuda without a CUDA device.
         """
         on_gpu = _has_gpu(device, 0)
         return cls(0, 1, torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
@@ -67,7 +68,8 @@ class Ranks:
                 first.
 
         Raises:
-            UserError: device = cuda without a CUDA device, or fewer devices than processes.
+            SettingsError: device = cuda without a CUDA device, or fewer devices than processes.
+            RanksDisagree: a rank did not join in time, or the place where they meet cannot be reached.
         """
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -95,12 +97,16 @@ class Ranks:
                 alone = distributed.HashStore()  # type: ignore[attr-defined]
                 distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
             else:
-                store, _, _ = next(distributed.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
-                watchdog = Watchdog(store, rank, size, rank_timeout) if rank_timeout else None
-                distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+                try:
+                    store, _, _ = next(distributed.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+                    watchdog = Watchdog(store, rank, size, rank_timeout) if rank_timeout else None
+                    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+                    if watchdog is not None:
+                        # Ranks need not start at once: nobody is missed before all have been there.
+                        store.wait([f"layoutner/beat/{other}" for other in range(size)], TIMEOUT)
+                except distributed.DistError as error:
+                    raise RanksDisagree(f"the {size} ranks could not join: {first_line(error)}") from error
                 if watchdog is not None:
-                    # Ranks need not start at once: nobody is missed before all have been there.
-                    store.wait([f"layoutner/beat/{other}" for other in range(size)], TIMEOUT)
                     watchdog.start()
         chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
         return cls(rank, size, chosen, store, watchdog, owns_group)
@@ -118,8 +124,10 @@ class Ranks:
             with suppress(RuntimeError):  # the store is gone: nobody to tell
                 self.store.set(f"layoutner/fails/{self.rank}", "")
         if self.watchdog is not None:
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, LayoutnerError) else f"{type(error).__name__}: "
             self.watchdog.failed(error, kind + first_line(error))
+        if self.size > 1 and connection_broke(error):
+            raise RanksDisagree(f"lost the connection to another rank: {first_line(error)}") from error
 
     @property
     def is_rank_zero(self) -> bool:
@@ -265,7 +273,7 @@ class Ranks:
 
         Raises:
             Exception: on the other ranks, what the lowest rank that failed raised, or its name and text where it cannot
-                be sent. A UserError says which rank it is of, unless rank 0.
+                be sent. A LayoutnerError says which rank it is of, unless rank 0.
         """
         result: T | None = None
         failure: Exception | None = None
@@ -275,8 +283,8 @@ class Ranks:
             failure = error
         for rank, found in enumerate(self.all_gather_object(_portable(failure))):
             if found is not None:
-                if rank and isinstance(found, UserError):
-                    raise UserError(f"rank {rank}: {found}")
+                if rank and isinstance(found, LayoutnerError):
+                    raise type(found)(f"rank {rank}: {found}")
                 raise failure if failure is not None and rank == self.rank else found
         return result  # type: ignore[return-value]
 
@@ -303,7 +311,7 @@ def _has_gpu(device: DeviceName, local_rank: int) -> bool:
     """Whether to compute on a GPU.
 
     Raises:
-        UserError: device = cuda without a CUDA device, or fewer devices than processes.
+        SettingsError: device = cuda without a CUDA device, or fewer devices than processes.
     """
     if device == "cpu":
         return False
@@ -313,12 +321,12 @@ def _has_gpu(device: DeviceName, local_rank: int) -> bool:
     if not there:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         where = "" if hidden is None else f" with CUDA_VISIBLE_DEVICES = {hidden!r}"
-        raise UserError(
+        raise SettingsError(
             f"device = cuda: torch {torch.__version__} sees no CUDA device{where}; device = cpu does without, and auto "
             "takes what there is"
         )
     if local_rank >= there:
-        raise UserError(
+        raise SettingsError(
             f"device = {device}: {there} CUDA device(s) here, at least {local_rank + 1} processes: start one a device"
         )
     return True

@@ -11,7 +11,7 @@ from layoutner.documents.checker import PageChecker
 from layoutner.documents.duplicates import find_pairs
 from layoutner.documents.roles import labels_file, type_note
 from layoutner.documents.splits import name_note
-from layoutner.errors import NoSplitError, UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.pages.document import Document
 from layoutner.pages.labels import read_labels, to_spans
 from layoutner.pages.page import Page, Problem, ReadStats
@@ -184,10 +184,10 @@ def check(settings: DataSettings, path: Path, role: str | None, count: CountWind
         count: gives the numbers of windows and of tokens that documents are cut into.
 
     Raises:
-        UserError: no such path, nothing there that the format knows, or no list of labels under its name.
+        DataError: no such path, nothing there that the format knows, or no list of labels under its name.
     """
     if settings.format != "hub" and not path.exists():
-        raise UserError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder")
     splits = {role: _read(settings, path, role)} if role else _read_all(settings, path)
     types = _types(settings, path, splits)
     for split in splits.values():
@@ -230,19 +230,19 @@ def _read_all(settings: DataSettings, path: Path) -> dict[str, Split]:
     if path.is_file():
         whole = _read(settings, path, "train")
         if not whole.documents and not whole.fatal:
-            raise UserError(f"{path}: holds no document")
+            raise DataError(f"{path}: holds no document")
         return {WHOLE: whole}
     splits: dict[str, Split] = {}
-    failures: list[UserError] = []
+    failures: list[DataError] = []
     for role in ROLES:
         try:
             splits[role] = _read(settings, path, role)
-        except UserError as error:
+        except DataError as error:
             failures.append(error)
             if not isinstance(error, NoSplitError):
                 splits[role] = Split(problems=[Problem(str(path), "unreadable", str(error))])
     if not any(split.documents or split.fatal for split in splits.values()) or len(failures) == len(ROLES):
-        raise failures[0] if failures else UserError(f"{path}: holds no document")
+        raise failures[0] if failures else DataError(f"{path}: holds no document")
     first, *others = splits.values()
     if others and all((split.sources, split.documents) == (first.sources, first.documents) for split in others):
         return {WHOLE: first}  # a folder of pages without splits is read whole in every role
@@ -253,7 +253,7 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
     """One split.
 
     Raises:
-        UserError: there is nothing to read; what breaks off behind the first page is a problem of the split instead.
+        DataError: there is nothing to read; what breaks off behind the first page is a problem of the split instead.
     """
     split = Split()
     checker = PageChecker(settings, split.stats)
@@ -276,7 +276,7 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
 def _pages(settings: DataSettings, path: Path, role: str, split: Split) -> Iterator[Page | Problem]:
     try:
         yield from read_pages(settings, path, role)
-    except UserError as error:
+    except DataError as error:
         if not split.documents and not split.fatal:
             raise
         yield Problem(str(path), "unreadable", str(error))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from layoutner.documents.checker import PageChecker
 from layoutner.documents.splits import fold, leaks, name_note, split
-from layoutner.errors import UserError, raise_gathered
+from layoutner.errors import DataError, SettingsError, raise_gathered
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, labels_of, read_labels, to_spans, types_like_no_entity
 from layoutner.pages.page import Page, Problem, ReadStats
@@ -34,7 +34,8 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     """Read every role of the run.
 
     Raises:
-        UserError: data.train is missing, a reader's problems, no labels, a label that is not in the list.
+        SettingsError: data.train is missing, or a split of it would be empty.
+        DataError: a reader's problems, no labels, a label that is not in the list.
     """
     require_roles(settings)
     assert settings.train is not None, "refused above"
@@ -78,6 +79,7 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
             "then scored though never learnt"
         )
     raise_gathered(
+        DataError,
         f"{len(problems)} label problem(s); the labels are {advice}, or read types as O with data.ignore_types",
         problems,
     )
@@ -88,12 +90,12 @@ def require_roles(settings: DataSettings) -> None:
     """Refuse settings that do not say what to train on.
 
     Raises:
-        UserError: data.train is missing, or data.folds stands without data.fold.
+        SettingsError: data.train is missing, or data.folds stands without data.fold.
     """
     if settings.train is None:
-        raise UserError("data.train is missing: the folder or file of the training documents")
+        raise SettingsError("data.train is missing: the folder or file of the training documents")
     if settings.folds is not None and settings.fold is None:
-        raise UserError(
+        raise SettingsError(
             f"data.folds = {settings.folds} without data.fold: `layoutner cross-validate` trains all of them, "
             "and data.fold = 1 the first"
         )
@@ -103,10 +105,12 @@ def require_predictions(settings: Settings) -> None:
     """Refuse run.predictions without documents to label.
 
     Raises:
-        UserError: it is set, and data.test is not.
+        SettingsError: it is set, and data.test is not.
     """
     if settings.run.predictions != "none" and settings.data.test is None:
-        raise UserError(f"run.predictions = {settings.run.predictions} without data.test: give the documents to label")
+        raise SettingsError(
+            f"run.predictions = {settings.run.predictions} without data.test: give the documents to label"
+        )
 
 
 def require_path(path: Path, format: str | None, said: str) -> None:
@@ -117,11 +121,11 @@ def require_path(path: Path, format: str | None, said: str) -> None:
         said: what the user calls the path.
 
     Raises:
-        UserError: nothing is there.
+        DataError: nothing is there.
     """
     # A data set of the hub is a name, not a path.
     if format != "hub" and not path.exists():
-        raise UserError(f"{said}{' ' if said.startswith('--') else ' = '}{path}: no such file or folder")
+        raise DataError(f"{said}{' ' if said.startswith('--') else ' = '}{path}: no such file or folder")
 
 
 def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> list[Document]:
@@ -150,7 +154,7 @@ def stream(
         labels: "ignore" = as if nobody had labelled a word; "require" = a page without labels cannot be used.
 
     Raises:
-        UserError: no such path, or nothing there that the format knows.
+        DataError: no such path, or nothing there that the format knows.
     """
     require_path(path, settings.format, said or f"data.{role}")
     checker = PageChecker(settings, stats)
@@ -174,7 +178,7 @@ def stream(
             yield problems
     problems = checker.finish(path)
     stats.notes += [str(problem) for problem in problems if not problem.fatal]
-    raise_gathered(f"data.{role}", [str(problem) for problem in problems if problem.fatal])
+    raise_gathered(DataError, f"data.{role}", [str(problem) for problem in problems if problem.fatal])
 
 
 def read_documents(
@@ -188,7 +192,7 @@ def read_documents(
     """All documents of one path; see `stream`.
 
     Raises:
-        UserError: as `stream`, and all problems of all pages, no document, no word in any of them.
+        DataError: as `stream`, and all problems of all pages, no document, no word in any of them.
     """
     documents, problems = [], []
     stats = stats or ReadStats()
@@ -198,7 +202,7 @@ def read_documents(
         else:
             problems += [str(problem) for problem in found if problem.fatal]
     advice = "data.bad_pages = skip leaves such pages out"
-    raise_gathered(f"{len(problems)} problem(s) in {path} ({advice})", problems)
+    raise_gathered(DataError, f"{len(problems)} problem(s) in {path} ({advice})", problems)
     why = f"; {stats.skipped} left out, the first: {stats.first_skipped}" if stats.skipped else ""
     _require_words(documents, f"{said or f'data.{role}'} = {path}", why)
     return documents
@@ -206,7 +210,7 @@ def read_documents(
 
 def _require_words(documents: list[Document], where: str, why: str = "") -> None:
     if not any(document.words for document in documents):
-        raise UserError(f"{where}: {len(documents)} documents and not one word{why}")
+        raise DataError(f"{where}: {len(documents)} documents and not one word{why}")
 
 
 def check_labels(documents: Sequence[Document], labels: LabelSet, role: str) -> list[str]:
@@ -255,11 +259,11 @@ def require_ignored(settings: DataSettings, ignored: Counter[str]) -> None:
         ignored: type -> words that had it.
 
     Raises:
-        UserError: such a type.
+        SettingsError: such a type.
     """
     seen = {kind.casefold() for kind in ignored}
     if unseen := [kind for kind in settings.ignore_types if kind.casefold() not in seen]:
-        raise UserError(f"data.ignore_types = {','.join(unseen)}: no page has a word of that type")
+        raise SettingsError(f"data.ignore_types = {','.join(unseen)}: no page has a word of that type")
 
 
 def _label_set(settings: DataSettings, train: list[Document]) -> LabelSet:
@@ -270,7 +274,7 @@ def _label_set(settings: DataSettings, train: list[Document]) -> LabelSet:
     ignored = {kind.casefold() for kind in settings.ignore_types}
     kept = tuple(kind for kind in labels.types if kind.casefold() not in ignored)
     if not kept:
-        raise UserError(f"{file}: data.ignore_types = {','.join(settings.ignore_types)} leaves none of its labels")
+        raise SettingsError(f"{file}: data.ignore_types = {','.join(settings.ignore_types)} leaves none of its labels")
     return replace(labels, types=kept)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from layoutner.documents.duplicates import Pair, find_pairs, join
-from layoutner.errors import UserError
+from layoutner.errors import DataError, SettingsError
 from layoutner.pages.document import Document
 
 # Share of the pages of data.eval that may be in data.test too, and the other way round: public sets hold a page in a
@@ -25,11 +25,13 @@ def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[D
     only where no page or group is small enough to fill it up.
 
     Raises:
-        UserError: one of the two would be empty.
+        SettingsError: one of the two would be empty.
     """
     count = round(len(documents) * fraction)
     if not 0 < count < len(documents):
-        raise UserError(f"data.eval = {fraction:g} of {len(documents)} documents is {count}: none would be left over")
+        raise SettingsError(
+            f"data.eval = {fraction:g} of {len(documents)} documents is {count}: none would be left over"
+        )
     units = _units(documents)
     rng = random.Random(f"{seed}/eval")
     drawn = rng.sample(range(len(units)), min(count, len(units)))
@@ -39,7 +41,7 @@ def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[D
         if len(chosen) + len(units[number]) <= count:
             chosen.update(units[number])
     if not chosen:
-        raise UserError(
+        raise SettingsError(
             f"data.eval = {fraction:g} of {len(documents)} documents is {count}, but near-identical pages stay "
             f"together and the smallest of their {len(units)} groups has {min(map(len, units))}; take a larger fraction"
         )
@@ -57,11 +59,11 @@ def fold(documents: list[Document], folds: int, number: int, seed: int) -> tuple
         number: which one, from 1.
 
     Raises:
-        UserError: a fold would be empty.
+        SettingsError: a fold would be empty.
     """
     units = _units(documents)
     if len(units) < folds:
-        raise UserError(
+        raise SettingsError(
             f"data.folds = {folds} of {len(documents)} documents in {len(units)} groups of near-identical pages: "
             "at least one fold would be empty"
         )
@@ -102,7 +104,7 @@ def leaks(roles: dict[str, list[Document]]) -> list[str]:
         roles: documents of "train", "eval" and "test", or of some of them, in this order.
 
     Raises:
-        UserError: pages that choose the checkpoint are those of the test split.
+        DataError: pages that choose the checkpoint are those of the test split.
     """
     everything = [(role, document) for role, documents in roles.items() for document in documents]
     pairs = find_pairs([document for _, document in everything])
@@ -114,7 +116,7 @@ def leaks(roles: dict[str, list[Document]]) -> list[str]:
             count, tested = sum(len(ours) for ours, _ in same), sum(len(theirs) for _, theirs in same)
             # One page is an accident in any number of them.
             if count > max(1, ACCIDENT * len(roles[one])) or tested > max(1, ACCIDENT * len(roles[other])):
-                raise UserError(
+                raise DataError(
                     f"{count} of {len(roles[one])} pages of data.eval are pages of data.test, such as {same[0][0][0]}: "
                     "this would choose the checkpoint on the test pages. Take them out of data.eval, or give part of "
                     "the training documents (data.eval = 0.1); data.selection_split = test, without data.eval, does "

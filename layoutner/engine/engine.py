@@ -31,7 +31,7 @@ with contextlib.redirect_stdout(None):  # the accelerator's detection prints
     from deepspeed.utils import groups
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError, first_line
+from layoutner.errors import SettingsError, TrainingDiverged, first_line
 from layoutner.models.parameters import decay_groups
 
 # What AdamW keeps of a parameter: its weights in fp32, and the moving averages of its gradient and of the square of it.
@@ -54,12 +54,12 @@ def require_dtype(dtype: str) -> None:
     """Refuse a number format that the device lacks.
 
     Raises:
-        UserError: fp16 or bf16 on a device without it.
+        SettingsError: fp16 or bf16 on a device without it.
     """
     accelerator = get_accelerator()
     if DTYPES[dtype] not in accelerator.supported_dtypes():
         have = [name for name, kind in DTYPES.items() if kind in accelerator.supported_dtypes()]
-        raise UserError(
+        raise SettingsError(
             f"precision.dtype = {dtype}: this device ({accelerator.device_name()}) has no {dtype}; "
             f"it has {', '.join(have)}"
         )
@@ -76,7 +76,7 @@ class Engine:
             config: as rendered.
 
         Raises:
-            UserError: DeepSpeed refuses the config.
+            SettingsError: DeepSpeed refuses the config.
         """
         if ranks.device.type == "cpu":
             # An all-reduce for inference that training never calls, and that takes a compiler and a minute.
@@ -89,7 +89,7 @@ class Engine:
         try:
             self._engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
         except (ValidationError, DeepSpeedConfigError) as error:
-            raise UserError(f"DeepSpeed refuses the config, so the preset is wrong: {error}") from None
+            raise SettingsError(f"DeepSpeed refuses the config, so the preset is wrong: {error}") from None
         finally:
             deepspeed.utils.logger.removeFilter(_is_news)
         self._stage: int = config["zero_optimization"]["stage"]
@@ -195,7 +195,7 @@ class Engine:
             try:
                 self._scaler.update_scale(not applied)
             except Exception as error:  # DeepSpeed raises a bare Exception at the floor, on all ranks alike
-                raise UserError(
+                raise TrainingDiverged(
                     f"fp16 overflows although the loss scale is at its floor of {loss_scale:g}: a lower optimizer.lr "
                     f"or more warm-up may help, precision.dtype = bf16 does away with it ({first_line(error)})"
                 ) from None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageFile
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.rgb import bytes_to_unpack, to_rgb
 
 # Of the many that Pillow knows; among the others are EPS, for which it starts another program.
@@ -48,17 +48,17 @@ def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[in
         frame: which one of a TIFF, from 0; None: the only one that is a page.
 
     Raises:
-        UserError: missing, not an image, damaged as far as it is read; several pages and no frame, or no such frame.
+        DataError: missing, not an image, damaged as far as it is read; several pages and no frame, or no such frame.
     """
     with _open(path) as image:
         if not _has_frames(image):
             if frame:
-                raise UserError(f'"frame" is {frame}, and the file holds one page, frame 0')
+                raise DataError(f'"frame" is {frame}, and the file holds one page, frame 0')
             return PageImage(path), _size(image)
         if frame is None:
             pages = _pages(image)
             if len(pages) > 1:
-                raise UserError(
+                raise DataError(
                     f"holds {len(pages)} pages, and nothing says which of them is meant: jsonl has a key for it, "
                     f'"frame", here one of {", ".join(map(str, pages[:10]))}{", ..." if len(pages) > 10 else ""}'
                 )
@@ -66,7 +66,7 @@ def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[in
         try:
             image.seek(frame)
         except EOFError:
-            raise UserError(f'"frame" is {frame}, and the file has the frames 0 to {len(_frames(image)) - 1}') from None
+            raise DataError(f'"frame" is {frame}, and the file has the frames 0 to {len(_frames(image)) - 1}') from None
         return PageImage(path, frame), _size(image)
 
 
@@ -77,7 +77,7 @@ def page_images(path: Path) -> list[PageImage]:
     preview, and a GIF may move: such files have one page, the first picture.
 
     Raises:
-        UserError: missing, not an image, damaged as far as it is read.
+        DataError: missing, not an image, damaged as far as it is read.
     """
     with _open(path) as image:
         return [PageImage(path, frame) for frame in _pages(image)] if _has_frames(image) else [PageImage(path)]
@@ -90,13 +90,13 @@ def read_image(page: PageImage, max_mib: int) -> Image.Image:
         max_mib: memory that unpacking it may take, in MiB.
 
     Raises:
-        UserError: missing, no image, damaged, or larger than that once unpacked.
+        DataError: missing, no image, damaged, or larger than that once unpacked.
     """
     with _open(page.path) as image:
         if page.frame is not None:
             image.seek(page.frame)
         if (mib := bytes_to_unpack(image) / 2**20) > max_mib:
-            raise UserError(
+            raise DataError(
                 f"{image.width} x {image.height} pixels of mode {image.mode} take {mib:,.0f} MiB of memory once "
                 f"unpacked, more than data.max_image_mib = {max_mib}"
             )
@@ -113,13 +113,13 @@ def _open(path: Path) -> Iterator[ImageFile.ImageFile]:
     """An image of which only the header is read yet.
 
     Raises:
-        UserError: missing, not an image; whatever goes wrong inside, by the name of the file.
+        DataError: missing, not an image; whatever goes wrong inside, by the name of the file.
     """
     try:
         with _any_size(), Image.open(path, formats=IMAGE_FORMATS) as image:
             yield image
     except Exception as error:  # whatever a decoder trips over in damaged bytes, there is no image to be had
-        raise UserError(f"page image {path}: {error or type(error).__name__}") from None
+        raise DataError(f"page image {path}: {error or type(error).__name__}") from None
 
 
 _lock = threading.Lock()

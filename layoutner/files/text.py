@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.encodings import NotUnicode, decode, decode_unicode, is_utf_16
 
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
@@ -40,13 +40,13 @@ def read_text(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
             `decode`. None: such a file is refused.
 
     Raises:
-        UserError: missing, not a file, not readable, too large, of unknown encoding.
+        DataError: missing, not a file, not readable, too large, of unknown encoding.
     """
     try:
         if not path.is_file():
-            raise UserError(f"{path}: cannot be read: {'not a file' if path.exists() else 'no such file'}")
+            raise DataError(f"{path}: cannot be read: {'not a file' if path.exists() else 'no such file'}")
         if (size := path.stat().st_size) > largest:
-            raise UserError(f"{path}: cannot be read: its {size:,} bytes are more than {largest:,}")
+            raise DataError(f"{path}: cannot be read: its {size:,} bytes are more than {largest:,}")
         content = path.read_bytes()
         if notes is None:
             text = decode_unicode(content)
@@ -54,11 +54,9 @@ def read_text(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
             text, note = decode(content)
             notes += [note] if note else []
     except NotUnicode as error:
-        raise UserError(f"{path}: cannot be read: {error}; {CONVERT}") from None
+        raise DataError(f"{path}: cannot be read: {error}; {CONVERT}") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: cannot be read: {error}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -66,7 +64,7 @@ def read_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file of any length, or of a UTF-16 file with a byte order mark, one after the other.
 
     Raises:
-        UserError: it cannot be read, or is of another encoding.
+        DataError: it cannot be read, or is of another encoding.
     """
     try:
         with path.open("rb") as file:
@@ -80,9 +78,9 @@ def read_lines(path: Path) -> Iterator[str]:
                 yield text
                 offset += len(line)
     except (NotUnicode, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}; {CONVERT}") from None
+        raise DataError(f"{path}: cannot be read: {error}; {CONVERT}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: cannot be read: {error}") from None
 
 
 def read_json(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None = None) -> Any:
@@ -92,31 +90,31 @@ def read_json(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
         largest, notes: as of `read_text`.
 
     Raises:
-        UserError: as `read_text`, or not JSON.
+        DataError: as `read_text`, or not JSON.
     """
     text = read_text(path, largest, notes)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+        raise DataError(f"{path}: not JSON: {error}") from None
 
 
 def inside(folder: Path, name: str) -> Path:
     """The path `name` relative to a data folder. Symbolic links in the folder are followed: it is the user's own.
 
     Raises:
-        UserError: it is no path, or leads out of the folder, absolute or by "..".
+        DataError: it is no path, or leads out of the folder, absolute or by "..".
     """
     path = Path(os.path.normpath(name))  # so that no ".." is left, which behind a link would lead elsewhere
     if path.is_absolute():  # a path into the folder is as good as one relative to it
         roots = (folder.absolute(), folder.resolve())
         path = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
     if path.is_absolute() or path.parts[:1] == ("..",):
-        raise UserError(f"{name!r} leads out of {folder}")
+        raise DataError(f"{name!r} leads out of {folder}")
     try:
         (folder / path).stat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass  # which is told when it is opened
     except (OSError, ValueError) as error:  # NUL, half a character, too long, a circle of links
-        raise UserError(f"{name!r} is no path: {error}") from None
+        raise DataError(f"{name!r} is no path: {error}") from None
     return folder / path

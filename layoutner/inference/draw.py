@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import PageImage, read_image
 from layoutner.settings.data import MAX_IMAGE_MIB
 
@@ -38,20 +38,20 @@ class Drawings:
             max_image_mib: data.max_image_mib.
 
         Raises:
-            UserError: it cannot be made.
+            DataError: it cannot be made.
         """
         self.folder, self.types, self._max_image_mib = folder, types, max_image_mib
         self._pages: dict[str, int] = {}  # name without regard to case -> pages that have it
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{folder}: cannot be made a folder for drawings: {error}") from None
+            raise DataError(f"{folder}: cannot be made a folder for drawings: {error}") from None
 
     def add(self, page: dict[str, Any], image: PageImage | None) -> Path:
         """Draw a page into a file of its own, named after the document, inside the folder and nowhere else.
 
         Raises:
-            UserError: it cannot be written.
+            DataError: it cannot be written.
         """
         # A document may be named as it likes. No "~" comes through, so a number behind one is never another's name.
         # In a locale that is not UTF-8, file names have no other letters than the locale's.
@@ -66,7 +66,7 @@ class Drawings:
             partial.rename(out)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise UserError(f"{out}: cannot be written: {error}") from None
+            raise DataError(f"{out}: cannot be written: {error}") from None
         return out
 
 
@@ -109,7 +109,7 @@ def draw(
     if image is not None:
         try:
             picture = read_image(image, max_image_mib)
-        except UserError:
+        except DataError:
             note, y = f"{image.path.name} cannot be read", y + row
     canvas = Image.new("RGB", (width, round(y) + row), "white")
     pen = ImageDraw.Draw(canvas)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from layoutner.errors import UserError, raise_gathered
+from layoutner.errors import CheckpointError, ModelError, SettingsError, raise_gathered
 from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
     checkpoint_path,
@@ -21,11 +21,11 @@ def chosen_checkpoint(run: Path) -> Path:
     """The best checkpoint of a run on data.eval; the newest where the run had none.
 
     Raises:
-        UserError: not a run folder, or no complete checkpoint in it.
+        CheckpointError: not a run folder, or no complete checkpoint in it.
     """
     there = complete_checkpoints(run)
     if not there:
-        raise UserError(f"{run}: holds no complete checkpoint, so there is nothing to export")
+        raise CheckpointError(f"{run}: holds no complete checkpoint, so there is nothing to export")
     best = read_state(there[-1]).best_step
     return there[-1] if best is None else checkpoint_path(run, best)
 
@@ -34,11 +34,11 @@ def require_checkpoints(run: Path) -> list[Path]:
     """All complete checkpoints of a run, oldest first; their contents are not read.
 
     Raises:
-        UserError: not a run folder, or no complete checkpoint in it.
+        CheckpointError: not a run folder, or no complete checkpoint in it.
     """
     there = complete_checkpoints(run)
     if not there:
-        raise UserError(f"{run}: holds no complete checkpoint; give the run folder, which holds checkpoints/")
+        raise CheckpointError(f"{run}: holds no complete checkpoint; give the run folder, which holds checkpoints/")
     return there
 
 
@@ -46,10 +46,10 @@ def undamaged_checkpoints(run: Path) -> list[Path]:
     """All checkpoints of a run, oldest first, every byte of them verified.
 
     Raises:
-        UserError: not a run folder, no complete checkpoint in it, or a damaged one.
+        CheckpointError: not a run folder, no complete checkpoint in it, or a damaged one.
     """
     there = require_checkpoints(run)
-    raise_gathered("damaged", [f"{one}: {problem}" for one in there if (problem := verify(one))])
+    raise_gathered(CheckpointError, "damaged", [f"{one}: {problem}" for one in there if (problem := verify(one))])
     return there
 
 
@@ -58,11 +58,11 @@ def as_model(checkpoint: Path) -> Iterator[Path]:
     """A checkpoint as a folder like an export, for as long as it is used: links, in a folder of this process.
 
     Raises:
-        UserError: the run folder lacks what a checkpoint is no model without.
+        CheckpointError: the run folder lacks what a checkpoint is no model without.
     """
     run = checkpoint.parent.parent.resolve()
     if missing := [name for name in (MODEL_ASSETS_FOLDER, PREPROCESSING_FILE) if not (run / name).exists()]:
-        raise UserError(f"{run}: {' and '.join(missing)} missing, without which its checkpoints are no models")
+        raise CheckpointError(f"{run}: {' and '.join(missing)} missing, without which its checkpoints are no models")
     with tempfile.TemporaryDirectory() as folder:
         files = [*(run / MODEL_ASSETS_FOLDER).iterdir(), run / PREPROCESSING_FILE, checkpoint.resolve() / WEIGHTS_FILE]
         if (pages := run / TRAINING_PAGES_FILE).exists():
@@ -83,15 +83,17 @@ def export(source: Path, out: Path) -> Path:
         The checkpoint exported.
 
     Raises:
-        UserError: nothing to export, or something is in the way at `out`.
+        CheckpointError: nothing to export, or it is damaged.
+        SettingsError: something is in the way at `out`.
+        ModelError: the export could not be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: there is something already; export into a new folder")
+        raise SettingsError(f"{out}: there is something already; export into a new folder")
     is_checkpoint = (source / WEIGHTS_FILE).is_file() and source.parent.name == "checkpoints"
     checkpoint = source if is_checkpoint else chosen_checkpoint(source)
     run = checkpoint.parent.parent
     if problem := verify(checkpoint):
-        raise UserError(f"{checkpoint}: damaged, so it is not exported: {problem}")
+        raise CheckpointError(f"{checkpoint}: damaged, so it is not exported: {problem}")
     out = out.resolve()
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -105,5 +107,5 @@ def export(source: Path, out: Path) -> Path:
         partial.rename(out)  # an empty folder gives way
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"{checkpoint} could not be exported to {out}: {error}") from None
+        raise ModelError(f"{checkpoint} could not be exported to {out}: {error}") from None
     return checkpoint

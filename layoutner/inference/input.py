@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from layoutner.documents.roles import Labels, stream
-from layoutner.errors import UserError, raise_gathered
+from layoutner.errors import DataError, raise_gathered
 from layoutner.files.image import SUFFIXES
 from layoutner.files.text import is_hidden
 from layoutner.pages.document import Document
@@ -46,7 +46,7 @@ class ReportingStats(ReadStats):
 def refuse(problems: list[Problem]) -> None:
     """Stop for pages whose image is lacking."""
     what = f"{len(problems)} document(s) lack the page image that the model takes"
-    raise_gathered(what, [str(problem) for problem in problems])
+    raise_gathered(DataError, what, [str(problem) for problem in problems])
 
 
 def lost_pages(settings: DataSettings, stats: ReportingStats) -> Callable[[list[Problem]], None]:
@@ -58,16 +58,16 @@ def documents(settings: DataSettings, path: Path, split: str, stats: ReadStats, 
     """Documents to label (labels are ignored) or to score (they are demanded). Nothing is read before it is asked for.
 
     Raises:
-        UserError: a page that stops the run, nothing to read, not one page.
+        DataError: a page that stops the run, nothing to read, not one page.
     """
     count = 0
     for found in stream(settings, path, split, stats, said="--input", labels=labels):
         if not isinstance(found, Document):
             problems = [str(problem) for problem in found if problem.fatal]
             advice = "--data.bad_pages skip leaves such pages out"
-            raise_gathered(f"{len(problems)} problem(s) in a page of {path} ({advice})", problems)
+            raise_gathered(DataError, f"{len(problems)} problem(s) in a page of {path} ({advice})", problems)
         else:
             count += 1
             yield found
     if not count and not stats.skipped:
-        raise UserError(f"{'standard input' if path == STDIN else f'--input {path}'}: holds no document")
+        raise DataError(f"{'standard input' if path == STDIN else f'--input {path}'}: holds no document")

@@ -19,7 +19,7 @@ from layoutner.corpus.windows import Window, WindowSplitter
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.duplicates import page_digest
 from layoutner.documents.roles import check_labels
-from layoutner.errors import UserError, first_line, raise_gathered
+from layoutner.errors import DataError, ModelError, first_line, raise_gathered
 from layoutner.inference.input import refuse
 from layoutner.models.families import FAMILIES, accept_fp32, model_inputs
 from layoutner.models.loading import open_pages, open_tokenizer, require_packages
@@ -55,7 +55,7 @@ class Labeller:
             max_image_mib: data.max_image_mib.
 
         Raises:
-            UserError: not an export of layoutner, or its weights do not fit.
+            ModelError: not an export of layoutner, or its weights do not fit.
         """
         try:
             preprocessing: dict[str, Any] = json.loads((folder / PREPROCESSING_FILE).read_text(encoding="utf-8"))
@@ -68,12 +68,12 @@ class Labeller:
             self.ignore_types: tuple[str, ...] = tuple(preprocessing.get("ignore_types", ()))
             self.chosen: dict[str, bool] = {k: v for k, v in preprocessing.items() if k == "chosen_on_test"}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
+            raise ModelError(
                 f"{folder}: not a model exported by layoutner ({PREPROCESSING_FILE}: {error}); "
                 "`layoutner export RUN OUT` makes one"
             ) from None
         if self.family not in FAMILIES or self.labels.tags != tags:
-            raise UserError(
+            raise ModelError(
                 f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not known here"
             )
         require_packages(self.family)
@@ -86,11 +86,11 @@ class Labeller:
                 folder, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
             )
         except BROKEN as error:
-            raise UserError(f"{folder}: its network cannot be loaded: {first_line(error)}") from None
+            raise ModelError(f"{folder}: its network cannot be loaded: {first_line(error)}") from None
         lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         names = [model.config.id2label.get(index) for index in range(model.config.num_labels)]
         if lost or names != tags:
-            raise UserError(
+            raise ModelError(
                 f"{folder}: not a whole export: {len(lost)} weights are missing {lost[:10]}, its config.json has the "
                 f"labels {names} and its {PREPROCESSING_FILE} {tags}"
             )
@@ -147,7 +147,7 @@ class Labeller:
         counts["documents_trained_on"] says how many of them the model was trained on, as far as its folder knows.
 
         Raises:
-            UserError: documents without labels, or with labels the model does not know; no word at all.
+            DataError: documents without labels, or with labels the model does not know; no word at all.
         """
         trained_on: list[bool] = []
         scores = evaluate(
@@ -170,7 +170,9 @@ class Labeller:
         for chunk in chunks:
             problems = check_labels(chunk, self.labels, split)
             known = ", ".join(self.labels.types)
-            raise_gathered(f"{len(problems)} label problem(s); the labels are those of the model, {known}", problems)
+            raise_gathered(
+                DataError, f"{len(problems)} label problem(s); the labels are those of the model, {known}", problems
+            )
             if self._training_pages is not None:
                 trained_on += [page_digest(document) in self._training_pages for document in chunk]
             yield chunk, self.splitter.split(chunk, self.labels)

@@ -47,7 +47,7 @@ class Model:
                 are read by OCR, .jsonl files as jsonl, and everything else as funsd.
 
         Raises:
-            UserError: the documents cannot be read, or one lacks the page image that the network takes.
+            DataError: the documents cannot be read, or one lacks the page image that the network takes.
         """
         pages: list[LabelledPage] = []
 
@@ -64,7 +64,7 @@ class Model:
             documents, batch_size, split, data: as of `predict`.
 
         Raises:
-            UserError: the documents cannot be read, have no labels, or have labels that the model does not know.
+            DataError: the documents cannot be read, have no labels, or have labels that the model does not know.
         """
         return self._labeller.evaluate(self._read(documents, split, "require", data), split, batch_size)
 
@@ -85,7 +85,8 @@ def read_path(path: Path | str, split: str, labels: Labels, data: dict[str, Any]
         data: settings of [data].
 
     Raises:
-        UserError: a setting that [data] does not take, or documents that cannot be read.
+        SettingsError: a setting that [data] does not take.
+        DataError: documents that cannot be read.
     """
     settings = load(None, {"data": {"format": guess_format(Path(path)), **data}}, "the arguments").data
     return read_documents(settings, Path(path), split, said="documents", labels=labels)
@@ -100,6 +101,7 @@ def load_model(folder: Path | str, *, device: DeviceName = "auto", max_image_mib
         max_image_mib: data.max_image_mib, the largest page image in MiB once it is unpacked.
 
     Raises:
-        UserError: not a model of layoutner, or device = cuda without a CUDA device.
+        ModelError: not a model of layoutner.
+        SettingsError: device = cuda without a CUDA device.
     """
     return Model(Labeller(model_folder(Path(folder), ""), Ranks.alone(device), max_image_mib))

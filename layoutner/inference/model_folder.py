@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from layoutner.errors import UserError
+from layoutner.errors import ModelError
 from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
 from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE
 
@@ -14,20 +14,20 @@ def model_folder(given: Path, said: str = "--model ") -> Path:
         said: what messages call it, before its path.
 
     Raises:
-        UserError: neither, or a run folder without an export.
+        ModelError: neither, or a run folder without an export.
     """
     if not given.is_dir():
-        raise UserError(f"{said}{given}: no such folder; `layoutner export RUN OUT` makes one")
+        raise ModelError(f"{said}{given}: no such folder; `layoutner export RUN OUT` makes one")
     if is_export(given):
         return given
     if is_export(given / EXPORT_FOLDER):
         return given / EXPORT_FOLDER
     if (given / CHECKPOINTS_FOLDER).is_dir():
-        raise UserError(
+        raise ModelError(
             f"{said}{given}: is a run folder whose model is not exported yet: `layoutner export {given} OUT` does it"
         )
     missing = [name for name in (PREPROCESSING_FILE, "config.json") if not (given / name).is_file()]
-    raise UserError(
+    raise ModelError(
         f"{said}{given}: not a model exported by layoutner ({' and '.join(missing)} missing); "
         "`layoutner export RUN OUT` makes one"
     )

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.objectives.metrics import Scores
 
 
@@ -26,15 +26,15 @@ class Output:
         """Begin.
 
         Raises:
-            UserError: it cannot be written.
+            DataError: it cannot be written.
         """
         if self.path is None:
             if sys.stdout is None:
-                raise UserError("standard output is closed; --output FILE writes to a file")
+                raise DataError("standard output is closed; --output FILE writes to a file")
             self._file = sys.stdout.buffer
             return
         if self.path.is_dir():
-            raise UserError(f"{self.path}: is a folder; name a file in it")
+            raise DataError(f"{self.path}: is a folder; name a file in it")
         try:
             if self.path.exists() and not self.path.is_file():
                 self._file = self.path.open("wb")
@@ -50,7 +50,7 @@ class Output:
         """Write, and hand on to whoever reads at the other end.
 
         Raises:
-            UserError: it cannot be written, for instance for a full disk.
+            DataError: it cannot be written, for instance for a full disk.
             BrokenPipeError: nobody reads standard output any more.
         """
         assert self._file is not None, "written before it was opened"
@@ -67,7 +67,7 @@ class Output:
         """Everything is written: the file gets its name.
 
         Raises:
-            UserError: as `write`.
+            DataError: as `write`.
         """
         assert self._file is not None, "finished before it was opened"
         if self.path is None:
@@ -90,10 +90,10 @@ class Output:
         if self._partial is not None:
             self._partial.unlink(missing_ok=True)
 
-    def _failed(self, error: OSError) -> UserError:
+    def _failed(self, error: OSError) -> DataError:
         if self.path is None:
             close_stdout()
-        return UserError(f"{self.path or 'standard output'}: cannot be written: {error}")
+        return DataError(f"{self.path or 'standard output'}: cannot be written: {error}")
 
 
 def close_stdout() -> None:

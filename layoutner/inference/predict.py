@@ -30,7 +30,7 @@ def predict(
         draw: folder for the pages with their entities drawn on them.
 
     Raises:
-        UserError: on every rank: what cannot be read, labelled or written.
+        DataError: on every rank: what cannot be read, labelled or written.
     """
     ranks, labels = labeller.ranks, labeller.labels
     drawings = (

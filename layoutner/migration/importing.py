@@ -8,7 +8,7 @@ from typing import Any
 from layoutner.deepspeed_config.hjson_source import Node, SourceError, read_source
 from layoutner.deepspeed_config.notes.removed import REMOVED
 from layoutner.deepspeed_config.schema import installed_schema
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.migration.import_reader import (
     CHANGED,
     DROPPED,
@@ -76,16 +76,16 @@ def import_config(text: str, world_size: int | None) -> Imported:
         world_size: ranks of the run; needed where the JSON says no train_batch_size.
 
     Raises:
-        UserError: neither JSON nor HJSON, or not an object; a world size below 1.
+        SettingsError: neither JSON nor HJSON, or not an object; a world size below 1.
     """
     if world_size is not None and world_size < 1:
-        raise UserError(f"--world-size {world_size}: at least one rank is needed")
+        raise SettingsError(f"--world-size {world_size}: at least one rank is needed")
     try:
         root = read_source(text)
     except SourceError as error:
-        raise UserError(f"neither JSON nor HJSON: {error}") from None
+        raise SettingsError(f"neither JSON nor HJSON: {error}") from None
     if root.members is None or not text.strip():
-        raise UserError("not a DeepSpeed config: an object, { ... }, is expected")
+        raise SettingsError("not a DeepSpeed config: an object, { ... }, is expected")
     return _Importer(world_size).run(root)
 
 

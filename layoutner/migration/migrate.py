@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from layoutner.errors import did_you_mean, raise_gathered
+from layoutner.errors import SettingsError, did_you_mean, raise_gathered
 from layoutner.migration.migrated import Fate, Migrated, fate_of
 from layoutner.migration.old_run import SPLITS, OldRun, funsd_settings, scheme_of
 from layoutner.migration.old_script import (
@@ -56,7 +56,7 @@ def migrate(arguments: Sequence[str], gpus: int | None = None) -> Migrated:
             the line, else 1.
 
     Raises:
-        UserError: every problem of the line at once, with option, value and what to do.
+        SettingsError: every problem of the line at once, with option, value and what to do.
     """
     line = read_line(arguments)
     trained = [command for command in line.commands if command.script == TRAIN]
@@ -67,7 +67,7 @@ def migrate(arguments: Sequence[str], gpus: int | None = None) -> Migrated:
     if trained:
         _Migration(OldRun(trained[0], gpus, line.problems, line.notes), made).run()
     _preprocessing(prepared, made, bool(trained), line.problems)
-    raise_gathered("the old command line cannot be migrated", line.problems)
+    raise_gathered(SettingsError, "the old command line cannot be migrated", line.problems)
     return made
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import NoReturn
 
-from layoutner.errors import UserError, did_you_mean
+from layoutner.errors import SettingsError, did_you_mean
 
 Value = str | int | float | bool
 TRAIN, PREPROCESS = "run_seq_labeling.py", "preprocess.py"
@@ -99,11 +99,11 @@ def read_line(arguments: Sequence[str]) -> OldLine:
         The commands, and what is wrong with them: unknown options, values of the wrong type.
 
     Raises:
-        UserError: no old script is called; a quotation without an end; a `$` that no shell has filled in.
+        SettingsError: no old script is called; a quotation without an end; a `$` that no shell has filled in.
     """
     line = OldLine()
     if any(0xD800 <= ord(sign) <= 0xDFFF for word in arguments for sign in word):
-        raise UserError("the old command line is not UTF-8; write the names in it so")
+        raise SettingsError("the old command line is not UTF-8; write the names in it so")
     whole = len(arguments) == 1 and re.search(r"\s", arguments[0])
     for words in _split(arguments[0]) if whole else [list(arguments)]:
         at = next((i for i, word in enumerate(words) if _script(word)), None)
@@ -118,7 +118,7 @@ def read_line(arguments: Sequence[str]) -> OldLine:
                 line.problems.append(f"{show(words)}: write {CUDA} in front of the python that it was meant for")
             continue
         if whole and (open_ends := [word for word in words if re.search(r"[$`]", show([word]))]):
-            raise UserError(
+            raise SettingsError(
                 f"{', '.join(open_ends)}: the value is not in the text. Write it, or put `layoutner config migrate --` "
                 "in front of the command in the script, so that the shell fills it in"
             )
@@ -127,7 +127,7 @@ def read_line(arguments: Sequence[str]) -> OldLine:
         _read_options(words[at + 1 :], command, line)
         line.commands.append(command)
     if not line.commands and not line.problems:
-        raise UserError(
+        raise SettingsError(
             f"no command of {TRAIN} or {PREPROCESS} in it ({'; '.join(line.notes) or 'nothing to read'}); give the old "
             "command line behind --, the options alone where the script has another name, as in "
             f"`layoutner config migrate -- python {TRAIN} --data_dir data ...`"
@@ -160,7 +160,7 @@ def _split(text: str) -> list[list[str]]:
                 commands[-1].append(word.replace("\0", "#"))
     except ValueError:
         where = lexer.token.replace("\0", "#")[:40]
-        raise UserError(f"the command line has a quotation without an end: {where}") from None
+        raise SettingsError(f"the command line has a quotation without an end: {where}") from None
     return [words for words in commands if words]
 
 
@@ -207,7 +207,7 @@ def _read_front(words: list[str], command: Command, line: OldLine) -> None:
 class _OldParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         said = message.replace("ignored explicit argument", "a switch takes no value; leave out")
-        raise UserError(f"the old command line cannot be migrated: {said}")
+        raise SettingsError(f"the old command line cannot be migrated: {said}")
 
 
 def _read_options(words: list[str], command: Command, line: OldLine) -> None:

@@ -97,7 +97,7 @@ def model_inputs(
         pages: reads the page images; None where the network does not see them.
 
     Raises:
-        UserError: a page image cannot be read.
+        DataError: a page image cannot be read.
     """
     row = FAMILIES[family]
     tensors = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}

@@ -28,7 +28,7 @@ from transformers.utils import is_detectron2_available, is_protobuf_available, i
 
 from layoutner.corpus.batches import padded
 from layoutner.corpus.pixels import PageImages
-from layoutner.errors import UserError, first_line
+from layoutner.errors import ModelError, SettingsError, first_line
 from layoutner.models.families import FAMILIES, accept_fp32, untrained
 from layoutner.models.head import carry_over
 from layoutner.models.source import checkpoint_name
@@ -80,10 +80,10 @@ class PretrainedModel:
         """Refuse windows of data.max_length = `length` tokens where the network has no positions for them.
 
         Raises:
-            UserError: it has fewer.
+            SettingsError: it has fewer.
         """
         if padded(length) > self.max_length:
-            raise UserError(
+            raise SettingsError(
                 f"data.max_length = {length}, but {self.name} has positions for {self.max_length} tokens, and a "
                 f"forward is a multiple of 8 long: give at most {self.max_length // 8 * 8}"
             )
@@ -97,19 +97,20 @@ def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
         max_image_mib: data.max_image_mib.
 
     Raises:
-        UserError: no name, nothing there, a config.json that transformers does not take, a family that is not supported
-            or cannot start from this checkpoint, no fast tokenizer or a lower-case one of a cased vocabulary, no image
-            processor where page images are seen, a package that is missing.
+        SettingsError: no name, or a family that cannot start from this checkpoint.
+        ModelError: nothing there, a config.json that transformers does not take, a family that is not supported, no
+            fast tokenizer or a lower-case one of a cased vocabulary, no image processor where page images are seen, a
+            package that is missing.
     """
     name = checkpoint_name(settings)
     try:
         # False, here and below: by itself transformers asks on the terminal whether a checkpoint may run its code.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
+        raise ModelError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
     except (AttributeError, TypeError, StrictDataclassError) as error:
         why = " ".join(str(error).split())
-        raise UserError(
+        raise ModelError(
             f"model.name_or_path = {name}: transformers {transformers.__version__} does not take {_refused(name)} in "
             f"its config.json: {why}; mend it there, or take the checkpoint anew from where it came"
         ) from None
@@ -117,12 +118,12 @@ def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
         config = _as_layoutlm(config)  # the LayoutLM of run_seq_labeling.py calls itself a bert
     family = settings.family or config.model_type
     if family not in FAMILIES:
-        raise UserError(
+        raise ModelError(
             f"model.name_or_path = {name}: is a {config.model_type!r}; layoutner builds {', '.join(FAMILIES)} "
             "(set model.family only if the checkpoint can start one)"
         )
     if family != config.model_type and (config.model_type, family) != ("bert", "layoutlm"):
-        raise UserError(
+        raise SettingsError(
             f"model.family = {family}, but {name} is a {config.model_type!r}: only a bert checkpoint can start "
             "another family, layoutlm"
         )
@@ -154,10 +155,10 @@ def require_packages(family: str) -> None:
     """Refuse a family whose network is built on a package that is not installed.
 
     Raises:
-        UserError: layoutlmv2 without detectron2.
+        ModelError: layoutlmv2 without detectron2.
     """
     if family == "layoutlmv2" and not is_detectron2_available():
-        raise UserError(
+        raise ModelError(
             "layoutlmv2: its image backbone needs detectron2, which is not installed and which no package index holds: "
             "https://detectron2.readthedocs.io tells how to build it. layoutlmv3 needs no such package"
         )
@@ -171,25 +172,25 @@ def open_pages(name: str, family: str, config: Any, use: bool, max_image_mib: in
         max_image_mib: data.max_image_mib.
 
     Raises:
-        UserError: no image processor there, one of another size than the network's, or a network that sees images
-            and must not, or the other way round.
+        SettingsError: a network that sees images and must not.
+        ModelError: no image processor there, one of another size than the network's, or a network without images.
     """
     row = FAMILIES[family]
     if row.image is None or (row.image_optional and not use):
         return None
     if not use:
-        raise UserError(f"model.images = ignore: a {family} has no network without page images; layoutlmv3 has")
+        raise SettingsError(f"model.images = ignore: a {family} has no network without page images; layoutlmv3 has")
     otherwise = "; model.images = ignore does without page images" if row.image_optional else ""
     if not getattr(config, "visual_embed", True):
-        raise UserError(f"{name}: was made without page images (visual_embed = false){otherwise}")
+        raise ModelError(f"{name}: was made without page images (visual_embed = false){otherwise}")
     try:
         # The PIL one, whatever else is installed, so that pixels are the same everywhere.
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", apply_ocr=False, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise UserError(f"{name}: its image processor cannot be opened: {first_line(error)}{otherwise}") from None
+        raise ModelError(f"{name}: its image processor cannot be opened: {first_line(error)}{otherwise}") from None
     size = (processor.size.height, processor.size.width)
     if hasattr(config, "input_size") and size != (config.input_size, config.input_size):
-        raise UserError(
+        raise ModelError(
             f"{name}: its image processor makes {size[0]} x {size[1]} pixels, its network takes {config.input_size} x "
             f"{config.input_size}: they are not of one checkpoint"
         )
@@ -203,7 +204,7 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
         config: the network's.
 
     Raises:
-        UserError: none there (transformers then makes an empty one, to which every word is unknown), not a fast one,
+        ModelError: none there (transformers then makes an empty one, to which every word is unknown), not a fast one,
             no padding or another than the network's, or more tokens than the network has embeddings for.
     """
     vocab_size = int(config.vocab_size)
@@ -211,20 +212,20 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
         options = dict(FAMILIES[family].tokenizer_options)
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise UserError(f"{name}: its tokenizer cannot be opened: {_why_not_opened(error)}") from None
+        raise ModelError(f"{name}: its tokenizer cannot be opened: {_why_not_opened(error)}") from None
     if len(tokenizer) <= len(_added_tokens(tokenizer)):
-        raise UserError(f"{name}: its tokenizer has no vocabulary (no tokenizer.json, vocab.txt or the like in it)")
+        raise ModelError(f"{name}: its tokenizer has no vocabulary (no tokenizer.json, vocab.txt or the like in it)")
     if not tokenizer.is_fast:
-        raise UserError(f"{name}: has no fast tokenizer, which aligning words needs")
+        raise ModelError(f"{name}: has no fast tokenizer, which aligning words needs")
     if tokenizer.pad_token_id is None:
-        raise UserError(f"{name}: its tokenizer has no padding token, which batches need")
+        raise ModelError(f"{name}: its tokenizer has no padding token, which batches need")
     if len(tokenizer) > vocab_size:
-        raise UserError(
+        raise ModelError(
             f"{name}: its tokenizer has {len(tokenizer)} tokens and its network embeddings for {vocab_size}: "
             "they are not of one checkpoint"
         )
     if FAMILIES[family].positions_after_padding and tokenizer.pad_token_id != config.pad_token_id:
-        raise UserError(
+        raise ModelError(
             f"{name}: its tokenizer pads with token {tokenizer.pad_token_id} and its network with "
             f"{config.pad_token_id}, behind which its positions start: they are not of one checkpoint"
         )
@@ -264,7 +265,7 @@ def _require_case(name: str, tokenizer: Any) -> None:
     added = _added_tokens(tokenizer)
     capitals = [token for token in tokenizer.get_vocab() if token != token.lower() and token not in added]
     if len(capitals) > STRAY_CAPITALS * len(tokenizer):
-        raise UserError(
+        raise ModelError(
             f"{name}: its tokenizer makes everything lower case, and {len(capitals)} of the {len(tokenizer)} tokens of "
             f"its vocabulary have capitals, such as {min(capitals)!r}: a cased checkpoint whose tokenizer_config.json "
             'is missing or wrong; write {"do_lower_case": false} into it'
@@ -291,7 +292,7 @@ def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -
         dropout: replaces every dropout probability of the network; None leaves the checkpoint's.
 
     Raises:
-        UserError: weights that are missing, left over or of another shape beyond the pooler and a new head (and,
+        ModelError: weights that are missing, left over or of another shape beyond the pooler and a new head (and,
             where a BERT starts a LayoutLM, the layout tables), each listed.
     """
     adapted = pretrained.family != pretrained.config.model_type
@@ -355,9 +356,9 @@ def _load(loader: Any, pretrained: PretrainedModel, new: tuple[str, ...]) -> tup
             key_mapping={r"^bert\.": "layoutlm."} if pretrained.config.model_type == "layoutlm" else None,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{pretrained.name}: its weights cannot be loaded: {first_line(error)}") from None
+        raise ModelError(f"{pretrained.name}: its weights cannot be loaded: {first_line(error)}") from None
     except UnpicklingError:  # torch advises to read it all the same
-        raise UserError(
+        raise ModelError(
             f"{pretrained.name}: its weights cannot be loaded: its pytorch_model.bin is damaged, or holds more than "
             "weights, which could be code; take a checkpoint with a model.safetensors"
         ) from None
@@ -371,7 +372,7 @@ def _require_none(name: str, what: str, keys: Iterable[str], allowed: tuple[str,
     known = [f".{part}" for part in (*allowed, *CONSTANTS)]
     keys = sorted(key for key in keys if not any(part in f".{key}" for part in known))
     if keys:
-        raise UserError(
+        raise ModelError(
             f"{name}: {len(keys)} weights are {what}, so the network would not be the pretrained one: "
             f"{', '.join(keys[:10])}{', ...' if len(keys) > 10 else ''}"
         )

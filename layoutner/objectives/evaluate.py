@@ -10,7 +10,7 @@ import torch
 from layoutner.corpus.batches import Batch, collate
 from layoutner.corpus.windows import Window
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
 from layoutner.pages.document import Document
@@ -71,17 +71,16 @@ def in_document_order(
     """One answer for every word of every document.
 
     Raises:
-        UserError: a word without an answer, or an answer without a word. No input leads there: it guards scores and
-            predictions against a fault of the merge.
+        AssertionError: a word without an answer, or an answer without a word. No input leads there: it guards scores
+            and predictions against a fault of the merge.
     """
     words = {(index, word) for index, document in enumerate(documents) for word in range(len(document.words))}
     if wrong := sorted(words ^ answers.keys()):
         index, word = wrong[0]
         where = f"{documents[index].name}, word {word}" if wrong[0] in words else f"document {index}, word {word}"
-        raise UserError(
+        raise AssertionError(
             f"coverage: {len(words - answers.keys())} of {len(words)} words have no label, and "
-            f"{len(answers.keys() - words)} labels have no word; the first: {where}. This is a fault of layoutner: "
-            "please report it with that document"
+            f"{len(answers.keys() - words)} labels have no word; the first: {where}"
         )
     return [[answers[index, word] for word in range(len(document.words))] for index, document in enumerate(documents)]
 
@@ -102,7 +101,7 @@ def evaluate(
         parts: documents with their windows, the same on every rank; of each part only the tags are kept.
 
     Raises:
-        UserError: no word to score.
+        DataError: no word to score.
     """
     truth: list[list[str]] = []
     predicted: list[list[str]] = []
@@ -114,7 +113,7 @@ def evaluate(
 
     def scores() -> Scores:
         if not any(truth):
-            raise UserError(f"{split}: {len(truth)} documents and not one word to score")
+            raise DataError(f"{split}: {len(truth)} documents and not one word to score")
         mean = loss / sum(map(len, truth))
         return score(
             truth,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import PageImage
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, in thousandths of the page's width and height
@@ -26,10 +26,10 @@ class Document:
         """For every word the box around its whole segment.
 
         Raises:
-            UserError: the document has no segments.
+            DataError: the document has no segments.
         """
         if self.segments is None:
-            raise UserError(f"{self.name}: box_level = segment takes the boxes of lines or fields, and it names none")
+            raise DataError(f"{self.name}: box_level = segment takes the boxes of lines or fields, and it names none")
         around: dict[int, Box] = {}
         for segment, box in zip(self.segments, self.boxes, strict=True):
             around[segment] = union(around.get(segment, box), box)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.text import read_text
 from layoutner.pages.document import Document
 
@@ -112,13 +112,13 @@ def read_labels(path: Path, scheme: str) -> LabelSet:
     """The label set of a file with one tag (or entity type) a line; "O" may be missing.
 
     Raises:
-        UserError: the file cannot be read or names no entity type.
+        DataError: the file cannot be read or names no entity type.
     """
     types = _types(line.strip() for line in read_text(path).splitlines() if line.strip())
     if not all(types):
-        raise UserError(f"{path}: a label without a type, such as 'B-'; write B-QUESTION")
+        raise DataError(f"{path}: a label without a type, such as 'B-'; write B-QUESTION")
     if not types:
-        raise UserError(f"{path}: names no label; one a line, such as B-QUESTION")
+        raise DataError(f"{path}: names no label; one a line, such as B-QUESTION")
     return LabelSet(scheme, types)
 
 
@@ -126,11 +126,11 @@ def labels_of(documents: Iterable[Document], scheme: str) -> LabelSet:
     """The label set of labelled documents, types sorted by name.
 
     Raises:
-        UserError: no document has an entity.
+        DataError: no document has an entity.
     """
     types = _types(tag for document in documents for tag in document.tags or ())
     if not types:
-        raise UserError("the training documents hold no entity: every word is O, so there is nothing to learn")
+        raise DataError("the training documents hold no entity: every word is O, so there is nothing to learn")
     return LabelSet(scheme, tuple(sorted(types)))
 
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ def plan_batch(global_batch_size: int, micro_batch_size: int, world_size: int) -
         micro_batch_size: the largest allowed, settings.batch.micro_batch_size.
 
     Raises:
-        UserError: no rank.
+        SettingsError: no rank.
     """
     if world_size < 1:
-        raise UserError(f"world size = {world_size}: at least one rank is needed")
+        raise SettingsError(f"world size = {world_size}: at least one rank is needed")
     accumulation = math.ceil(global_batch_size / (micro_batch_size * world_size))
     largest = math.ceil(global_batch_size / (accumulation * world_size))
     return BatchPlan(global_batch_size, largest, accumulation, world_size, limit=micro_batch_size)

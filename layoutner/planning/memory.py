@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from layoutner.errors import UserError
+from layoutner.errors import ModelError, SettingsError
 from layoutner.planning.batch_plan import plan_batch
 
 MiB, GiB = 2**20, 2**30
@@ -47,17 +47,17 @@ class Network:
         """Count the parameters of families.build's network from a checkpoint's config.json.
 
         Raises:
-            UserError: another family, or a size that config.json lacks or that is no number.
+            ModelError: another family, or a size that config.json lacks or that is no number.
         """
         if family not in ("bert", "roberta", "layoutlm"):
-            raise UserError(f"a {family!r}: memory can be planned for bert, roberta and layoutlm")
+            raise ModelError(f"a {family!r}: memory can be planned for bert, roberta and layoutlm")
         defaults = {"type_vocab_size": 2, "max_2d_position_embeddings": 1024, "vocab_size": 30522}
         defaults |= {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
         defaults |= {"intermediate_size": 3072, "max_position_embeddings": 512}
         size = {key: config.get(key, default) for key, default in defaults.items()}
         for key, value in size.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"the checkpoint's config.json: {key} = {value!r} is no whole number above 0")
+                raise ModelError(f"the checkpoint's config.json: {key} = {value!r} is no whole number above 0")
         hidden, inner = size["hidden_size"], size["intermediate_size"]
         rows = [size["vocab_size"], size["max_position_embeddings"], size["type_vocab_size"]]
         pooler = 0
@@ -225,10 +225,10 @@ def parse_memory(text: str) -> int:
     """Bytes of "24GiB", "24GB", "40G" or "800MiB". All units are powers of 1024, as GPU makers count memory.
 
     Raises:
-        UserError: anything else.
+        SettingsError: anything else.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     if size < 1:
-        raise UserError(f"{text!r} is no amount of memory: a number and a unit, as in 24GiB, 24GB, 40G or 800MiB")
+        raise SettingsError(f"{text!r} is no amount of memory: a number and a unit, as in 24GiB, 24GB, 40G or 800MiB")
     return size

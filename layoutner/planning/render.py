@@ -10,7 +10,7 @@ from layoutner.deepspeed_config.finding import ERROR
 from layoutner.deepspeed_config.hjson_source import read_source
 from layoutner.deepspeed_config.schema import installed_schema
 from layoutner.deepspeed_config.walk import Walk
-from layoutner.errors import UserError, did_you_mean, raise_gathered
+from layoutner.errors import SettingsError, did_you_mean, raise_gathered
 from layoutner.planning.batch_plan import BatchPlan
 from layoutner.planning.schedule import Schedule
 from layoutner.settings.shipped import shipped_folder
@@ -66,7 +66,7 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     """The engine policy of a run, by preset name or path, or by ZeRO stage alone.
 
     Raises:
-        UserError: no such preset, not JSON, an owned or unknown key, "auto", or a stage that contradicts
+        SettingsError: no such preset, not JSON, an owned or unknown key, "auto", or a stage that contradicts
             deepspeed.zero_stage.
     """
     name = settings.preset or f"zero{settings.zero_stage or 0}"
@@ -76,14 +76,16 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     elif Path(name).is_file():
         source = Path(name)
     else:
-        raise UserError(f"deepspeed.preset = {name!r}: no such file or preset; {did_you_mean(name, preset_names())}")
+        raise SettingsError(
+            f"deepspeed.preset = {name!r}: no such file or preset; {did_you_mean(name, preset_names())}"
+        )
     try:
         root = read_source(source.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UserError(f"preset {name}: not readable as JSON: {error}") from None
+        raise SettingsError(f"preset {name}: not readable as JSON: {error}") from None
     preset = root.value()
     if not isinstance(preset, dict):
-        raise UserError(f"preset {name}: holds {type(preset).__name__}, not an object")
+        raise SettingsError(f"preset {name}: holds {type(preset).__name__}, not an object")
     problems = [
         f"{key} is owned by {OWNED[key]}: set it there, and take it out of the preset" for key in preset if key in OWNED
     ]
@@ -93,13 +95,15 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     problems += [f"{found.path}: {found.message}; {found.advice}" for found in walk.findings if found.severity == ERROR]
     if isinstance(preset.get("zero_optimization"), bool):
         problems.append("zero_optimization: true or false is the old way to write it; give an object with a stage")
-    raise_gathered(f"preset {name} cannot be used", problems)
+    raise_gathered(SettingsError, f"preset {name} cannot be used", problems)
     zero = preset.setdefault("zero_optimization", {})
     if not zero.get("compute_grad_norm", True):
-        raise UserError(f"preset {name}: zero_optimization.compute_grad_norm = false: the run logs the gradient norm")
+        raise SettingsError(
+            f"preset {name}: zero_optimization.compute_grad_norm = false: the run logs the gradient norm"
+        )
     stage = zero.setdefault("stage", 0)
     if settings.zero_stage is not None and settings.zero_stage != stage:
-        raise UserError(
+        raise SettingsError(
             f"deepspeed.zero_stage = {settings.zero_stage}, but preset {name} says stage {stage}: "
             "give one of the two, or make them agree"
         )
@@ -128,7 +132,7 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
     Settings have a say in.
 
     Raises:
-        UserError: the preset cannot be used (see load_preset), or contradicts the settings.
+        SettingsError: the preset cannot be used (see load_preset), or contradicts the settings.
     """
     preset = load_preset(settings.deepspeed)
     optimizer, precision = settings.optimizer, settings.precision
@@ -178,5 +182,5 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
     # The same eyes as for anybody's config: what contradicts itself does not reach a GPU.
     findings = check(json.dumps(config), batch.world_size)
     problems = [f"{found.path}: {found.message}; {found.advice}" for found in findings if found.severity == ERROR]
-    raise_gathered("the DeepSpeed config of these settings contradicts itself", problems)
+    raise_gathered(SettingsError, "the DeepSpeed config of these settings contradicts itself", problems)
     return config

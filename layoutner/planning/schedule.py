@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.settings.tree import ScheduleSettings
 
 
@@ -67,15 +67,15 @@ def plan_schedule(settings: ScheduleSettings, global_batch_size: int, windows: i
         windows: training windows; None is enough for a schedule in max_steps.
 
     Raises:
-        UserError: neither epochs nor max_steps; epochs without `windows`; more warm-up than steps.
+        SettingsError: neither epochs nor max_steps; epochs without `windows`; more warm-up than steps.
     """
     an_epoch = None if windows is None else math.ceil(windows / global_batch_size)
     if settings.max_steps is not None:
         total, origin = settings.max_steps, "schedule.max_steps"
     elif settings.epochs is None:
-        raise UserError("the schedule has no length: give schedule.epochs or schedule.max_steps")
+        raise SettingsError("the schedule has no length: give schedule.epochs or schedule.max_steps")
     elif an_epoch is None:
-        raise UserError(
+        raise SettingsError(
             f"schedule.epochs = {settings.epochs} needs the number of training windows to become optimizer steps: "
             "give --windows N, or data.train and model.name_or_path, or schedule.max_steps instead"
         )
@@ -87,7 +87,7 @@ def plan_schedule(settings: ScheduleSettings, global_batch_size: int, windows: i
     else:
         warmup = settings.warmup_steps or 0
     if warmup > total:
-        raise UserError(
+        raise SettingsError(
             f"schedule.warmup_steps = {warmup} is more than the {total} optimizer steps of the run: "
             "the peak learning rate would never be reached; warm up for less, or train for longer"
         )

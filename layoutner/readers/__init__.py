@@ -1,14 +1,14 @@
 """One file a format. A reader turns a path and a role into pages, one after the other.
 
 A reader yields a Page, or a Problem for a page that cannot be read, and goes on behind it. A Problem that is not fatal
-is a note on the files as a whole, and no page. A reader raises UserError only where there is nothing to go on with: not
+is a note on the files as a whole, and no page. A reader raises DataError only where there is nothing to go on with: not
 such a folder, no such split. A new format is one file here and one line.
 """
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from layoutner.errors import NoSplitError, UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.pages.page import Page, Problem
 from layoutner.readers import cord, funsd, hub, jsonl, ocr, sroie, unilm, xfund
 from layoutner.readers.foreign import Kind, recognise
@@ -36,7 +36,7 @@ def read_pages(settings: DataSettings, path: Path, role: str) -> Iterator[Page |
     """What the format's reader yields. If nothing of it is a page, the files may be of another kind, and are looked at.
 
     Raises:
-        UserError: as the reader, or the path holds another kind of file, which the message names.
+        DataError, SettingsError: as the reader, or the path holds another kind of file, which the message names.
     """
     format = settings.format
     held: list[Problem] = []
@@ -55,14 +55,14 @@ def read_pages(settings: DataSettings, path: Path, role: str) -> Iterator[Page |
                 yield page
     except NoSplitError:
         raise
-    except UserError as error:
+    except DataError as error:
         if found:
             raise
         if any(problem.fatal for problem in held):
             yield from held
             raise
         kind = _another_kind(format, path)
-        raise UserError(f"{error}; {kind}" if kind else str(error)) from None
+        raise DataError(f"{error}; {kind}" if kind else str(error)) from None
     if not found:
         _refuse_another_kind(format, path, held)
         yield from held
@@ -78,7 +78,7 @@ def _refuse_another_kind(format: str, path: Path, problems: list[Problem]) -> No
     first = next((problem for problem in problems if problem.fatal), None)
     # Images and tables may stand beside pages of the format that cannot be read for another reason.
     if first and (kind := _another_kind(format, path)) and not (kind.weak and path.is_dir()):
-        raise UserError(f"{kind} (read as {format}: {first})")
+        raise DataError(f"{kind} (read as {format}: {first})")
 
 
 def _another_kind(format: str, path: Path) -> Kind | None:
@@ -90,7 +90,7 @@ def require_packages(format: str | None) -> None:
     """Refuse a format where what reads it is not installed.
 
     Raises:
-        UserError: a package or a program is missing.
+        SettingsError: a package or a program is missing.
     """
     if format == "hub":
         hub.require_packages()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import find_page
 from layoutner.files.text import read_json, visible_files
 from layoutner.pages.page import Page, Problem, Word, encoding_notes, hidden_notes
@@ -28,7 +28,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: nothing to read there.
+        DataError: nothing to read there.
     """
     hidden: list[Path] = []
     files = [path] if path.suffix == ".json" else _files(path, role, hidden)
@@ -37,7 +37,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     for file in files:
         try:
             yield _receipt(file, lookup)
-        except UserError as error:
+        except DataError as error:
             yield Problem(file.name, "unreadable", str(error))
     yield from lookup.notes()
 
@@ -47,7 +47,7 @@ def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
         return files
     folder = split_folder(path, role, SPLITS, "json") / "json"
     if not (files := visible_files(folder, ".json", hidden)):
-        raise UserError(f"{folder}: holds no .json file")
+        raise DataError(f"{folder}: holds no .json file")
     return files
 
 
@@ -69,9 +69,7 @@ def _receipt(file: Path, lookup: ImageLookup) -> Page:
         for number, line in enumerate(receipt["valid_line"]):
             words.extend(_line(line, number))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file}: not a CORD receipt: {type(error).__name__}: {error}") from None
+        raise DataError(f"{file}: not a CORD receipt: {type(error).__name__}: {error}") from None
     return Page(
         file.name,
         file.stem,

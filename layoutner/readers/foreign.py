@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import SUFFIXES, page_images
 from layoutner.files.text import is_hidden
 from layoutner.pages.key_values import RULES
@@ -92,7 +92,7 @@ def _binary(file: Path, content: bytes) -> Kind | None:
     if file.suffix.lower() in SUFFIXES:
         try:
             page_images(file)
-        except UserError:
+        except DataError:
             return None
         return Kind(file, "an image", "ocr", weak=True)
     return None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import find_page
 from layoutner.files.text import read_json, visible_files
 from layoutner.pages.page import Page, Problem, Word, encoding_notes, hidden_notes
@@ -24,7 +24,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: nothing to read there.
+        DataError: nothing to read there.
     """
     hidden: list[Path] = []
     files = [path] if path.suffix == ".json" else _annotation_files(path, role, hidden)
@@ -33,7 +33,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     for file in files:
         try:
             yield _read_form(file, lookup)
-        except UserError as error:
+        except DataError as error:
             yield Problem(file.name, "unreadable", str(error))
     yield from lookup.notes()
 
@@ -41,17 +41,17 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
 def _annotation_files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
     if not any((path / name / "annotations").is_dir() for name in ("", *SPLITS.values())):
         what = "it has neither annotations/ nor training_data/annotations/; data.format names other formats"
-        raise UserError(f"{path}: not a FUNSD folder: {what}")
+        raise DataError(f"{path}: not a FUNSD folder: {what}")
     folder = split_folder(path, role, SPLITS, "annotations")
     files = visible_files(folder / "annotations", ".json", hidden)
     if not files:
-        raise UserError(f"{folder / 'annotations'}: holds no .json file")
+        raise DataError(f"{folder / 'annotations'}: holds no .json file")
     return files
 
 
 def _read_form(file: Path, lookup: ImageLookup) -> Page:
     if (found := lookup.find(file.stem, image_folders(file, IMAGES))) is None:
-        raise UserError(missing_image(file, IMAGES))
+        raise DataError(missing_image(file, IMAGES))
     image, page_size = find_page(found)
     words: list[Word] = []
     notes: list[str] = []
@@ -59,9 +59,7 @@ def _read_form(file: Path, lookup: ImageLookup) -> Page:
         for number, entity in enumerate(read_json(file, notes=notes)["form"]):
             words.extend(entity_words(entity, number))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"not a FUNSD annotation: {type(error).__name__}: {error}") from None
+        raise DataError(f"not a FUNSD annotation: {type(error).__name__}: {error}") from None
     return Page(file.name, file.stem, words, page_size, image, notes=encoding_notes(file.name, notes))
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from layoutner.errors import NoSplitError, UserError, first_line
+from layoutner.errors import DataError, NoSplitError, SettingsError, first_line
 from layoutner.files.image import find_page
 from layoutner.files.text import inside
 from layoutner.pages.page import Page, Problem, Word
@@ -35,10 +35,10 @@ def require_packages() -> None:
     """Refuse the format where what reads it is not installed; looks for it, and does not load it.
 
     Raises:
-        UserError: `datasets` is not installed.
+        SettingsError: `datasets` is not installed.
     """
     if find_spec("datasets") is None:
-        raise UserError("data.format = hub needs the package datasets: pip install 'layoutner[hub]'")
+        raise SettingsError("data.format = hub needs the package datasets: pip install 'layoutner[hub]'")
 
 
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
@@ -51,7 +51,8 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: `datasets` is not installed, no such dataset, no such split, or a column is missing.
+        SettingsError: `datasets` is not installed.
+        DataError: no such dataset, no such split, or a column is missing.
     """
     require_packages()
     import datasets
@@ -65,10 +66,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             if isinstance(feature, datasets.Image):
                 dataset = dataset.cast_column(name, datasets.Image(decode=False))
         rows = iter(dataset)
-    except UserError:
+    except DataError:
         raise
     except Exception as error:
-        raise UserError(f"{path}: cannot be read as a dataset: {first_line(error)}{_advice(error, path)}") from None
+        raise DataError(f"{path}: cannot be read as a dataset: {first_line(error)}{_advice(error, path)}") from None
     row_reader = _RowReader(path, features, isinstance(features.get("image"), datasets.Image))
     number = 0
     while True:
@@ -76,12 +77,12 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         try:
             row = next(rows, None)
         except Exception as error:
-            raise UserError(f"{source}: cannot be read: {first_line(error)}") from None
+            raise DataError(f"{source}: cannot be read: {first_line(error)}") from None
         if row is None:
             return
         try:
             yield row_reader.page(row, source, f"{split}-{number}")
-        except UserError as error:
+        except DataError as error:
             yield Problem(source, "unreadable", str(error))
         number += 1
 
@@ -90,7 +91,7 @@ def _load(path: Path, datasets: Any) -> Any:
     """A dataset, or datasets by split; local ones as a stream, which copies nothing to the library's cache."""
     if path.is_file():
         if path.suffix != ".parquet":
-            raise UserError(f"{path}: expected a .parquet file, a folder, or the name of a dataset of the hub")
+            raise DataError(f"{path}: expected a .parquet file, a folder, or the name of a dataset of the hub")
         return datasets.load_dataset("parquet", data_files=str(path), streaming=True, split="train")
     folder, config = (path, None) if path.is_dir() else _parted(str(path), ":")
     if Path(folder).is_dir():
@@ -100,7 +101,7 @@ def _load(path: Path, datasets: Any) -> Any:
     name, revision = _parted(str(path), "@")
     name, config = _parted(name, ":")
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".parquet"):
-        raise UserError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder")
     return datasets.load_dataset(name, config, revision=revision)
 
 
@@ -144,7 +145,7 @@ class _RowReader:
         for column, names in zip(self.columns[:2], COLUMNS.values(), strict=False):
             if not column:
                 known = ", ".join(features) or "none"
-                raise UserError(f"{path}: has no column {' or '.join(names)}; its columns: {known}")
+                raise DataError(f"{path}: has no column {' or '.join(names)}; its columns: {known}")
         # Names of the class ids; None where tags are texts, or are not at all.
         classes = getattr(features.get(self.columns[2]), "feature", None)
         self.names: list[str] | None = getattr(classes, "names", None)
@@ -152,14 +153,14 @@ class _RowReader:
     def page(self, row: dict[str, Any], source: str, name: str) -> Page:
         texts, boxes, tags = (row.get(column) for column in self.columns)
         if not (isinstance(texts, list) and isinstance(boxes, list) and isinstance(tags, list | None)):
-            raise UserError(f"words {short(texts)}, boxes {short(boxes)}, tags {short(tags)}: expected lists")
+            raise DataError(f"words {short(texts)}, boxes {short(boxes)}, tags {short(tags)}: expected lists")
         tags = tags or [None] * len(texts)
         if not len(texts) == len(boxes) == len(tags):
-            raise UserError(f"{len(texts)} words, {len(boxes)} boxes, {len(tags)} tags: expected one of each a word")
+            raise DataError(f"{len(texts)} words, {len(boxes)} boxes, {len(tags)} tags: expected one of each a word")
         words = []
         for index, (text, box, tag) in enumerate(zip(texts, boxes, tags, strict=True)):
             if not (isinstance(box, list) and len(box) == 4):
-                raise UserError(f"word {index}: box {short(box)}; expected four numbers")
+                raise DataError(f"word {index}: box {short(box)}; expected four numbers")
             words.append(Word(text, (box[0], box[1], box[2], box[3]), _tag(tag, self.names, index)))
         file = _image(row["image"], self.root) if self.pictures and row["image"] else None
         image, size = (None, (1000, 1000)) if file is None else find_page(file)
@@ -171,12 +172,12 @@ def _tag(tag: Any, names: list[str] | None, index: int) -> str | None:
     if tag is None or isinstance(tag, str):
         return tag
     if not isinstance(tag, int):
-        raise UserError(f"word {index}: tag {short(tag)}; expected a text or a class id")
+        raise DataError(f"word {index}: tag {short(tag)}; expected a text or a class id")
     if names is None:
         what = "and the dataset holds no names of classes; make the column a list of ClassLabel, or of texts"
-        raise UserError(f"word {index}: tag {tag} is a number, {what}")
+        raise DataError(f"word {index}: tag {tag} is a number, {what}")
     if not 0 <= tag < len(names):
-        raise UserError(f"word {index}: tag {tag} is none of the dataset's {len(names)} classes")
+        raise DataError(f"word {index}: tag {tag} is none of the dataset's {len(names)} classes")
     return names[tag]
 
 
@@ -200,5 +201,5 @@ def _laid_out(content: bytes) -> Path:
                 partial.write(content)
             Path(partial.name).replace(file)
         except OSError as error:
-            raise UserError(f"{file}: cannot be written: {error}") from None
+            raise DataError(f"{file}: cannot be written: {error}") from None
     return file

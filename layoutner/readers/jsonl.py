@@ -28,7 +28,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, BinaryIO, get_args
 
-from layoutner.errors import NoSplitError, UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.files.encodings import NotUnicode, decode, is_utf_16
 from layoutner.files.image import PageImage, find_page
 from layoutner.files.text import CONVERT, inside, visible_files
@@ -49,11 +49,11 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: nothing to read there.
+        DataError: nothing to read there.
     """
     if path == STDIN:
         if sys.stdin is None:
-            raise UserError("standard input is closed")
+            raise DataError("standard input is closed")
         yield from _lines(sys.stdin.buffer, "stdin", Path())
         return
     hidden: list[Path] = []
@@ -64,13 +64,13 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             with file.open("rb") as lines:
                 yield from _lines(lines, file.name, file.parent)
         except OSError as error:
-            raise UserError(f"{file}: cannot be read: {error}") from None
+            raise DataError(f"{file}: cannot be read: {error}") from None
 
 
 def _files(folder: Path, role: str, hidden: list[Path]) -> list[Path]:
     files = visible_files(folder, ".jsonl", hidden)
     if not files:
-        raise UserError(f"{folder}: holds no .jsonl file")
+        raise DataError(f"{folder}: holds no .jsonl file")
     there = [file for file in files if file.stem in ROLES]
     if there and folder / f"{role}.jsonl" not in there:
         raise NoSplitError(
@@ -87,7 +87,7 @@ def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]
         number += 1
         source = f"{name} line {number}"
         if number == 1 and is_utf_16(line):
-            raise UserError(f"{name}: is UTF-16, and JSON lines are UTF-8; {CONVERT}")
+            raise DataError(f"{name}: is UTF-16, and JSON lines are UTF-8; {CONVERT}")
         if len(line) > LONGEST_LINE:
             while line and not line.endswith(b"\n"):
                 line = lines.readline(2**20)
@@ -96,7 +96,7 @@ def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]
         elif line.strip():
             try:
                 yield _page(line, source, folder)
-            except UserError as error:
+            except DataError as error:
                 yield Problem(source, "unreadable", str(error))
 
 
@@ -105,21 +105,21 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
         text, note = decode(line)
         page = json.loads(text)
     except NotUnicode as error:
-        raise UserError(f"{error} of the line; {CONVERT}") from None
+        raise DataError(f"{error} of the line; {CONVERT}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {error}; one document a line") from None
+        raise DataError(f"not JSON: {error}; one document a line") from None
     if not isinstance(page, dict):
-        raise UserError(f"{short(page)} is not a document; expected an object")
+        raise DataError(f"{short(page)} is not a document; expected an object")
     name, size, words = (page.get(key) for key in ("document", "page_size", "words"))
     if not (isinstance(name, str) and name.strip()):
-        raise UserError(f'"document" is {short(name)}; expected the name of the page')
+        raise DataError(f'"document" is {short(name)}; expected the name of the page')
     if not (isinstance(size, list) and len(size) == 2):
-        raise UserError(f'"page_size" is {short(size)}; expected [width, height], two numbers')
+        raise DataError(f'"page_size" is {short(size)}; expected [width, height], two numbers')
     if not isinstance(words, list):
-        raise UserError(f'"words" is {short(words)}; expected a list of words')
+        raise DataError(f'"words" is {short(words)}; expected a list of words')
     group = page.get("group")
     if not (group is None or (isinstance(group, str) and group.strip())):
-        raise UserError(f'"group" is {short(group)}; expected the name of the document that the page is of')
+        raise DataError(f'"group" is {short(group)}; expected the name of the document that the page is of')
     made = [_word(word, index) for index, word in enumerate(words)]
     image, seen = _image(page.get("image"), page.get("frame"), folder)
     return Page(
@@ -141,33 +141,33 @@ def _choice(page: dict[str, Any], key: str, choices: tuple[str, ...]) -> Any:
     value = page.get(key)
     if value is not None and value not in choices:
         known = " or ".join(f'"{choice}"' for choice in choices)
-        raise UserError(f'"{key}" is {short(value)}; expected {known}')
+        raise DataError(f'"{key}" is {short(value)}; expected {known}')
     return value or choices[0]
 
 
 def _word(word: Any, index: int) -> Word:
     if not isinstance(word, dict):
-        raise UserError(f"word {index}: {short(word)} is not a word; expected an object")
+        raise DataError(f"word {index}: {short(word)} is not a word; expected an object")
     text, box, label, segment = (word.get(key) for key in ("text", "box", "label", "segment"))
     if not isinstance(text, str):
-        raise UserError(f'word {index}: "text" is {short(text)}; expected text')
+        raise DataError(f'word {index}: "text" is {short(text)}; expected text')
     if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)):
-        raise UserError(f'word {index}: "box" is {short(box)}; expected four numbers, [x0, y0, x1, y1]')
+        raise DataError(f'word {index}: "box" is {short(box)}; expected four numbers, [x0, y0, x1, y1]')
     if not (label is None or isinstance(label, str)):
-        raise UserError(f'word {index}: "label" is {short(label)}; expected a label such as "B-TOTAL"')
+        raise DataError(f'word {index}: "label" is {short(label)}; expected a label such as "B-TOTAL"')
     if not (segment is None or (isinstance(segment, int) and not isinstance(segment, bool))):
-        raise UserError(f'word {index}: "segment" is {short(segment)}; expected a whole number')
+        raise DataError(f'word {index}: "segment" is {short(segment)}; expected a whole number')
     return Word(text, (box[0], box[1], box[2], box[3]), label, segment)
 
 
 def _image(name: Any, frame: Any, folder: Path) -> tuple[PageImage, tuple[int, int]] | tuple[None, None]:
     if not (frame is None or (isinstance(frame, int) and not isinstance(frame, bool) and frame >= 0)):
-        raise UserError(f'"frame" is {short(frame)}; expected a whole number from 0')
+        raise DataError(f'"frame" is {short(frame)}; expected a whole number from 0')
     if name is None:
         if frame is not None:
-            raise UserError(f'"frame" is {frame}, and there is no "image" that it could be in')
+            raise DataError(f'"frame" is {frame}, and there is no "image" that it could be in')
         return None, None
     if not isinstance(name, str):
-        raise UserError(f'"image" is {short(name)}; expected a path relative to {folder.resolve()}')
+        raise DataError(f'"image" is {short(name)}; expected a path relative to {folder.resolve()}')
     # An image that cannot be read is found here, not in the middle of a run.
     return find_page(inside(folder, name), frame)

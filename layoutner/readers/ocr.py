@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from layoutner.errors import UserError, first_line
+from layoutner.errors import DataError, SettingsError, first_line
 from layoutner.files.image import SUFFIXES, page_images, read_image
 from layoutner.files.text import visible_files
 from layoutner.pages.page import Page, Problem, Word, hidden_notes
@@ -25,7 +25,7 @@ def require_packages() -> None:
     """Refuse the format where what reads it is not installed; looks for it, and does not load it.
 
     Raises:
-        UserError: pytesseract or tesseract is not installed.
+        SettingsError: pytesseract or tesseract is not installed.
     """
     lacks = []
     if find_spec("pytesseract") is None:
@@ -36,7 +36,7 @@ def require_packages() -> None:
             "apt-get install tesseract-ocr, or brew install tesseract"
         )
     if lacks:
-        raise UserError(f"data.format = ocr needs {'; and '.join(lacks)}")
+        raise SettingsError(f"data.format = ocr needs {'; and '.join(lacks)}")
 
 
 def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[Page | Problem]:
@@ -50,7 +50,8 @@ def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[
         max_image_mib: data.max_image_mib.
 
     Raises:
-        UserError: pytesseract or tesseract is not installed, or the folder holds no image.
+        SettingsError: pytesseract or tesseract is not installed.
+        DataError: the folder holds no image.
     """
     require_packages()
     import pytesseract
@@ -61,7 +62,7 @@ def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[
     for file in files:
         try:
             images = page_images(file)
-        except UserError as error:
+        except DataError as error:
             yield Problem(file.name, "unreadable", str(error))
             continue
         for number, image in enumerate(images, 1):
@@ -70,7 +71,7 @@ def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[
             try:
                 picture = read_image(image, max_image_mib)
                 words = _words(picture, pytesseract)
-            except UserError as error:
+            except DataError as error:
                 yield Problem(source, "unreadable", str(error))
             else:
                 yield Page(source, f"{file.stem}-{number}" if of_several else file.stem, words, picture.size, image)
@@ -79,7 +80,7 @@ def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[
 def _files(folder: Path, hidden: list[Path]) -> list[Path]:
     files = [file for file in visible_files(folder, SUFFIXES, hidden) if file.is_file()]
     if not files:
-        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+        raise DataError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
     return files
 
 
@@ -88,7 +89,7 @@ def _words(picture: Image.Image, pytesseract: Any) -> list[Word]:
     try:
         data = pytesseract.image_to_data(picture, output_type=pytesseract.Output.DICT, timeout=LONGEST_PAGE)
     except Exception as error:  # of the program, its output and its folder of languages
-        raise UserError(first_line(error)) from None
+        raise DataError(first_line(error)) from None
     lines: dict[tuple[int, int, int], int] = {}
     words = []
     keys = ("text", "conf", "left", "top", "width", "height", "block_num", "par_num", "line_num")

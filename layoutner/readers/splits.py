@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from layoutner.errors import NoSplitError, UserError
+from layoutner.errors import DataError, NoSplitError
 
 
 def split_folder(path: Path, role: str, splits: dict[str, str], inner: str) -> Path:
@@ -13,13 +13,13 @@ def split_folder(path: Path, role: str, splits: dict[str, str], inner: str) -> P
         inner: the folder of the pages' files.
 
     Raises:
-        UserError: no such folder, or none for this role.
+        DataError: no such folder, or none for this role.
     """
     if (path / inner).is_dir():
         return path
     there = [name for name in splits.values() if (path / name / inner).is_dir()]
     if not there:
-        raise UserError(f"{path}: holds neither {inner}/ nor {splits['train']}/{inner}/")
+        raise DataError(f"{path}: holds neither {inner}/ nor {splits['train']}/{inner}/")
     if splits.get(role) not in there:
         raise NoSplitError(
             f"{path}: holds {' and '.join(there)}, none of them for data.{role}; name one of them in full"

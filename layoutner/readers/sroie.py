@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import find_page
 from layoutner.files.text import read_json, read_text, visible_files
 from layoutner.pages.key_values import RULES, find_values
@@ -38,7 +38,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: nothing to read there, or page_sizes.tsv is broken.
+        DataError: nothing to read there, or page_sizes.tsv is broken.
     """
     hidden: list[Path] = []
     files = [path] if path.is_file() else _files(path, role, hidden)
@@ -48,7 +48,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     for file in files:
         try:
             yield _receipt(file, sizes, lookup)
-        except UserError as error:
+        except DataError as error:
             yield Problem(file.name, "unreadable", str(error))
     yield from lookup.notes()
 
@@ -59,7 +59,7 @@ def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
     folder = split_folder(path, role, SPLITS, lines) / lines
     files = visible_files(folder, (".txt", ".csv"), hidden)
     if not files:
-        raise UserError(f"{folder}: holds no .txt and no .csv file")
+        raise DataError(f"{folder}: holds no .txt and no .csv file")
     return files
 
 
@@ -74,7 +74,7 @@ def _sizes(folder: Path) -> dict[str, PageSize]:
             key, width, height = line.split("\t")
             sizes[key] = written_size(f"{width} {height}")
         except ValueError:
-            raise UserError(f"{file} line {number}: {line[:80]!r} is not key, width, height") from None
+            raise DataError(f"{file} line {number}: {line[:80]!r} is not key, width, height") from None
     return sizes
 
 
@@ -82,7 +82,7 @@ def _receipt(file: Path, sizes: dict[str, PageSize], lookup: ImageLookup) -> Pag
     folder, name = file.parent.parent, file.stem
     found = lookup.find(name, image_folders(file, IMAGES))
     if found is None and name not in sizes:
-        raise UserError(f"{file}: the size of its page is not known: neither img/{name}.jpg nor a line of {SIZES}")
+        raise DataError(f"{file}: the size of its page is not known: neither img/{name}.jpg nor a line of {SIZES}")
     image, seen = (None, None) if found is None else find_page(found)
     page_size = seen or sizes[name]
     words: list[Word] = []
@@ -111,7 +111,7 @@ def _words(line: str, number: int, file: Path) -> Iterator[Word]:
             raise ValueError
     except ValueError:
         what = f"line {number + 1} is not eight corners and a text: {line[:80]!r}"
-        raise UserError(f"{file}: {what}") from None
+        raise DataError(f"{file}: {what}") from None
     text = text.strip()
     left, width = min(xs), max(xs) - min(xs)
     start = 0
@@ -127,17 +127,17 @@ def _values(file: Path, encoding: list[str]) -> dict[str, str]:
     try:
         values: Any = read_json(file, LARGEST_FILE, encoding)
         if not isinstance(values, dict):
-            raise UserError(f"{file}: not an object of key values but {type(values).__name__}")
+            raise DataError(f"{file}: not an object of key values but {type(values).__name__}")
         if file.parent.name == "labels" and not RULES.keys() & values.keys():
-            raise UserError(f"{file}: has none of the key values {', '.join(RULES)}")
-    except UserError as error:
+            raise DataError(f"{file}: has none of the key values {', '.join(RULES)}")
+    except DataError as error:
         if file.parent.name != "labels":
             raise
         # Elsewhere such a folder holds the labels of words or of boxes, in as many ways as there are tools.
-        raise UserError(f"{error}; labels/ is read as the key values of receipts, as entities/ is") from None
+        raise DataError(f"{error}; labels/ is read as the key values of receipts, as entities/ is") from None
     for key in RULES:
         if not isinstance(values.get(key, ""), str):
-            raise UserError(f"{file}: {key} = {str(values[key])[:80]} is not text")
+            raise DataError(f"{file}: {key} = {str(values[key])[:80]} is not text")
     return {key: values.get(key, "").strip() for key in RULES}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from layoutner.errors import NoSplitError, UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.files.text import read_lines
 from layoutner.pages.page import Page, PageSize, Problem, Word, page_size_problem, written_size
 
@@ -25,7 +25,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         role: "train", "eval" or "test".
 
     Raises:
-        UserError: a file is missing or is not UTF-8. One file holds all pages, so none can be left out for its bytes.
+        DataError: a file is missing or is not UTF-8. One file holds all pages, so none can be left out for its bytes.
     """
     if path.suffix == ".txt":
         folder, split = path.parent, path.stem
@@ -37,10 +37,10 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         if role == "eval" and there:
             hint += "; data.eval also takes a fraction of the training documents such as 0.1"
         problem = f"{folder / f'{split}.txt'}: no such file; {hint}"
-        raise NoSplitError(problem) if there else UserError(problem)
+        raise NoSplitError(problem) if there else DataError(problem)
     files = [folder / f"{split}{suffix}.txt" for suffix in ("", "_box", "_image")]
     if missing := [str(file) for file in files if not file.is_file()]:
-        raise UserError(
+        raise DataError(
             f"{' and '.join(missing)}: no such file; {split}.txt is read with {split}_box.txt and _image.txt"
         )
     yield from _pages(split, zip_longest(*map(read_lines, files), fillvalue=""))
@@ -70,7 +70,7 @@ def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Probl
         size = size or its_size
         try:
             word = _parse(*lines)
-        except UserError as error:
+        except DataError as error:
             broken.append(f"line {number}: {error}")
             nameless = [*nameless, broken[-1]] if its_image is None else []
         else:
@@ -118,14 +118,14 @@ def _parse(text_row: str, box_row: str, image_row: str) -> Word:
         x0, y0, x1, y1 = (int(side) for side in box_text.split())
         size = written_size(size_text)
     except ValueError:
-        raise UserError(
+        raise DataError(
             f"word {text!r}: _box.txt says {box_row!r} and _image.txt {image_row!r}; expected "
             "'word<TAB>x0 y0 x1 y1' and 'word<TAB>x0 y0 x1 y1<TAB>width height<TAB>file'"
         ) from None
     if problem := page_size_problem(size):
-        raise UserError(f"word {text!r}: {problem}")
+        raise DataError(f"word {text!r}: {problem}")
     if not text == box_word == image_word:
-        raise UserError(f"the three files are out of step: {text!r}, {box_word!r}, {image_word!r}")
+        raise DataError(f"the three files are out of step: {text!r}, {box_word!r}, {image_word!r}")
     if len(tag) > 1:
-        raise UserError(f"word {text!r}: more than one label: {tag}")
+        raise DataError(f"word {text!r}: more than one label: {tag}")
     return Word(text, (x0, y0, x1, y1), tag[0] if tag else None)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layoutner.errors import NoSplitError, UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.files.image import find_page
 from layoutner.files.text import inside, read_json, visible_files
 from layoutner.pages.page import Page, Problem, Word, encoding_notes, hidden_notes
@@ -26,7 +26,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         role: "train", "eval" (the split val) or "test".
 
     Raises:
-        UserError: nothing to read there.
+        DataError: nothing to read there.
     """
     hidden: list[Path] = []
     files = [path] if path.suffix == ".json" else _files(path, role, hidden)
@@ -36,7 +36,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         notes: list[str] = []
         try:
             documents = _documents(file, notes)
-        except UserError as error:
+        except DataError as error:
             yield Problem(file.name, "unreadable", str(error))
             continue
         yield from encoding_notes(file.name, notes)
@@ -44,7 +44,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
             source = f"{file.name} document {number}"
             try:
                 yield _page(document, source, file, lookup)
-            except UserError as error:
+            except DataError as error:
                 yield Problem(source, "unreadable", str(error))
     yield from lookup.notes()
 
@@ -55,7 +55,7 @@ def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
         endings = tuple(f".{split}.json" for split in SPLITS.values())
         there = [file.name for file in visible_files(path, endings, [])]
         if not there:
-            raise UserError(f"{path}: not an XFUND folder: it holds no file such as zh.train.json or zh.val.json")
+            raise DataError(f"{path}: not an XFUND folder: it holds no file such as zh.train.json or zh.val.json")
         raise NoSplitError(
             f"{path}: holds {', '.join(there)}, none of them for data.{role}; name one of them in full"
             + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
@@ -67,7 +67,7 @@ def _documents(file: Path, notes: list[str]) -> list[Any]:
     content = read_json(file, LARGEST_FILE, notes)
     documents = content.get("documents") if isinstance(content, dict) else None
     if not isinstance(documents, list):
-        raise UserError(f'{file}: not an XFUND file: it has no list "documents"')
+        raise DataError(f'{file}: not an XFUND file: it has no list "documents"')
     return documents
 
 
@@ -81,7 +81,7 @@ def _page(document: Any, source: str, file: Path, lookup: ImageLookup) -> Page:
         for number, entity in enumerate(document["document"]):
             words.extend(entity_words(entity, number))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"not an XFUND document: {type(error).__name__}: {error}") from None
+        raise DataError(f"not an XFUND document: {type(error).__name__}: {error}") from None
     found = _image(file, image["fname"], lookup)
     # An image that cannot be read is found here, not in the middle of a run.
     place, seen = (None, None) if found is None else find_page(found)

@@ -22,7 +22,7 @@ def cross_validate(settings: Settings, ranks: Ranks) -> None:
     Folds that an earlier call has scored are not trained again where run.resume = auto.
 
     Raises:
-        UserError: anything the user can mend.
+        LayoutnerError: anything the user can mend.
     """
     folds = number_of_folds(settings)
     if settings.run.eval_every:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from layoutner.errors import UserError
+from layoutner.errors import CheckpointError, SettingsError
 from layoutner.settings.tree import Settings
 from layoutner.training.folder import PREPROCESSING_FILE, SCORES_FILE, SETTINGS_FILE
 
@@ -26,21 +26,21 @@ def number_of_folds(settings: Settings) -> int:
     """The number of folds, if the settings are those of a cross-validation.
 
     Raises:
-        UserError: they are not.
+        SettingsError: they are not.
     """
     data = settings.data
     if data.folds is None:
-        raise UserError("data.folds is missing: the number of parts, each of which is held out once, such as 5")
+        raise SettingsError("data.folds is missing: the number of parts, each of which is held out once, such as 5")
     if data.fold is not None:
-        raise UserError(f"data.fold = {data.fold}: cross-validate trains every fold; `layoutner train` trains one")
+        raise SettingsError(f"data.fold = {data.fold}: cross-validate trains every fold; `layoutner train` trains one")
     if data.test is not None:
         # A model a fold would give a test score a fold, and the best of them would be a choice made on the test pages.
-        raise UserError(
+        raise SettingsError(
             f"data.test = {data.test}: cross-validation scores the held-out folds alone; to score test documents, "
             "`layoutner train` on all training documents"
         )
     if settings.run.resume not in ("never", "auto"):
-        raise UserError(f"run.resume = {settings.run.resume}: cross-validation takes never or auto")
+        raise SettingsError(f"run.resume = {settings.run.resume}: cross-validation takes never or auto")
     return data.folds
 
 
@@ -62,7 +62,7 @@ def require_summary(file: Path, fold: Path) -> None:
     """Refuse to replace scores that no cross-validation has written."""
 
     if file.exists() and not (fold / PREPROCESSING_FILE).is_file():
-        raise UserError(
+        raise CheckpointError(
             f"{file} is not of a cross-validation, as there is no run in {fold.name} beside it; give another "
             "run.output_dir"
         )
@@ -72,7 +72,7 @@ def finished_scores(settings: Settings) -> dict[str, Any] | None:
     """Scores of a fold that an earlier call finished, where run.resume = auto.
 
     Raises:
-        UserError: that call had other settings.
+        CheckpointError: that call had other settings.
     """
 
     folder = settings.run.output_dir
@@ -83,12 +83,16 @@ def finished_scores(settings: Settings) -> dict[str, Any] | None:
         was = Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:  # of another version
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise UserError(f"{file}: are no settings of this version: {wrong}; give another run.output_dir") from None
+        raise CheckpointError(
+            f"{file}: are no settings of this version: {wrong}; give another run.output_dir"
+        ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read: {error}; give another run.output_dir") from None
+        raise CheckpointError(f"{file}: cannot be read: {error}; give another run.output_dir") from None
     there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))
     if differs := [f"{key} = {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]:
-        raise UserError(f"{folder} was trained with other settings: {'; '.join(differs)}; give another run.output_dir")
+        raise CheckpointError(
+            f"{folder} was trained with other settings: {'; '.join(differs)}; give another run.output_dir"
+        )
     scores: dict[str, Any] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     return scores
 

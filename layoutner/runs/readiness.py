@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from layoutner.documents.roles import require_path, require_predictions, require_roles
-from layoutner.errors import UserError, require_all
+from layoutner.errors import SettingsError, require_all
 from layoutner.models.source import checkpoint_name
 from layoutner.pages.labels import read_labels
 from layoutner.planning.batch_plan import plan_batch
@@ -27,7 +27,8 @@ def require_ready(*runs: Settings) -> None:
         runs: settings of the run; for a cross-validation those of every fold, which differ by fold and folder.
 
     Raises:
-        UserError: all problems together. Those that only reading documents and checkpoint shows come later.
+        LayoutnerError: all problems together, of their class if it is the same. Those that only reading documents and
+            checkpoint shows come later.
     """
     require_all("this run cannot start", (check for run in runs for check in _checks(run)))
 
@@ -72,7 +73,7 @@ def _require_names(settings: Settings) -> None:
     encoding, name = sys.getfilesystemencoding(), settings.model.name_or_path or ""
     for key, path in (("run.output_dir", str(settings.run.output_dir)), ("model.name_or_path", name)):
         if os.fsencode(path) != path.encode("utf-8"):
-            raise UserError(
+            raise SettingsError(
                 f"{key} = {path}: file names are in {encoding} in this locale, and libraries take them in UTF-8: set "
                 "PYTHONUTF8=1, or give a name in ASCII"
             )

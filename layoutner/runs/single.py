@@ -59,7 +59,7 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
     The checkpoint is scored once, as it will be used: from the export, on the test documents if there are any.
 
     Raises:
-        UserError: anything the user can mend.
+        LayoutnerError: anything the user can mend.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
     with held_folders():

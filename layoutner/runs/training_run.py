@@ -29,7 +29,7 @@ def train_model(settings: Settings, ranks: Ranks) -> tuple[Plan, Path]:
         The plan of the run, and its chosen checkpoint: the best on data.eval, or the last without data.eval.
 
     Raises:
-        UserError: anything the user can mend.
+        LayoutnerError: anything the user can mend.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
     training = open_run(settings, ranks)
@@ -47,7 +47,7 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     removed before every rank is ready for its first step.
 
     Raises:
-        UserError: anything the user can mend.
+        LayoutnerError: anything the user can mend.
     """
     plan = _make_plan(settings, ranks)
     folder = settings.run.output_dir

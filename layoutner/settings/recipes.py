@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from layoutner.errors import UserError, did_you_mean
+from layoutner.errors import SettingsError, did_you_mean
 
 
 def recipe_names() -> list[str]:
@@ -18,10 +18,10 @@ def recipe_text(name: str) -> str:
     """A recipe as it ships, a TOML file with its comments.
 
     Raises:
-        UserError: no recipe has that name.
+        SettingsError: no recipe has that name.
     """
     if name not in recipe_names():
-        raise UserError(f"{name}: no recipe of that name; {did_you_mean(name, recipe_names())}")
+        raise SettingsError(f"{name}: no recipe of that name; {did_you_mean(name, recipe_names())}")
     return (resources.files("layoutner") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -41,7 +41,7 @@ def read_config(config: str | None) -> dict[str, Any]:
     """Settings of a recipe by name, or of a TOML file by path, as it says them; none of None.
 
     Raises:
-        UserError: neither, or a file that cannot be read.
+        SettingsError: neither, or a file that cannot be read.
     """
     if config is None:
         return {}
@@ -51,14 +51,14 @@ def read_config(config: str | None) -> dict[str, Any]:
     else:
         path = Path(config)
         if not path.is_file():
-            raise UserError(
+            raise SettingsError(
                 f"--config {config}: no such file, and no recipe of that name; {did_you_mean(config, recipes)}"
             )
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--config {config}: cannot be read: {error}") from None
+            raise SettingsError(f"--config {config}: cannot be read: {error}") from None
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"--config {config}: not valid TOML: {error}") from None
+        raise SettingsError(f"--config {config}: not valid TOML: {error}") from None

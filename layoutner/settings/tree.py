@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import pydantic_settings
 import tomli_w
 from pydantic import (
     BeforeValidator,
@@ -13,9 +14,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource
 
-from layoutner.errors import UserError, did_you_mean, raise_gathered
+from layoutner.errors import SettingsError, did_you_mean, raise_gathered
 from layoutner.settings.data import DataSettings
 from layoutner.settings.recipes import read_config
 from layoutner.settings.section import Section, split_commas
@@ -239,7 +240,7 @@ def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: s
         said: where the overrides come from, for messages.
 
     Raises:
-        UserError: every problem of all sources at once: unreadable file, unknown key with the nearest
+        SettingsError: every problem of all sources at once: unreadable file, unknown key with the nearest
             known name, wrong type or range, contradiction.
     """
     sources: list[tuple[str, Mapping[str, Any]]] = [("the config file", read_config(config))]
@@ -265,7 +266,7 @@ def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: s
         settings = Settings(**merged)  # type: ignore[arg-type]
     except ValidationError as error:
         problems.extend(_explain(error, said_by))
-    raise_gathered("settings cannot be used", problems)
+    raise_gathered(SettingsError, "settings cannot be used", problems)
     return settings
 
 
@@ -274,14 +275,15 @@ def _read_environment() -> dict[str, Any]:
     names = [name for name in os.environ if name.startswith(ENV_PREFIX) and "__" in name]
     strangers = [name for name in names if name.removeprefix(ENV_PREFIX).split("__")[0].lower() not in known]
     raise_gathered(
+        SettingsError,
         "environment variables of no section",
         [f"{name}: {did_you_mean(name.removeprefix(ENV_PREFIX).split('__')[0].lower(), known)}" for name in strangers],
     )
     try:
         return EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False)()
-    except SettingsError:
+    except pydantic_settings.SettingsError:
         named = [name for name in os.environ if name.removeprefix(ENV_PREFIX).lower() in known]
-        raise UserError(
+        raise SettingsError(
             f"environment variable {', '.join(named)}: a whole section cannot be given there; "
             f"name the key too, as in {ENV_PREFIX}OPTIMIZER__LR"
         ) from None

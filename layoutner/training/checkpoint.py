@@ -19,7 +19,7 @@ from torch import nn
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
-from layoutner.errors import UserError, first_line
+from layoutner.errors import CheckpointError, first_line
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import (
     FOLDER,
@@ -61,7 +61,7 @@ def save(engine: Engine, run: Path, state: TrainState, identity: Identity, keep:
         keep: how many of the newest stay, beside the best; 0 = all.
 
     Raises:
-        UserError: on every rank: it could not be written; what was there before still is.
+        CheckpointError: on every rank: it could not be written; what was there before still is.
     """
     weights, moments = engine.weights(), engine.moments()
     record = {"state": asdict(state), "engine": engine.counters(), **asdict(identity)}
@@ -97,7 +97,7 @@ def _write(
         _flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
+        raise CheckpointError(
             f"{final}: could not be written: {first_line(error)}; the checkpoints before it are as they "
             "were: make room, then go on with run.resume = auto"
         ) from None
@@ -156,12 +156,12 @@ class CheckpointReader:
         """Put the weights into an fp32 model, from fp32 where they are trained.
 
         Raises:
-            UserError: on every rank: other weights than the model's.
+            CheckpointError: on every rank: other weights than the model's.
         """
         wanted = dict(model.named_parameters())
         there = set(self._names[WEIGHTS_FILE])
         if missing := sorted(wanted.keys() - there):
-            raise UserError(f"{self.path}: {len(missing)} weights of the network are not in it: {missing[:10]}")
+            raise CheckpointError(f"{self.path}: {len(missing)} weights of the network are not in it: {missing[:10]}")
         for name, parameter in wanted.items():
             parameter.data.copy_(self._read(f"master/{name}", name, parameter.shape))
 
@@ -189,8 +189,8 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
         total: optimizer steps that the run makes.
 
     Raises:
-        UserError: "never" in a folder that holds checkpoints and is not to be overwritten, "must" or a path without
-            one, nothing but damaged ones, a checkpoint of another meaning, or one that leaves nothing to train.
+        CheckpointError: "never" in a folder that holds checkpoints and is not to be overwritten, "must" or a path
+            without one, nothing but damaged ones, a checkpoint of another run, or one that leaves nothing to train.
     """
     run, resume = settings.run.output_dir, settings.run.resume
     if settings.run.overwrite:
@@ -202,7 +202,7 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
     if resume in ("auto", "must"):
         checkpoint = _newest_undamaged([*there, *torn_ones])
         if checkpoint is None and (there or torn_ones):
-            raise UserError(
+            raise CheckpointError(
                 f"run.resume = {resume}: every checkpoint in {run / FOLDER} is damaged; to start afresh give another "
                 "run.output_dir"
             )
@@ -213,10 +213,10 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
     else:
         checkpoint = Path(resume)
         if problem := verify(checkpoint):
-            raise UserError(f"run.resume = {resume}: not a complete layoutner checkpoint: {problem}")
+            raise CheckpointError(f"run.resume = {resume}: not a complete layoutner checkpoint: {problem}")
         newer = [other.name for other in there[-1:] if checkpoint.resolve() in (c.resolve() for c in there[:-1])]
         if newer:
-            raise UserError(
+            raise CheckpointError(
                 f"run.resume = {resume}: {newer[0]} stands beside it and is newer, and would be taken for this run's; "
                 "to branch off there, give another run.output_dir"
             )
@@ -230,10 +230,10 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
         if saved.get(key) != value
     ]
     if differs:
-        raise UserError(f"{checkpoint}: cannot be resumed by this run: {'; '.join(differs)}")
+        raise CheckpointError(f"{checkpoint}: cannot be resumed by this run: {'; '.join(differs)}")
     step, own = record["state"]["step"], checkpoint.resolve().parent == (run / FOLDER).resolve()
     if step > total or (step == total and not own):
-        raise UserError(
+        raise CheckpointError(
             f"{checkpoint} stands after {step} optimizer steps, and this run makes {total}: there is nothing left to "
             "train; give a longer schedule, or make a model of it as it is: `layoutner export`"
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from layoutner.errors import UserError, first_line
+from layoutner.errors import CheckpointError, first_line
 from layoutner.settings.tree import RunSettings
 
 FOLDER = "checkpoints"
@@ -88,7 +88,7 @@ def read_state(checkpoint: Path) -> TrainState:
     """State of a complete checkpoint.
 
     Raises:
-        UserError: not a complete checkpoint.
+        CheckpointError: not a complete checkpoint.
     """
     state = read_record(checkpoint)["state"]
     return TrainState(**{field.name: state[field.name] for field in fields(TrainState)})
@@ -96,7 +96,7 @@ def read_state(checkpoint: Path) -> TrainState:
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
     if problem := torn(checkpoint):
-        raise UserError(f"{checkpoint}: not a complete layoutner checkpoint: {problem}")
+        raise CheckpointError(f"{checkpoint}: not a complete layoutner checkpoint: {problem}")
     record: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
     return record
 
@@ -115,21 +115,21 @@ def require_resumable(settings: RunSettings) -> None:
     """Refuse a start that run.resume and the run folder do not allow, as far as that shows without reading weights.
 
     Raises:
-        UserError: "never" in a folder that holds checkpoints and is not to be overwritten; "must" or a path without
-            one.
+        CheckpointError: "never" in a folder that holds checkpoints and is not to be overwritten; "must" or a path
+            without one.
     """
     run, resume = settings.output_dir, settings.resume
     if settings.overwrite:
         return
     there = complete_checkpoints(run)
     if resume == "never" and there:
-        raise UserError(
+        raise CheckpointError(
             f"run.output_dir = {run} holds {len(there)} checkpoint(s), the newest {there[-1].name}: "
             "run.resume = auto goes on from there; to start afresh give another run.output_dir, or "
             "run.overwrite = true, which removes them"
         )
     if resume == "must" and not there and not torn_checkpoints(run):
-        raise UserError(f"run.resume = must, but {run / FOLDER} holds no complete checkpoint")
+        raise CheckpointError(f"run.resume = must, but {run / FOLDER} holds no complete checkpoint")
     # With checkpoints of its own the run goes on from those.
     if resume not in ("never", "auto", "must") and not there and (problem := torn(Path(resume))):
-        raise UserError(f"run.resume = {resume}: not a complete layoutner checkpoint: {problem}")
+        raise CheckpointError(f"run.resume = {resume}: not a complete layoutner checkpoint: {problem}")

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from layoutner import __version__
 from layoutner.distributed.machine import available_cpus
-from layoutner.errors import UserError
+from layoutner.errors import CheckpointError, DataError, ModelError, SettingsError
 from layoutner.files.text import read_text
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
@@ -66,17 +66,18 @@ def require_folder(settings: Settings) -> None:
     """Make the run folder, and keep other runs out of it. Rank 0 alone calls this, before a model is loaded.
 
     Raises:
-        UserError: the folder cannot be written, or another run is writing there; it holds what no run of layoutner
-            has left and this one would replace, or results of a run that this one does not go on from, without
-            run.overwrite; run.overwrite would take away what this run itself reads or writes, or what an earlier
-            start of the same job has saved.
+        CheckpointError: the folder cannot be written, or another run is writing there; it holds what no run of
+            layoutner has left and this one would replace, or results of a run that this one does not go on from,
+            without run.overwrite.
+        SettingsError: run.overwrite would take away what this run itself reads or writes, or what an earlier start of
+            the same job has saved.
     """
     folder = settings.run.output_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
+        raise CheckpointError(f"run.output_dir = {folder}: cannot be written: {error}") from None
     require_replaceable(settings)
     _hold(folder)
 
@@ -85,11 +86,12 @@ def require_replaceable(settings: Settings) -> None:
     """Refuse a run folder in which something stands that must not be replaced. Changes nothing.
 
     Raises:
-        UserError: as `require_folder`, but for a folder that cannot be written and for another run that writes there.
+        CheckpointError, SettingsError: as `require_folder`, but for a folder that cannot be written and for another run
+            that writes there.
     """
     run, folder = settings.run, settings.run.output_dir
     if models := [name for name in MODEL_FILES if (folder / name).exists()]:
-        raise UserError(
+        raise CheckpointError(
             f"run.output_dir = {folder} holds a model that layoutner did not make ({', '.join(models)}), which would "
             "be taken for this run's: give another run.output_dir"
         )
@@ -99,19 +101,19 @@ def require_replaceable(settings: Settings) -> None:
     copied = (CHECKPOINTS_FOLDER, METRICS_FILE) if complete and run.resume != "never" else ()
     unclaimed = [name for name in there if name not in copied]
     if unclaimed and not (folder / PREPROCESSING_FILE).is_file():
-        raise UserError(
+        raise CheckpointError(
             f"run.output_dir = {folder} holds {', '.join(unclaimed)}, but it is no run folder of layoutner "
             f"({PREPROCESSING_FILE} is missing), so it stays; give another run.output_dir"
         )
     if strangers := _strangers(folder, run.overwrite):
-        raise UserError(
+        raise CheckpointError(
             f"run.output_dir = {folder}: not of layoutner, which would remove it: {', '.join(strangers)}; move it "
             "elsewhere, or give another run.output_dir"
         )
     if run.overwrite:
         _require_removable(settings)
     elif (results := [name for name in there if name in RESULTS]) and not complete:
-        raise UserError(
+        raise CheckpointError(
             f"run.output_dir = {folder} holds {', '.join(results)} of a run whose checkpoints are gone: to start "
             "afresh give another run.output_dir, or run.overwrite = true, which removes them"
         )
@@ -146,7 +148,7 @@ def reacquire_lock(folder: Path) -> None:
     """Keep other runs out of a folder that a run has written to, before its checkpoints are looked at. Rank 0 alone.
 
     Raises:
-        UserError: another run is writing there.
+        CheckpointError: another run is writing there.
     """
     if (folder / LOCK_FILE).exists():
         _hold(folder)
@@ -165,7 +167,7 @@ def lock(folder: Path) -> IO[str]:
     """The lock of a run folder, until it is closed. Where the file system has no locks it keeps nobody out.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        CheckpointError: another process holds it, or it cannot be written.
     """
     with ExitStack() as closing:
         try:
@@ -175,7 +177,7 @@ def lock(folder: Path) -> IO[str]:
             except BlockingIOError:
                 file.seek(0)
                 who = file.read().strip() or "it does not say"
-                raise UserError(
+                raise CheckpointError(
                     f"run.output_dir = {folder}: another run is writing there ({who}): wait for its end, or give "
                     "another run.output_dir"
                 ) from None
@@ -185,7 +187,9 @@ def lock(folder: Path) -> IO[str]:
             file.write(f"process {os.getpid()} on {platform.node()}\n")
             file.flush()
         except OSError as error:
-            raise UserError(f"{folder / LOCK_FILE}: cannot be written: {error}; give another run.output_dir") from None
+            raise CheckpointError(
+                f"{folder / LOCK_FILE}: cannot be written: {error}; give another run.output_dir"
+            ) from None
         closing.pop_all()
     return file
 
@@ -197,9 +201,11 @@ def _require_removable(settings: Settings) -> None:
     paths = [Path(path).resolve() for path in (*uses, settings.tensorboard.dir) if isinstance(path, str | Path)]
     own = [str(path) for path in paths if any(path.is_relative_to((folder / name).resolve()) for name in LEFT)]
     if own:
-        raise UserError(f"run.overwrite = true would remove what this run uses: {', '.join(own)}; give another place")
+        raise SettingsError(
+            f"run.overwrite = true would remove what this run uses: {', '.join(own)}; give another place"
+        )
     if restarts := [f"{name} = {os.environ[name]}" for name in RESTARTS if os.environ.get(name, "0") != "0"]:
-        raise UserError(
+        raise SettingsError(
             f"run.overwrite = true in a job that was started before ({', '.join(restarts)}): it would remove what it "
             "has saved; run.resume = auto with run.overwrite = false goes on from there"
         )
@@ -209,10 +215,13 @@ def read_training_pages(folder: Path) -> frozenset[str] | None:
     """Digests of the pages that the model of a run or an export was trained on; None where it does not say.
 
     Raises:
-        UserError: the file cannot be read.
+        ModelError: the file cannot be read.
     """
     file = folder / TRAINING_PAGES_FILE
-    return frozenset(read_text(file, LARGEST_TRAINING_PAGES).split()) if file.is_file() else None
+    try:
+        return frozenset(read_text(file, LARGEST_TRAINING_PAGES).split()) if file.is_file() else None
+    except DataError as error:
+        raise ModelError(str(error)) from None
 
 
 def open_folder(
@@ -228,7 +237,7 @@ def open_folder(
         training_pages: digests of the pages that the model has been trained on when the run ends.
 
     Raises:
-        UserError: the folder cannot be written.
+        CheckpointError: the folder cannot be written.
     """
     folder = settings.run.output_dir
     try:
@@ -240,7 +249,7 @@ def open_folder(
         write_text(folder / SETTINGS_FILE, settings.to_toml())
         write_json(folder / ENVIRONMENT_FILE, environment(ranks))
     except OSError as error:
-        raise UserError(f"run.output_dir = {folder}: cannot be written: {error}") from None
+        raise CheckpointError(f"run.output_dir = {folder}: cannot be written: {error}") from None
 
 
 def _remove_run(settings: Settings) -> None:

@@ -38,7 +38,8 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
         The state after the last step. Its checkpoint, and that of its best step, are saved.
 
     Raises:
-        UserError: the loss is not finite, or a file cannot be written.
+        TrainingDiverged: the loss or the gradient is not finite.
+        CheckpointError: a checkpoint or a file of the run folder cannot be written.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
     plan, engine, state, tracker = training.plan, training.engine, training.state, training.tracker

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from layoutner.corpus.pixels import PageImages
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError, raise_gathered
+from layoutner.errors import DataError, raise_gathered
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem
 
@@ -15,11 +15,11 @@ def require_images(documents: Sequence[Document], pages: PageImages, ranks: Rank
     All ranks call it, and each reads its share. What was read is kept as `PageImages` says.
 
     Raises:
-        UserError: pages whose image is lacking, all of them by name, the same on every rank.
+        DataError: pages whose image is lacking, all of them by name, the same on every rank.
     """
     problems = image_problems(documents, pages, ranks)
     what = f"{len(problems)} of {len(documents)} documents have a page image that cannot be read"
-    raise_gathered(what, [str(problem) for problem in problems.values()])
+    raise_gathered(DataError, what, [str(problem) for problem in problems.values()])
 
 
 def image_problems(documents: Sequence[Document], pages: PageImages, ranks: Ranks) -> dict[int, Problem]:
@@ -39,6 +39,6 @@ def _problem(document: Document, pages: PageImages) -> str | None:
         return "has no page image"
     try:
         pages.pixels([document.image])
-    except UserError as error:
+    except DataError as error:
         return str(error)
     return None

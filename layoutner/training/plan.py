@@ -13,7 +13,7 @@ from layoutner.corpus.windows import Window, WindowSplitter
 from layoutner.distributed.watchdog import Kind
 from layoutner.documents.duplicates import page_digest
 from layoutner.documents.roles import Corpus, read_corpus, require_predictions
-from layoutner.errors import raise_gathered
+from layoutner.errors import DataError, raise_gathered
 from layoutner.models.families import FAMILIES
 from layoutner.models.loading import PretrainedModel, open_pretrained
 from layoutner.objectives.loss import Loss, make_loss
@@ -152,7 +152,7 @@ def make_plan(settings: Settings, world_size: int, doing: Doing = _unwatched) ->
         doing: tells the other ranks what this one does.
 
     Raises:
-        UserError: anything the user can mend, in data, checkpoint, batch, schedule, preset or installed packages.
+        LayoutnerError: anything the user can mend, in data, checkpoint, batch, schedule, preset or installed packages.
     """
     require_packages(settings)
     require_predictions(settings)
@@ -177,6 +177,7 @@ def cut_windows(
         documents = [document for role in roles for document in getattr(corpus, role)]
         problems = [f"{document.name}: has no page image" for document in documents if document.image is None]
         raise_gathered(
+            DataError,
             f"{len(problems)} of {len(documents)} documents lack a page image that {pretrained.family} takes "
             "(model.images = ignore does without, if the family can)",
             problems,

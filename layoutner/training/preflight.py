@@ -12,7 +12,7 @@ import torch
 from layoutner import __version__
 from layoutner.distributed.machine import available_cpus
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError
+from layoutner.errors import RanksDisagree
 from layoutner.settings.tree import Settings
 from layoutner.training.plan import Plan
 
@@ -24,7 +24,7 @@ def table(settings: Settings, ranks: Ranks) -> str:
     """One row a rank, with a heading; one line for a rank that is alone. All ranks call it.
 
     Raises:
-        UserError: on every rank: versions or settings that differ, and on which ranks.
+        RanksDisagree: on every rank: versions or settings that differ, and on which ranks.
     """
     tree = settings.model_dump(mode="json")
     row = {
@@ -51,7 +51,7 @@ def require_same_plan(plan: Plan, ranks: Ranks) -> None:
     """Compare what the ranks have read and worked out. All ranks call it.
 
     Raises:
-        UserError: on every rank: what differs, and on which ranks.
+        RanksDisagree: on every rank: what differs, and on which ranks.
     """
     parts = {name.replace("_", " "): _digest(value) for name, value in plan.identity.must_match.items()}
     parts["test documents"] = _digest([(d.name, d.words, d.boxes, d.tags) for d in plan.corpus.test])
@@ -76,7 +76,7 @@ def _require_same(what: str, *gathered: list[dict[str, Any]]) -> None:
         if json.dumps(rank.get(name)) != usual[name]
     ]
     if odd:
-        raise UserError(
+        raise RanksDisagree(
             f"the ranks see different {what}: {'; '.join(odd[:20])}: all of them need the same software, settings "
             "and files"
         )

@@ -10,7 +10,7 @@ import torch
 from layoutner.corpus.batches import Batch, assign_to_ranks, collate, step_windows
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
-from layoutner.errors import UserError
+from layoutner.errors import TrainingDiverged
 from layoutner.models.families import model_inputs
 from layoutner.training.plan import Plan
 
@@ -37,7 +37,7 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
         step: optimizer steps done before. With the seed it determines the windows and all that is drawn at random.
 
     Raises:
-        UserError: on every rank: the loss or the gradient is not finite.
+        TrainingDiverged: on every rank: the loss or the gradient is not finite.
     """
     windows, seed, batch_plan = plan.windows["train"], plan.settings.run.seed, plan.batch
     epoch, place = divmod(step, math.ceil(len(windows) / batch_plan.global_batch_size))
@@ -64,7 +64,7 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
     _require_finite_loss(plan, loss, step, indices)
     outcome = engine.step(plan.schedule.deepspeed_position(step))
     if outcome.applied and not math.isfinite(outcome.grad_norm):
-        raise UserError(
+        raise TrainingDiverged(
             f"the gradient of optimizer step {step + 1} is {outcome.grad_norm} although its loss is {loss:g}: "
             "training stops, and run.resume = auto goes on from the last checkpoint. A lower optimizer.lr, more "
             "warm-up or clipping (optimizer.max_grad_norm) may help"
@@ -78,7 +78,7 @@ def _require_finite_loss(plan: Plan, loss: float, step: int, indices: list[int])
     if math.isfinite(loss):
         return
     names = sorted({plan.corpus.train[plan.windows["train"][index].document].name for index in indices})
-    raise UserError(
+    raise TrainingDiverged(
         f"the loss of optimizer step {step + 1} is {loss}: training stops before the weights are spoilt. "
         "A lower optimizer.lr, more warm-up or precision.dtype = bf16 may help. "
         f"Windows: {', '.join(map(str, sorted(indices)[:20]))}. Documents: {', '.join(names[:20])}"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from layoutner.errors import Preempted, UserError, first_line
+from layoutner.errors import CheckpointError, Preempted, SettingsError, first_line
 from layoutner.settings.tree import Settings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class JsonLines:
         """Continue the file after `resumed_step`: lines of later steps, now to be done again, are dropped.
 
         Raises:
-            UserError: it cannot be written.
+            CheckpointError: it cannot be written.
         """
         kept = []
         if path.exists():
@@ -95,20 +95,22 @@ class JsonLines:
             partial.rename(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error}; make room, or give another run.output_dir") from None
+            raise CheckpointError(
+                f"{path}: cannot be written: {error}; make room, or give another run.output_dir"
+            ) from None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append and flush.
 
         Raises:
-            UserError: it cannot be written.
+            CheckpointError: it cannot be written.
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
         try:
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
             self._file.flush()
         except OSError as error:
-            raise UserError(
+            raise CheckpointError(
                 f"{self._file.name}: step {step} cannot be written: {error}; make room, then go on with "
                 "run.resume = auto"
             ) from None
@@ -127,7 +129,7 @@ class Wandb:
         """Start a run, or continue that of a resumed one.
 
         Raises:
-            UserError: Weights & Biases refuses or cannot be reached.
+            SettingsError: Weights & Biases refuses or cannot be reached.
         """
         import wandb
 
@@ -147,7 +149,7 @@ class Wandb:
                 config=settings.model_dump(mode="json"),
             )
         except wandb.Error as error:
-            raise UserError(
+            raise SettingsError(
                 f"wandb.mode = {settings.wandb.mode}: Weights & Biases did not start: {first_line(error)}; "
                 "log in with `wandb login`, or take wandb.mode = offline"
             ) from None
@@ -175,14 +177,14 @@ class TensorBoard:
             takes_back: a step, or None: hide nothing.
 
         Raises:
-            UserError: the folder cannot be written.
+            SettingsError: the folder cannot be written.
         """
         from torch.utils.tensorboard import SummaryWriter
 
         try:
             self._writer: Any = SummaryWriter(folder, purge_step=None if takes_back is None else takes_back + 1)
         except OSError as error:
-            raise UserError(f"tensorboard.dir = {folder}: cannot be written: {error}") from None
+            raise SettingsError(f"tensorboard.dir = {folder}: cannot be written: {error}") from None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append and flush: a run that is killed has shown what metrics.jsonl holds."""
@@ -206,13 +208,13 @@ def require_packages(settings: Settings) -> None:
     """Refuse a tracker whose package is not installed.
 
     Raises:
-        UserError: tensorboard.enabled without tensorboard.
+        SettingsError: tensorboard.enabled without tensorboard.
     """
     if settings.tensorboard.enabled:
         try:
             import tensorboard  # noqa: F401
         except ImportError as error:
-            raise UserError(
+            raise SettingsError(
                 f"tensorboard.enabled = true: {first_line(error)}; `pip install 'layoutner[tensorboard]'` installs it"
             ) from None
 
@@ -224,7 +226,7 @@ def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int) -> Track
         resumed_step: optimizer steps already done; what was recorded of later ones counts no more.
 
     Raises:
-        UserError: one of them cannot start.
+        SettingsError, CheckpointError: one of them cannot start.
     """
     if not ranks.is_rank_zero:
         return Trackers()

@@ -46,7 +46,7 @@ first = layoutner.train(settings("first"))
 after_first = state()
 try:
     layoutner.train(settings("second", lr=1e38))
-except ValueError as error:
+except layoutner.TrainingDiverged as error:
     failure = str(error)
 after_second = state()
 results = []
@@ -125,18 +125,32 @@ def test_a_document_can_be_made_by_hand(exported: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "kind", "said"),
     [
-        (lambda here: layoutner.load_settings(here / "no.toml"), "no.toml"),
-        (lambda here: layoutner.load_settings(None, {"schedule": {"epoch": 3}}), "the overrides: schedule.epoch"),
-        (lambda here: layoutner.train(layoutner.load_settings()), "data.train is missing"),
-        (lambda here: layoutner.load_model(here / "none"), "none: no such folder"),
-        (lambda here: layoutner.read_documents(here / "none"), "documents = .*none: no such file or folder"),
-        (lambda here: layoutner.read_documents(here, form="funsd"), "the arguments: data.form"),
+        (lambda here: layoutner.load_settings(here / "no.toml"), layoutner.SettingsError, "no.toml"),
+        (
+            lambda here: layoutner.load_settings(None, {"schedule": {"epoch": 3}}),
+            layoutner.SettingsError,
+            "the overrides: schedule.epoch",
+        ),
+        (lambda here: layoutner.train(layoutner.load_settings()), layoutner.SettingsError, "data.train is missing"),
+        (lambda here: layoutner.load_model(here / "none"), layoutner.ModelError, "none: no such folder"),
+        (
+            lambda here: layoutner.read_documents(here / "none"),
+            layoutner.DataError,
+            "documents = .*none: no such file or folder",
+        ),
+        (
+            lambda here: layoutner.read_documents(here, form="funsd"),
+            layoutner.SettingsError,
+            "the arguments: data.form",
+        ),
     ],
 )
-def test_what_is_wrong_is_one_error(call: Callable[[Path], object], said: str, tmp_path: Path) -> None:
-    with pytest.raises(layoutner.UserError, match=said):
+def test_what_is_wrong_is_one_error(
+    call: Callable[[Path], object], kind: type[layoutner.LayoutnerError], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=said):
         call(tmp_path)
 
 

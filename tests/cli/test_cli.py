@@ -12,7 +12,7 @@ import torch
 
 from layoutner.cli.arguments import closed_choices
 from layoutner.cli.ending import report
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.settings.tree import load, sections
 from tests.builders.processes import call
 
@@ -143,7 +143,7 @@ def test_other_ranks_say_errors_in_one_line(
     )
     assert "optimizer.lr = 'x'" in err  # the others may see other files and variables, so this rank says all of it
     # Once they have joined, they fail alike, and rank 0 says the rest.
-    report(UserError("settings cannot be used:\n  - one\n  - two"), joined=True)
+    report(SettingsError("settings cannot be used:\n  - one\n  - two"), joined=True)
     assert capsys.readouterr().err == "layoutner: rank 3: error: settings cannot be used:\n"
 
 

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from layoutner.corpus import cache as cache_module
 from layoutner.corpus.cache import WindowCache, cache_key
 from layoutner.corpus.windows import WindowSplitter
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.files.image import PageImage
 from layoutner.pages.labels import LabelSet
 from layoutner.settings.tree import load
@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"data.cache = .*file: is no folder"):
+    with pytest.raises(SettingsError, match=r"data.cache = .*file: is no folder"):
         cut_windows(load(None, {"data": {"cache": str(tmp_path / "file")}}))  # said before anything is read
 
 

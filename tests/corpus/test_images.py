@@ -10,7 +10,7 @@ from transformers import LayoutLMv3ImageProcessorPil
 
 from layoutner.corpus.pixels import PageImages
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import PageImage, find_page, read_image
 from layoutner.pages.document import Document
 from layoutner.training.page_images import image_problems, require_images
@@ -52,7 +52,7 @@ def test_a_page_is_read_once_and_no_more_pages_are_kept_than_said(page: Path) ->
     page.unlink()
     assert torch.equal(pages.pixels([PageImage(page), PageImage(others[0])]), first)
     pages.pixels([PageImage(other) for other in others])  # the page that was there longest makes room
-    with pytest.raises(UserError, match="page.png"):
+    with pytest.raises(DataError, match="page.png"):
         pages.pixels([PageImage(page)])
 
 
@@ -61,7 +61,7 @@ def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path) -> None:
     torn.write_bytes(page.read_bytes()[:-2000])
     text.write_text("no image")
     for path in (torn, text, tmp_path / "missing.png", tmp_path):
-        with pytest.raises(UserError, match=f"page image {path}: "):
+        with pytest.raises(DataError, match=f"page image {path}: "):
             read_image(PageImage(path), 1024)
     # The header of a torn image is whole: it is found out when the page is read, which training does first.
     assert find_page(torn)[1] == (60, 90)
@@ -75,7 +75,7 @@ def test_what_is_no_whole_image_is_named(page: Path, tmp_path: Path) -> None:
         "text: page image ",
         "none: has no page image",
     ]
-    with pytest.raises(UserError, match=r"3 of 4 documents have a page image that cannot be read:\n  - torn: page"):
+    with pytest.raises(DataError, match=r"3 of 4 documents have a page image that cannot be read:\n  - torn: page"):
         require_images(documents, PageImages(PROCESSOR), alone)
 
 
@@ -105,5 +105,5 @@ def test_one_page_in_several_kinds_of_file_is_the_same_to_the_network(tmp_path: 
 def test_the_network_sees_no_image_larger_than_the_setting(page: Path) -> None:
     Image.new("L", (1024, 1024)).save(page)
     assert PageImages(PROCESSOR, max_mib=5).pixels([PageImage(page)]).shape == (1, 3, 24, 32)
-    with pytest.raises(UserError, match="page.png: 1024 x 1024 pixels of mode L take 5 MiB .* data.max_image_mib = 4"):
+    with pytest.raises(DataError, match="page.png: 1024 x 1024 pixels of mode L take 5 MiB .* data.max_image_mib = 4"):
         PageImages(PROCESSOR, max_mib=4).pixels([PageImage(page)])

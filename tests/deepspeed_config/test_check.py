@@ -154,7 +154,7 @@ def test_odd_values_anywhere_are_findings_and_no_crash() -> None:
     """Whatever stands at whichever key, check and import answer."""
     import random
 
-    from layoutner.errors import UserError
+    from layoutner.errors import SettingsError
     from layoutner.migration.importing import import_config
 
     rng = random.Random(11)
@@ -173,5 +173,5 @@ def test_odd_values_anywhere_are_findings_and_no_crash() -> None:
             check(text, rng.choice([None, 1, 3]), framework)
         try:
             import_config(text, rng.choice([None, 2]))
-        except UserError:
+        except SettingsError:
             continue

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layoutner.errors import UserError
+from layoutner.errors import RanksDisagree
 from layoutner.training.preflight import _require_same
 from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
@@ -175,7 +175,7 @@ def test_ranks_with_other_settings(train_arguments: Arguments, tmp_path: Path) -
 
 def test_the_odd_rank_is_the_one_that_differs_from_most() -> None:
     rows = [{"torch": "2.12"}, {"torch": "2.13"}, {"torch": "2.13"}]
-    with pytest.raises(ValueError, match=r'versions: rank 0: torch = "2.12" instead of "2.13":'):
+    with pytest.raises(RanksDisagree, match=r'versions: rank 0: torch = "2.12" instead of "2.13":'):
         _require_same("versions", rows)
     _require_same("versions", rows[1:])
 
@@ -185,7 +185,7 @@ def test_ranks_whose_layoutner_has_other_settings() -> None:
     new, old = {"layoutner": "2", "run.new": 3}, {"layoutner": "1", "run.old": 4}
     for rows in ([new, new, old], [old, new, new]):
         odd = rows.index(old)
-        with pytest.raises(UserError) as found:
+        with pytest.raises(RanksDisagree) as found:
             _require_same("versions or settings", rows)
         said = str(found.value)
         assert f'rank {odd}: layoutner = "1" instead of "2"' in said

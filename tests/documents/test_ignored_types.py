@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layoutner.documents.roles import Corpus, read_corpus
-from layoutner.errors import UserError
+from layoutner.errors import DataError, SettingsError
 from layoutner.pages.labels import types_like_no_entity
 from layoutner.settings.tree import load
 from layoutner.training.plan import make_plan
@@ -59,18 +59,18 @@ def test_a_list_of_labels_loses_the_ignored_ones(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("OTHERS\nTOTAL\nDATE\n")
     train = write(tmp_path / "a")
     assert corpus(train=train, labels=tmp_path / "labels.txt", ignore_types="OTHERS").labels.types == ("TOTAL", "DATE")
-    with pytest.raises(UserError, match="data.ignore_types = OTHERS,TOTAL,DATE leaves none of its labels"):
+    with pytest.raises(SettingsError, match="data.ignore_types = OTHERS,TOTAL,DATE leaves none of its labels"):
         corpus(train=train, labels=tmp_path / "labels.txt", ignore_types="OTHERS,TOTAL,DATE")
 
 
 def test_a_type_that_no_page_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="data.ignore_types = OTHER: no page has a word of that type"):
+    with pytest.raises(SettingsError, match="data.ignore_types = OTHER: no page has a word of that type"):
         corpus(train=write(tmp_path / "a"), ignore_types="OTHERS,OTHER")
 
 
 def test_a_label_that_training_lacks_is_told_once_with_the_remedy(tmp_path: Path) -> None:
     train, test = write(tmp_path / "a"), write(tmp_path / "b", [*TAGS[:-1], "B-TAX"])
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         corpus(train=train, test=test)
     assert str(caught.value) == (
         "1 label problem(s); the labels are those of the training documents, DATE, OTHERS, TOTAL; data.labels = FILE "

@@ -13,7 +13,7 @@ import pytest
 from layoutner.documents.duplicates import find_pairs, join
 from layoutner.documents.roles import Corpus, read_corpus, read_documents
 from layoutner.documents.splits import fold, name_note, split
-from layoutner.errors import UserError
+from layoutner.errors import DataError, SettingsError
 from layoutner.pages.document import Document
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
@@ -129,7 +129,9 @@ def test_where_all_pages_are_twins_the_split_falls_short() -> None:
     documents = with_twins(10, 10)
     rest, chosen = split(documents, 0.25, seed=1)  # 5 pages, of which 4 can be had
     assert (len(rest), len(chosen)) == (16, 4)
-    with pytest.raises(UserError, match=r"20 documents is 1, but near-identical pages stay together and the smallest"):
+    with pytest.raises(
+        SettingsError, match=r"20 documents is 1, but near-identical pages stay together and the smallest"
+    ):
         split(documents, 0.05, seed=1)
 
 
@@ -149,7 +151,7 @@ def test_every_document_is_in_exactly_one_fold(folds: int) -> None:
 
 
 def test_more_folds_than_groups_are_refused() -> None:
-    with pytest.raises(UserError, match="data.folds = 4 of 6 documents in 3 groups"):
+    with pytest.raises(SettingsError, match="data.folds = 4 of 6 documents in 3 groups"):
         fold(with_twins(3, 3), 4, 1, seed=0)
 
 
@@ -185,11 +187,11 @@ def test_choosing_by_test_pages_is_refused_unless_it_is_said(tmp_path: Path) -> 
         tmp_path / "mixed", {"m0": story(21), "m9": story(22), **{f"m{n}": story(n + 40) for n in range(1, 5)}}
     )
     for evaluation in (test, mixed):
-        with pytest.raises(UserError, match=r"pages of data.eval are pages of data.test.*data.selection_split = test"):
+        with pytest.raises(DataError, match=r"pages of data.eval are pages of data.test.*data.selection_split = test"):
             corpus(train=train, eval=evaluation, test=test)
     # Half of the test pages choose, however many others do too.
     large = jsonl(tmp_path / "large", {f"m{n}": story(n + 20 if n < 2 else n + 40) for n in range(60)})
-    with pytest.raises(UserError, match=r"2 of 60 pages of data.eval are pages of data.test"):
+    with pytest.raises(DataError, match=r"2 of 60 pages of data.eval are pages of data.test"):
         corpus(train=train, eval=large, test=test)
     # One of twenty is an accident of public data, and near-identical is not identical.
     rare = jsonl(tmp_path / "rare", {"m0": story(21), **{f"m{n}": story(n + 40) for n in range(1, 20)}})
@@ -199,7 +201,7 @@ def test_choosing_by_test_pages_is_refused_unless_it_is_said(tmp_path: Path) -> 
     said = corpus(train=train, test=test, selection_split="test")
     assert said.eval == said.test
     assert said.notes == ("note: the checkpoint is chosen by the 4 test pages (data.selection_split = test)",)
-    with pytest.raises(UserError, match=r"2 of 2 pages of data.eval are pages of data.test"):
+    with pytest.raises(DataError, match=r"2 of 2 pages of data.eval are pages of data.test"):
         corpus(train=train, eval="0.25", test=train)
 
 
@@ -216,7 +218,7 @@ def test_choosing_by_test_pages_is_refused_unless_it_is_said(tmp_path: Path) -> 
     ],
 )
 def test_settings_that_contradict_each_other(data: dict[str, str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SettingsError, match=message):
         corpus(train="x", **data)
 
 
@@ -359,12 +361,12 @@ def test_documents_with_pages_in_two_files_are_named(tmp_path: Path) -> None:
 
 def test_an_expression_that_fits_no_name_is_refused_and_one_that_fits_some_is_noted(tmp_path: Path) -> None:
     train = multi_page(tmp_path / "train", [*INVOICES, "receipt"])
-    with pytest.raises(UserError, match=r"group_by = \(x\) does not match the page name 'invoice-000-p1', nor any"):
+    with pytest.raises(DataError, match=r"group_by = \(x\) does not match the page name 'invoice-000-p1', nor any"):
         corpus(train=train, group_by="(x)")
     assert corpus(train=train, group_by="(.+)-p").notes == (
         f"train: note: {train}: data.group_by = (.+)-p does not match the page name 'receipt', whose page is a "
         "document of its own; it matches 12 others",
     )
     for expression, why in (("(", "not a regular expression"), (".+", "captures 0 groups"), ("(a)(b)", "captures 2")):
-        with pytest.raises(UserError, match=f"data.*group_by = .*: {why}"):
+        with pytest.raises(SettingsError, match=f"data.*group_by = .*: {why}"):
             corpus(train=train, group_by=expression)

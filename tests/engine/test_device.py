@@ -12,7 +12,7 @@ import torch
 
 from layoutner.cli import _run
 from layoutner.distributed.ranks import Ranks, _has_gpu, _tell_deepspeed
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.settings.tree import DeviceName
 from tests.builders.families import make_export
 from tests.builders.processes import HANGS_S, ROOT
@@ -96,7 +96,7 @@ def test_more_processes_than_devices(device: DeviceName, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-    with pytest.raises(UserError, match=rf"device = {device}: 2 CUDA device\(s\) here, at least 3 processes"):
+    with pytest.raises(SettingsError, match=rf"device = {device}: 2 CUDA device\(s\) here, at least 3 processes"):
         _has_gpu(device, 2)
 
 
@@ -116,12 +116,12 @@ def test_ranks_share_the_cores_of_their_machine(
 
 COMMANDS = """
 import sys
-from layoutner.errors import UserError
+from layoutner.errors import LayoutnerError, SettingsError
 from layoutner.distributed.ranks import Ranks
 
 def join(cls, *positional, **named):
     print("deepspeed" in sys.modules, *positional, *named.values())
-    raise UserError("joined")
+    raise LayoutnerError("joined")
 
 Ranks.join = classmethod(join)
 from layoutner.cli import _run
@@ -135,7 +135,7 @@ for device in ("cpu", "cuda", None):
         rest = [*rest, "--data.folds", "3"] if command == "cross-validate" else rest
         try:
             _run([command, *rest, *([name, device] if device else [])])
-        except UserError as error:
+        except LayoutnerError as error:
             assert str(error) == "joined", error
 """
 
@@ -153,9 +153,9 @@ def test_every_command_hands_its_device_on_before_deepspeed_is_imported(
 
 
 def test_another_device_is_refused(forms: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="argument --device: invalid choice: 'tpu'"):
+    with pytest.raises(SettingsError, match="argument --device: invalid choice: 'tpu'"):
         _run(["predict", str(forms), "--model", str(tmp_path), "--device", "tpu"])
-    with pytest.raises(UserError, match="run.device = 'tpu'"):
+    with pytest.raises(SettingsError, match="run.device = 'tpu'"):
         _run(["train", "--run.device", "tpu"])
 
 

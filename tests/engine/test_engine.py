@@ -165,9 +165,9 @@ def test_fp16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPat
     from deepspeed.accelerator import get_accelerator
 
     from layoutner.engine.engine import require_dtype
-    from layoutner.errors import UserError
+    from layoutner.errors import SettingsError
 
     monkeypatch.setattr(get_accelerator(), "supported_dtypes", lambda: [torch.float32, torch.bfloat16])
     require_dtype("bf16")
-    with pytest.raises(UserError, match="precision.dtype = fp16: this device .* has no fp16; it has fp32, bf16"):
+    with pytest.raises(SettingsError, match="precision.dtype = fp16: this device .* has no fp16; it has fp32, bf16"):
         require_dtype("fp16")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files import image as image_file
 from layoutner.files.image import IMAGE_FORMATS, SUFFIXES, PageImage, find_page, page_images, read_image
 from layoutner.files.rgb import to_rgb
@@ -221,9 +221,9 @@ def test_a_page_of_several_is_the_one_that_is_named(tiff: Path) -> None:
         page, size = find_page(tiff, frame)
         assert (page, size) == (PageImage(tiff, frame), (10 + frame, 20))
         assert (pixels(page) == 100 + frame).all()
-    with pytest.raises(UserError, match=r'three.tif: holds 3 pages, and nothing says .*"frame", here one of 0, 1, 2$'):
+    with pytest.raises(DataError, match=r'three.tif: holds 3 pages, and nothing says .*"frame", here one of 0, 1, 2$'):
         find_page(tiff)
-    with pytest.raises(UserError, match=r'three.tif: "frame" is 3, and the file has the frames 0 to 2$'):
+    with pytest.raises(DataError, match=r'three.tif: "frame" is 3, and the file has the frames 0 to 2$'):
         find_page(tiff, 3)
 
 
@@ -238,7 +238,7 @@ def test_previews_thumbnails_masks_and_moving_pictures_are_no_pages(tmp_path: Pa
             assert image.n_frames == 2
         assert page_images(path) == [PageImage(path)]
         assert find_page(path, 0) == (PageImage(path), (20, 20))
-        with pytest.raises(UserError, match='"frame" is 1, and the file holds one page, frame 0'):
+        with pytest.raises(DataError, match='"frame" is 1, and the file holds one page, frame 0'):
             find_page(path, 1)
     small.encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]
     for name, frames in (("last.tif", (large, small)), ("first.tif", (small, large))):
@@ -260,14 +260,14 @@ def test_the_limit_is_on_memory_and_nothing_is_refused_for_its_header(tmp_path: 
     Image.new("1", (9933, 14043), 1).save(path, compression="group4")  # A0 at 300 dpi
     page, size = find_page(path)
     assert size == (9933, 14043)
-    with pytest.raises(UserError, match="a0.tif: 9933 x 14043 pixels of mode 1 take 665 MiB .* data.max_image_mib = 6"):
+    with pytest.raises(DataError, match="a0.tif: 9933 x 14043 pixels of mode 1 take 665 MiB .* data.max_image_mib = 6"):
         read_image(page, 664)
     assert read_image(page, 1024).getextrema() == ((255, 255),) * 3
     # Of other modes as much as they take.
     for mode, mib in (("RGB", 4), ("L", 5), ("CMYK", 8)):
         page = saved(tmp_path / f"{mode}.tif", Image.new(mode, (1024, 1024)))
         assert read_image(page, mib).size == (1024, 1024)
-        with pytest.raises(UserError, match=f"of mode {mode} take {mib} MiB"):
+        with pytest.raises(DataError, match=f"of mode {mode} take {mib} MiB"):
             read_image(page, mib - 1)
 
 
@@ -281,7 +281,7 @@ def test_pillow_keeps_its_own_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         image.load()  # while this one is open, the other's end does not bring the limit back
         assert Image.MAX_IMAGE_PIXELS is None
     assert Image.MAX_IMAGE_PIXELS == 1000
-    with pytest.raises(UserError, match="no such file|No such file"):
+    with pytest.raises(DataError, match="no such file|No such file"):
         find_page(tmp_path / "gone.png")
     assert Image.MAX_IMAGE_PIXELS == 1000
     with pytest.raises(Image.DecompressionBombError):

@@ -31,7 +31,7 @@ from transformers import (
 from layoutner.corpus.batches import Batch, assign_to_ranks, collate, step_windows
 from layoutner.demo.checkpoint import SIZE
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError
+from layoutner.errors import DataError, SettingsError
 from layoutner.inference.labeller import Labeller
 from layoutner.models.parameters import decay_groups
 from layoutner.objectives.evaluate import evaluate
@@ -534,7 +534,7 @@ def test_max_steps_is_the_number_of_steps(runs: dict[str, Run], accumulated: Acc
     assert ours.total == steps
     assert ours.steps_an_epoch == 10
     half_steps, whole_epochs = old_loop.planned(10, replace(RECIPE, epochs=2.5))
-    with pytest.raises(UserError, match=r"schedule.epochs = '2.5'"):
+    with pytest.raises(SettingsError, match=r"schedule.epochs = '2.5'"):
         load(None, {"schedule": {"epochs": "2.5"}})
     shows(
         {
@@ -642,7 +642,7 @@ def test_a_box_off_the_page_is_said_by_file_and_word(
     with pytest.raises(IndexError, match="range") as theirs:
         network(starts["layoutlm"])(**old_loop.inputs("layoutlm", batch))
     # No model is opened: there is none.
-    with pytest.raises(UserError) as ours:
+    with pytest.raises(DataError) as ours:
         cut_windows(settings_for(tmp_path, "/nowhere"))
     assert str(ours.value).replace(str(tmp_path), "data") in PAGE.read_text(encoding="utf-8")
     shows(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.errors import UserError
+from layoutner.errors import CheckpointError, ModelError, SettingsError
 from layoutner.inference.export import as_model, export
 from layoutner.training.checkpoint_files import checkpoint_path
 from tests.builders.checkpoints import checkpoint
@@ -46,7 +46,7 @@ def test_an_export_after_one_that_was_killed(run: Path, tmp_path: Path) -> None:
 
 def test_an_export_that_fails_leaves_nothing(run: Path, tmp_path: Path) -> None:
     (run / "layoutner.json").unlink()
-    with pytest.raises(UserError, match="could not be exported"):
+    with pytest.raises(ModelError, match="could not be exported"):
         export(run, tmp_path / "out")
     assert names(tmp_path) == ["run"]
 
@@ -55,8 +55,8 @@ def test_what_cannot_be_exported_over_or_from(run: Path, tmp_path: Path) -> None
     (tmp_path / "file").touch()
     (tmp_path / "full" / "mine").mkdir(parents=True)
     for there in ("file", "full"):
-        with pytest.raises(UserError, match=f"{there}: there is something already; export into a new folder"):
+        with pytest.raises(SettingsError, match=f"{there}: there is something already; export into a new folder"):
             export(run, tmp_path / there)
     assert names(tmp_path / "full") == ["mine"]
-    with pytest.raises(UserError, match="holds no complete checkpoint"):
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
         export(checkpoint_path(run, 1).rename(tmp_path / "elsewhere"), tmp_path / "out")

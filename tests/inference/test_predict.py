@@ -19,7 +19,7 @@ from PIL import Image
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.roles import read_documents
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import PageImage
 from layoutner.inference import labeller as labeller_module
 from layoutner.inference.draw import LARGEST_SIDE, Drawings, draw
@@ -450,7 +450,7 @@ def test_an_output_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     output.discard()
     assert (tmp_path / "new" / "out").read_bytes() == b"half \\ud800"
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         Output(tmp_path / "file" / "out").open()
 
 
@@ -463,7 +463,7 @@ class Pages:
     def pixels(self, images: list[PageImage]) -> None:
         for image in images:
             if not image.path.is_file():
-                raise UserError(f"page image {image.path}: gone")
+                raise DataError(f"page image {image.path}: gone")
 
 
 def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
@@ -490,7 +490,7 @@ def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
         "d2: has no page image",
     ]
     assert labeller.evaluate(documents, "test", 8, lost.extend).counts["documents"] == 2
-    with pytest.raises(UserError, match=r"1 document\(s\) lack the page image that the model takes: d1: page"):
+    with pytest.raises(DataError, match=r"1 document\(s\) lack the page image that the model takes: d1: page"):
         labeller.label(documents, 8, take)
 
 
@@ -549,7 +549,7 @@ def test_drawings_stay_in_their_folder_each_in_its_own_file(tmp_path: Path) -> N
     assert made[10:] == ["_.png", "hid.png", "x_2.png", "x.png", "x~2.png"]
     assert left_behind(tmp_path / "drawn") == sorted(made)
     assert left_behind(tmp_path) == ["drawn"]
-    with pytest.raises(UserError, match="cannot be made a folder"):
+    with pytest.raises(DataError, match="cannot be made a folder"):
         Drawings(tmp_path / "drawn" / "x.png", ("A",))
 
 

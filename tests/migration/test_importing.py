@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layoutner.deepspeed_config.hjson_source import read_source
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.migration.importing import Imported, Line, import_config, to_toml
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.render import POLICY, preset_names, render
@@ -263,9 +263,9 @@ def test_the_rest() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"a": ', '"x"'])
 def test_what_cannot_be_read(text: str) -> None:
-    with pytest.raises(UserError):
+    with pytest.raises(SettingsError):
         import_config(text, None)
-    with pytest.raises(UserError, match="at least one rank"):
+    with pytest.raises(SettingsError, match="at least one rank"):
         import_config("{}", 0)
 
 
@@ -285,7 +285,7 @@ def test_real_configs(real_data: Path, tmp_path: Path) -> None:
         for ranks in (None, 8):
             try:
                 imported = import_config(text, ranks)
-            except UserError:
+            except SettingsError:
                 continue
             loaded += 1
             reported = [found.path for found in imported.report]
@@ -301,7 +301,7 @@ def test_real_configs(real_data: Path, tmp_path: Path) -> None:
                 settings = settings.model_copy(update={"schedule": length})
             try:
                 config = rendered(settings, ranks)
-            except UserError as error:
+            except SettingsError as error:
                 refusals.add(str(error).partition(" = ")[0])
                 continue
             done += 1

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSamp
 
 from layoutner.documents import splits as data_splits
 from layoutner.documents.roles import Corpus, read_corpus
-from layoutner.errors import UserError
+from layoutner.errors import DataError, SettingsError
 from layoutner.migration import old_run
 from layoutner.migration.migrate import ELSE, migrate
 from layoutner.migration.migrated import Fate, Migrated
@@ -326,7 +326,7 @@ def test_the_halves_of_funsd_keep_the_roles_that_preprocess_gave_them(
 def test_a_split_that_the_old_trainer_never_read_is_said() -> None:
     line = f"python {PREPROCESS} --data_split valid"
     with pytest.raises(
-        UserError, match="--data_split valid: run_seq_labeling.py reads train, dev and test alone; give"
+        SettingsError, match="--data_split valid: run_seq_labeling.py reads train, dev and test alone; give"
     ):
         migrate([line])
     assert any(note.startswith("--data_split valid: ") for note in migrate([f"{line}; {shlex.join(TRAINING)}"]).notes)
@@ -739,7 +739,7 @@ def test_pages_of_dev_that_are_test_pages_are_said_where_training_refuses_them(
     said = [remark for remark in made.remarks if remark.endswith(f" {refused} pages of dev.txt are pages of test.txt.")]
     assert len(said) == bool(refused)
     if refused:
-        with pytest.raises(UserError, match=f"{refused} pages of data.eval are pages of data.test"):
+        with pytest.raises(DataError, match=f"{refused} pages of data.eval are pages of data.test"):
             corpus(made)
         assert "Take them out of dev.txt, or set data.eval = 0.1" in made.toml()
         made.settings["data"]["eval"] = 0.1
@@ -905,7 +905,7 @@ MISTAKES: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
 def test_a_mistake_is_said_with_what_to_do(words: list[str], message: str) -> None:
-    with pytest.raises(UserError) as found:
+    with pytest.raises(SettingsError) as found:
         migrate([*TRAINING, *words])
     assert str(found.value).startswith(f"the old command line cannot be migrated: {message}")
     assert "\n" not in str(found.value)  # said once
@@ -941,14 +941,14 @@ def test_a_mistake_is_said_with_what_to_do(words: list[str], message: str) -> No
     ],
 )
 def test_lines_that_are_none(words: list[str], message: str) -> None:
-    with pytest.raises(UserError) as found:
+    with pytest.raises(SettingsError) as found:
         migrate(words)
     assert message in str(found.value)
 
 
 def test_the_advice_on_another_launcher_can_be_followed() -> None:
     with pytest.raises(
-        UserError, match="leave `srun` and its options out.*give --gpus N before the -- for one process"
+        SettingsError, match="leave `srun` and its options out.*give --gpus N before the -- for one process"
     ):
         migrate(["srun", "-n", "1", *TRAINING], gpus=4)
     assert migrate(TRAINING, gpus=4).settings["batch"]["global_batch_size"] == 32
@@ -966,7 +966,7 @@ def test_a_file_that_cannot_be_read_is_said_by_its_option(
     words = ["--labels", file] if option == "labels" else []
     value = file if option == "labels" else "data"
     said = rf"^[^:]*: --{option} {value}: {file} cannot be read \(Permission denied\); make it readable, as"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(SettingsError, match=said):
         migrate([*TRAINING, *words])
 
 
@@ -1010,7 +1010,7 @@ def test_a_secret_in_front_of_the_line_is_not_copied(trains: bool) -> None:
 
 def test_all_mistakes_come_at_once() -> None:
     unknown = ["--sed", "1", "--sod=7", "stray"]
-    with pytest.raises(UserError) as found:
+    with pytest.raises(SettingsError) as found:
         migrate(["--data_dir", "d", "--seed", "x", *unknown, "--learning_rate", "-1", "--do_train"], gpus=-1)
     text = str(found.value)
     parts = ("--seed x", "--sed: unknown", "--model_type: is missing", "--model_name_or_path: is", "--output_dir: is")
@@ -1043,7 +1043,7 @@ def test_no_text_gives_a_traceback() -> None:
             try:
                 tomllib.loads(migrate([words]).toml())
                 ends["made"] += 1
-            except UserError:
+            except SettingsError:
                 ends["refused"] += 1
     assert min(ends.values()) > 100
 

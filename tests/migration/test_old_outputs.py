@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from layoutner.cli import main
-from layoutner.errors import UserError
+from layoutner.errors import CheckpointError, LayoutnerError, SettingsError
 from layoutner.inference.output import results, to_unilm
 from layoutner.objectives.metrics import score
 from layoutner.pages.page import Page, ReadStats, Word, to_document
@@ -299,7 +299,7 @@ def test_what_is_not_its_own_is_not_taken_by_a_run(
     for name, value in given.items():
         section, key = name.split(".")
         tree.setdefault(section, {})[key] = value
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(LayoutnerError, match=re.escape(message)):
         require_folder(load(None, tree))
     assert contents(tmp_path) == before
 
@@ -315,7 +315,7 @@ def test_what_an_unfinished_run_left_is_no_obstacle(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
     (tmp_path / "model").rename(tmp_path / "checkpoints")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}')
-    with pytest.raises(UserError, match=r"holds metrics.jsonl, checkpoints, but it is no run folder"):
+    with pytest.raises(CheckpointError, match=r"holds metrics.jsonl, checkpoints, but it is no run folder"):
         require_folder(load(None, {"run": {**given, "resume": "auto"}}))
     (tmp_path / "checkpoints" / "step-000001").mkdir()
     (tmp_path / "checkpoints" / "step-000001" / "manifest.json").write_text('{"files": {}}')
@@ -327,7 +327,7 @@ def test_an_export_that_is_a_link_stays(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "layoutner.json").touch()
     (tmp_path / "run" / "export").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="would remove it: export; move it elsewhere"):
+    with pytest.raises(CheckpointError, match="would remove it: export; move it elsewhere"):
         require_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
 
 
@@ -348,7 +348,7 @@ def test_what_a_start_that_was_killed_left_of_an_earlier_run_is_no_obstacle(run:
 
 def test_a_lock_that_cannot_be_taken(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(UserError, match=r"\.lock: cannot be written: .*directory"):
+    with pytest.raises(CheckpointError, match=r"\.lock: cannot be written: .*directory"):
         require_folder(load(None, {"run": {"output_dir": str(tmp_path)}}))
 
 
@@ -357,7 +357,7 @@ def test_a_folder_that_is_made_anew_is_held_anew(tmp_path: Path) -> None:
     require_folder(settings)
     shutil.rmtree(tmp_path / "run")
     require_folder(settings)
-    with pytest.raises(UserError, match="another run is writing there"):
+    with pytest.raises(CheckpointError, match="another run is writing there"):
         lock(tmp_path / "run")
 
 
@@ -410,12 +410,12 @@ def test_two_ranks_score_all_checkpoints_as_one_does(run: Path, old_folder: Path
 
 
 def test_overwriting_and_resuming_contradict_each_other() -> None:
-    with pytest.raises(UserError, match="overwrite = true and resume = auto: remove the earlier run, or go on"):
+    with pytest.raises(SettingsError, match="overwrite = true and resume = auto: remove the earlier run, or go on"):
         load(None, {"run": {"overwrite": "true", "resume": "auto"}})
 
 
 def test_predictions_need_documents() -> None:
-    with pytest.raises(UserError, match="run.predictions = unilm without data.test"):
+    with pytest.raises(SettingsError, match="run.predictions = unilm without data.test"):
         make_plan(load(None, {"run": {"predictions": "unilm"}}), 1)
 
 

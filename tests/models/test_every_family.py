@@ -11,7 +11,7 @@ from transformers import AutoModelForTokenClassification, AutoProcessor, AutoTok
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.roles import Corpus, read_documents
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.files.image import PageImage
 from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.models.families import FAMILIES
@@ -85,7 +85,7 @@ def test_a_page_without_its_picture_is_named_before_training(checkpoints: dict[s
         data = {"format": "jsonl", "train": str(tmp_path / "pages.jsonl"), "max_length": "64", "stride": "0"}
         return cut_windows(load(None, {"model": model, "data": data}))[0]
 
-    with pytest.raises(UserError, match="1 of 2 documents .*unseen: has no page image"):
+    with pytest.raises(DataError, match="1 of 2 documents .*unseen: has no page image"):
         corpus("use")
     assert len(corpus("ignore").train) == 2
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil, PreTrainedT
 from layoutner.corpus.batches import Batch, collate
 from layoutner.corpus.pixels import PageImages
 from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
-from layoutner.errors import UserError
+from layoutner.errors import LayoutnerError, ModelError, SettingsError
 from layoutner.files.image import PageImage
 from layoutner.models import loading
 from layoutner.models.families import FAMILIES, model_inputs
@@ -64,7 +64,7 @@ def test_a_config_that_transformers_does_not_take_is_said(
     config = json.loads((checkpoints["layoutlm"] / "config.json").read_text())
     file.write_text(json.dumps(None if broken is None else config | broken))
     with pytest.raises(
-        UserError, match=rf"^model\.name_or_path = {tmp_path}: transformers \S+ {said}.*; mend it there"
+        ModelError, match=rf"^model\.name_or_path = {tmp_path}: transformers \S+ {said}.*; mend it there"
     ):
         opened(tmp_path)
 
@@ -129,7 +129,7 @@ def test_positions_that_are_no_multiple_of_eight(checkpoints: dict[str, Path]) -
     checkpoint = opened(checkpoints["layoutlm"])
     checkpoint.config.max_position_embeddings = 255
     checkpoint.require_length(248)
-    with pytest.raises(UserError, match="= 250, but .* has positions for 255 tokens, .*: give at most 248"):
+    with pytest.raises(SettingsError, match="= 250, but .* has positions for 255 tokens, .*: give at most 248"):
         checkpoint.require_length(250)
 
 
@@ -186,7 +186,7 @@ def test_a_pretrained_head_layer_is_kept(checkpoints: dict[str, Path]) -> None:
 
 def test_layoutlmv2_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "layoutlmv2"}')
-    with pytest.raises(UserError, match="layoutlmv2: its image backbone needs detectron2, which is not installed"):
+    with pytest.raises(ModelError, match="layoutlmv2: its image backbone needs detectron2, which is not installed"):
         opened(tmp_path)
 
 
@@ -207,24 +207,24 @@ def test_a_tokenizer_that_pads_otherwise_than_the_network_is_refused(
     mixed = without(checkpoints["lilt"], tmp_path / "mixed")
     config = (mixed / "config.json").read_text()
     (mixed / "config.json").write_text(config.replace('"pad_token_id": 1', '"pad_token_id": 0'))
-    with pytest.raises(UserError, match="its tokenizer pads with token 1 and its network with 0"):
+    with pytest.raises(ModelError, match="its tokenizer pads with token 1 and its network with 0"):
         opened(mixed)
 
 
 def test_images_need_the_image_processor_of_the_checkpoint(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     bare = without(checkpoints["layoutlmv3"], tmp_path / "bare", "preprocessor_config.json")
-    with pytest.raises(UserError, match="image processor cannot be opened.*model.images = ignore does without"):
+    with pytest.raises(ModelError, match="image processor cannot be opened.*model.images = ignore does without"):
         opened(bare)
     assert opened(bare, images="ignore").image_processor is None
     other = without(checkpoints["layoutlmv3"], tmp_path / "other")
     text = (other / "preprocessor_config.json").read_text()
     (other / "preprocessor_config.json").write_text(text.replace(": 32", ": 48"))
-    with pytest.raises(UserError, match="makes 48 x 48 pixels, its network takes 32 x 32"):
+    with pytest.raises(ModelError, match="makes 48 x 48 pixels, its network takes 32 x 32"):
         opened(other)
     blind = without(checkpoints["layoutlmv3"], tmp_path / "blind")
     text = (blind / "config.json").read_text()
     (blind / "config.json").write_text(text.replace('"visual_embed": true', '"visual_embed": false'))
-    with pytest.raises(UserError, match="was made without page images"):
+    with pytest.raises(ModelError, match="was made without page images"):
         opened(blind)
 
 
@@ -299,7 +299,7 @@ def test_weights_that_do_not_fit_stop_the_run(
     change: dict[str, torch.Tensor | None], message: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     broken = changed(checkpoints["layoutlm"], tmp_path / "broken", change)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ModelError, match=message):
         build(opened(broken), TAGS, None)
 
 
@@ -324,21 +324,21 @@ def test_the_head_is_kept_for_the_same_labels_and_new_for_others(checkpoints: di
 
 
 @pytest.mark.parametrize(
-    ("name", "family", "message"),
+    ("name", "family", "kind", "message"),
     [
-        (None, None, "model.name_or_path is missing"),
-        ("/nowhere/at/all", None, "no config.json in it"),
-        ("nobody/nothing", None, "cannot be opened"),
-        ("layoutlm", "bert", "only a bert checkpoint can start another family"),
-        ("bert", "roberta", "only a bert checkpoint can start another family"),
+        (None, None, SettingsError, "model.name_or_path is missing"),
+        ("/nowhere/at/all", None, ModelError, "no config.json in it"),
+        ("nobody/nothing", None, ModelError, "cannot be opened"),
+        ("layoutlm", "bert", SettingsError, "only a bert checkpoint can start another family"),
+        ("bert", "roberta", SettingsError, "only a bert checkpoint can start another family"),
     ],
 )
 def test_what_cannot_be_opened(
-    name: str | None, family: str | None, message: str, checkpoints: dict[str, Path]
+    name: str | None, family: str | None, kind: type[LayoutnerError], message: str, checkpoints: dict[str, Path]
 ) -> None:
     where = str(checkpoints.get(name, name)) if name else None  # type: ignore[arg-type]
     overrides = {key: value for key, value in (("name_or_path", where), ("family", family)) if value}
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(kind, match=message):
         open_pretrained(load(None, {"model": overrides}).model)
 
 
@@ -353,7 +353,7 @@ def without(source: Path, folder: Path, *names: str) -> Path:
 def test_a_checkpoint_without_tokenizer_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     # transformers makes an empty tokenizer instead, to which every word is unknown.
     bare = without(checkpoints["layoutlm"], tmp_path / "bare", "tokenizer.json", "tokenizer_config.json")
-    with pytest.raises(UserError, match="tokenizer"):
+    with pytest.raises(ModelError, match="tokenizer"):
         opened(bare)
 
 
@@ -379,7 +379,7 @@ def test_a_sentencepiece_model_names_the_packages_that_read_it(
     (old / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
     for package, there in zip(("sentencepiece", "protobuf"), installed, strict=True):
         monkeypatch.setattr(loading, f"is_{package}_available", lambda there=there: there)
-    with pytest.raises(UserError, match=f"its tokenizer cannot be opened: .*{said}") as stop:
+    with pytest.raises(ModelError, match=f"its tokenizer cannot be opened: .*{said}") as stop:
         opened(old)
     assert "tiktoken" not in str(stop.value)
 
@@ -390,7 +390,7 @@ def test_an_old_cased_checkpoint_is_not_lower_cased(checkpoints: dict[str, Path]
     words = ["Date", "Total", "date", "total", *map(chr, range(ord("a"), ord("z")))]
     (old / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
     with pytest.raises(
-        UserError, match=r"lower case, and 2 of the 34 tokens .* such as 'Date'.*\"do_lower_case\": fal"
+        ModelError, match=r"lower case, and 2 of the 34 tokens .* such as 'Date'.*\"do_lower_case\": fal"
     ):
         opened(old)
     (old / "tokenizer_config.json").write_text('{"do_lower_case": false}')
@@ -415,7 +415,7 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(checkpoints: dict[str, Pat
     config = (mixed / "config.json").read_text()
     size = len(opened(checkpoints["layoutlm"]).tokenizer)
     (mixed / "config.json").write_text(config.replace(f'"vocab_size": {size}', '"vocab_size": 50'))
-    with pytest.raises(UserError, match=f"has {size} tokens and its network embeddings for 50"):
+    with pytest.raises(ModelError, match=f"has {size} tokens and its network embeddings for 50"):
         opened(mixed)
 
 
@@ -423,11 +423,11 @@ def test_truncated_weights_are_refused(checkpoints: dict[str, Path], tmp_path: P
     torn = without(checkpoints["layoutlm"], tmp_path / "torn")
     weights = (torn / "model.safetensors").read_bytes()
     (torn / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(UserError, match="its weights cannot be loaded"):
+    with pytest.raises(ModelError, match="its weights cannot be loaded"):
         build(opened(torn), TAGS, None)
 
 
 def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(UserError, match="is a 't5'; layoutner builds bert, roberta, xlm-roberta, layoutlm, "):
+    with pytest.raises(ModelError, match="is a 't5'; layoutner builds bert, roberta, xlm-roberta, layoutlm, "):
         opened(tmp_path)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
 
-from layoutner.errors import UserError
+from layoutner.errors import ModelError
 from layoutner.models import loading
 from layoutner.models.loading import build
 from tests.builders.families import BUILT, changed, opened
@@ -166,7 +166,7 @@ def test_a_head_that_the_configuration_speaks_of_must_be_there(checkpoints: dict
     for number, change in enumerate(({"classifier.weight": None, "classifier.bias": None}, {"classifier.bias": None})):
         torn = changed(source, tmp_path / f"torn-{number}", dict(change))
         for tags in (TAGS, OTHERS["more"]):
-            with pytest.raises(UserError, match=r"weights are missing.*: classifier\.bias"):
+            with pytest.raises(ModelError, match=r"weights are missing.*: classifier\.bias"):
                 build(opened(torn), tags, None)
     # A configuration with one more tag than the weights: which output is whose, nobody can tell.
     other = changed(source, tmp_path / "other", {})
@@ -174,7 +174,7 @@ def test_a_head_that_the_configuration_speaks_of_must_be_there(checkpoints: dict
     config["id2label"] = {0: "O", 1: "B-A", **{index + 1: tag for index, tag in enumerate(TAGS) if index}}
     config.pop("label2id")
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"of another shape.*classifier\.bias"):
+    with pytest.raises(ModelError, match=r"of another shape.*classifier\.bias"):
         build(opened(other), TAGS, None)
     # One that speaks of no such network gets a new head.
     config = json.loads((tmp_path / "torn-0" / "config.json").read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.errors import UserError
+from layoutner.errors import ModelError
 from layoutner.models.loading import build, open_pretrained
 from layoutner.settings.tree import ModelSettings
 
@@ -63,7 +63,7 @@ def test_code_of_a_checkpoint_is_not_run(
     if file == "tokenizer_config.json":  # the tokenizer.json beside it says all
         open_pretrained(settings)
     else:
-        with pytest.raises(UserError, match="cannot be opened"):
+        with pytest.raises(ModelError, match="cannot be opened"):
             open_pretrained(settings)
     assert not ran.exists()
 
@@ -82,7 +82,7 @@ def test_a_pickle_that_calls_functions_is_not_read(checkpoints: dict[str, Path],
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weights": Call(ran)}))
     with pytest.raises(
-        UserError, match="its weights cannot be loaded: its pytorch_model.bin .* holds more than weights"
+        ModelError, match="its weights cannot be loaded: its pytorch_model.bin .* holds more than weights"
     ):
         build(open_pretrained(ModelSettings(name_or_path=str(folder))), ["O", "B-X", "I-X"], None)
     assert not ran.exists()

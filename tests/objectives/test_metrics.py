@@ -6,7 +6,6 @@ import torch
 from layoutner.corpus.batches import Batch
 from layoutner.corpus.windows import Window
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError
 from layoutner.objectives.evaluate import WordPrediction, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
@@ -83,8 +82,10 @@ def test_words_are_labelled_once_from_the_window_that_answers() -> None:
 
 def test_a_word_without_an_answer_is_a_failure() -> None:
     documents = [Document("d", ("a", "b"), ((0, 0, 1, 1),) * 2, None, (10, 10))]
-    with pytest.raises(UserError, match="coverage: 1 of 2 words have no label, and 0 labels .* the first: d, word 1"):
+    with pytest.raises(
+        AssertionError, match="coverage: 1 of 2 words have no label, and 0 labels .* the first: d, word 1"
+    ):
         in_document_order({(0, 0): WordPrediction(0, 1.0)}, documents)
     answers = {(0, 0): WordPrediction(0, 1.0), (0, 1): WordPrediction(0, 1.0), (3, 4): WordPrediction(0, 1.0)}
-    with pytest.raises(UserError, match="coverage: 0 of 2 words .* 1 labels have no word; the first: document 3"):
+    with pytest.raises(AssertionError, match="coverage: 0 of 2 words .* 1 labels have no word; the first: document 3"):
         in_document_order(answers, documents)

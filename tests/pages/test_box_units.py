@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layoutner.documents.roles import read_documents, stream
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.pages.box_units import Reading, suspect, to_thousandths
 from layoutner.pages.document import Document
 from layoutner.pages.page import ReadStats
@@ -59,7 +59,7 @@ def test_a_page_in_another_unit_is_refused_and_the_right_one_named(tmp_path: Pat
     if true == stated:
         found = read(file)
     else:
-        with pytest.raises(UserError, match=f'data.box_unit = {true} reads them so .jsonl: "unit": "{true}" on the'):
+        with pytest.raises(DataError, match=f'data.box_unit = {true} reads them so .jsonl: "unit": "{true}" on the'):
             read(file)
         found = read(file, box_unit=true)
     # Pixels are rounded down from what is no whole number of them.
@@ -76,7 +76,7 @@ def test_fractions_and_percent_of_whole_thousandths_are_these_thousandths(tmp_pa
 def test_corner_and_size_are_not_taken_for_inverted_corners(tmp_path: Path, fix: str) -> None:
     sizes = [[(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in true_boxes(seed)] for seed in range(2)]
     file = write(tmp_path / "a.jsonl", sizes, A4_300_DPI)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         read(file, invalid_boxes=fix)
     assert "left of or above the first in 31 of 31 boxes" in str(caught.value)
     assert "data.box_format = xywh" in str(caught.value)
@@ -90,10 +90,10 @@ def test_corner_and_size_are_not_taken_for_inverted_corners(tmp_path: Path, fix:
 def test_corner_and_size_in_fractions_are_named_together(tmp_path: Path) -> None:
     sizes = [(x0 / 1000, y0 / 1000, (x1 - x0) / 1000, (y1 - y0) / 1000) for x0, y0, x1, y1 in true_boxes(4)]
     file = write(tmp_path / "a.jsonl", [sizes], A4_300_DPI)
-    with pytest.raises(UserError, match="data.box_format = xywh and data.box_unit = fractions reads them so"):
+    with pytest.raises(DataError, match="data.box_format = xywh and data.box_unit = fractions reads them so"):
         read(file)
     # Half of the answer is not enough.
-    with pytest.raises(UserError, match="data.box_unit = fractions reads them so"):
+    with pytest.raises(DataError, match="data.box_unit = fractions reads them so"):
         read(file, box_format="xywh")
     found = read(file, box_format="xywh", box_unit="fractions")[0].boxes
     assert [side for box in found for side in box] == pytest.approx([s for box in true_boxes(4) for s in box], abs=1)
@@ -106,7 +106,7 @@ def test_what_is_said_is_meant(tmp_path: Path) -> None:
 
 def test_fractions_without_their_decimals_cannot_be_read(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [[(0, 0, 1, 1)] * 12], A4_300_DPI)
-    with pytest.raises(UserError, match="every side of its 12 boxes is 0 or 1"):
+    with pytest.raises(DataError, match="every side of its 12 boxes is 0 or 1"):
         read(file)
 
 
@@ -123,7 +123,7 @@ def test_one_page_decides_where_pages_are_predicted_one_by_one(tmp_path: Path) -
 
 def test_where_all_pages_are_skipped_the_reason_is_told(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [in_unit(true_boxes(1), "fractions", A4_300_DPI)] * 2, A4_300_DPI)
-    with pytest.raises(UserError, match="0 documents and not one word; 2 left out, the first: .*data.box_unit = frac"):
+    with pytest.raises(DataError, match="0 documents and not one word; 2 left out, the first: .*data.box_unit = frac"):
         read(file, bad_pages="skip")
 
 
@@ -151,7 +151,7 @@ def test_pixels_and_thousandths_that_both_fit_are_told_apart_by_many_pages(
 def test_boxes_in_the_corner_of_every_page_stop_a_run(tmp_path: Path) -> None:
     pages = [true_boxes(seed) for seed in range(5)]
     file = write(tmp_path / "a.jsonl", pages, A4_300_DPI, unit="pixels")
-    with pytest.raises(UserError, match=r"boxes of all 5 pages lie in the first 38\d thousandths.*box_unit = thousand"):
+    with pytest.raises(DataError, match=r"boxes of all 5 pages lie in the first 38\d thousandths.*box_unit = thousand"):
         read(file)
     assert len(read(write(tmp_path / "b.jsonl", pages[:4], A4_300_DPI, unit="pixels"))) == 4  # too few to tell
 

@@ -3,7 +3,7 @@
 import pytest
 
 from layoutner.corpus.batches import assign_to_ranks
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.render import render
 from layoutner.planning.schedule import plan_schedule
@@ -82,5 +82,5 @@ def test_what_differs_from_the_settings_is_noted() -> None:
 
 
 def test_no_rank() -> None:
-    with pytest.raises(UserError, match="at least one rank"):
+    with pytest.raises(SettingsError, match="at least one rank"):
         plan_batch(8, 2, 0)

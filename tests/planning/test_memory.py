@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from layoutner.errors import UserError
+from layoutner.errors import ModelError, SettingsError
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.memory import GiB, Memory, MiB, Network, estimate, largest_micro_batch, parse_memory
 from layoutner.planning.memory_plan import Case, advice, describe
@@ -92,9 +92,9 @@ def test_a_bert_that_starts_a_layoutlm_is_counted_as_one(checkpoints: dict[str, 
 
 def test_a_config_without_sizes_is_the_base_size() -> None:
     assert BASE.parameters == 112_633_351  # LayoutLM base with 7 tags, as transformers builds it
-    with pytest.raises(UserError, match="a 't5': memory can be planned for bert, roberta and layoutlm"):
+    with pytest.raises(ModelError, match="a 't5': memory can be planned for bert, roberta and layoutlm"):
         Network.from_config({}, "t5", 7)
-    with pytest.raises(UserError, match="hidden_size = '768' is no whole number"):
+    with pytest.raises(ModelError, match="hidden_size = '768' is no whole number"):
         Network.from_config({"hidden_size": "768"}, "bert", 7)
 
 
@@ -108,7 +108,7 @@ def test_memory_is_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GiB", "0", "-3G", "24 apples", "24GiBs", "1e3G"])
 def test_other_text_is_refused_with_what_is_accepted(text: str) -> None:
-    with pytest.raises(UserError, match="a number and a unit, as in 24GiB, 24GB, 40G or 800MiB"):
+    with pytest.raises(SettingsError, match="a number and a unit, as in 24GiB, 24GB, 40G or 800MiB"):
         parse_memory(text)
 
 

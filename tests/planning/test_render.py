@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.render import preset_names, render
 from layoutner.planning.schedule import plan_schedule
@@ -112,12 +112,12 @@ def test_a_preset_by_path(tmp_path: Path) -> None:
 def test_a_preset_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
     own = tmp_path / "own.json"
     own.write_text(text)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SettingsError, match=message):
         rendered(deepspeed={"preset": str(own)})
 
 
 def test_preset_and_stage_must_agree() -> None:
-    with pytest.raises(UserError, match="preset zero1 says stage 1"):
+    with pytest.raises(SettingsError, match="preset zero1 says stage 1"):
         rendered(deepspeed={"preset": "zero1", "zero_stage": "2"})
-    with pytest.raises(UserError, match="did you mean 'zero3'"):
+    with pytest.raises(SettingsError, match="did you mean 'zero3'"):
         rendered(deepspeed={"preset": "zero_3"})

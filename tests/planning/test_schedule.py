@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.tree import ScheduleSettings
 
@@ -62,5 +62,5 @@ def test_warmup_ratio_rounds_up() -> None:
     ],
 )
 def test_a_schedule_that_cannot_be(settings: dict[str, int], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SettingsError, match=message):
         plan_schedule(ScheduleSettings(**settings), 16, None)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.pages.labels import to_spans
@@ -86,7 +86,7 @@ def test_a_receipt_without_categories_is_a_page_to_label(tmp_path: Path) -> None
 
 
 def test_roles_have_their_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds neither json/ nor train/json/"):
+    with pytest.raises(DataError, match="holds neither json/ nor train/json/"):
         documents(tmp_path)
     for name in ("train", "dev", "test"):
         write(tmp_path / name, receipt(), f"of-{name}")
@@ -95,11 +95,11 @@ def test_roles_have_their_folders(tmp_path: Path) -> None:
     assert one(tmp_path / "dev" / "json", "train").name == "of-dev"
     assert one(tmp_path / "dev" / "json" / "of-dev.json", "test").name == "of-dev"
     (tmp_path / "test" / "json" / "of-test.json").unlink()
-    with pytest.raises(UserError, match=r"test/json: holds no .json file"):
+    with pytest.raises(DataError, match=r"test/json: holds no .json file"):
         documents(tmp_path, "test")
     (tmp_path / "dev" / "json" / "of-dev.json").unlink()
     (tmp_path / "dev" / "json").rmdir()
-    with pytest.raises(UserError, match="holds train and test, none of them for data.eval"):
+    with pytest.raises(NoSplitError, match="holds train and test, none of them for data.eval"):
         documents(tmp_path, "eval")
 
 

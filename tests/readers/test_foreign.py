@@ -10,7 +10,7 @@ from PIL import Image
 
 from layoutner import readers
 from layoutner.documents.roles import read_documents, stream
-from layoutner.errors import UserError
+from layoutner.errors import DataError
 from layoutner.inference.input import documents
 from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import MOST_HELD, foreign, read_pages
@@ -75,11 +75,11 @@ def test_a_file_of_another_kind_is_named_with_the_way_in(
     name: str, content: Any, what: str, format: str, tmp_path: Path
 ) -> None:
     file = put(tmp_path / name, content)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         list(read_pages(DataSettings(format=format), file, "train"))
     assert f"{file} is {what}{JSONL}" in str(caught.value)
     # So is the folder of it, if the format does not find its own files there.
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         list(read_pages(DataSettings(format=format), tmp_path, "train"))
     assert f"{file} is {what}{JSONL}" in str(caught.value)
 
@@ -92,7 +92,7 @@ def test_another_of_our_own_formats_is_named(made: str, asked: str, tmp_path: Pa
         if made == asked:
             assert not isinstance(recognise(path), type(None))
             continue
-        with pytest.raises(UserError, match=f" is an? .*: data.format = {made}"):
+        with pytest.raises(DataError, match=f" is an? .*: data.format = {made}"):
             list(read_pages(DataSettings(format=asked), path, "test"))
 
 
@@ -111,15 +111,15 @@ def test_images_pdfs_tables_and_archives_have_their_own_advice(tmp_path: Path) -
 def test_every_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = put(tmp_path / "export.json", LABEL_STUDIO)
     said = f"{file} is a Label Studio export{JSONL}"
-    with pytest.raises(UserError) as train:
+    with pytest.raises(DataError) as train:
         read_documents(DataSettings(), file, "train")
     for labels in ("ignore", "require"):  # predict and evaluate
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(DataError) as caught:
             list(documents(DataSettings(), file, "test", ReadStats(), labels))  # type: ignore[arg-type]
         assert str(caught.value) == str(train.value)
     assert str(train.value).startswith(f"{said} (read as funsd: export.json: page image ")
     # It is no page to be left out.
-    with pytest.raises(UserError, match="is a Label Studio export"):
+    with pytest.raises(DataError, match="is a Label Studio export"):
         list(stream(DataSettings(bad_pages="skip"), file, "train", ReadStats()))
     code, out, err = call(capsys, "data", "check", file)
     assert (code, out) == (2, "")
@@ -153,7 +153,7 @@ def test_of_a_file_of_another_kind_only_the_first_problems_are_kept(tmp_path: Pa
     assert lines.count("\n") > 10 * MOST_HELD
     file = put(tmp_path / "export.jsonl", lines)
     read = read_pages(DataSettings(format="jsonl"), file, "train")
-    with pytest.raises(UserError, match="is a Label Studio export"):
+    with pytest.raises(DataError, match="is a Label Studio export"):
         next(read)
     # If they are not known, all of them are said.
     put(file, "x\n" * (MOST_HELD + 5))

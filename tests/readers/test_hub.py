@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from layoutner.documents.roles import read_documents
-from layoutner.errors import UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.settings.data import DataSettings
@@ -77,10 +77,10 @@ def test_what_has_no_splits_is_read_whole_in_every_role(tmp_path: Path) -> None:
 def test_a_missing_split_is_said_with_those_there_are(tmp_path: Path) -> None:
     parquet(tmp_path / "forms" / "train.parquet", row())
     with pytest.raises(
-        UserError, match=r"forms: holds the splits train, none of them for data.eval .*validation or .*a"
+        DataError, match=r"forms: holds the splits train, none of them for data.eval .*validation or .*a"
     ):
         read(tmp_path / "forms", "eval")
-    with pytest.raises(UserError, match=r"holds the splits train, none of them for data.test \(test\)$"):
+    with pytest.raises(NoSplitError, match=r"holds the splits train, none of them for data.test \(test\)$"):
         read(tmp_path / "forms", "test")
 
 
@@ -130,7 +130,7 @@ def test_an_image_beside_the_data_is_taken_where_it_lies(tmp_path: Path, monkeyp
         (PageImage(folder / "p.png"), (30, 60))
     ] * 2
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(UserError, match=r"2 problem\(s\).*\n.*bad.parquet train row 2: '../secret.png' leads out of"):
+    with pytest.raises(DataError, match=r"2 problem\(s\).*\n.*bad.parquet train row 2: '../secret.png' leads out of"):
         read(bad)
 
 
@@ -159,7 +159,7 @@ def test_bad_rows_are_problems_and_the_others_go_on(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", row("a"), *bad, row("z"), image=datasets.Image())
     settings = DataSettings(format="hub", bad_pages="skip")
     assert [document.name for document in read_documents(settings, path, "train")] == ["a", "z"]
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         read(path)
     _, *lines = str(caught.value).splitlines()
     said = [line.partition("x.parquet train ")[2] for line in lines]
@@ -176,10 +176,10 @@ def test_bad_rows_are_problems_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_numbers_without_names_and_missing_columns(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", row(), tags=datasets.List(datasets.Value("int64")))
-    with pytest.raises(UserError, match=r"word 0: tag 1 is a number, and the dataset holds no names of classes"):
+    with pytest.raises(DataError, match=r"word 0: tag 1 is a number, and the dataset holds no names of classes"):
         read(path)
     datasets.Dataset.from_dict({"text": ["a"], "words": [["a"]]}).to_parquet(path)
-    with pytest.raises(UserError, match=r"has no column bboxes or bbox or boxes; its columns: text, words$"):
+    with pytest.raises(DataError, match=r"has no column bboxes or bbox or boxes; its columns: text, words$"):
         read(path)
 
 
@@ -194,14 +194,14 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
         (tmp_path / "none", "none: no such file or folder"),
         (Path("none.parquet"), "none.parquet: no such file or folder"),
     ):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(DataError) as caught:
             read(path)
         assert what in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_hub_that_cannot_be_reached() -> None:
-    with pytest.raises(UserError) as caught:  # HF_HUB_OFFLINE is set
+    with pytest.raises(DataError) as caught:  # HF_HUB_OFFLINE is set
         read(Path("nielsr/funsd"))
     assert str(caught.value).startswith("nielsr/funsd: cannot be read as a dataset: Couldn't reach 'nielsr/funsd'")
     assert str(caught.value).endswith("; without a network, name a local folder or .parquet file")
@@ -219,7 +219,7 @@ def test_configurations_and_revisions_are_named_after_the_dataset(
         return datasets.DatasetDict({"train": table(row())})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(UserError, match=r"; take the copy that the hub makes of it: a/b:c@refs/convert/parquet$"):
+    with pytest.raises(DataError, match=r"; take the copy that the hub makes of it: a/b:c@refs/convert/parquet$"):
         read(Path("a/b:c"))
     assert len(read(Path("a/b:c@refs/convert/parquet"))) == 1
     assert asked == [("a/b", "c", None), ("a/b", "c", "refs/convert/parquet")]
@@ -232,16 +232,16 @@ def test_a_local_folder_with_two_configurations(tmp_path: Path) -> None:
     configs = "".join(f"- config_name: {name}\n  data_files: {name}/*.parquet\n" for name in ("old", "new"))
     (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     assert [document.name for document in read(Path(f"{folder}:new"))] == ["new"]
-    with pytest.raises(UserError, match=r"onfig name is missing.*NAME picks one"):
+    with pytest.raises(DataError, match=r"onfig name is missing.*NAME picks one"):
         read(folder)
 
 
 def test_without_the_library(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['datasets'] = None\n"
-        "from pathlib import Path; from layoutner.readers import hub\n"
+        "from pathlib import Path; from layoutner.readers import hub; from layoutner.errors import SettingsError\n"
         "try: next(hub.read(Path('x'), 'train'))\n"
-        "except ValueError as error: print(error)"
+        "except SettingsError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "data.format = hub needs the package datasets: pip install 'layoutner[hub]'\n"
@@ -253,5 +253,5 @@ def test_a_row_whose_image_holds_several_pages_is_a_problem(tmp_path: Path) -> N
     path = parquet(
         tmp_path / "x.parquet", row(image={"bytes": content.getvalue(), "path": None}), image=datasets.Image()
     )
-    with pytest.raises(UserError, match="x.parquet train row 0: page image .*: holds 2 pages"):
+    with pytest.raises(DataError, match="x.parquet train row 0: page image .*: holds 2 pages"):
         read(path)

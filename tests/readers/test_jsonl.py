@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from layoutner.documents.duplicates import find_pairs
 from layoutner.documents.roles import read_documents
-from layoutner.errors import UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.files.image import PageImage
 from layoutner.inference.labelled_page import label_page
 from layoutner.objectives.evaluate import WordPrediction
@@ -81,7 +81,7 @@ def test_a_line_that_is_not_utf_8_is_read_if_that_is_sure(tmp_path: Path) -> Non
 def test_a_file_in_utf_16_is_refused_as_that(tmp_path: Path) -> None:
     file = write(tmp_path / "d.jsonl", page("a"), page("b"))
     file.write_bytes(file.read_bytes().decode().encode("utf-16"))
-    with pytest.raises(UserError, match=r"^d.jsonl: is UTF-16, and JSON lines are UTF-8; convert it, for instance"):
+    with pytest.raises(DataError, match=r"^d.jsonl: is UTF-16, and JSON lines are UTF-8; convert it, for instance"):
         read(file)
 
 
@@ -93,19 +93,19 @@ def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_end(tmp_path: Pat
     write(tmp_path / "x.jsonl", page(), page())
     with (tmp_path / "x.jsonl").open("ab") as file:
         file.write(b"\n" + json.dumps(page()).encode()[:-9])
-    with pytest.raises(UserError, match=r"1 problem\(s\) .*: x.jsonl line 4: not JSON: .*; one document a line"):
+    with pytest.raises(DataError, match=r"1 problem\(s\) .*: x.jsonl line 4: not JSON: .*; one document a line"):
         read(tmp_path / "x.jsonl")
 
 
 def test_a_folder_holds_a_file_a_role_or_is_read_whole(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no .jsonl file"):
+    with pytest.raises(DataError, match=r"holds no .jsonl file"):
         read(tmp_path)
     write(tmp_path / "b.jsonl", page("b"))
     write(tmp_path / "a.jsonl", page("a"))
     assert [document.name for document in read(tmp_path, "eval")] == ["a", "b"]
     write(tmp_path / "train.jsonl", page("t"))
     assert [document.name for document in read(tmp_path, "train")] == ["t"]
-    with pytest.raises(UserError, match=r"holds train.jsonl, none of them for data.eval; .* or give a fraction"):
+    with pytest.raises(NoSplitError, match=r"holds train.jsonl, none of them for data.eval; .* or give a fraction"):
         read(tmp_path, "eval")
 
 
@@ -160,7 +160,7 @@ def test_a_line_that_is_no_document(tmp_path: Path, change: dict[str, Any], what
     (tmp_path / "x.jsonl").write_text(
         json.dumps(page()) + "\n" + json.dumps(page(**change)) + "\n" + json.dumps(page())
     )
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         read(tmp_path / "x.jsonl")
     (line,) = str(caught.value).splitlines()
     assert ": x.jsonl line 2: " in line
@@ -199,7 +199,7 @@ def test_the_longest_line_is_still_a_document(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(jsonl, "LONGEST_LINE", path.stat().st_size)
     assert len(read(path)) == 1
     monkeypatch.setattr(jsonl, "LONGEST_LINE", path.stat().st_size - 1)
-    with pytest.raises(UserError, match="x.jsonl line 1: longer than"):
+    with pytest.raises(DataError, match="x.jsonl line 1: longer than"):
         read(path)
 
 
@@ -230,9 +230,9 @@ def test_two_pages_of_one_file_are_two_pictures(tmp_path: Path) -> None:
     assert [(made["image"], made["frame"]) for made in greys] == [("two.tif", 0), ("two.tif", 1), ("two.tif", 1)]
     again = read(write(tmp_path / "again.jsonl", *greys))
     assert [document.image for document in again] == [document.image for document in documents]
-    with pytest.raises(UserError, match=r"x.jsonl line 1: page image .*two.tif: holds 2 pages"):
+    with pytest.raises(DataError, match=r"x.jsonl line 1: page image .*two.tif: holds 2 pages"):
         read(write(tmp_path / "x.jsonl", page(image="two.tif")))
-    with pytest.raises(UserError, match=r'"frame" is 2, and the file has the frames 0 to 1'):
+    with pytest.raises(DataError, match=r'"frame" is 2, and the file has the frames 0 to 1'):
         read(write(tmp_path / "x.jsonl", page(image="two.tif", frame=2)))
 
 
@@ -244,7 +244,7 @@ def test_a_linked_folder_of_images_is_followed(tmp_path: Path) -> None:
     (document,) = read(write(tmp_path / "data" / "x.jsonl", page(image="images/p.png")))
     assert document.image == PageImage(tmp_path / "data" / "images" / "p.png")
     (tmp_path / "data" / "circle").symlink_to(tmp_path / "data" / "circle")
-    with pytest.raises(UserError, match="'circle/p.png' is no path"):
+    with pytest.raises(DataError, match="'circle/p.png' is no path"):
         read(write(tmp_path / "data" / "x.jsonl", page(image="circle/p.png")))
 
 

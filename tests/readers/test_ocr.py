@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from layoutner.documents.roles import read_documents
-from layoutner.errors import UserError
+from layoutner.errors import DataError, SettingsError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document, union
 from layoutner.pages.page import Page, Problem
@@ -160,13 +160,15 @@ def test_a_tesseract_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.M
 def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page().save(tmp_path / "a.png")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"needs the program tesseract.* none on PATH: apt-get install tesseract-ocr"):
+    with pytest.raises(
+        SettingsError, match=r"needs the program tesseract.* none on PATH: apt-get install tesseract-ocr"
+    ):
         read(tmp_path)
     code = (
         "import sys; sys.modules['pytesseract'] = None\n"
-        "from layoutner.readers import ocr\n"
+        "from layoutner.errors import SettingsError; from layoutner.readers import ocr\n"
         "try: ocr.require_packages()\n"
-        "except ValueError as error: print(error)"
+        "except SettingsError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
@@ -178,5 +180,5 @@ def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("tesseract")
 def test_a_folder_without_images(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no image \(.png, .jpg"):
+    with pytest.raises(DataError, match=r"holds no image \(.png, .jpg"):
         read(tmp_path)

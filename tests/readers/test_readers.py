@@ -8,7 +8,7 @@ from PIL import Image
 
 from layoutner.documents.roles import read_corpus, read_documents
 from layoutner.documents.splits import split
-from layoutner.errors import UserError
+from layoutner.errors import DataError, NoSplitError, SettingsError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.pages.labels import read_labels, to_spans
@@ -62,7 +62,7 @@ def test_funsd_gives_each_role_its_split(forms: Path) -> None:
     assert len(read("funsd", forms, "test")) == 8
     assert len(read("funsd", forms / "testing_data", "train")) == 8
     assert len(read("funsd", forms / "testing_data" / "annotations" / "test-0000.json", "eval")) == 1
-    with pytest.raises(UserError, match="none of them for data.eval; name one of them in full, or give a fraction"):
+    with pytest.raises(NoSplitError, match="none of them for data.eval; name one of them in full, or give a fraction"):
         read("funsd", forms, "eval")
 
 
@@ -75,7 +75,7 @@ def test_all_problems_of_all_forms_are_said(tmp_path: Path) -> None:
     form(tmp_path, [entity("answer", ("x", [0, 0, 1, float("nan")]))], "e")
     form(tmp_path, [], "d")
     (tmp_path / "annotations" / "d.json").write_text('{"form": [')
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         read("funsd", tmp_path, "train")
     text = str(caught.value)
     assert "6 problem(s)" in text
@@ -97,7 +97,7 @@ def test_funsd_labels_are_all_there_or_none(tmp_path: Path) -> None:
     form(tmp_path, [entity("", ("x", [0, 0, 5, 5]))], "d")
     form(tmp_path, [entity("answer", ("\ud800", [0, 0, 5, 5]))], "e")
     form(tmp_path, [entity("answer", ("x", [0, 0, 1e306, 5]))], "f")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         read("funsd", tmp_path, "train")
     text = str(caught.value)
     assert "c.json: some words have a label and some have none" in text
@@ -107,12 +107,12 @@ def test_funsd_labels_are_all_there_or_none(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_funsd(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a FUNSD folder"):
+    with pytest.raises(DataError, match="not a FUNSD folder"):
         read("funsd", tmp_path, "train")
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         read("funsd", tmp_path / "nowhere", "train")
     form(tmp_path, [entity("answer", (" ", [0, 0, 1, 1]))])
-    with pytest.raises(UserError, match="1 documents and not one word"):
+    with pytest.raises(DataError, match="1 documents and not one word"):
         read("funsd", tmp_path, "train")
 
 
@@ -185,7 +185,7 @@ def test_unilm_names_the_byte_that_is_not_utf_8(suffix: str, tmp_path: Path) -> 
     content = file.read_bytes().replace("Café".encode(), b"Caf\xe9")
     file.write_bytes(content)
     what = f"/train{suffix}.txt: cannot be read: not UTF-8: byte 0xE9 at offset {content.index(0xE9)}; convert it, for"
-    with pytest.raises(UserError, match=what):
+    with pytest.raises(DataError, match=what):
         read("unilm", tmp_path, "train")
 
 
@@ -196,7 +196,7 @@ def test_unilm_in_utf_16(tmp_path: Path) -> None:
         file.write_bytes(file.read_text(encoding="utf-8").encode("utf-16"))
     assert read("unilm", tmp_path, "train") == expected
     (tmp_path / "train_box.txt").write_bytes("x".encode("utf-16") + b"\0")
-    with pytest.raises(UserError, match=r"train_box.txt: cannot be read: .*utf-16.*; convert it"):
+    with pytest.raises(DataError, match=r"train_box.txt: cannot be read: .*utf-16.*; convert it"):
         read("unilm", tmp_path, "train")
 
 
@@ -204,7 +204,7 @@ def test_training_on_pages_that_cannot_be_read_names_the_setting_that_leaves_the
     form(tmp_path, [entity("answer", ("x", [0, 0, 5, 5]))], "a")
     form(tmp_path, [], "b")
     (tmp_path / "annotations" / "b.json").write_bytes(b'{"form": [{"label": "\xc3"}]}')
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         read("funsd", tmp_path, "train")
     assert str(caught.value).startswith(
         f"1 problem(s) in {tmp_path} (data.bad_pages = skip leaves such pages out): b.json:"
@@ -224,7 +224,7 @@ def test_a_form_and_a_list_of_labels_in_another_encoding(tmp_path: Path) -> None
     assert stats.repaired == {"not UTF-8 (`layoutner data check` lists them)": 1}
     # A list of labels is held against the data letter by letter: nothing in it is guessed.
     (tmp_path / "labels.txt").write_bytes("B-Größe\n".encode("cp1252"))
-    with pytest.raises(UserError, match=r"labels.txt: cannot be read: not UTF-8: byte 0xF6 at offset 4; convert it"):
+    with pytest.raises(DataError, match=r"labels.txt: cannot be read: not UTF-8: byte 0xF6 at offset 4; convert it"):
         read_labels(tmp_path / "labels.txt", "BIO")
 
 
@@ -260,7 +260,7 @@ def test_unilm_without_labels(tmp_path: Path) -> None:
 )
 def test_unilm_problems_name_the_line(bad: tuple[str, str, str], message: str, tmp_path: Path) -> None:
     write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png"), bad])
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(DataError, match=message):
         read("unilm", tmp_path, "train")
 
 
@@ -291,17 +291,17 @@ def test_an_unreadable_line_costs_its_own_page(
 
 def test_unilm_without_dev_says_what_there_is(tmp_path: Path) -> None:
     write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png")])
-    with pytest.raises(UserError, match=r"dev.txt: no such file; it holds train; data.eval also takes a fraction"):
+    with pytest.raises(NoSplitError, match=r"dev.txt: no such file; it holds train; data.eval also takes a fraction"):
         read("unilm", tmp_path, "eval")
 
 
 def test_unilm_names_the_file_that_is_missing(tmp_path: Path) -> None:
     write_unilm(tmp_path, [row("z", "O", "0 0 1 1", "p.png")])
     (tmp_path / "train_box.txt").unlink()
-    with pytest.raises(UserError, match=r"train_box.txt: no such file; train.txt is read with train_box.txt and"):
+    with pytest.raises(DataError, match=r"train_box.txt: no such file; train.txt is read with train_box.txt and"):
         read("unilm", tmp_path, "train")
     with pytest.raises(
-        UserError,
+        DataError,
         match=r"not a FUNSD folder: .*; .*/train.txt is a text file of run_seq_labeling.py: data.format = unilm",
     ):
         read("funsd", tmp_path, "train")
@@ -318,7 +318,7 @@ def test_a_fraction_is_split_off_by_document_and_seed() -> None:
     assert sorted(rest + chosen, key=lambda d: int(d.name)) == everything
     assert split(everything, 0.1, seed=42) == (rest, chosen)
     assert split(everything, 0.1, seed=43) != (rest, chosen)
-    with pytest.raises(UserError, match="none would be left over"):
+    with pytest.raises(SettingsError, match="none would be left over"):
         split(documents(3), 0.1, seed=42)
 
 
@@ -326,7 +326,7 @@ def test_labels_by_file_and_a_label_that_is_not_in_it(forms: Path, tmp_path: Pat
     labels = tmp_path / "labels.txt"
     labels.write_text("B-SENDER\nI-SENDER\nO\nB-DUE\n")
     settings = load(None, {"data": {"train": str(forms), "test": str(forms), "labels": str(labels)}})
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         read_corpus(settings.data, 1)
     lines = str(caught.value).splitlines()
     assert lines[0] == (
@@ -345,7 +345,7 @@ def test_a_labels_file_with_a_byte_order_mark_and_an_odd_name(tmp_path: Path) ->
     path.write_text("\ufeffO\nB-X-RAY\nX-RAY\nE-MAIL\n", encoding="utf-8")
     assert read_labels(path, "BIO").types == ("X-RAY", "MAIL")
     path.write_text("B-\n")
-    with pytest.raises(UserError, match="a label without a type"):
+    with pytest.raises(DataError, match="a label without a type"):
         read_labels(path, "BIO")
 
 
@@ -353,7 +353,7 @@ def test_an_eval_fraction_of_blank_pages_is_refused(tmp_path: Path) -> None:
     for name in "abcdefghij":
         form(tmp_path, [entity("answer", ("x", [0, 0, 5, 5]))] if name == "a" else [], name)
     settings = load(None, {"data": {"train": str(tmp_path), "eval": "0.5"}})
-    with pytest.raises(UserError, match=r"(data.eval = 0.5|what data.eval = 0.5 leaves).*not one word"):
+    with pytest.raises(DataError, match=r"(data.eval = 0.5|what data.eval = 0.5 leaves).*not one word"):
         read_corpus(settings.data, 1)
 
 
@@ -404,7 +404,7 @@ def test_labels_are_ignored_where_pages_are_to_be_labelled_and_demanded_where_th
     (whole,) = read_documents(settings, tmp_path, "train", stats, labels="require")
     assert whole.tags == ("B-ANSWER",)  # the blank word is dropped, so it needs no label
     assert stats.skipped == 2
-    with pytest.raises(UserError, match="data.train: none: its words have no labels"):
+    with pytest.raises(DataError, match="data.train: none: its words have no labels"):
         read_documents(DataSettings(), tmp_path, "train", labels="require")
 
 

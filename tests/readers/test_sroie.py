@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.errors import UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.pages.key_values import find_values
@@ -168,7 +168,7 @@ def test_page_sizes_stand_in_for_images(tmp_path: Path) -> None:
     assert isinstance(third, Page)
     assert third.page_size == SIZE
     (folder / "page_sizes.tsv").write_text("key\twidth_px\theight_px\na\t500\n")
-    with pytest.raises(UserError, match=r"train/page_sizes.tsv line 2: 'a\\t500' is not key, width, height"):
+    with pytest.raises(DataError, match=r"train/page_sizes.tsv line 2: 'a\\t500' is not key, width, height"):
         pages(tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_page_sizes_need_not_be_whole_numbers(tmp_path: Path) -> None:
 
 
 def test_roles_have_their_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds neither box/ nor train/box/"):
+    with pytest.raises(DataError, match="holds neither box/ nor train/box/"):
         pages(tmp_path)
     receipt(tmp_path / "train", name="one")
     receipt(tmp_path / "test", name="two", values=None)
@@ -214,7 +214,7 @@ def test_roles_have_their_folders(tmp_path: Path) -> None:
     assert [page.name for page in pages(tmp_path, "test") if isinstance(page, Page)] == ["two"]
     assert [page.name for page in pages(tmp_path / "test", "eval") if isinstance(page, Page)] == ["two"]
     assert [page.name for page in pages(tmp_path / "test/box/two.csv") if isinstance(page, Page)] == ["two"]
-    with pytest.raises(UserError, match="holds train and test, none of them for data.eval; .* fraction"):
+    with pytest.raises(NoSplitError, match="holds train and test, none of them for data.eval; .* fraction"):
         pages(tmp_path, "eval")
 
 

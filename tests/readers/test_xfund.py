@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from layoutner.documents.roles import read_documents
-from layoutner.errors import UserError
+from layoutner.errors import DataError, NoSplitError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.pages.page import Page, Problem, ReadStats
@@ -51,13 +51,15 @@ def test_a_role_is_a_split_of_every_language(tmp_path: Path) -> None:
     assert [document.name for document in read(tmp_path)] == ["ja_train_0", "zh_train_0", "zh_train_1"]
     assert [document.name for document in read(tmp_path, "eval")] == ["zh_val_0"]
     assert [document.name for document in read(tmp_path / "zh.train.json", "test")] == ["zh_train_0", "zh_train_1"]
-    with pytest.raises(UserError, match=r"holds ja.train.json, zh.train.json, zh.val.json, none of them for data.test"):
+    with pytest.raises(
+        NoSplitError, match=r"holds ja.train.json, zh.train.json, zh.val.json, none of them for data.test"
+    ):
         read(tmp_path, "test")
     (tmp_path / "zh.val.json").unlink()
-    with pytest.raises(UserError, match=r"none of them for data.eval; .* fraction of the training documents"):
+    with pytest.raises(NoSplitError, match=r"none of them for data.eval; .* fraction of the training documents"):
         read(tmp_path, "eval")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="not an XFUND folder"):
+    with pytest.raises(DataError, match="not an XFUND folder"):
         read(tmp_path / "empty")
 
 
@@ -69,7 +71,7 @@ def test_page_images_stand_beside_the_file_or_in_its_folder(tmp_path: Path) -> N
     found = [PageImage(tmp_path / "a.jpg"), PageImage(tmp_path / "zh.train" / "b.jpg"), None]
     assert [document.image for document in read(file)] == found
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"zh.train.json document 0: page image .*a.jpg: cannot identify image file"):
+    with pytest.raises(DataError, match=r"zh.train.json document 0: page image .*a.jpg: cannot identify image file"):
         read(file)
 
 
@@ -85,7 +87,7 @@ def test_a_broken_document_is_a_problem_and_the_others_go_on(tmp_path: Path) -> 
     file = write(tmp_path, "zh.train.json", form("a"), *odd, form("g"))
     write(tmp_path, "ja.train.json")
     (tmp_path / "ja.train.json").write_text('{"documents": [')
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         read(tmp_path)
     text = str(caught.value)
     assert "6 problem(s)" in text

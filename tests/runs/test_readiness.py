@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from layoutner.errors import UserError
+from layoutner.errors import LayoutnerError, SettingsError
 from layoutner.runs.readiness import require_ready
 from layoutner.settings.tree import load
 from layoutner.training.checkpoint_files import MANIFEST_FILE, WEIGHTS_FILE
@@ -111,7 +111,7 @@ def test_one_problem_is_one_line(
 )
 def test_a_package_that_is_missing(format: str, lacks: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, lacks, None)
-    with pytest.raises(UserError) as found:
+    with pytest.raises(SettingsError) as found:
         require_ready(load(None, {"data": {"format": format}, "tensorboard": {"enabled": "true"}}))
     assert text in str(found.value)
 
@@ -123,11 +123,11 @@ def test_ranks_are_those_of_the_launcher(monkeypatch: pytest.MonkeyPatch, run: P
     monkeypatch.setenv("WORLD_SIZE", "3")
     for rank, looks in (("0", True), ("1", False)):
         monkeypatch.setenv("RANK", rank)
-        with pytest.raises(UserError) as found:
+        with pytest.raises(LayoutnerError) as found:
             require_ready(settings)
         assert ("holds 1 checkpoint(s)" in str(found.value)) == looks  # the folder is rank 0's
     monkeypatch.setenv("WORLD_SIZE", "0")
-    with pytest.raises(UserError, match="world size = 0: at least one rank is needed"):
+    with pytest.raises(SettingsError, match="world size = 0: at least one rank is needed"):
         require_ready(settings)
 
 
@@ -171,11 +171,11 @@ def test_an_export_is_refused_or_made_without_torch(run: Path, tmp_path: Path) -
 def test_a_locale_whose_file_names_are_not_utf_8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The tokenizers library would write to another folder than Python."""
     settings = load(None, {"run": {"output_dir": str(tmp_path / "é")}})
-    with pytest.raises(UserError) as found:
+    with pytest.raises(SettingsError) as found:
         require_ready(settings)
     assert "PYTHONUTF8" not in str(found.value)
     monkeypatch.setattr("os.fsencode", lambda path: path.encode("latin-1"))
-    with pytest.raises(UserError, match="run.output_dir = .*PYTHONUTF8=1"):
+    with pytest.raises(SettingsError, match="run.output_dir = .*PYTHONUTF8=1"):
         require_ready(settings)
 
 

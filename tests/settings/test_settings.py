@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from layoutner.errors import UserError
+from layoutner.errors import SettingsError
 from layoutner.settings.recipes import recipe_names
 from layoutner.settings.tree import load, sections
 from tests.builders.processes import ROOT, call
@@ -110,14 +110,14 @@ def test_every_key_has_a_description() -> None:
     ],
 )
 def test_what_is_wrong_is_refused(overrides: dict[str, dict[str, str]], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SettingsError, match=message):
         load(None, overrides)
 
 
 def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYOUTNER_RUN__SEEED", "1")
     config = write(tmp_path, "[batch]\nmicro_batch_size = true\n")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SettingsError) as caught:
         load(config, {"optimizer": {"lr": "x"}})
     text = str(caught.value)
     assert "the environment: run.seeed: unknown; did you mean 'seed'?" in text
@@ -127,18 +127,18 @@ def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_an_environment_variable_of_no_section_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYOUTNER_OPTIMISER__LR", "1e-5")
-    with pytest.raises(UserError, match="LAYOUTNER_OPTIMISER__LR: did you mean 'optimizer'?"):
+    with pytest.raises(SettingsError, match="LAYOUTNER_OPTIMISER__LR: did you mean 'optimizer'?"):
         load(None, {})
 
 
 def test_a_section_as_a_whole_cannot_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYOUTNER_MODEL", "bert")
-    with pytest.raises(UserError, match="LAYOUTNER_MODEL: a whole section cannot be given there"):
+    with pytest.raises(SettingsError, match="LAYOUTNER_MODEL: a whole section cannot be given there"):
         load(None, {})
 
 
 def test_a_key_outside_any_section_is_sent_home(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"lr = 0.1 stands outside any section; it belongs to \[optimizer\]"):
+    with pytest.raises(SettingsError, match=r"lr = 0.1 stands outside any section; it belongs to \[optimizer\]"):
         load(write(tmp_path, "lr = 0.1\n"), {})
 
 
@@ -148,10 +148,10 @@ def test_the_settings_of_a_run_without_eval_can_be_given_back(tmp_path: Path) ->
 
 
 def test_a_config_that_is_no_config(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file, and no recipe"):
+    with pytest.raises(SettingsError, match="no such file, and no recipe"):
         load("dmeo", {})
-    with pytest.raises(UserError, match="not valid TOML"):
+    with pytest.raises(SettingsError, match="not valid TOML"):
         load(write(tmp_path, "{}"), {})
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot be read"):
         load(str(tmp_path / "binary"), {})

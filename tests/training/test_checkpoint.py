@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layoutner.errors import UserError
+from layoutner.errors import CheckpointError
 from layoutner.inference.export import chosen_checkpoint, export, undamaged_checkpoints
 from layoutner.settings.tree import load
 from layoutner.training.checkpoint import Identity, changes, has_best, select_checkpoint
@@ -50,7 +50,7 @@ def test_auto_takes_the_newest_or_starts_afresh(tmp_path: Path) -> None:
     assert resumed(tmp_path, "auto") == resumed(tmp_path, "must") == newest
     assert resumed(tmp_path / "other", str(newest)) == newest
     assert resumed(tmp_path, str(newest)) == newest
-    with pytest.raises(UserError, match="step-000020 stands beside it and is newer"):
+    with pytest.raises(CheckpointError, match="step-000020 stands beside it and is newer"):
         resumed(tmp_path, str(checkpoint_path(tmp_path, 3)))
 
 
@@ -59,7 +59,9 @@ def test_a_checkpoint_that_leaves_nothing_to_train(tmp_path: Path) -> None:
     assert resumed(tmp_path, "auto", total=4) == newest  # a run that is done is exported and scored again
     assert resumed(tmp_path / "other", str(newest), total=5) == newest
     for run, resume, total in ((tmp_path, "auto", 3), (tmp_path / "other", str(newest), 4)):
-        with pytest.raises(UserError, match=f"after 4 optimizer steps, and this run makes {total}: .*longer schedule"):
+        with pytest.raises(
+            CheckpointError, match=f"after 4 optimizer steps, and this run makes {total}: .*longer schedule"
+        ):
             resumed(run, resume, total=total)
 
 
@@ -83,7 +85,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     with caplog.at_level(logging.WARNING):
         assert resumed(tmp_path, "auto") == older
     assert f"{newer} is damaged" in caplog.text
-    with pytest.raises(UserError, match="not a complete layoutner checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete layoutner checkpoint"):
         resumed(tmp_path, str(newer))
     # Nothing is lost for what goes on: the same step is written again over the damaged one.
     assert resumed(tmp_path, "must") == older
@@ -93,19 +95,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
 
 def test_nothing_but_damaged_checkpoints_is_not_a_fresh_start(tmp_path: Path) -> None:
     (checkpoint(tmp_path, 1) / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
+    with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged"):
         resumed(tmp_path, "auto")
 
 
 def test_resume_is_fatal_when_asked_for_and_not_to_be_had(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no complete checkpoint"):
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
         resumed(tmp_path, "must")
-    with pytest.raises(UserError, match="not a complete layoutner checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete layoutner checkpoint"):
         resumed(tmp_path, str(tmp_path))
     checkpoint(tmp_path, 1)
-    with pytest.raises(UserError, match="the newest step-000001: run.resume = auto goes on"):
+    with pytest.raises(CheckpointError, match="the newest step-000001: run.resume = auto goes on"):
         resumed(tmp_path, "never")
-    with pytest.raises(UserError, match="seed = 1 there, 2 here"):
+    with pytest.raises(CheckpointError, match="seed = 1 there, 2 here"):
         resumed(tmp_path, "auto", Identity({"seed": 2}, {}, 2))
 
 
@@ -126,7 +128,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
         raise OSError(28, "No space left on device") if what == "full" else PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("layoutner.training.checkpoint._flush", fail)
-    with pytest.raises(UserError, match="could not be written.*the checkpoints before it are as they were"):
+    with pytest.raises(CheckpointError, match="could not be written.*the checkpoints before it are as they were"):
         checkpoint(tmp_path, 2)
     assert names(tmp_path) == ["step-000001"]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["latest", "step-000001"]
@@ -134,7 +136,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
 
 
 def test_the_best_checkpoint_is_exported_else_the_newest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing to export"):
+    with pytest.raises(CheckpointError, match="nothing to export"):
         chosen_checkpoint(tmp_path)
     checkpoint(tmp_path, 1)
     newest = checkpoint(tmp_path, 2)
@@ -147,17 +149,17 @@ def test_a_damaged_checkpoint_is_not_exported_or_scored(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(UserError, match="model.safetensors has other contents than were written"):
+    with pytest.raises(CheckpointError, match="model.safetensors has other contents than were written"):
         export(tmp_path, tmp_path / "out")
     checkpoint(tmp_path, 2)
-    with pytest.raises(UserError, match="^damaged: .*step-000001: model.safetensors has other contents"):
+    with pytest.raises(CheckpointError, match="^damaged: .*step-000001: model.safetensors has other contents"):
         undamaged_checkpoints(tmp_path)
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-    with pytest.raises(UserError, match="not a complete layoutner checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete layoutner checkpoint"):
         read_state(tmp_path)
     assert json.loads((folder / "manifest.json").read_text())["files"].keys() == set(FILES) - {"manifest.json"}
 

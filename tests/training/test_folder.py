@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError
+from layoutner.errors import CheckpointError, SettingsError
 from layoutner.settings.tree import load
 from layoutner.training.folder import LOCK_FILE, RECORD, held_folders, lock, open_folder, require_folder
 from tests.builders.processes import launch
@@ -26,7 +26,7 @@ def test_what_a_run_reads_is_not_removed(key: str, tmp_path: Path) -> None:
     for file in (tmp_path / "layoutner.json", place):
         file.touch()
     tree = {"run": {"output_dir": str(tmp_path), "overwrite": "true"}, "data": {key: str(place)}}
-    with pytest.raises(UserError, match=re.escape(f"would remove what this run uses: {place};")):
+    with pytest.raises(SettingsError, match=re.escape(f"would remove what this run uses: {place};")):
         require_folder(load(None, tree))
 
 
@@ -50,7 +50,7 @@ def test_a_run_lets_go_of_its_folder_at_its_end(tmp_path: Path) -> None:
     settings = load(None, {"run": {"output_dir": str(tmp_path)}})
     with suppress(KeyError), held_folders():  # whatever its end is
         require_folder(settings)
-        with pytest.raises(UserError, match="another run is writing there"):
+        with pytest.raises(CheckpointError, match="another run is writing there"):
             lock(tmp_path)
         raise KeyError
     lock(tmp_path).close()
@@ -58,7 +58,7 @@ def test_a_run_lets_go_of_its_folder_at_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_lock_that_is_not_taken_is_closed(tmp_path: Path) -> None:
-    with lock(tmp_path), pytest.raises(UserError, match="another run is writing there"):
+    with lock(tmp_path), pytest.raises(CheckpointError, match="another run is writing there"):
         lock(tmp_path)
     gc.collect()  # a file that is still open warns here
 

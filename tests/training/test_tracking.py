@@ -16,7 +16,7 @@ import wandb
 from torch.utils.tensorboard import SummaryWriter
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import UserError
+from layoutner.errors import CheckpointError, SettingsError
 from layoutner.settings.tree import Settings, load
 from layoutner.training.plan import make_plan
 from layoutner.training.tracking import JsonLines, open_tracker
@@ -97,7 +97,9 @@ def test_curves_of_others_stay_in_a_folder_that_is_given(tmp_path: Path) -> None
 
 
 def test_a_folder_that_is_given_and_never_written_is_not_passed_over() -> None:
-    with pytest.raises(UserError, match=r"\[tensorboard\]: dir = board, but enabled is not given: true writes there"):
+    with pytest.raises(
+        SettingsError, match=r"\[tensorboard\]: dir = board, but enabled is not given: true writes there"
+    ):
         load(None, {"tensorboard": {"dir": "board"}})
     assert load(None, {"tensorboard": {"dir": "board", "enabled": "false"}}).tensorboard.dir == Path("board")
 
@@ -155,7 +157,7 @@ def test_half_a_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
 def test_lines_of_before_outlive_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n')
-    with small_files(4), pytest.raises(UserError, match="metrics.jsonl: cannot be written: .*too large"):
+    with small_files(4), pytest.raises(CheckpointError, match="metrics.jsonl: cannot be written: .*too large"):
         JsonLines(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
@@ -163,16 +165,16 @@ def test_lines_of_before_outlive_a_full_disk(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_leaves_the_lines_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match=r"tensorboard.dir = .*file/board: cannot be written: "):
+    with pytest.raises(SettingsError, match=r"tensorboard.dir = .*file/board: cannot be written: "):
         open_tracker(settings_of(tmp_path, dir=tmp_path / "file" / "board"), ALONE, 0)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
 def test_a_missing_package_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # what `import` meets where it is not installed
-    with pytest.raises(UserError, match=r"pip install 'layoutner\[tensorboard\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'layoutner\[tensorboard\]'"):
         make_plan(settings_of(tmp_path), 1)
-    with pytest.raises(UserError, match="data.train is missing"):
+    with pytest.raises(SettingsError, match="data.train is missing"):
         make_plan(settings_of(tmp_path, enabled="false"), 1)
 
 
@@ -243,7 +245,9 @@ def test_wandb_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: p
         raise wandb.errors.UsageError("api_key not configured (no-tty).\nmore")
 
     monkeypatch.setattr(wandb, "init", init)
-    with pytest.raises(UserError, match=r"wandb.mode = online: .*not configured.*log in with `wandb login`") as found:
+    with pytest.raises(
+        SettingsError, match=r"wandb.mode = online: .*not configured.*log in with `wandb login`"
+    ) as found:
         open_tracker(online(tmp_path / "run"), ALONE, 0)
     assert "\n" not in str(found.value)
 
@@ -253,7 +257,9 @@ def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
     file = lines._file.fileno()
     there = os.dup(file)
     os.dup2(os.open("/dev/full", os.O_WRONLY), file)
-    with pytest.raises(UserError, match=r"metrics.jsonl: step 3 cannot be written: .*No space left.*run.resume = auto"):
+    with pytest.raises(
+        CheckpointError, match=r"metrics.jsonl: step 3 cannot be written: .*No space left.*run.resume = auto"
+    ):
         lines.log(3, {"train/loss": 1.0})
     os.dup2(there, file)
     lines.close()
