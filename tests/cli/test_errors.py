@@ -37,12 +37,12 @@ cli.main(sys.argv[1:])
     ("arguments", "kind"),
     [
         (["train", "--optimizer.lr=fast"], SettingsError),
-        (["train", "--batch.micro_batch_size=3", "--data.train={forms}", "--model.name_or_path=a/b"], SettingsError),
+        (["train", "--deepspeed.preset=zero-9", "--data.train={forms}", "--model.name_or_path=a/b"], SettingsError),
         (["data", "check", "{nothing}"], DataError),
         (["predict", "{forms}", "--model", "{forms}"], ModelError),
         (["export", "{forms}", "{nothing}"], CheckpointError),
         # Problems of two kinds, told together.
-        (["train", "--data.train={nothing}", "--batch.micro_batch_size=3"], LayoutnerError),
+        (["train", "--data.train={nothing}", "--deepspeed.preset=zero-9"], LayoutnerError),
     ],
 )
 def test_the_class_of_an_error_says_what_is_wrong(

@@ -127,7 +127,7 @@ def test_ranks_are_those_of_the_launcher(monkeypatch: pytest.MonkeyPatch, run: P
             require_ready(settings)
         assert ("holds 1 checkpoint(s)" in str(found.value)) == looks  # the folder is rank 0's
     monkeypatch.setenv("WORLD_SIZE", "0")
-    with pytest.raises(SettingsError, match="world size = 0: at least one rank is needed"):
+    with pytest.raises(LayoutnerError, match="world size = 0: at least one rank is needed"):
         require_ready(settings)
 
 
