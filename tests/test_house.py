@@ -14,8 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # fmt: off
 ROOMS = (
     "errors", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "readers", "documents",
-    "corpus", "models", "distributed", "engine", "objectives", "training", "inference", "runs", "api", "demo", "guide",
-    "cli",
+    "corpus", "models", "distributed", "engine", "objectives", "training", "inference", "runs", "api", "demo", "cli",
 )
 # fmt: on
 OWNERS = {

@@ -28,8 +28,8 @@ LAUNCHER_OPTIONS = (
 )
 # fmt: on
 
-# Option -> default, whose type is the option's: False is a switch, None is required text. The guide's options.md says
-# what became of each.
+# Option -> default, whose type is the option's: False is a switch, None is required text.
+# docs/run_seq_labeling/options.md says what became of each.
 # fmt: off
 OPTIONS: dict[str, dict[str, Value | None]] = {
     TRAIN: {

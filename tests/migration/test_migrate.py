@@ -31,7 +31,7 @@ BASE = ["python", TRAIN, *REQUIRED]
 TRAINING, SCORING = [*BASE, "--do_train"], [*BASE, "--do_eval"]
 LAUNCH = ["python", "-m", "torch.distributed.launch", "--nproc_per_node=4"]
 CUDA = "CUDA_VISIBLE_DEVICES=2,3"
-PAGE = ROOT / "layoutner" / "guide" / "options.md"
+PAGE = ROOT / "docs" / "run_seq_labeling" / "options.md"
 
 
 @pytest.fixture(autouse=True)
@@ -1098,7 +1098,7 @@ def test_no_torch_is_loaded() -> None:
     assert done.stdout.strip() == "[]"
 
 
-# The page of the guide.
+# The page of the documentation.
 
 
 def test_the_page_has_the_options_of_the_code() -> None:

@@ -1,4 +1,4 @@
-"""The guide's figures, drawn as SVG from the functions that they show: `python -m layoutner.guide.figures [DIR]`."""
+"""Draw the figures of this folder as SVG, from the functions that they show: `python figures.py [FOLDER]`."""
 
 import sys
 import tempfile
@@ -207,7 +207,7 @@ def learning_rate() -> str:
 def window() -> str:
     """A page of the demo's forms as the network gets it: sub-words, boxes, labels."""
     document = _page()
-    tokenizer = make_tokenizer(document.words)
+    tokenizer = _make_tokenizer(document.words)
     labels = labels_of([document], "BIO")
     (one,) = WindowSplitter(tokenizer, max_length=512, stride=0).split([document], labels)
     picture = Drawing(1080, 810, "A window with its boxes")
@@ -228,8 +228,8 @@ def _page() -> Document:
     return document
 
 
-def make_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """WordPiece of these words alone, long ones in two pieces. Made, not learnt: it is always the same."""
+def _make_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer that knows only these words, the long ones in two pieces. It is always the same."""
     vocab = {token: number for number, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]"))}
     for word in sorted({word.lower() for word in words}):
         for piece in (word[:4], f"##{word[4:]}") if len(word) > 5 else (word,):
@@ -292,7 +292,7 @@ FIGURES = {"accumulation.svg": accumulation, "learning-rate.svg": learning_rate,
 
 
 def main() -> None:
-    """Draw all figures into the folder that is given, else beside this file."""
+    """Draw all figures into the given folder; default: the folder of this file."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in FIGURES.items():

@@ -1,13 +1,15 @@
-"""The guide: its examples print what is shown, its names and links exist, its figures are drawn as committed."""
+"""The pages for users of run_seq_labeling.py: examples print what is shown, names exist, figures are as committed."""
 
 import ast
 import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -15,16 +17,17 @@ import pytest
 
 from layoutner.demo.checkpoint import make_checkpoint
 from layoutner.documents.roles import read_documents
-from layoutner.guide import figures
 from layoutner.pages.document import Document
 from layoutner.pages.labels import to_spans, to_tags
 from layoutner.settings.data import DataSettings
 from tests.builders.processes import HANGS_S, ROOT
 
-GUIDE = ROOT / "layoutner" / "guide"
-OWN = ("README.md", "line-by-line.md")  # the other pages have tests of their own
+GUIDE = ROOT / "docs" / "run_seq_labeling"
+OWN = ("index.md", "line-by-line.md")  # the other pages have tests of their own
 PAGES = sorted(GUIDE.glob("*.md"))
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+figures = runpy.run_path(str(GUIDE / "figures.py"))
+FIGURES: dict[str, Callable[[], str]] = figures["FIGURES"]
 EXAMPLE = re.compile(r"```python\n(.*?)```\n```text\n(.*?)```", re.DOTALL)
 
 # The questions of the notebook, each of which is a heading that holds these words.
@@ -99,7 +102,7 @@ def test_a_question_is_a_heading_with_an_answer(question: str) -> None:
     assert question in headings("line-by-line.md")
     answer = text.partition(f"## {question}\n")[2].partition("\n## ")[0]
     assert len(answer.split()) >= 80
-    assert f"- [{question}](line-by-line.md#{anchor(question)})\n" in TEXTS["README.md"]
+    assert f"- [{question}](line-by-line.md#{anchor(question)})\n" in TEXTS["index.md"]
 
 
 def test_what_belongs_to_a_question_is_answered_too() -> None:
@@ -151,10 +154,10 @@ def test_the_pages_name_no_place_of_this_machine() -> None:
         assert not re.search(r"/work|\.library|shared/", text), page
 
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_as_committed(name: str) -> None:
-    drawn = figures.FIGURES[name]()
-    again = "draw it anew: python -m layoutner.guide.figures (another Pillow may measure the page's words otherwise)"
+    drawn = FIGURES[name]()
+    again = "draw it again: python docs/run_seq_labeling/figures.py (another Pillow may measure words differently)"
     assert drawn.encode() == (GUIDE / name).read_bytes(), again
     assert drawn.startswith("<svg ")
     assert '<rect x="0" y="0"' in drawn.splitlines()[2]  # white, for dark pages
@@ -164,15 +167,15 @@ def test_a_figure_is_drawn_as_committed(name: str) -> None:
 def test_the_figures_show_what_the_functions_say() -> None:
     from layoutner.corpus.batches import step_windows
 
-    steps = figures.accumulation()
+    steps = figures["accumulation"]()
     assert all(f">{index}</text>" in steps for index in step_windows(42, 0, 0, 150, 16))
     assert steps.count(" tokens</text>") == 16
-    curve = figures.learning_rate()
+    curve = figures["learning_rate"]()
     assert "1000 steps = 100 epochs x 10 steps" in curve
     # Peak 5e-5: half of it in the middle of the warm-up and of the decay, and 1/900 and 1/1000 of it in the last step.
     for mark in ("step 50: 2.5e-05", "step 100: 5e-05", "step 550: 2.5e-05", "step 999: 5e-08"):
         assert f">{mark}</text>" in curve
-    page = figures.window()
+    page = figures["window"]()
     assert page.count(">-100</text>") == 35 - 29  # tokens that are no word's first
     assert ">1000, 1000, 1000, 1000</text>" in page
 
@@ -224,7 +227,7 @@ def make_hub(home: Path, forms: Path) -> None:
 def afternoon() -> list[tuple[str, str]]:
     """(command, text shown after it, else ""), in the order of the page."""
     found: list[tuple[str, str]] = []
-    for language, content in re.findall(r"```(\w+)\n(.*?)```", TEXTS["README.md"], re.DOTALL):
+    for language, content in re.findall(r"```(\w+)\n(.*?)```", TEXTS["index.md"], re.DOTALL):
         if language == "bash":
             found += [(line, "") for line in content.strip().splitlines()]
         elif found:
@@ -263,7 +266,7 @@ def trained(forms: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def test_the_afternoon_leads_from_old_data_to_a_trained_model(trained: tuple[Path, list[tuple[str, str]]]) -> None:
     out = trained[0] / "out" / "forms"
-    page = TEXTS["README.md"].partition("`out/forms` holds")[2].partition("###")[0]
+    page = TEXTS["index.md"].partition("`out/forms` holds")[2].partition("###")[0]
     listed = re.findall(r"`([\w./]+)`", "".join(re.findall(r"^\| (`.*?) \| ", page, re.MULTILINE)))
     assert len(listed) >= 9
     assert [name for name in listed if not (out / name).exists()] == []
@@ -297,11 +300,9 @@ def test_the_rest_of_the_afternoon_runs_as_it_stands(trained: tuple[Path, list[t
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_guide(tmp_path: Path) -> None:
+def test_the_wheel_holds_no_page_of_the_documentation(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True, timeout=HANGS_S)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
-        held = {name: opened.read(name) for name in opened.namelist() if name.startswith("layoutner/guide/")}
-    for file in [*PAGES, *(GUIDE / name for name in figures.FIGURES), GUIDE / "figures.py"]:
-        assert held[f"layoutner/guide/{file.name}"] == file.read_bytes()
+        assert [name for name in opened.namelist() if name.endswith((".md", ".svg"))] == []

@@ -1,6 +1,6 @@
 """layoutner against run_seq_labeling.py's loop: the same where it means to be, both numbers where it does not.
 
-The numbers are those of layoutner/guide/differences.md, which are read out of it.
+The numbers are those of docs/run_seq_labeling/differences.md, which are read out of it.
 """
 
 import json
@@ -72,7 +72,7 @@ with Ranks.join() as ranks:
         run_once(load(None, settings), ranks)
 """
 
-PAGE = ROOT / "layoutner" / "guide" / "differences.md"
+PAGE = ROOT / "docs" / "run_seq_labeling" / "differences.md"
 Cell = str | float
 Shows = Callable[[dict[str, tuple[Cell, ...]]], None]
 
