@@ -52,7 +52,7 @@ def _type(field: FieldInfo) -> str:
     named = [TYPES.get(kind, "list of texts" if kind is tuple else str(kind)) for kind in kinds]
     text = ", ".join(f"`{choice}`" for choice in choices) or " or ".join(named)
     limits = [
-        f"{LIMITS[name]} {getattr(rule, name):g}" for rule in field.metadata for name in LIMITS if hasattr(rule, name)
+        f"{LIMITS[name]} {getattr(rule, name)}" for rule in field.metadata for name in LIMITS if hasattr(rule, name)
     ]
     return ", ".join([text, *limits])
 

@@ -36,9 +36,7 @@ class Migrated:
     def toml(self) -> str:
         """The settings, under comments that say where they come from and how they are used."""
         lines = ["Made by `layoutner config migrate` from", *(f"  {line}" for line in self.made_from)]
-        lines.append(
-            "CheckpointReader as settings.toml, it is used so:" if self.settings else "No settings: these do it now."
-        )
+        lines.append("Saved as settings.toml, it is used so:" if self.settings else "No settings: these do it now.")
         lines += [*(f"  {command}" for command in self.commands), *self.remarks]
         # A comment of TOML holds no control characters.
         clean = [re.sub(r"[\x00-\x1f\x7f]", " ", line) for line in lines]

@@ -36,8 +36,13 @@ def block(name: str, language: str, start: str = "") -> str:
 
 
 def commands(name: str) -> list[str]:
-    """The lines of all bash blocks of a page."""
-    return [line for language, content in blocks(name) if language == "bash" for line in content.strip().splitlines()]
+    """The commands of all bash blocks of a page, each as one line."""
+    return [line for language, content in blocks(name) if language == "bash" for line in as_lines(content)]
+
+
+def as_lines(content: str) -> list[str]:
+    """The commands of a bash block, each as one line: a backslash at the end of a line continues it."""
+    return [line for line in re.sub(r" *\\\n *", " ", content).splitlines() if line]
 
 
 def prose(name: str) -> str:

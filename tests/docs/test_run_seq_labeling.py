@@ -20,6 +20,7 @@ from layoutner.documents.roles import read_documents
 from layoutner.pages.document import Document
 from layoutner.pages.labels import to_spans, to_tags
 from layoutner.settings.data import DataSettings
+from tests.builders.markdown import as_lines
 from tests.builders.processes import HANGS_S, ROOT
 
 GUIDE = ROOT / "docs" / "run_seq_labeling"
@@ -229,7 +230,7 @@ def afternoon() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for language, content in re.findall(r"```(\w+)\n(.*?)```", TEXTS["index.md"], re.DOTALL):
         if language == "bash":
-            found += [(line, "") for line in content.strip().splitlines()]
+            found += [(line, "") for line in as_lines(content)]
         elif found:
             found[-1] = (found[-1][0], content)
     return found
