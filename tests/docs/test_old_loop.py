@@ -474,11 +474,11 @@ def test_a_step_is_the_mean_over_its_words(
     forwards = [sum(labelled[place : place + 2]) for place in range(0, 8, 2)]
     shows(
         {
-            "gradient of the first update, off that of the whole batch": (
+            "gradient of the first update, relative difference from that of the whole batch": (
                 apart(accumulated.gradients[0], exact),
                 apart(run.gradient(1), exact),
             ),
-            "loss of the first update, off that of the whole batch": (
+            "loss of the first update, relative difference from that of the whole batch": (
                 abs(accumulated.updates[0].loss / loss - 1),
                 abs(run.lines[0]["train/loss"] / loss - 1),
             ),
@@ -507,17 +507,20 @@ def test_the_rest_of_an_epoch_is_a_step_of_its_own(
     assert ours.steps_an_epoch is not None
     shows(
         {
-            "updates an epoch: 150 windows, 16 a forward, 4 accumulated": (funsd_steps / 100, ours.steps_an_epoch),
+            "updates per epoch: 150 windows, micro-batches of 16, 4 accumulated": (
+                funsd_steps / 100,
+                ours.steps_an_epoch,
+            ),
             "updates in 100 epochs": (funsd_steps, ours.total),
-            "windows an epoch that no update of that epoch has seen": (
+            "windows per epoch that no update of that epoch has seen": (
                 150 - funsd_steps / 100 * 64,
                 150 - sum(len(step_windows(42, 0, step, 150, 64)) for step in range(ours.steps_an_epoch)),
             ),
-            "updates in 100 epochs: 48 windows, 16 a forward, 4 accumulated": (
+            "updates in 100 epochs: 48 windows, micro-batches of 16, 4 accumulated": (
                 few_steps,
                 plan_schedule(ScheduleSettings(epochs=100), 64, 48).total,
             ),
-            "gradient of the second epoch's first update, off that of its own windows": (
+            "gradient of the second epoch's first update, relative difference from that of its own windows": (
                 apart(accumulated.gradients[1], whole_batch(dataset, begins, start, size=2)),
                 apart(run.gradient(3), whole_batch(dataset, begins, start, size=8)),
             ),
@@ -543,7 +546,7 @@ def test_max_steps_is_the_number_of_steps(runs: dict[str, Run], accumulated: Acc
                 theirs.updates[-1].lr / ACCUMULATED.lr,
                 lines[-1]["train/lr"] / ACCUMULATED.lr,
             ),
-            "epochs begun for max_steps = 1000, 10 steps an epoch": (epochs, ours.total / ours.steps_an_epoch),
+            "epochs begun for max_steps = 1000, 10 steps per epoch": (epochs, ours.total / ours.steps_an_epoch),
             "2.5 epochs of 10 steps: steps of the schedule": (half_steps, "refused"),
             "2.5 epochs of 10 steps: steps made": (whole_epochs * 10, "refused"),
         }
@@ -614,7 +617,7 @@ def test_the_order_follows_from_seed_and_epoch_alone(shows: Shows) -> None:
                 same(theirs, by_rank(43)),
                 same(steps(42, 0), steps(43, 0)),
             ),
-            "4 ranks: windows seen an epoch": (len(theirs[0]), len(dealt)),
+            "4 ranks: windows seen per epoch": (len(theirs[0]), len(dealt)),
             "1 rank: an evaluation between them changes the second epoch's order": (
                 same(plain[1] != evaluated[1], True),
                 same(ours(False) != ours(True), True),
@@ -765,12 +768,14 @@ def test_weights_are_saved_and_scored_as_they_were_trained(
 
     shows(
         {
-            "bytes a weight in the saved model": tuple(bytes_each(load_file(file).values()) for file in (theirs, ours)),
-            "bytes a weight in the network that is scored": (
+            "bytes per weight in the saved model": tuple(
+                bytes_each(load_file(file).values()) for file in (theirs, ours)
+            ),
+            "bytes per weight in the network that is scored": (
                 bytes_each(model.parameters()),
                 bytes_each(Labeller(ours.parent, ALONE).model.parameters()),
             ),
-            "bytes a weight that a resumed run goes on from": ("none", bytes_each(masters.values())),
+            "bytes per weight from which a resumed run continues": ("none", bytes_each(masters.values())),
         }
     )
 
@@ -806,8 +811,8 @@ def test_scores_are_of_words_and_whole_pages(data: Path, starts: dict[str, Path]
             "what is scored": (f"{len(pieces)} pieces", f"{ours.counts['documents']} pages"),
             "entities": (theirs.entities, ours.counts["entities"]),
             "F1": (theirs.f1, ours.f1),
-            "loss, 3 windows a forward": (theirs.loss, ours.loss),
-            "loss, 1 window a forward": (one.loss, again.loss),
+            "loss, micro-batches of 3 windows": (theirs.loss, ours.loss),
+            "loss, micro-batches of 1 window": (one.loss, again.loss),
         }
     )
 
