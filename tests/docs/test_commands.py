@@ -98,15 +98,15 @@ def make_data(folder: Path, forms: Path, start: Path) -> None:
     for number in range(20):
         receipt = cord.receipt()
         receipt["valid_line"][2]["words"][0]["text"] = f"Tea{number}"
-        receipt["valid_line"][2]["words"][0]["quad"][
-            "x1"
-        ] = -3  # off the page, which --data.invalid_boxes clamp repairs
+        # Off the page, which --data.invalid_boxes clamp repairs.
+        receipt["valid_line"][2]["words"][0]["quad"]["x1"] = -3
         cord.write(folder / "data" / "cord", receipt, str(number))
     (folder / "slurm").symlink_to(ROOT / "slurm")
     (folder / "docs").symlink_to(ROOT / "docs")
     (folder / "ds.json").write_text(block("docs/deepspeed-config.md", "json"))
     (folder / "run.toml").write_text(
-        f'[model]\nname_or_path = "{start}"\n[data]\ntrain = "data/funsd"\nmax_length = 128\nstride = 16\n'
+        f'[model]\nname_or_path = "{start}"\n[data]\ntrain = "data/funsd"\ntest = "data/funsd"\n'
+        "max_length = 128\nstride = 16\n"
         '[batch]\nglobal_batch_size = 8\n[schedule]\nmax_steps = 2\n[run]\noutput_dir = "runs/new"\n'
     )
 
@@ -212,13 +212,21 @@ def test_no_page_is_left_out() -> None:
 
 @pytest.mark.skipif(not hasattr(layoutner, "load_model"), reason="no Python API yet")
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
-def test_the_python_examples(page: str, run_pages: RunPages, capsys: pytest.CaptureFixture[str]) -> None:
-    run_pages("docs/python.md")
+def test_the_python_examples(
+    page: str,
+    forms: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path, forms, checkpoints["layoutlm"])
     names: dict[str, object] = {}
     for language, content in blocks(page):
         if language == "python":
             exec(compile(content, page, "exec", dont_inherit=True), names)
-    assert "test-0000" in capsys.readouterr().out
+    assert "test: 8 documents" in capsys.readouterr().out
 
 
 def test_the_benchmark_runs(real_data: Path, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
