@@ -90,7 +90,7 @@ def draw(graph: dict[str, set[str]]) -> str:
         column, row = where[name]
         return GAP_X + WIDTH / 2 + column * (WIDTH + GAP_X), GAP_Y / 2 + HEIGHT / 2 + (top - row) * (HEIGHT + GAP_Y)
 
-    width = max(center(name)[0] for name in graph) + WIDTH / 2 + GAP_X
+    width = max(center(name)[0] + (WIDTH / 2 if name in graph else 0) for name in where) + GAP_X
     height = center(min(graph, key=lambda room: where[room][1]))[1] + HEIGHT / 2 + GAP_Y / 2
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" font-family="sans-serif">',
