@@ -6,7 +6,7 @@
 # Submit from the activated virtual environment and from the folder that relative paths start from. Every GPU gets a
 # process of its own (without GPUs: every CPU of --cpus-per-task). Before the time limit, and when the job is
 # preempted, the run saves, and the job is put back into the queue, where it goes on from there.
-# slurm/README.md says how to adapt partition, account and container; `layoutner slurm-script readme` prints it.
+# slurm/README.md (`layoutner slurm-script readme`) and docs/gpus-and-slurm.md say how to adapt it.
 #SBATCH --job-name=layoutner
 #SBATCH --nodes=1
 #SBATCH --output=%x-%j.log

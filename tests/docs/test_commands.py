@@ -20,7 +20,7 @@ from tests.builders.processes import HANGS_S, ROOT, call, free_port
 
 pytestmark = pytest.mark.slow
 
-IN_THIS_PROCESS = re.compile(r"layoutner (config|data|predict|evaluate|export|train --help)\b")
+IN_THIS_PROCESS = re.compile(r"layoutner (config|data|predict|evaluate|export|slurm-script|train --help)\b")
 BY_CI = ("make demo", "make test", "python -m pytest tests/engine/test_engine.py")
 
 RunPages = Callable[..., Path]
@@ -139,6 +139,8 @@ def run_in_a_shell(line: str) -> None:
     done = subprocess.run(
         line, shell=True, env=os.environ | short, capture_output=True, text=True, timeout=HANGS_S, check=False
     )
+    if line == "layoutner demo":
+        Path("demo.log").write_text(done.stdout, encoding="utf-8")
     logs = "".join(log.read_text() for log in Path().glob("*.log"))
     assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}{logs[-2000:]}"
 
@@ -151,6 +153,10 @@ def words(file: Path) -> list[list[str]]:
 
 def test_readme_and_quick_start(run_pages: RunPages) -> None:
     folder = run_pages("README.md", "docs/quick-start.md")
+    log = (folder / "demo.log").read_text(encoding="utf-8")
+    for line in block("README.md", "text").splitlines():
+        if not line.startswith("step 20/"):  # which depends on the machine
+            assert re.search(f"^{re.escape(line).replace(re.escape('...'), '.*')}$", log, re.MULTILINE), line
     assert len(words(folder / "words.jsonl")) == 8
     assert len(list((folder / "drawn").glob("*.png"))) == 9
     # The picture of the README shows what the demo's model finds.
