@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, ElectraConfig, ElectraForTokenClassifica
 from layoutner.corpus.batches import collate
 from layoutner.corpus.windows import WindowSplitter
 from layoutner.documents.roles import read_documents
-from layoutner.errors import UserError
+from layoutner.errors import DataError, ModelError
 from layoutner.models.families import FAMILIES, model_inputs, untrained
 from layoutner.models.loading import build, open_pretrained
 from layoutner.pages.document import Document
@@ -53,12 +53,12 @@ def test_the_format_reads_pages_and_labels(csv_words: DataSettings, tmp_path: Pa
 def test_a_page_that_the_format_cannot_read_is_a_problem(csv_words: DataSettings, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(HEADER + "Total,sixty,40,120,60,O,200,400\n")
     (tmp_path / "good.csv").write_text(HEADER + "Total,60,40,120,60,O,200,400\n")
-    with pytest.raises(UserError, match=r"bad\.csv: not a table of words: ValueError"):
+    with pytest.raises(DataError, match=r"bad\.csv: not a table of words: ValueError"):
         read_documents(csv_words, tmp_path, "train")
     skipping = csv_words.model_copy(update={"bad_pages": "skip"})
     assert [document.name for document in read_documents(skipping, tmp_path, "train")] == ["good"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: holds no \.csv file"):
+    with pytest.raises(DataError, match=r"empty: holds no \.csv file"):
         read_documents(csv_words, tmp_path / "empty", "train")
 
 
@@ -71,7 +71,7 @@ def test_the_family_is_opened_built_and_gets_gradients(
     torch.manual_seed(0)
     ElectraForTokenClassification(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is a 'electra'; layoutner builds"):
+    with pytest.raises(ModelError, match="is a 'electra'; layoutner builds"):
         open_pretrained(ModelSettings(name_or_path=str(tmp_path)))
 
     with monkeypatch.context() as patched:
