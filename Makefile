@@ -2,16 +2,21 @@
 VENV ?= .venv
 PYTHON ?= python3
 
-.PHONY: demo test test-slow check docs clean
+# A module's tests stay on one worker, so that what they share is made once; in order, as the long ones come early.
+PYTEST = $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+
+.PHONY: demo test test-slow test-all check docs clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/layoutner demo
 
 test: $(VENV)/installed $(VENV)/pretrained
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/installed $(VENV)/pretrained
-	$(VENV)/bin/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .

@@ -1,5 +1,6 @@
 """What all tests share: a clean environment, real data where there is any, small forms and checkpoints."""
 
+import fcntl
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -30,6 +31,21 @@ def folders_let_go() -> Iterator[None]:
 
     with held_folders():
         yield
+
+
+@pytest.fixture(scope="module")
+def default_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Port 29500, which launchers take that are not told another, for one module at a time: workers share the file."""
+    with (tmp_path_factory.getbasetemp().parent / "port-29500").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tier(request: pytest.FixtureRequest) -> str:
+    """What a worker measures for a module's tests: "fast", or "all" where slow ones are among those that are run."""
+    items = [item for item in request.session.items if item.path == request.path]
+    return "all" if any(item.get_closest_marker("slow") for item in items) else "fast"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,15 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# -c SMALL_FILES BYTES ARGUMENTS OF LAYOUTNER
+SMALL_FILES = """
+import sys
+from layoutner.cli import main
+from tests.builders.disk import small_files
+with small_files(int(sys.argv[1])):
+    main(sys.argv[2:])
+"""
+
 
 @contextmanager
 def small_files(largest: int) -> Iterator[None]:

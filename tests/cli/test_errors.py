@@ -12,7 +12,8 @@ import pytest
 
 from layoutner import __version__, cli
 from layoutner.errors import CheckpointError, DataError, LayoutnerError, ModelError, SettingsError, require_all
-from tests.builders.processes import HANGS_S, call, finish, launch, start
+from tests.builders.forks import fork_apart
+from tests.builders.processes import HANGS_S, call, launch
 
 Arguments = Callable[..., list[str]]
 
@@ -72,7 +73,7 @@ def test_a_loss_that_is_not_finite_is_a_training_that_diverged(train_arguments: 
 def test_ranks_of_other_settings_disagree(train_arguments: Arguments, tmp_path: Path) -> None:
     by_rank = "import os\nos.environ['LAYOUTNER_OPTIMIZER__LR'] = '0.0' + str(int(os.environ['RANK']) + 1)\n"
     arguments = [one for one in train_arguments(tmp_path / "run") if not one.startswith("--optimizer.lr")]
-    for code, out, said in finish(start(["-c", by_rank + NAMES_THE_CLASS, "train", *arguments])):
+    for code, out, said in fork_apart(["-c", by_rank + NAMES_THE_CLASS, "train", *arguments]):
         assert (code, re.findall("raised (.*)", out)) == (2, ["RanksDisagree"]), said
 
 
@@ -85,8 +86,8 @@ def test_a_run_that_a_signal_ends_is_preempted(train_arguments: Arguments, tmp_p
             assert time.monotonic() < until
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        ((code, out, said),) = finish([process])
-    assert (code, re.findall("raised (.*)", out)) == (75, ["Preempted"]), said
+        out, said = process.communicate(timeout=HANGS_S)
+    assert (process.returncode, re.findall("raised (.*)", out)) == (75, ["Preempted"]), said
 
 
 def test_a_bug_is_reported_as_one(

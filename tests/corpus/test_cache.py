@@ -27,8 +27,9 @@ from layoutner.pages.labels import LabelSet
 from layoutner.settings.tree import load
 from layoutner.training.plan import cut_windows, make_plan
 from tests.builders.disk import small_files
+from tests.builders.forks import fork
 from tests.builders.imports import imports
-from tests.builders.processes import HANGS_S, ROOT, free_port, launch
+from tests.builders.processes import HANGS_S, ROOT, free_port
 from tests.builders.windows import LABELS, Call, change_tokenizer, pages, settings_of
 
 
@@ -445,8 +446,7 @@ def test_two_ranks_cut_once(forms: Path, checkpoints: dict[str, Path], tmp_path:
     model = checkpoints["layoutlm"]
     count = sum(map(len, cut_windows(settings_of(forms, model, None))[2].values()))
     (tmp_path / "rank.py").write_text(RANK)
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), tmp_path / "rank.py"]
-    done = launch([*command, forms, model, tmp_path / "cache", "watched"], PYTHONPATH=str(ROOT))
+    done = fork([tmp_path / "rank.py", forms, model, tmp_path / "cache", "watched"], ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     for what in ("cut and kept in", "read from"):
         # Together, whichever rank came first to which role: each window once.

@@ -19,7 +19,7 @@ from layoutner.models.families import FAMILIES
 from layoutner.objectives.evaluate import evaluate
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
-from tests.builders.processes import launch
+from tests.builders.forks import fork
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
@@ -227,7 +227,7 @@ def test_both_formats_of_funsd_give_the_same_losses(
     for format, folder in FORMATS.items():
         run, data = tmp_path / format, real_data / folder
         arguments = train_arguments(run, data__format=format, data__train=data, data__eval=0.1, run__eval_every=2)
-        done = launch(["layoutner", "train", *arguments, "--schedule.max_steps=4"])
+        done = fork(["layoutner", "train", *arguments, "--schedule.max_steps=4"])
         assert done.returncode == 0, done.stderr[-3000:]
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses.append([(line["train/loss"], line["train/grad_norm"], line.get("eval/loss")) for line in lines])

@@ -25,7 +25,8 @@ from layoutner.deepspeed_config.notes.other_names import (
     UNRELATED_OPTIMIZERS,
 )
 from layoutner.deepspeed_config.schema import installed_schema
-from tests.builders.processes import ROOT, free_port, launch
+from tests.builders.forks import fork
+from tests.builders.processes import ROOT
 
 WORKER = ROOT / "tests" / "workers" / "components.py"
 SCHEMA = installed_schema()
@@ -158,8 +159,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Each config of ENGINES in a real engine on the CPU: "" or the text of the error."""
     folder = tmp_path_factory.mktemp("components")
     (folder / "in.json").write_text(json.dumps([MICRO | config for config in ENGINES.values()]))
-    command = ["torchrun", "--nproc-per-node", 1, "--master-port", free_port(), WORKER]
-    done = launch([*command, folder / "in.json", folder / "out.json"], timeout=900)
+    done = fork([WORKER, folder / "in.json", folder / "out.json"], ranks=1)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(zip(ENGINES, json.loads((folder / "out.json").read_text()), strict=True))
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.builders.processes import HANGS_S, launch
+from tests.builders.forks import fork
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("demo") / "run"
-    done = launch(["layoutner", "demo", "--run.output_dir", run], timeout=HANGS_S)
+    done = fork(["layoutner", "demo", "--run.output_dir", run])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "deepspeed --num_gpus 2 --module layoutner train --config demo" in done.stdout
     return run
@@ -32,9 +32,7 @@ def test_the_demo_learns_its_forms(demo: Path) -> None:
 
 @pytest.mark.slow
 def test_without_the_layout_it_cannot_tell_them_apart(demo: Path, tmp_path: Path) -> None:
-    done = launch(
-        ["layoutner", "demo", "--run.output_dir", tmp_path / "bert", "--model.family", "bert"], timeout=HANGS_S
-    )
+    done = fork(["layoutner", "demo", "--run.output_dir", tmp_path / "bert", "--model.family", "bert"])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     with_layout = json.loads((demo / "scores.json").read_text())["f1"]
     assert json.loads((tmp_path / "bert" / "scores.json").read_text())["f1"] <= with_layout - 0.10
@@ -42,14 +40,14 @@ def test_without_the_layout_it_cannot_tell_them_apart(demo: Path, tmp_path: Path
 
 def test_the_demo_spares_what_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    done = launch(["layoutner", "demo", "--run.output_dir", tmp_path])
+    done = fork(["layoutner", "demo", "--run.output_dir", tmp_path])
     assert done.returncode == 2
     assert "holds something that is not a demo" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_the_demo_takes_no_data_of_yours() -> None:
-    done = launch(["layoutner", "demo", "--data.train=mine", "--model.family=roberta"])
+    done = fork(["layoutner", "demo", "--data.train=mine", "--model.family=roberta"])
     assert done.returncode == 2
     assert "data.train: the demo makes its own forms" in done.stderr
 

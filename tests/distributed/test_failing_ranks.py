@@ -16,6 +16,7 @@ import torch
 
 from layoutner.errors import RanksDisagree
 from layoutner.training.preflight import _require_same
+from tests.builders.forks import BY_RANK, fork
 from tests.builders.processes import HANGS_S, ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
@@ -99,8 +100,25 @@ def job(train_arguments: Arguments, tmp_path: Path) -> Iterator[Callable[..., Jo
         one.end()
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-@pytest.mark.parametrize("victim", [0, 1])
+SLOW = [pytest.param(launcher, marks=pytest.mark.slow) for launcher in LAUNCHERS]
+
+
+def end_of(launcher: str, fault: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Two ranks of `layoutner train`, with a fault of WORKER's, to their end."""
+    if launcher == "forks":
+        return fork([WORKER, fault, "train", *arguments], ranks=2)
+    return launch([*LAUNCHERS[launcher], free_port(), WORKER, fault, "train", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("launcher", "victim"),
+    [
+        ("torchrun", 1),
+        ("deepspeed", 0),
+        pytest.param("torchrun", 0, marks=pytest.mark.slow),
+        pytest.param("deepspeed", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_rank(launcher: str, victim: int, job: Callable[..., Job]) -> None:
     one = job(launcher)
     one.wait_for_checkpoint()
@@ -134,27 +152,22 @@ def test_a_rank_that_hangs_in_reading(launcher: str, limit: int, job: Callable[.
     assert one.message().startswith("layoutner: error: rank 0: ")
 
 
-def test_a_rank_that_fails_is_quoted(job: Callable[..., Job]) -> None:
-    one = job("torchrun", "raise")
-    one.process.wait(timeout=HANGS_S)
-    assert one.process.returncode != 0
-    assert one.ranks() == {}
-    assert re.search(r"rank 0: lost rank 1 on host \S+: KeyError: 'no such word'", one.message())
+def test_a_rank_that_fails_is_quoted(train_arguments: Arguments, tmp_path: Path) -> None:
+    arguments = train_arguments(tmp_path / "run", schedule__max_steps=100_000, run__rank_timeout=10)
+    done = end_of("forks", "raise", arguments)
+    assert done.returncode != 0
+    (said,) = re.findall(r"layoutner: .*error: .*", done.stderr)
+    assert re.search(r"rank 0: lost rank 1 on host \S+: KeyError: 'no such word'", said)
 
 
 def test_ranks_that_read_other_files(train_arguments: Arguments, forms: Path, tmp_path: Path) -> None:
     """The same path, but other pages behind it, as where a node has an old copy."""
     for rank in (0, 1):
-        shutil.copytree(forms, tmp_path / f"copy-{rank}" / "data")
-    page = sorted((tmp_path / "copy-1" / "data" / "training_data").rglob("*.json"))[0]
+        shutil.copytree(forms, tmp_path / str(rank) / "data")
+    page = sorted((tmp_path / "1" / "data" / "training_data").rglob("*.json"))[0]
     page.write_text(page.read_text().replace('"words": [{"text": "', '"words": [{"text": "9', 1))
-    script = tmp_path / "rank.sh"
-    script.write_text(f'cd {tmp_path}/copy-$RANK && exec {sys.executable} -m layoutner train "$@"\n')
     arguments = train_arguments(tmp_path / "run", data__train="data")
-    start = time.monotonic()
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "--no-python", "bash", script]
-    done = launch([*command, *arguments], PYTHONPATH=str(ROOT))
-    print(f"MEASURED other files: {time.monotonic() - start:.1f} s with start")
+    done = fork(["-c", BY_RANK, tmp_path, "train", *arguments], ranks=2)
     assert done.returncode != 0
     found = re.findall(r"layoutner: error: (.*)", done.stderr)
     assert len(found) == 1, done.stderr
@@ -162,12 +175,17 @@ def test_ranks_that_read_other_files(train_arguments: Arguments, forms: Path, tm
     assert not (tmp_path / "run").exists()
 
 
+OTHER_SETTINGS = """
+import os, sys
+from layoutner.cli import main
+os.environ["LAYOUTNER_OPTIMIZER__LR"] = f"0.{int(os.environ['RANK']) + 1}"
+main(sys.argv[1:])
+"""
+
+
 def test_ranks_with_other_settings(train_arguments: Arguments, tmp_path: Path) -> None:
-    script = tmp_path / "rank.sh"
-    script.write_text(f'LAYOUTNER_OPTIMIZER__LR=0.$((RANK + 1)) exec {sys.executable} -m layoutner train "$@"\n')
     arguments = [a for a in train_arguments(tmp_path / "run") if not a.startswith("--optimizer.lr")]
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "--no-python", "bash", script]
-    done = launch([*command, *arguments], PYTHONPATH=str(ROOT))
+    done = fork(["-c", OTHER_SETTINGS, "train", *arguments], ranks=2)
     assert done.returncode != 0
     assert "versions or settings: rank 1: optimizer.lr = 0.2 instead of 0.1" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -194,8 +212,7 @@ def test_ranks_whose_layoutner_has_other_settings() -> None:
 
 
 def test_the_table_before_a_run(train_arguments: Arguments, tmp_path: Path) -> None:
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "-m", "layoutner", "train"]
-    done = launch([*command, *train_arguments(tmp_path / "run", schedule__max_steps=1)])
+    done = end_of("forks", "none", train_arguments(tmp_path / "run", schedule__max_steps=1))
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("rank  host"))
@@ -208,8 +225,7 @@ def test_the_table_before_a_run(train_arguments: Arguments, tmp_path: Path) -> N
 
 def test_a_loss_that_is_not_finite_stops_all_ranks(train_arguments: Arguments, tmp_path: Path) -> None:
     more = {"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0, "run__save_every": 1}
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "-m", "layoutner", "train"]
-    done = launch([*command, *train_arguments(tmp_path / "run", **more)])
+    done = end_of("forks", "none", train_arguments(tmp_path / "run", **more))
     assert done.returncode != 0
     for who in ("layoutner: error: ", "layoutner: rank 1: error: "):
         found = re.search(
@@ -228,14 +244,13 @@ def test_a_loss_that_is_not_finite_stops_all_ranks(train_arguments: Arguments, t
 NOT_FINITE = {"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["forks", *SLOW])
 @pytest.mark.parametrize("more", [NOT_FINITE, {**NOT_FINITE, "run__rank_timeout": 0}], ids=["watched", "unwatched"])
 def test_no_rank_ends_before_rank_0_has_said_the_whole_message(
     more: dict[str, object], launcher: str, train_arguments: Arguments, tmp_path: Path
 ) -> None:
     """The launcher ends rank 0, too, when another rank ends."""
-    command = [*LAUNCHERS[launcher], free_port(), WORKER, "late", "train"]
-    done = launch([*command, *train_arguments(tmp_path / "run", **more)])
+    done = end_of(launcher, "late", train_arguments(tmp_path / "run", **more))
     assert done.returncode != 0
     said = "the loss of optimizer step .*: training stops before the weights are spoilt.* Documents: train-"
     assert len(re.findall(rf"^layoutner: error: {said}", done.stderr, re.MULTILINE)) == 1, done.stderr
@@ -243,13 +258,12 @@ def test_no_rank_ends_before_rank_0_has_said_the_whole_message(
     assert "lost rank" not in done.stderr
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["forks", *SLOW])
 def test_a_rank_that_fails_before_it_has_joined_leaves_rank_0_time_to_say_it(
     launcher: str, train_arguments: Arguments, tmp_path: Path
 ) -> None:
     more = {"optimizer__lr": "fast", "batch__micro_batch_size": "few"}
-    command = [*LAUNCHERS[launcher], free_port(), WORKER, "dawdle", "train"]
-    done = launch([*command, *train_arguments(tmp_path / "run", **more)])
+    done = end_of(launcher, "dawdle", train_arguments(tmp_path / "run", **more))
     assert done.returncode != 0
     assert "layoutner: error: settings cannot be used:\n  - the command line: batch.micro_batch_size = " in done.stderr
     assert "  - the command line: optimizer.lr = 'fast'" in done.stderr
@@ -298,8 +312,7 @@ def test_fp16_that_overflows_again_and_again(
 ) -> None:
     values = {"precision__dtype": "fp16", "precision__hysteresis": 1, "deepspeed__zero_stage": 1, **more}
     values |= {"batch__micro_batch_size": 4, "schedule__max_steps": more.get("schedule__max_steps", 20)}
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), WORKER, "overflow", "train"]
-    done = launch([*command, *train_arguments(tmp_path / "run", **values)])
+    done = end_of("forks", "overflow", train_arguments(tmp_path / "run", **values))
     assert re.findall(r"warning: step \d+ is the (\d+)\. in a row that fp16 overflowed", done.stdout) == warnings
     assert "precision.dtype = bf16 does away with it" in done.stdout
     assert (done.returncode == 0) == (not last), done.stderr[-3000:]

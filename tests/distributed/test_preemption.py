@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from layoutner.distributed.preemption import SAME_REQUEST_S, SIGNALS, PreemptionGuard
-from tests.builders.processes import HANGS_S, ROOT, free_port, launch
+from tests.builders.forks import Forks, fork
+from tests.builders.processes import HANGS_S, ROOT, free_port
 
 Arguments = Callable[..., list[str]]
 
@@ -38,10 +39,10 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(run: Path, step: int, lives: Callable[[], bool]) -> None:
     deadline = time.monotonic() + HANGS_S
     while not any(row["step"] >= step for row in metrics(run)):
-        assert process.poll() is None, process.communicate()
+        assert lives()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -90,7 +91,7 @@ def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Ar
     settings = {"schedule__max_steps": 120, "model__dropout": 0.1, "run__save_every": 0, "data__eval": 0.25}
     ranks = ["torchrun", "--nproc-per-node", 2, "--master-port"]
     process = start([*ranks, free_port(), "-m", "layoutner", "train", *train_arguments(run, **settings)])
-    wait_for_step(run, 3, process)
+    wait_for_step(run, 3, lambda: process.poll() is None)
     os.kill(ranks_of(run)[1], signal.SIGTERM)
     _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode != 0  # torchrun says 1 whatever a rank says
@@ -101,7 +102,7 @@ def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Ar
     assert "Traceback (most" not in errors.split("ChildFailedError")[0].split("E1")[0]
     for folder, more in ((run, {"run__resume": "auto"}), (whole, {})):
         arguments = train_arguments(folder, **settings, **more)
-        done = launch([*ranks, free_port(), "-m", "layoutner", "train", *arguments])
+        done = fork(["layoutner", "train", *arguments], ranks=2)
         assert done.returncode == 0, done.stderr[-3000:]
     computed = ("step", "train/loss", "train/lr", "train/grad_norm", "eval/f1", "eval/loss")
     rows = [[[row.get(key) for key in computed] for row in metrics(folder)] for folder in (run, whole)]
@@ -118,7 +119,7 @@ def test_the_deepspeed_launcher_is_told(number: int, train_arguments: Arguments,
     arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=0)
     launcher = ["deepspeed", "--num_gpus", 2, "--master_port", free_port(), "--module", "layoutner"]
     process = start([*launcher, "train", *arguments])
-    wait_for_step(run, 3, process)
+    wait_for_step(run, 3, lambda: process.poll() is None)
     # As a terminal and a batch system do: the launcher hands nothing on, and everything in its group gets the signal.
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=HANGS_S)
@@ -131,11 +132,11 @@ def test_the_deepspeed_launcher_is_told(number: int, train_arguments: Arguments,
 def test_one_process_says_that_it_wants_to_go_on(train_arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=0)
-    process = start(["python", "-u", "-m", "layoutner", "train", *arguments])
-    wait_for_step(run, 3, process)
-    process.send_signal(signal.SIGUSR1)
-    _, errors = process.communicate(timeout=HANGS_S)
-    assert process.returncode == 75
+    with Forks(["layoutner", "train", *arguments]) as process:
+        wait_for_step(run, 3, lambda: process.processes[0].is_alive())
+        process.kill(0, signal.SIGUSR1)
+        assert process.wait() == [75]
+        errors = process.text()[1]
     assert "layoutner: SIGUSR1: saved after step" in errors
     assert "Traceback" not in errors
     assert len(list((run / "checkpoints").glob("step-*"))) == 1

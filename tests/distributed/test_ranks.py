@@ -1,13 +1,14 @@
 """What ranks tell each other: real processes, without a launcher."""
 
-from tests.builders.processes import ROOT, finish, start
+from tests.builders.forks import fork_apart
+from tests.builders.processes import ROOT
 
 STRICT = "Validation error for field 'hidden_size': TypeError: expected int, got str"
 LOCK = "Cannot restore the tensor: Broken pipe"
 
 
 def test_a_failure_that_cannot_be_sent_keeps_its_cause_on_every_rank() -> None:
-    done = finish(start([ROOT / "tests" / "workers" / "agreeing.py"]))
+    done = fork_apart([ROOT / "tests" / "workers" / "agreeing.py"])
     for rank, (code, out, err) in enumerate(done):
         assert code == 0, err
         # name, collective, rank that fails, type, whether it is the one raised there, whether it reads as a lost rank

@@ -4,7 +4,7 @@ import pytest
 from torch import distributed
 
 from layoutner.distributed.watchdog import connection_broke
-from tests.builders.processes import finish, start
+from tests.builders.forks import fork_apart
 
 GONE = """
 import os, sys, time
@@ -36,7 +36,7 @@ os._exit(0)
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_what_is_raised_when_a_rank_is_gone(victim: int) -> None:
-    code, out, err = finish(start(["-c", GONE, victim]))[1 - victim]
+    code, out, err = fork_apart(["-c", GONE, victim])[1 - victim]
     assert code == 0, err
     lines = out.splitlines()
     assert len(lines) == (2 if victim else 5), out

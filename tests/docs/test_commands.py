@@ -18,7 +18,7 @@ from tests.builders import cord, families, sroie
 from tests.builders.markdown import block, blocks, commands
 from tests.builders.processes import HANGS_S, ROOT, call, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("default_port")]  # commands run as they are printed
 
 IN_THIS_PROCESS = re.compile(r"layoutner (config|data|predict|evaluate|export|slurm-script|train --help)\b")
 BY_CI = ("make demo", "make test", "python -m pytest tests/engine/test_engine.py")

@@ -23,6 +23,8 @@ from layoutner.settings.data import DataSettings
 from tests.builders.markdown import as_lines
 from tests.builders.processes import HANGS_S, ROOT
 
+pytestmark = pytest.mark.usefixtures("default_port")  # commands run as they are printed
+
 GUIDE = ROOT / "docs" / "run_seq_labeling"
 OWN = ("index.md", "line-by-line.md")  # the other pages have tests of their own
 PAGES = sorted(GUIDE.glob("*.md"))

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.builders.processes import HANGS_S, ROOT, launch
+from tests.builders.forks import fork
+from tests.builders.processes import HANGS_S, ROOT
 
 Arguments = Callable[..., list[str]]
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -125,6 +126,7 @@ def test_a_mistake_fails_the_job_and_is_said(submit: Any, train_arguments: Argum
     assert "deepspeed.preset = 'zero9': no such file or preset" in job.text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_nodes")
 def test_a_preempted_job_goes_on_as_if_nothing_had_happened(
     submit: Any, train_arguments: Arguments, tmp_path: Path
@@ -146,7 +148,7 @@ def test_a_preempted_job_goes_on_as_if_nothing_had_happened(
     assert f"resumed from {run}/checkpoints/{saved[0]}" in job.text()
     assert "SIGUSR1: saved after step" in job.text()  # the log was appended to
 
-    done = launch(["torchrun", "--nproc-per-node", 2, "-m", "layoutner", "train", *train_arguments(whole, **settings)])
+    done = fork(["layoutner", "train", *train_arguments(whole, **settings)], ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     computed = ("step", "train/loss", "train/lr", "train/grad_norm")
     assert [[row[key] for key in computed] for row in metrics(run)] == [
@@ -154,6 +156,7 @@ def test_a_preempted_job_goes_on_as_if_nothing_had_happened(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_nodes")
 def test_a_killed_rank_ends_the_job(submit: Any, train_arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -165,6 +168,7 @@ def test_a_killed_rank_ends_the_job(submit: Any, train_arguments: Arguments, tmp
     assert ranks_of(run) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_nodes")
 def test_scancel_saves_and_ends(submit: Any, train_arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -179,6 +183,7 @@ def test_scancel_saves_and_ends(submit: Any, train_arguments: Arguments, tmp_pat
     assert list((run / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nodes")
 def test_a_sweep_is_one_run_a_value(train_arguments: Arguments, tmp_path: Path) -> None:
     arguments = [a for a in train_arguments(tmp_path / "unused") if not a.startswith("--run.output_dir")]

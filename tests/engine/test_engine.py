@@ -9,10 +9,13 @@ import pytest
 
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import ScheduleSettings
-from tests.builders.processes import HANGS_S, ROOT, free_port, launch
+from tests.builders.forks import fork
+from tests.builders.processes import ROOT
 
 WORKER = ROOT / "tests" / "workers" / "steps.py"
-STAGES = ("0", "1", "2", "3")
+SLOW = pytest.mark.slow  # the fast tier measures the same at fewer stages and micro-batch sizes: see FAST of the worker
+STAGES = ("0", pytest.param("1", marks=SLOW), "2", "3")
+FEWER_STAGES = ("0", pytest.param("1", marks=SLOW), "2", pytest.param("3", marks=SLOW))
 RANKS = (1, 2)
 # On 3 ranks, by global batch and largest micro-batch.
 SPLITS = {
@@ -41,7 +44,7 @@ def write_pages(folder: Path, words: list[str], tags: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def results(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Results:
+def results(tier: str, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Measured by the worker on 1, 2 and 3 ranks, over windows of very unequal label counts."""
     folder = tmp_path_factory.mktemp("steps")
     (folder / "checkpoint").symlink_to(checkpoints["layoutlm"])
@@ -51,15 +54,14 @@ def results(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     found = {}
     for ranks in (*RANKS, 3):
         out = folder / f"{ranks}.json"
-        command = ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), WORKER, folder, out]
-        done = launch(command, timeout=HANGS_S)
+        done = fork([WORKER, folder, out, tier], ranks=ranks)
         assert done.returncode == 0, done.stderr[-4000:]
         found[ranks] = json.loads(out.read_text())
     return found
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("micro", ["1", "2", "4"])
+@pytest.mark.parametrize("micro", [pytest.param("1", marks=SLOW), "2", pytest.param("4", marks=SLOW)])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_gradient_is_that_of_the_whole_global_batch(stage: str, micro: str, ranks: int, results: Results) -> None:
     # Three steps, of which the third is an epoch's last with 5 windows instead of 8.
@@ -86,7 +88,7 @@ def test_the_gradient_is_exact_where_the_ranks_do_not_divide_the_batch(
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FEWER_STAGES)
 def test_weights_smoothing_and_all_sub_words_are_exact_too(stage: str, ranks: int, results: Results) -> None:
     # Against torch's cross_entropy(weight=..., label_smoothing=..., reduction="mean") over the whole global batch.
     measured = results[ranks][f"weighted/{stage}"]
@@ -121,7 +123,7 @@ def test_the_applied_learning_rate_is_the_closed_form(warmup: int, total: int, r
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FEWER_STAGES)
 def test_bf16_computes_the_same_within_its_precision(stage: str, ranks: int, results: Results) -> None:
     # bf16 keeps 8 bits: rounding is 2^-9 = 0.2% an operation, and a few per cent after a backward pass.
     measured = results[ranks][f"bf16/{stage}"]
@@ -131,7 +133,7 @@ def test_bf16_computes_the_same_within_its_precision(stage: str, ranks: int, res
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FEWER_STAGES)
 def test_fp16_divides_by_the_scale_it_multiplied_with(stage: str, ranks: int, results: Results) -> None:
     # The scale doubles every 2 clean steps. Left to DeepSpeed the doubling step's gradient is halved, which ends 6%
     # away from plain PyTorch's updates, and at ZeRO 0 no gradient is scaled at all. fp16's rounding gives 0.8%.
@@ -148,7 +150,7 @@ def test_fp16_divides_by_the_scale_it_multiplied_with(stage: str, ranks: int, re
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FEWER_STAGES)
 def test_fp16_overflow_skips_the_step_and_honours_hysteresis(stage: str, ranks: int, results: Results) -> None:
     measured = results[ranks][f"fp16 overflow/{stage}"]
     # 2^30 overflows; the first overflow is tolerated (hysteresis 2), each further one halves the scale.

@@ -18,7 +18,8 @@ from layoutner.inference.draw import COLOURS, draw
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
 from layoutner.training.plan import make_plan
-from tests.builders.processes import BY_RANK, call, finish, launch, start
+from tests.builders.forks import BY_RANK, fork, fork_apart
+from tests.builders.processes import call, launch
 
 Arguments = Callable[..., list[str]]
 
@@ -28,7 +29,7 @@ def run(train_arguments: Arguments, forms: Path, tmp_path_factory: pytest.TempPa
     """A run that has learnt something, in bf16, with checkpoints chosen on a fraction."""
     folder = tmp_path_factory.mktemp("inference") / "run"
     more = {"schedule__max_steps": 40, "data__eval": 0.2, "run__eval_every": 20, "precision__dtype": "bf16"}
-    done = launch(["layoutner", "train", *train_arguments(folder, **more)])
+    done = fork(["layoutner", "train", *train_arguments(folder, **more)])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -36,7 +37,7 @@ def run(train_arguments: Arguments, forms: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "model"
-    done = launch(["layoutner", "export", run, out])
+    done = fork(["layoutner", "export", run, out])
     assert done.returncode == 0, done.stderr
     best = json.loads((run / "checkpoints" / "step-000040" / "state.json").read_text())["state"]["best_step"]
     assert f"step-{best:06d} exported to {out}" in done.stdout
@@ -60,7 +61,7 @@ def test_an_export_is_a_hugging_face_folder(run: Path, exported: Path) -> None:
 
 
 def test_a_checkpoint_of_choice_is_exported(run: Path, tmp_path: Path) -> None:
-    done = launch(["layoutner", "export", run / "checkpoints" / "step-000040", tmp_path / "last"])
+    done = fork(["layoutner", "export", run / "checkpoints" / "step-000040", tmp_path / "last"])
     assert done.returncode == 0, done.stderr
     source = run / "checkpoints" / "step-000040" / "model.safetensors"
     assert (tmp_path / "last" / "model.safetensors").read_bytes() == source.read_bytes()
@@ -254,8 +255,8 @@ def test_a_run_that_one_rank_sees_in_part_ends_both_with_one_message(run: Path, 
         for entry in run.iterdir():
             (tmp_path / str(rank) / "run" / entry.name).symlink_to(entry)
     (tmp_path / "1" / "run" / "layoutner.json").unlink()
-    started = start(["-c", BY_RANK, tmp_path, "evaluate", forms, "--checkpoints", "run"])
-    for rank, (code, _, err) in enumerate(finish(started)):
+    done = fork_apart(["-c", BY_RANK, tmp_path, "evaluate", forms, "--checkpoints", "run"])
+    for rank, (code, _, err) in enumerate(done):
         # Libraries may warn beside it.
         (line,) = (line for line in err.splitlines() if line.startswith("layoutner: "))
         assert code == 2
@@ -269,18 +270,18 @@ def test_a_score_on_pages_trained_on_says_so(run: Path, exported: Path, forms: P
     digests = (exported / "training_pages.txt").read_text().split()
     assert digests == (run / "export" / "training_pages.txt").read_text().split()
     assert len(set(digests)) == 19  # of 24, of which data.eval = 0.2 took 5
-    trained = launch(["layoutner", "evaluate", forms, "--model", exported, "--split", "train"])
+    trained = fork(["layoutner", "evaluate", forms, "--model", exported, "--split", "train"])
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["counts"]["documents_trained_on"] == 19
     assert "note: the model was trained on 19 of these 24 pages, which flatters the score" in trained.stderr
-    new = launch(["layoutner", "evaluate", forms, "--model", exported])
+    new = fork(["layoutner", "evaluate", forms, "--model", exported])
     assert json.loads(new.stdout)["counts"]["documents_trained_on"] == 0
     assert "trained on" not in new.stderr
     # Pages are known by their words and boxes, whatever file they come in and whatever they are called.
-    predicted = launch(["layoutner", "predict", forms, "--model", exported, "--split", "train"])
+    predicted = fork(["layoutner", "predict", forms, "--model", exported, "--split", "train"])
     pages = [{**json.loads(line), "document": f"page {n}"} for n, line in enumerate(predicted.stdout.splitlines())]
     (tmp_path / "pages.jsonl").write_text("\n".join(map(json.dumps, pages)))
-    again = launch(["layoutner", "evaluate", tmp_path / "pages.jsonl", "--model", exported])
+    again = fork(["layoutner", "evaluate", tmp_path / "pages.jsonl", "--model", exported])
     assert json.loads(again.stdout)["counts"]["documents_trained_on"] == 19
 
 
@@ -306,6 +307,6 @@ def test_a_model_of_the_first_version_is_scored_without_a_word_on_its_pages(
     exported: Path, forms: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(exported, tmp_path / "old", ignore=shutil.ignore_patterns("training_pages.txt"))
-    done = launch(["layoutner", "evaluate", forms, "--model", tmp_path / "old"])
+    done = fork(["layoutner", "evaluate", forms, "--model", tmp_path / "old"])
     assert done.returncode == 0, done.stderr
     assert "documents_trained_on" not in json.loads(done.stdout)["counts"]

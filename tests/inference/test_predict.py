@@ -31,9 +31,11 @@ from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem
 from layoutner.settings.data import DataSettings
+from tests.builders.disk import SMALL_FILES
 from tests.builders.families import make_export
+from tests.builders.forks import BY_RANK, Forks, fork, fork_apart
 from tests.builders.pages import LABELS, lines, page
-from tests.builders.processes import BY_RANK, HANGS_S, ROOT, call, finish, free_port, launch, start
+from tests.builders.processes import HANGS_S, ROOT, call, free_port, launch
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 LAYOUTNER = Path(sys.executable).parent / "layoutner"
@@ -187,7 +189,7 @@ def test_the_format_is_guessed_where_it_is_plain(tmp_path: Path) -> None:
 
 def test_an_image_is_read_by_ocr_or_says_what_is_missing(model: Path, forms: Path) -> None:
     image = forms / "testing_data" / "images" / "test-0000.png"
-    done = launch(["layoutner", "predict", image, "--model", model], PATH="/nowhere")
+    done = fork(["layoutner", "predict", image, "--model", model], PATH="/nowhere")
     assert done.returncode == 2
     assert "tesseract" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -208,7 +210,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_ranks_give_the_answers_of_one(model: Path, many: Path, tmp_path: Path) -> None:
     options = ["--model", str(model), "--data.bad_pages", "skip"]
-    alone = launch(["layoutner", "predict", many, *options, "--output", tmp_path / "alone.jsonl"])
+    alone = fork(["layoutner", "predict", many, *options, "--output", tmp_path / "alone.jsonl"])
     assert alone.returncode == 0, alone.stderr
     left_out = [line for line in alone.stderr.splitlines() if line.startswith("left out: ")]
     assert [line.split(":")[1] for line in left_out] == [" in.jsonl line 18", " in.jsonl line 291"]
@@ -224,6 +226,12 @@ def test_two_ranks_give_the_answers_of_one(model: Path, many: Path, tmp_path: Pa
     ]
     assert (tmp_path / "torchrun.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
 
+
+@pytest.mark.slow
+def test_the_deepspeed_launcher_predicts_what_one_process_does(model: Path, many: Path, tmp_path: Path) -> None:
+    options = ["--model", str(model), "--data.bad_pages", "skip"]
+    alone = fork(["layoutner", "predict", many, *options, "--output", tmp_path / "alone.jsonl"])
+    assert alone.returncode == 0, alone.stderr
     two = ["--num_gpus", 2, "--master_port", free_port(), "--module", "layoutner", "predict", "--input", many, *options]
     done = launch(["deepspeed", *two, "--output", tmp_path / "deepspeed.jsonl"])
     assert done.returncode == 0, done.stderr
@@ -231,8 +239,7 @@ def test_two_ranks_give_the_answers_of_one(model: Path, many: Path, tmp_path: Pa
 
 
 def test_a_bad_page_stops_two_ranks(model: Path, many: Path, tmp_path: Path) -> None:
-    command = ["torchrun", "--nproc_per_node", 2, "--master_port", free_port(), "-m", "layoutner", "predict", many]
-    done = launch([*command, "--model", model, "--output", tmp_path / "out.jsonl"])
+    done = fork(["layoutner", "predict", many, "--model", model, "--output", tmp_path / "out.jsonl"], ranks=2)
     assert done.returncode != 0
     assert "layoutner: error: 1 problem(s) in a page of" in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
@@ -250,8 +257,8 @@ def test_what_one_rank_lacks_ends_both_with_one_message(
         shutil.copytree(model, tmp_path / str(rank) / "model")
         shutil.copy(many, tmp_path / str(rank) / "in.jsonl")
     (tmp_path / "1" / lacks).rename(tmp_path / "gone")
-    started = start(["-c", BY_RANK, tmp_path, command, "in.jsonl", "--model", "model", "--output", "out"])
-    for rank, (code, out, err) in enumerate(finish(started)):
+    done = fork_apart(["-c", BY_RANK, tmp_path, command, "in.jsonl", "--model", "model", "--output", "out"])
+    for rank, (code, out, err) in enumerate(done):
         (line,) = (line for line in err.splitlines() if line.startswith("layoutner: "))  # libraries may warn beside it
         assert (code, out, "Traceback" in err) == (2, "", False)
         assert line.startswith(f"layoutner: {'rank 1: ' if rank else ''}error: rank 1: ")
@@ -280,29 +287,25 @@ main(sys.argv[1:])
 def test_two_ranks_wait_for_slow_work_and_not_for_a_dead_rank(killed: bool, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     arguments = ["-c", PATIENCE, "predict", "-", "--model", model, "--output", out, "--batch", 128]
-    ranks = start(arguments, stdin=subprocess.PIPE)
-    standard_input = ranks[0].stdin
-    assert standard_input is not None
-    try:
-        standard_input.write(lines(*(page("p", ["x"]) for _ in range(256))))  # a chunk
-        standard_input.flush()
+    os.mkfifo(tmp_path / "stdin")
+    with Forks(arguments, 2, apart=True, stdin=tmp_path / "stdin") as ranks, (tmp_path / "stdin").open("w") as file:
+        file.write(lines(*(page("p", ["x"]) for _ in range(256))))  # a chunk
+        file.flush()
         partial = tmp_path / ".out.jsonl.partial"
         until = time.monotonic() + HANGS_S
         while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
             time.sleep(0.05)
         if killed:
-            ranks[1].kill()
-            assert ranks[0].wait(HANGS_S) == 1
-            assert "layoutner: error: rank 0: lost rank 1 on host " in finish(ranks)[0][2]
+            ranks.kill(1)
+            assert ranks.wait(together=False) == [1, -signal.SIGKILL]
+            assert "layoutner: error: rank 0: lost rank 1 on host " in ranks.text(0)[1]
         else:
             time.sleep(9)  # nothing to read
-            standard_input.write(lines(page("last", ["x"])))
-            standard_input.flush()
-            assert [(code, err) for code, _, err in finish(ranks)] == [(0, "")] * 2
+            file.write(lines(page("last", ["x"])))
+            file.close()
+            assert ranks.wait() == [0, 0]
+            assert [ranks.text(rank)[1] for rank in (0, 1)] == ["", ""]
             assert len(out.read_text().splitlines()) == 257
-    finally:
-        for rank in ranks:
-            rank.kill()
 
 
 def run_with(stdin: Path, command: list[object]) -> subprocess.CompletedProcess[str]:
@@ -329,10 +332,7 @@ def test_memory_does_not_grow_with_the_input(model: Path, tmp_path: Path) -> Non
         text = lines(page("p", ["total"] * 15))
         with file.open("w") as out:
             out.writelines(text for _ in range(count))
-        command = [sys.executable, "-c", MEASURED, "predict", file, "--model", model, "--output", tmp_path / "out"]
-        done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=HANGS_S, check=False, env=environment()
-        )
+        done = fork(["-c", MEASURED, "predict", file, "--model", model, "--output", tmp_path / "out"])
         assert done.returncode == 0, done.stderr
         assert len((tmp_path / "out").read_text().splitlines()) == count
         peaks[count] = int(done.stderr) / 1024
@@ -380,26 +380,21 @@ def test_boxes_are_repaired_as_asked_and_counted(
 def test_an_interrupt_leaves_what_was_there(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("of before")
-    process = subprocess.Popen(
-        [str(LAYOUTNER), "predict", "-", "--model", str(model), "--output", str(out)],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(),
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stderr is not None
-    process.stdin.write(lines(*(page("p", ["x"]) for _ in range(256))))  # a chunk; the next one never comes
-    process.stdin.flush()
-    partial = tmp_path / ".out.jsonl.partial"
-    end = time.monotonic() + HANGS_S
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert len(partial.read_text().splitlines()) == 256
-    process.send_signal(signal.SIGINT)
-    assert process.wait(HANGS_S) == 130
-    assert process.stderr.read() == "layoutner: interrupted\n"
-    process.stdin.close()
-    process.stderr.close()
+    os.mkfifo(tmp_path / "stdin")
+    command = ["layoutner", "predict", "-", "--model", model, "--output", out]
+    with Forks(command, stdin=tmp_path / "stdin") as process, (tmp_path / "stdin").open("w") as file:
+        file.write(lines(*(page("p", ["x"]) for _ in range(256))))  # a chunk; the next one never comes
+        file.flush()
+        partial = tmp_path / ".out.jsonl.partial"
+        end = time.monotonic() + HANGS_S
+        while not (partial.exists() and partial.stat().st_size) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert len(partial.read_text().splitlines()) == 256
+        process.kill(0, signal.SIGINT)
+        assert process.wait() == [130]
+        assert process.text()[1] == "layoutner: interrupted\n"
     assert out.read_text() == "of before"
-    assert left_behind(tmp_path) == ["out.jsonl"]
+    assert left_behind(tmp_path) == ["out.jsonl", "stdin"]
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
@@ -408,12 +403,22 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+TO_FULL = """
+import os, sys
+from layoutner.cli import main
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+main(sys.argv[1:])
+"""
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(model: Path, many: Path, tmp_path: Path) -> None:
-    predict = f"{LAYOUTNER} predict {many} --model {model} --data.bad_pages skip"
-    done = shell(f"ulimit -f 8; {predict} --output {tmp_path / 'out.jsonl'} 2>&1 | grep -v '^left out'")
-    assert done.stdout == f"layoutner: error: {tmp_path / 'out.jsonl'}: cannot be written: [Errno 27] File too large\n"
+    predict = ["predict", many, "--model", model, "--data.bad_pages", "skip"]
+    done = fork(["-c", SMALL_FILES, 8 * 1024, *predict, "--output", tmp_path / "out.jsonl"])
+    assert done.stderr.splitlines()[-1] == (
+        f"layoutner: error: {tmp_path / 'out.jsonl'}: cannot be written: [Errno 27] File too large"
+    )
     assert left_behind(tmp_path) == []
-    done = shell(f"{predict} > /dev/full")
+    done = fork(["-c", TO_FULL, *predict])
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "layoutner: error: standard output: cannot be written: [Errno 28] No space left on device"

@@ -20,7 +20,8 @@ from layoutner.settings.tree import load
 from layoutner.training.folder import lock, require_folder
 from layoutner.training.plan import make_plan
 from layoutner.training.step import seed_generators
-from tests.builders.processes import ROOT, call, free_port, launch
+from tests.builders.forks import fork
+from tests.builders.processes import ROOT, call
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
 
@@ -70,7 +71,7 @@ def run(old_folder: Path, train_arguments: Arguments, tmp_path_factory: pytest.T
         run__save_every=2,
         run__predictions="unilm",
     )
-    done = launch(["layoutner", "train", *arguments])
+    done = fork(["layoutner", "train", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"labels of the documents of data.test in {folder / 'test_predictions.txt'}" in done.stdout
     return folder
@@ -113,8 +114,7 @@ def test_predictions_stay_in_step_with_odd_empty_lines(ranks: int, run: Path, tm
     if ranks == 1:
         main(command)
     else:
-        launcher = ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), "-m", "layoutner"]
-        done = launch([*launcher, *command])
+        done = fork(["layoutner", *command], ranks=ranks)
         assert done.returncode == 0, done.stderr
     words = [line.split(" ")[0] for line in out.read_text().splitlines()]
     assert words == ["", *given[1:]]  # an empty line in the place of -DOCSTART-
@@ -191,10 +191,10 @@ def test_a_run_is_overwritten_when_that_is_asked_for(
     broken = tmp_path / "broken"
     shutil.copytree(checkpoints["layoutlm"], broken)
     (broken / "model.safetensors").write_bytes(b"torn")
-    done = launch(["layoutner", "train", *arguments, "--model.name_or_path", broken])
+    done = fork(["layoutner", "train", *arguments, "--model.name_or_path", broken])
     assert done.returncode == 2
     assert contents(folder) == before
-    done = launch(["layoutner", "train", *arguments])
+    done = fork(["layoutner", "train", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
     assert [path.name for path in sorted((folder / "checkpoints").glob("step-*"))] == ["step-000003"]
     assert (folder / "notes.txt").read_text() == "mine"
@@ -214,8 +214,7 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
     before = contents(folder)
     more = {"data__format": "unilm", "data__train": old_folder, "run__overwrite": "true"}
     worker = ROOT / "tests" / "workers" / "failing.py"
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), worker, "build", "train"]
-    done = launch([*command, *train_arguments(folder, **more)])
+    done = fork([worker, "build", "train", *train_arguments(folder, **more)], ranks=2)
     assert done.returncode != 0
     assert "no such layer" in done.stderr
     assert contents(folder) == before
@@ -366,7 +365,7 @@ def test_a_run_folder_has_one_run_at_a_time(train_arguments: Arguments, tmp_path
     require_folder(load(None, {"run": {"output_dir": str(folder)}}))  # held by this process from now on
     before = contents(folder)
     for more in ({"run__overwrite": "true"}, {"run__resume": "auto"}, {}):
-        done = launch(["layoutner", "train", *train_arguments(folder, **more)])
+        done = fork(["layoutner", "train", *train_arguments(folder, **more)])
         assert done.returncode == 2
         assert f"another run is writing there (process {os.getpid()} on " in done.stderr
         assert contents(folder) == before
@@ -403,8 +402,7 @@ def test_checkpoints_without_what_makes_them_models(
 def test_two_ranks_score_all_checkpoints_as_one_does(run: Path, old_folder: Path, tmp_path: Path) -> None:
     command = ["evaluate", str(old_folder), "--data.format", "unilm", "--checkpoints", str(run), "--output"]
     main([*command, str(tmp_path / "one.json")])
-    launcher = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), "-m", "layoutner"]
-    done = launch([*launcher, *command, tmp_path / "two.json"])
+    done = fork(["layoutner", *command, tmp_path / "two.json"], ranks=2)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
 

@@ -16,7 +16,7 @@ from layoutner.errors import ModelError
 from layoutner.models import loading
 from layoutner.models.loading import build
 from tests.builders.families import BUILT, changed, opened
-from tests.builders.processes import launch
+from tests.builders.forks import fork
 
 TAGS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
 # One type more, one fewer, both in another order; and the other scheme.
@@ -209,7 +209,7 @@ def test_training_further_with_other_labels_goes_on_where_it_was(
 
     def train(name: str, data: str, **more: object) -> tuple[float, str]:
         given = {"data__format": "jsonl", "data__train": tmp_path / data, "data__eval": tmp_path / data, **more}
-        done = launch(["layoutner", "train", *train_arguments(tmp_path / name, "bert", **given)])
+        done = fork(["layoutner", "train", *train_arguments(tmp_path / name, "bert", **given)])
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         f1: float = json.loads((tmp_path / name / "scores.json").read_text())["f1"]
         return f1, done.stdout

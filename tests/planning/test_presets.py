@@ -14,7 +14,8 @@ from layoutner.planning.render import load_preset, preset_names, render
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.recipes import recipe_names
 from layoutner.settings.tree import DeepSpeedSettings, Settings, load
-from tests.builders.processes import HANGS_S, ROOT, free_port, launch
+from tests.builders.forks import fork
+from tests.builders.processes import ROOT
 
 WORKER = ROOT / "tests" / "workers" / "presets.py"
 DTYPES = ("fp32", "bf16", "fp16")
@@ -145,8 +146,7 @@ def runs(train_arguments: Callable[..., list[str]], tmp_path_factory: pytest.Tem
     folder = tmp_path_factory.mktemp("presets")
     arguments = train_arguments(folder, schedule__max_steps=STEPS)
     presets = ",".join(preset for preset in PRESETS if not needs_a_compiler(preset))
-    command = ["torchrun", "--nproc-per-node", 2, "--master-port", free_port(), WORKER]
-    done = launch([*command, folder, presets, ",".join(DTYPES), *arguments], timeout=HANGS_S)
+    done = fork([WORKER, folder, presets, ",".join(DTYPES), *arguments], ranks=2)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return folder
 

@@ -11,6 +11,7 @@ import pytest
 
 from layoutner.cli import main
 from layoutner.runs.folds import summarise
+from tests.builders.forks import fork
 from tests.builders.processes import free_port, launch
 
 Arguments = Callable[..., list[str]]
@@ -32,7 +33,7 @@ def run(train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("cross") / "run"
     # run.overwrite is of no consequence for the call that goes on, below, without it.
     arguments = train_arguments(folder, **SHORT, data__folds=3, run__overwrite="true")
-    done = launch(["layoutner", "cross-validate", *arguments])
+    done = fork(["layoutner", "cross-validate", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done.stdout
 
@@ -70,13 +71,13 @@ def test_a_fold_alone_computes_what_it_computes_among_the_others(
     run: tuple[Path, str], train_arguments: Arguments, tmp_path: Path
 ) -> None:
     alone = tmp_path / "alone"
-    done = launch(["layoutner", "train", *train_arguments(alone, **SHORT, data__folds=3, data__fold=2)])
+    done = fork(["layoutner", "train", *train_arguments(alone, **SHORT, data__folds=3, data__fold=2)])
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(alone) == losses(run[0] / "fold-2")
     assert scores(alone) == scores(run[0] / "fold-2")
     # Another fold holds out other pages, so it cannot go on from there.
     arguments = train_arguments(alone, **SHORT, data__folds=3, data__fold=1, run__resume="auto")
-    done = launch(["layoutner", "train", *arguments])
+    done = fork(["layoutner", "train", *arguments])
     assert done.returncode == 2
     assert "cannot be resumed by this run: training_windows = " in done.stderr
 
@@ -92,7 +93,7 @@ def test_a_second_call_goes_on_with_the_folds_that_are_missing(
     shutil.rmtree(folder / "fold-3")
     (folder / "scores.json").unlink()
     more = {**SHORT, "data__folds": 3}
-    done = launch(["layoutner", "cross-validate", *train_arguments(folder, **more, run__resume="auto")])
+    done = fork(["layoutner", "cross-validate", *train_arguments(folder, **more, run__resume="auto")])
     assert done.returncode == 0, done.stderr[-3000:]
     assert [f"fold {number} of 3: scored already" in done.stdout for number in (1, 2, 3)] == [True, True, False]
     assert scores(folder) == scores(run[0])
@@ -108,10 +109,10 @@ def test_a_second_call_goes_on_with_the_folds_that_are_missing(
         ({"run__eval_every": 1}, "run.eval_every = 100 there, 1 here"),
     ):
         arguments = train_arguments(folder, **{**more, **changed}, run__resume="auto")
-        done = launch(["layoutner", "cross-validate", *arguments])
+        done = fork(["layoutner", "cross-validate", *arguments])
         assert done.returncode == (2 if message else 0), done.stderr
         assert message is None or f"fold-1 was trained with other settings: {message}; give" in done.stderr
-    done = launch(["layoutner", "cross-validate", *train_arguments(folder, **more)])
+    done = fork(["layoutner", "cross-validate", *train_arguments(folder, **more)])
     assert done.returncode == 2
     assert "fold-1 holds 1 checkpoint(s)" in done.stderr
 
@@ -122,12 +123,12 @@ def test_an_earlier_summary_stays_until_a_new_fold_is_trained(
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
     arguments = train_arguments(folder, **SHORT, data__folds=3, run__overwrite="true", data__train=tmp_path / "nowhere")
-    assert "no such file" in launch(["layoutner", "cross-validate", *arguments]).stderr
+    assert "no such file" in fork(["layoutner", "cross-validate", *arguments]).stderr
     assert scores(folder) == scores(run[0])
     # Scores that no cross-validation wrote stay for good.
     shutil.copyfile(run[0] / "fold-1" / "scores.json", tmp_path / "scores.json")
     arguments = train_arguments(tmp_path, **SHORT, data__folds=3, run__overwrite="true")
-    done = launch(["layoutner", "cross-validate", *arguments])
+    done = fork(["layoutner", "cross-validate", *arguments])
     assert done.returncode == 2
     assert "scores.json is not of a cross-validation, as there is no run in fold-1 beside it" in done.stderr
     assert scores(tmp_path) == scores(run[0] / "fold-1")
@@ -154,7 +155,7 @@ def test_a_checkpoint_chosen_by_test_says_so_in_its_score(
     train_arguments: Arguments, forms: Path, tmp_path: Path
 ) -> None:
     arguments = train_arguments(tmp_path, **SHORT, data__test=forms, data__selection_split="test", run__eval_every=1)
-    done = launch(["layoutner", "train", *arguments])
+    done = fork(["layoutner", "train", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
     found = scores(tmp_path)
     assert (found["split"], found["counts"]["documents"]) == ("test", 8)

@@ -13,7 +13,7 @@ from layoutner.distributed.ranks import Ranks
 from layoutner.errors import CheckpointError, SettingsError
 from layoutner.settings.tree import load
 from layoutner.training.folder import LOCK_FILE, RECORD, held_folders, lock, open_folder, require_folder
-from tests.builders.processes import launch
+from tests.builders.forks import fork
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
 
@@ -64,13 +64,15 @@ def test_a_lock_that_is_not_taken_is_closed(tmp_path: Path) -> None:
 
 
 ENDS = """
-import sys
+import gc, sys, warnings
 from layoutner.cli import main
+warnings.simplefilter("default", ResourceWarning)
 code = 0
 try:
     main(sys.argv[1:])
 except SystemExit as stop:
     code = stop.code
+gc.collect()
 print("code", code)
 """
 
@@ -80,7 +82,7 @@ def test_nothing_that_a_run_opened_is_open_at_its_end(
     more: dict[str, object], train_arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     arguments = train_arguments(tmp_path / "run", **more, tensorboard__enabled="true")
-    done = launch(["python", "-X", "dev", "-W", "default::ResourceWarning", "-c", ENDS, "train", *arguments])
+    done = fork(["-c", ENDS, "train", *arguments])
     assert f"code {2 if more else 0}" in done.stdout, done.stderr
     assert str(tmp_path / "run") not in "".join(line for line in done.stderr.splitlines() if "Warning" in line)
     assert "Exception ignored" not in done.stderr

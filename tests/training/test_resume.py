@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.processes import HANGS_S, ROOT, free_port, launch
+from tests.builders.forks import fork
+from tests.builders.processes import ROOT
 
 WORKER = ROOT / "tests" / "workers" / "resume.py"
 STAGES = ("0", "1", "2", "3")
@@ -33,9 +34,7 @@ def write_pages(folder: Path) -> None:
 def run(folder: Path, ranks: int, jobs: list[dict[str, str]]) -> None:
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    done = launch(
-        ["torchrun", "--nproc-per-node", ranks, "--master-port", free_port(), WORKER, folder, path], timeout=HANGS_S
-    )
+    done = fork([WORKER, folder, path], ranks=ranks)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
 
 

@@ -21,7 +21,7 @@ from layoutner.settings.tree import Settings, load
 from layoutner.training.plan import make_plan
 from layoutner.training.tracking import JsonLines, open_tracker
 from tests.builders.disk import small_files
-from tests.builders.processes import launch
+from tests.builders.forks import fork
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
@@ -183,7 +183,7 @@ def test_a_resumed_run_with_every_tracker(train_arguments: Callable[..., list[st
     more = {"tensorboard__enabled": "true", "wandb__mode": "offline", "data__eval": 0.25, "run__eval_every": 2}
     arguments = train_arguments(run, **more, run__save_every=3, run__keep_checkpoints=0, run__resume="auto")
     for step in (6, 3):
-        done = launch(["layoutner", "train", *arguments])
+        done = fork(["layoutner", "train", *arguments])
         assert done.returncode == 0, done.stderr[-3000:]
         assert shown(run / "tensorboard") == recorded(run)
         for folder in (run / "checkpoints").glob("step-*"):

@@ -1,9 +1,7 @@
 """Whole runs through the real launchers: what they write, what they compute, how they fail."""
 
 import json
-import os
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,9 @@ import pytest
 
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import load
-from tests.builders.processes import HANGS_S, ROOT, free_port, launch
+from tests.builders.disk import SMALL_FILES
+from tests.builders.forks import fork
+from tests.builders.processes import ROOT, free_port, launch
 
 Arguments = Callable[..., list[str]]
 
@@ -46,7 +46,7 @@ def run_on_two_ranks(
 @pytest.fixture(scope="module")
 def run_on_one_rank(train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("one") / "run"
-    done = launch(["layoutner", "train", *train_arguments(run, schedule__warmup_steps=2, data__eval=0.25)])
+    done = fork(["layoutner", "train", *train_arguments(run, schedule__warmup_steps=2, data__eval=0.25)])
     assert done.returncode == 0, done.stderr[-3000:]
     return run
 
@@ -129,7 +129,7 @@ def test_scores_are_those_of_the_test_split_with_the_best_checkpoint(
     evaluated = [line for line in metrics(run) if "eval/f1" in line]
     best = max(evaluated, key=lambda line: (line["eval/f1"], -line["eval/loss"]))
     assert scores["checkpoint"] == {"step": best["step"], "by": "eval f1"}
-    again = launch(["layoutner", "evaluate", "--model", run / "export", "--input", forms])
+    again = fork(["layoutner", "evaluate", "--model", run / "export", "--input", forms])
     assert again.returncode == 0, again.stderr
     found = json.loads(again.stdout)
     # Another number of windows a forward, so sums in another order; the tags are the same.
@@ -165,12 +165,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stage: int, train_arguments: 
     more = {"deepspeed__zero_stage": stage, "model__dropout": 0.1, "schedule__max_steps": 7, "run__save_every": 3}
     more["run__keep_checkpoints"] = 0
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    assert launch(["layoutner", "train", *train_arguments(whole, **more)]).returncode == 0
+    assert fork(["layoutner", "train", *train_arguments(whole, **more)]).returncode == 0
     # The step-3 checkpoint of the whole run, in a folder of its own, as a killed run would leave it.
     (parted / "checkpoints").mkdir(parents=True)
     (whole / "checkpoints" / "step-000003").rename(parted / "checkpoints" / "step-000003")
     (parted / "metrics.jsonl").write_text("".join((whole / "metrics.jsonl").read_text().splitlines(True)[:5]) + '{"st')
-    done = launch(["layoutner", "train", *train_arguments(parted, **more, run__resume="auto")])
+    done = fork(["layoutner", "train", *train_arguments(parted, **more, run__resume="auto")])
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resumed from" in done.stdout
     ours, theirs = metrics(parted), metrics(whole)
@@ -187,7 +187,7 @@ def test_the_other_families_train_and_export(
 ) -> None:
     run = tmp_path / "run"
     arguments = train_arguments(run, family, schedule__max_steps=2, data__scheme="BIOES", data__test=forms)
-    done = launch(["layoutner", "train", *arguments])
+    done = fork(["layoutner", "train", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
     scores = json.loads((run / "scores.json").read_text())
     assert (scores["split"], scores["scheme"], scores["counts"]["documents"]) == ("test", "BIOES", 8)
@@ -198,7 +198,7 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
     more = {"schedule__max_steps": 6, "run__save_every": 2, "run__keep_checkpoints": 2, "optimizer__lr": 1e-30}
     # At such a learning rate nothing changes: of equal checkpoints the first stays the best.
     rhythm = {"run__log_every": 4, "data__eval": 0.25, "run__eval_every": 3}
-    done = launch(["layoutner", "train", *train_arguments(run, **more, **rhythm)])
+    done = fork(["layoutner", "train", *train_arguments(run, **more, **rhythm)])
     assert done.returncode == 0, done.stderr[-3000:]
     kept = sorted(folder.name for folder in (run / "checkpoints").glob("step-*"))
     assert kept == ["step-000003", "step-000004", "step-000006"]
@@ -232,11 +232,8 @@ def refusals(train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactor
     for number, (more, _) in enumerate(REFUSED):
         given = {key: folder / "preset.json" if value == "PRESET" else value for key, value in more.items()}
         lines.append(["train", *train_arguments(folder / str(number), **given)])
-    worker = ROOT / "tests" / "workers" / "refusals.py"
-    command, environment = [sys.executable, str(worker)], {**os.environ, "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(
-        command, input=json.dumps(lines), capture_output=True, text=True, timeout=HANGS_S, check=False, env=environment
-    )
+    (folder / "lines.json").write_text(json.dumps(lines))
+    done = fork([ROOT / "tests" / "workers" / "refusals.py", folder / "lines.json"])
     assert done.returncode == 0, done.stderr[-3000:]
     return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
 
@@ -253,7 +250,7 @@ def test_bad_input_gets_one_clear_message(number: int, refusals: list[tuple[int,
 def test_a_folder_with_checkpoints_is_not_trained_over(run_on_one_rank: Path, train_arguments: Arguments) -> None:
     before = sorted(run_on_one_rank.rglob("*"))
     settings = (run_on_one_rank / "settings.toml").read_bytes()
-    done = launch(["layoutner", "train", *train_arguments(run_on_one_rank, optimizer__lr=1)])
+    done = fork(["layoutner", "train", *train_arguments(run_on_one_rank, optimizer__lr=1)])
     assert done.returncode == 2
     assert "run.resume = auto goes on from there" in done.stderr
     assert sorted(run_on_one_rank.rglob("*")) == before
@@ -262,7 +259,7 @@ def test_a_folder_with_checkpoints_is_not_trained_over(run_on_one_rank: Path, tr
 
 def test_a_checkpoint_of_another_meaning_is_not_resumed(run_on_one_rank: Path, train_arguments: Arguments) -> None:
     arguments = train_arguments(run_on_one_rank, run__resume="auto", batch__global_batch_size=4, data__eval=0.25)
-    done = launch(["layoutner", "train", *arguments])
+    done = fork(["layoutner", "train", *arguments])
     assert done.returncode == 2
     assert "global_batch_size = 8 there, 4 here" in done.stderr
 
@@ -270,20 +267,17 @@ def test_a_checkpoint_of_another_meaning_is_not_resumed(run_on_one_rank: Path, t
 def test_a_full_disk_is_said_and_loses_nothing(train_arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
     more = {"run__save_every": 1, "run__keep_checkpoints": 0, "schedule__max_steps": 2}
-    assert launch(["layoutner", "train", *train_arguments(run, **more)]).returncode == 0
+    assert fork(["layoutner", "train", *train_arguments(run, **more)]).returncode == 0
     before = {file: file.read_bytes() for file in (run / "checkpoints").rglob("*") if file.is_file()}
     # No file may grow past 256 KiB from here on: the next checkpoint cannot be written.
-    limited = ["bash", "-c", 'ulimit -f 256 && exec "$@"', "bash", sys.executable, "-m", "layoutner", "train"]
     arguments = train_arguments(run, **{**more, "schedule__max_steps": 4}, run__resume="auto")
-    done = subprocess.run(
-        [*limited, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False
-    )
+    done = fork(["-c", SMALL_FILES, 256 * 1024, "train", *arguments])
     assert done.returncode == 2
     assert "step-000003: could not be written" in done.stderr
     assert "Traceback" not in done.stderr
     for file, content in before.items():
         assert file.read_bytes() == content
-    done = launch(["layoutner", "train", *arguments])
+    done = fork(["layoutner", "train", *arguments])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resumed from" in done.stdout
     assert not list(run.rglob("*.partial"))
@@ -294,11 +288,11 @@ def test_a_run_that_starts_from_another_runs_checkpoint(
 ) -> None:
     run, source = tmp_path / "run", run_on_one_rank / "checkpoints" / "step-000006"
     more = {"schedule__warmup_steps": 2, "data__eval": 0.25, "run__resume": source}
-    done = launch(["layoutner", "train", *train_arguments(run, **more, schedule__max_steps=8, optimizer__lr=1e-9)])
+    done = fork(["layoutner", "train", *train_arguments(run, **more, schedule__max_steps=8, optimizer__lr=1e-9)])
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((run / "scores.json").read_text())["checkpoint"]["step"] == 8  # the one it has itself
     for changed in ({"optimizer__betas": "0.5,0.6"}, {"data__stride": 8}, {"data__eval": 0.5}):
-        done = launch(["layoutner", "train", *train_arguments(tmp_path / "x", **{**more, **changed})])
+        done = fork(["layoutner", "train", *train_arguments(tmp_path / "x", **{**more, **changed})])
         assert done.returncode == 2
         assert "cannot be resumed by this run" in done.stderr
 

@@ -1,6 +1,6 @@
 """Started on 2 ranks by test_every_family.py: every family through gradient check, training, export and evaluation.
 
-    torchrun --nproc-per-node 2 tests/workers/families.py CHECKPOINTS FORMS OUT CASE...
+    torchrun --nproc-per-node 2 tests/workers/families.py CHECKPOINTS FORMS OUT fast|all CASE...
 
 A CASE is FAMILY, or FAMILY:ignore to do without page images. Its exports go to OUT/CASE-STAGE, what was measured to
 OUT/results.json.
@@ -26,7 +26,7 @@ STAGE_3 = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold
 
 def main() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    checkpoints, forms, out, *cases = sys.argv[1:]
+    checkpoints, forms, out, tier, *cases = sys.argv[1:]
     ranks = Ranks.join()
     preset = Path(out) / "stage3.json"
     ranks.run_on_rank_zero(lambda: preset.write_text(json.dumps(STAGE_3)))
@@ -34,6 +34,8 @@ def main() -> None:
     for case in cases:
         family, _, images = case.partition(":")
         for stage, dtype, policy in (("0", "fp32", {"zero_stage": "0"}), ("3", "bf16", {"preset": str(preset)})):
+            if tier == "fast" and stage == "3" and case != "layoutlm":
+                continue
             name = f"{case}-{stage}"
             common = {
                 "model": {"name_or_path": f"{checkpoints}/{family}", "images": images or "use", "dropout": "0"},

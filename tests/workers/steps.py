@@ -1,6 +1,6 @@
 """Started on 1, 2 or 3 ranks by test_engine.py: optimizer steps of the real loop beside plain PyTorch.
 
-    torchrun --nproc-per-node N tests/workers/steps.py WORK_FOLDER OUT.json
+    torchrun --nproc-per-node N tests/workers/steps.py WORK_FOLDER OUT.json fast|all
 
 Every rank takes part; rank 0 writes what it measured.
 """
@@ -31,6 +31,10 @@ from layoutner.training.step import optimizer_step
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
+
+# ZeRO stages and micro-batch sizes in fp32, and the stages at which all else is measured.
+ALL = ("0", "1", "2", "3"), ("1", "2", "4"), ("0", "1", "2", "3")
+FAST = ("0", "2", "3"), ("2",), ("0", "2")
 
 
 class RecordingEngine(Engine):
@@ -146,10 +150,10 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
     return found
 
 
-def measure_splits(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def measure_splits(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     """Steps whose global batch the ranks do not divide, by ZeRO stage, global batch and largest micro-batch."""
     results: dict[str, Any] = {}
-    for stage in ("0", "1", "2", "3"):
+    for stage in (FAST if tier == "fast" else ALL)[0]:
         for windows, micro in (("8", "8"), ("8", "1"), ("2", "8")):
             batch = {"batch.global_batch_size": windows, "batch.micro_batch_size": micro}
             found: dict[str, Any] = dict(measure(folder, ranks, 3, **batch, **{"deepspeed.zero_stage": stage}))
@@ -158,12 +162,14 @@ def measure_splits(folder: Path, ranks: Ranks) -> dict[str, Any]:
     return results
 
 
-def measure_everything(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    for stage in ("0", "1", "2", "3"):
-        for micro in ("1", "2", "4"):
+    stages, micros, fewer_stages = FAST if tier == "fast" else ALL
+    for stage in stages:
+        for micro in micros:
             overrides = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": micro}
             results[f"fp32/{stage}/{micro}"] = measure(folder, ranks, 3, **overrides)
+    for stage in fewer_stages:
         half = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": "2"}
         weighted = {"loss.class_weights": "balanced", "loss.label_smoothing": "0.1"}
         skewed = {"data.train": str(folder / "skewed"), "data.label_all_subwords": "true"}
@@ -198,9 +204,9 @@ def measure_everything(folder: Path, ranks: Ranks) -> dict[str, Any]:
 
 def main() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    folder, out, tier = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     ranks = Ranks.join()
-    results = measure_splits(folder, ranks) if ranks.size == 3 else measure_everything(folder, ranks)
+    results = measure_splits(folder, ranks, tier) if ranks.size == 3 else measure_everything(folder, ranks, tier)
     if ranks.is_rank_zero:
         out.write_text(json.dumps(results))
     ranks.close()
