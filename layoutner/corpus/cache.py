@@ -7,22 +7,18 @@ KEY is a digest of everything that the arrays follow from, so whatever changes m
 17 bytes a token. None is ever removed: old ones are the user's to delete, at any time; what is missing is cut again.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import time
-import uuid
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib import resources
 from importlib.metadata import version
 from itertools import accumulate, chain, groupby, pairwise
 from pathlib import Path
-from typing import IO
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +27,8 @@ from safetensors.torch import load, save
 from layoutner import __version__
 from layoutner.corpus.windows import Window, WindowSplitter, structural_ids
 from layoutner.errors import SettingsError, first_line
+from layoutner.files.atomic import atomic_file, remove_leftovers
+from layoutner.files.lock import Lock
 from layoutner.pages.document import Box, Document
 from layoutner.pages.labels import LabelSet
 
@@ -44,7 +42,7 @@ CUTTERS = ("corpus/windows.py", "pages/document.py", "pages/labels.py")
 ARRAYS = ("documents", "lengths", "owned_counts", "input_ids", "labels", "box_of", "owned_words")
 CHECKSUM = "sha256"
 
-POLL_S, SAID_AFTER_S = 0.1, 10.0
+SAID_AFTER_S = 10.0
 # From here on windows are cut without a lock, as one who holds it this long may be suspended.
 LONGEST_WAIT_S = 600.0
 
@@ -168,59 +166,35 @@ def _alone(path: Path) -> Iterator[bool]:
     """Hold the lock; a process that ends, however it ends, gives it back. False where it cannot be had."""
     lock = _lock(path)
     try:
-        yield lock is not None
+        yield lock is not None and lock.keeps_out
     finally:
         if lock is not None:
-            lock.close()
+            lock.release()
 
 
-def _lock(path: Path) -> IO[bytes] | None:
+def _lock(path: Path) -> Lock | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError:
-        return None  # nothing can be written there either, and that is said
-    began, said = time.monotonic(), False
-    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            waited = time.monotonic() - began
-        except OSError:  # a file system without locks: two may cut at once, and each renames a whole entry
-            waited = LONGEST_WAIT_S
-        if waited >= LONGEST_WAIT_S:
-            file.close()
-            return None
-        if waited >= SAID_AFTER_S and not said:
+            return Lock(path, SAID_AFTER_S)
+        except TimeoutError:
             _warn("%s: another process holds it, to cut the same windows; waiting for it", path)
-            said = True
-        time.sleep(POLL_S)
+            return Lock(path, LONGEST_WAIT_S - SAID_AFTER_S)
+    except OSError:  # it was held too long, or nothing can be written there either, which is said
+        return None
 
 
 def _write(entry: Path, tensors: dict[str, torch.Tensor], key: str, locked: bool) -> None:
-    """Write beside, flush, rename: a reader sees the whole entry or none.
+    """Write an entry.
 
     Raises:
         OSError: it cannot be written; nothing is left of it.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
     if locked:  # of processes that were killed; a young one may be written by another machine, if its locks are its own
-        for torn in entry.parent.glob(f".{entry.name}.*.partial"):
-            with suppress(FileNotFoundError):
-                if time.time() - torn.stat().st_mtime > LONGEST_WAIT_S:
-                    torn.unlink()
-    partial = entry.with_name(f".{entry.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(save({**tensors, CHECKSUM: _checksum(tensors, key)}))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(entry)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+        remove_leftovers(entry.parent, f"{entry.name}.*", LONGEST_WAIT_S)
+    with atomic_file(entry, shared=True) as file:
+        file.write(save({**tensors, CHECKSUM: _checksum(tensors, key)}))
 
 
 def _verified(content: bytes, key: str) -> dict[str, torch.Tensor]:

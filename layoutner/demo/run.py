@@ -45,7 +45,7 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
         if not (folder / MARK).is_file():
             raise CheckpointError(f"run.output_dir = {folder}: holds something that is not a demo; give another folder")
         if (folder / LOCK_FILE).exists():
-            lock(folder).close()  # refused while another demo trains there
+            lock(folder).release()  # refused while another demo trains there
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(json.dumps({"seed": settings.run.seed}), encoding="utf-8")

@@ -7,12 +7,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from layoutner.errors import DataError
+from layoutner.files.atomic import atomic_file
 from layoutner.files.image import PageImage, read_image
 from layoutner.settings.data import MAX_IMAGE_MIB
 
@@ -60,12 +61,10 @@ class Drawings:
         stem = safe.decode(encoding, "ignore") or "page"
         count = self._pages[stem.casefold()] = self._pages.get(stem.casefold(), 0) + 1
         out = self.folder / (f"{stem}~{count}.png" if count > 1 else f"{stem}.png")
-        partial = self.folder / ".drawing.partial"
         try:
-            draw(page, image, self.types, partial, self._max_image_mib)
-            partial.rename(out)
+            with atomic_file(out) as file:
+                draw(page, image, self.types, file, self._max_image_mib)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise DataError(f"{out}: cannot be written: {error}") from None
         return out
 
@@ -74,7 +73,7 @@ def draw(
     page: dict[str, Any],
     image: PageImage | None,
     types: tuple[str, ...],
-    out: Path,
+    out: Path | IO[bytes],
     max_image_mib: int = MAX_IMAGE_MIB,
 ) -> None:
     """Draw the entities of a predicted page, with a legend below, as PNG.

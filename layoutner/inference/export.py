@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from layoutner.errors import CheckpointError, ModelError, SettingsError, raise_gathered
+from layoutner.files.atomic import atomic_folder
 from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
     checkpoint_path,
@@ -95,17 +96,13 @@ def export(source: Path, out: Path) -> Path:
     if problem := verify(checkpoint):
         raise CheckpointError(f"{checkpoint}: damaged, so it is not exported: {problem}")
     out = out.resolve()
-    partial = out.with_name(f".{out.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(run / MODEL_ASSETS_FOLDER, partial)
-        shutil.copyfile(run / PREPROCESSING_FILE, partial / PREPROCESSING_FILE)
-        if (run / TRAINING_PAGES_FILE).exists():  # runs of the first version have none
-            shutil.copyfile(run / TRAINING_PAGES_FILE, partial / TRAINING_PAGES_FILE)
-        shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
-        partial.rename(out)  # an empty folder gives way
+        with atomic_folder(out) as partial:
+            shutil.copytree(run / MODEL_ASSETS_FOLDER, partial, dirs_exist_ok=True)
+            shutil.copyfile(run / PREPROCESSING_FILE, partial / PREPROCESSING_FILE)
+            if (run / TRAINING_PAGES_FILE).exists():  # runs of the first version have none
+                shutil.copyfile(run / TRAINING_PAGES_FILE, partial / TRAINING_PAGES_FILE)
+            shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise ModelError(f"{checkpoint} could not be exported to {out}: {error}") from None
     return checkpoint

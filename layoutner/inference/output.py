@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from layoutner.errors import DataError
+from layoutner.files.atomic import AtomicFile
 from layoutner.objectives.metrics import Scores
 
 
@@ -20,7 +21,7 @@ class Output:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._file: IO[bytes] | None = None
-        self._partial: Path | None = None  # beside the file; None for what cannot be renamed, such as a pipe
+        self._writing: AtomicFile | None = None  # None for standard output, and for what has no content, such as a pipe
 
     def open(self) -> None:
         """Begin.
@@ -41,8 +42,8 @@ class Output:
                 return
             whole = self.path.resolve()  # a link stays a link
             whole.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = whole.with_name(f".{whole.name}.partial")
-            self._file = self._partial.open("wb")
+            self._writing = AtomicFile(whole)
+            self._file = self._writing.file
         except OSError as error:
             raise self._failed(error) from None
 
@@ -73,22 +74,19 @@ class Output:
         if self.path is None:
             return
         try:
-            if self._partial is not None:
-                os.fsync(self._file.fileno())
+            if self._writing is not None:
+                self._writing.commit()
             self._file.close()
-            if self._partial is not None:
-                self._partial.rename(self.path.resolve())
-                self._partial = None
         except OSError as error:
             raise self._failed(error) from None
 
     def discard(self) -> None:
         """Leave nothing of what was not finished."""
-        if self._file is not None and self.path is not None:
+        if self._writing is not None:
+            self._writing.discard()
+        elif self._file is not None and self.path is not None:
             with suppress(OSError):  # what a full disk did not take is tried once more
                 self._file.close()
-        if self._partial is not None:
-            self._partial.unlink(missing_ok=True)
 
     def _failed(self, error: OSError) -> DataError:
         if self.path is None:

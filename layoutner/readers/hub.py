@@ -15,7 +15,6 @@ once, by the digest of its bytes.
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +22,7 @@ from reprlib import repr as short
 from typing import Any
 
 from layoutner.errors import DataError, NoSplitError, SettingsError, first_line
+from layoutner.files.atomic import atomic_file
 from layoutner.files.image import find_page
 from layoutner.files.text import inside
 from layoutner.pages.page import Page, Problem, Word
@@ -196,10 +196,8 @@ def _laid_out(content: bytes) -> Path:
     if not file.is_file():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Ranks may write the same image at the same time: each its own file, renamed when whole.
-            with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
+            with atomic_file(file, shared=True) as partial:  # ranks may write the same image at the same time
                 partial.write(content)
-            Path(partial.name).replace(file)
         except OSError as error:
             raise DataError(f"{file}: cannot be written: {error}") from None
     return file

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from layoutner.distributed.ranks import Ranks
+from layoutner.files.atomic import remove, write_text
 from layoutner.inference.export import export
 from layoutner.inference.input import ReportingStats, documents, lost_pages
 from layoutner.inference.labeller import Labeller
@@ -22,9 +23,7 @@ from layoutner.training.folder import (
     RESULTS_FILE,
     SCORES_FILE,
     held_folders,
-    remove,
     write_json,
-    write_text,
 )
 from layoutner.training.plan import Plan
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written beside, flushed, listed in a manifest, renamed last; verified when they are read.
+"""Checkpoints of a run: written as atomic folders with a manifest, and verified when they are read.
 
 What is in them, checkpoint_files.py says. Nothing in it depends on the number of ranks or the ZeRO stage, and nothing
 is a pickle, so nothing in it can run code.
@@ -6,8 +6,6 @@ is a pickle, so nothing in it can run code.
 
 import json
 import logging
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from torch import nn
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
 from layoutner.errors import CheckpointError, first_line
+from layoutner.files.atomic import atomic_folder, remove, remove_leftovers, write_text
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import (
     FOLDER,
@@ -77,26 +76,17 @@ def _write(
     keep: int,
 ) -> None:
     folder, final = run / FOLDER, checkpoint_path(run, state.step)
-    partial = folder / f".{final.name}.partial"
     try:
-        for torn in folder.glob(".step-*.partial"):
-            shutil.rmtree(torn, ignore_errors=torn != partial)
-        partial.mkdir(parents=True)
-        save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        save_file(moments, partial / OPTIMIZER_FILE)
-        (partial / STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
-        files = {name: _flushed(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE)}
-        (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
-        _flush(partial / MANIFEST_FILE)
-        _flush(partial)
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one, or one that this run did not go on from
-        partial.rename(final)
-        latest = folder / f".{LATEST_FILE}.partial"
-        latest.write_text(final.name + "\n", encoding="utf-8")
-        latest.rename(folder / LATEST_FILE)
-        _flush(folder)
+        remove_leftovers(folder, "step-*")
+        # What it replaces is a damaged one, or one that this run did not go on from.
+        with atomic_folder(final, replace=True) as partial:
+            save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+            save_file(moments, partial / OPTIMIZER_FILE)
+            (partial / STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
+            files = {name: _entry(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE)}
+            (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
+        write_text(folder / LATEST_FILE, final.name + "\n")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"{final}: could not be written: {first_line(error)}; the checkpoints before it are as they "
             "were: make room, then go on with run.resume = auto"
@@ -112,25 +102,14 @@ def _remove_old(run: Path, state: TrainState, keep: int) -> None:
     for old in [folder for folder in complete_checkpoints(run) if step_of(folder) <= state.step][:-keep]:
         if old != best:
             try:
-                # Renamed first: a kill while it is removed leaves no torn checkpoint under its name.
-                shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
+                remove(old)
             except OSError as error:
                 logger.warning("%s could not be removed: %s", old, error)
 
 
-def _flushed(path: Path) -> dict[str, Any]:
-    """The manifest's line of a file that is on the disk."""
-    _flush(path)
+def _entry(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def _flush(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk before going on."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class CheckpointReader:

@@ -1,21 +1,21 @@
 """The run folder as a record: what was asked, what DeepSpeed was given, where it ran, what came out."""
 
-import fcntl
 import json
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from layoutner import __version__
 from layoutner.distributed.machine import available_cpus
 from layoutner.errors import CheckpointError, DataError, ModelError, SettingsError
+from layoutner.files.atomic import remove, write_text
+from layoutner.files.lock import Lock
 from layoutner.files.text import read_text
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
@@ -49,7 +49,7 @@ LARGEST_TRAINING_PAGES = 2**32  # bytes of the digests: 17 a page
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
 
 # Run folders that this process writes to, with their locks; `held_folders` lets go of them.
-_held: dict[Path, IO[str]] = {}
+_held: dict[Path, Lock] = {}
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def held_folders() -> Iterator[None]:
         yield
     finally:
         while _held:
-            _held.popitem()[1].close()
+            _held.popitem()[1].release()
 
 
 def require_folder(settings: Settings) -> None:
@@ -156,42 +156,32 @@ def reacquire_lock(folder: Path) -> None:
 
 def _hold(folder: Path) -> None:
     """Let no other process write here until `held_folders` ends, or this process, however it ends."""
-    held, path = _held.get(folder.resolve()), folder / LOCK_FILE
-    if held is None or not path.exists() or not os.path.samestat(os.fstat(held.fileno()), path.stat()):
+    held = _held.get(folder.resolve())
+    if held is None or not held.is_in_place():
         if held is not None:
-            held.close()  # of a folder of this name that is gone
+            held.release()  # of a folder of this name that is gone
         _held[folder.resolve()] = lock(folder)
 
 
-def lock(folder: Path) -> IO[str]:
-    """The lock of a run folder, until it is closed. Where the file system has no locks it keeps nobody out.
+def lock(folder: Path) -> Lock:
+    """The lock of a run folder, until it is released. Where the file system has no locks it keeps nobody out.
 
     Raises:
         CheckpointError: another process holds it, or it cannot be written.
     """
-    with ExitStack() as closing:
-        try:
-            file = closing.enter_context((folder / LOCK_FILE).open("a+", encoding="utf-8"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                who = file.read().strip() or "it does not say"
-                raise CheckpointError(
-                    f"run.output_dir = {folder}: another run is writing there ({who}): wait for its end, or give "
-                    "another run.output_dir"
-                ) from None
-            except OSError:
-                pass  # a file system without locks
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}\n")
-            file.flush()
-        except OSError as error:
-            raise CheckpointError(
-                f"{folder / LOCK_FILE}: cannot be written: {error}; give another run.output_dir"
-            ) from None
-        closing.pop_all()
-    return file
+    path = folder / LOCK_FILE
+    try:
+        held = Lock(path)
+        path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")  # for those who wait
+    except TimeoutError:
+        who = path.read_text(encoding="utf-8", errors="replace").strip() or "it does not say"
+        raise CheckpointError(
+            f"run.output_dir = {folder}: another run is writing there ({who}): wait for its end, or give another "
+            "run.output_dir"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}; give another run.output_dir") from None
+    return held
 
 
 def _require_removable(settings: Settings) -> None:
@@ -263,16 +253,6 @@ def _remove_run(settings: Settings) -> None:
         remove(path)
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, which goes as a whole: a kill leaves no half of it under its name."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        gone = path.with_name(f".{path.name}.removed")
-        shutil.rmtree(gone, ignore_errors=True)
-        shutil.rmtree(path.rename(gone))
-
-
 def save_model_assets(folder: Path, model: Any, tokenizer: Any, image_processor: Any, dtype: str) -> None:
     """All of the model in training but its weights: with them beside it, a whole checkpoint.
 
@@ -305,13 +285,6 @@ def environment(ranks: "Ranks") -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write as `write_text` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
 
 
 def _git_commit() -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from layoutner.errors import CheckpointError, Preempted, SettingsError, first_line
+from layoutner.files.atomic import write_text
 from layoutner.settings.tree import Settings
 
 if TYPE_CHECKING:
@@ -89,10 +90,8 @@ class JsonLines:
                         kept.append(line + "\n")
                 except (ValueError, KeyError, TypeError):
                     continue  # a line that a killed run left half written, or none of ours
-        partial = path.with_name(f".{path.name}.partial")  # a kill here must not cost the lines of before
         try:
-            partial.write_text("".join(kept), encoding="utf-8")
-            partial.rename(path)
+            write_text(path, "".join(kept))
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise CheckpointError(

@@ -281,7 +281,7 @@ def test_a_file_system_without_locks(call: Call, tmp_path: Path, monkeypatch: py
     def no_locks(file: object, operation: int) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(cache_module.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     torn = tmp_path / f".windows-{cache_key(*call)}.safetensors.12345678.partial"
     torn.write_text("another process writes it")
     fresh = WindowCache(tmp_path).windows(*call)

@@ -15,5 +15,5 @@ def test_an_output_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeyp
     output.open()
     output.write("x")
     output.finish()
-    assert flushed == [[".out.partial"]]
+    assert flushed == [[".out.partial"], ["out"]]  # the file, then the name in its folder
     assert (tmp_path / "out").read_text() == "x"

@@ -124,10 +124,10 @@ def test_what_cannot_be_written_leaves_what_was_there(
 ) -> None:
     checkpoint(tmp_path, 1)
 
-    def fail(path: Path) -> None:
+    def fail(handle: int) -> None:
         raise OSError(28, "No space left on device") if what == "full" else PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("layoutner.training.checkpoint._flush", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(CheckpointError, match="could not be written.*the checkpoints before it are as they were"):
         checkpoint(tmp_path, 2)
     assert names(tmp_path) == ["step-000001"]

@@ -53,7 +53,7 @@ def test_a_run_lets_go_of_its_folder_at_its_end(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="another run is writing there"):
             lock(tmp_path)
         raise KeyError
-    lock(tmp_path).close()
+    lock(tmp_path).release()
 
 
 @pytest.mark.filterwarnings("error")
