@@ -7,8 +7,8 @@
     model = layoutner.load_model(result.model_dir)
     pages = model.predict("scans/")
 
-What is listed in `__all__` is the public interface. Importing the package loads neither torch nor transformers: a name
-is looked up when it is first used.
+The public interface is `__all__`. Importing the package does not import torch or transformers: each name is imported
+when it is first used.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m layoutner`, and what `deepspeed --module layoutner` and `torchrun -m layoutner` start."""
+"""Entry point of `python -m layoutner`, `deepspeed --module layoutner` and `torchrun -m layoutner`."""
 
 from layoutner.cli import main
 

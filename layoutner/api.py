@@ -1,8 +1,8 @@
 """The public functions of layoutner, for programs and notebooks.
 
-They leave nothing behind in the caller's process: no process group, no environment variable, no changed random state,
-number of threads or signal handler. They do not configure logging: the progress of a run is logged by the logger
-"layoutner" at level INFO.
+They restore the caller's process afterwards: no process group or environment variable is left, and random states, the
+number of threads and signal handlers are unchanged. They do not configure logging. The progress of a run is logged to
+the logger "layoutner" at level INFO.
 """
 
 import os
@@ -45,11 +45,11 @@ def load_settings(
 def train(settings: Settings) -> RunResult:
     """Train, export the chosen checkpoint and score it.
 
-    Started by `deepspeed` or `torchrun`, every rank calls it. Otherwise it trains in this process alone.
+    Under `deepspeed` or `torchrun`, every rank must call it. Otherwise it trains in this process only.
 
     Raises:
-        LayoutnerError: anything the user can mend, of the class that says what is wrong. What needs no model is
-            checked first, together.
+        LayoutnerError: an error that is not a bug; its class tells the kind. Checks that need no model run first and
+            are reported together.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
     require_ready(settings)
@@ -75,7 +75,8 @@ def read_documents(path: Path | str, *, split: str = "test", labels: Labels = "k
     Args:
         path: a file or folder.
         split: "train", "eval" or "test": which one, if the path holds several.
-        labels: "ignore" = as if nobody had labelled a word; "require" = a page without labels is an error.
+        labels: "keep" = read labels if there are any; "ignore" = drop all labels; "require" = a page without labels is
+            an error.
         data: settings of [data], such as format="funsd" or bad_pages="skip".
 
     Raises:
@@ -87,7 +88,7 @@ def read_documents(path: Path | str, *, split: str = "test", labels: Labels = "k
 
 @contextmanager
 def _caller_kept() -> Iterator[None]:
-    """Put back what a run changes for the whole process: environment, random states, number of threads."""
+    """Restore process-wide state that a run changes: environment, random states, number of threads."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     drawn = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -1,34 +1,34 @@
-"""The exceptions that layoutner raises for what is not a bug of its own, and how their messages are made."""
+"""The exceptions of layoutner for errors that are not bugs, and helpers for their messages."""
 
 import difflib
 from collections.abc import Callable, Iterable
 
 
 class LayoutnerError(Exception):
-    """Something went wrong that is no bug of layoutner. The message says what, the value, and what to do.
+    """Base class of errors that are not bugs in layoutner. The message names the problem, the value and what to do.
 
-    Every other exception that leaves layoutner is a bug, a full memory, an interrupt, or an `OSError` of the machine.
-    The command line prints the message without a traceback and exits with code 2. Raised itself where problems of
-    several kinds are told together.
+    Every other exception raised by layoutner is a bug, out of memory, an interrupt or an `OSError`. The command line
+    prints the message without a traceback and exits with code 2. LayoutnerError itself is raised for several problems
+    of different kinds.
     """
 
 
 class SettingsError(LayoutnerError):
-    """A setting, an argument or an environment variable is wrong, or asks for what this machine or installation lacks.
+    """A setting, an argument or an environment variable is wrong, or needs something that is not available here.
 
-    So is a file of settings: a recipe, a preset, a DeepSpeed config, an old command line.
+    Also for files with settings: a recipe, a preset, a DeepSpeed config, an old command line.
     """
 
 
 class DataError(LayoutnerError):
-    """A document, page, image or file of labels is wrong, missing or unreadable; or what is made of it has no place.
+    """A document, page, image or labels file is wrong, missing or unreadable.
 
-    What is made of documents: predictions, scores, drawings, and the images of a dataset of the hub.
+    Also raised if predictions, scores, drawings or the images of a hub dataset cannot be written.
     """
 
 
 class NoSplitError(DataError):
-    """A data set does not hold the split that was asked for; it holds others."""
+    """A dataset lacks the requested split but has others."""
 
 
 class ModelError(LayoutnerError):
@@ -36,9 +36,9 @@ class ModelError(LayoutnerError):
 
 
 class CheckpointError(LayoutnerError):
-    """A run folder or a checkpoint in it is missing, damaged, held by another run, or could not be written.
+    """A run folder or a checkpoint in it is missing, damaged, locked by another run, or could not be written.
 
-    So is one that belongs to another run, or to one of other settings.
+    Also if it belongs to another run, or to a run with other settings.
     """
 
 
@@ -47,24 +47,24 @@ class RanksDisagree(LayoutnerError):
 
 
 class TrainingDiverged(LayoutnerError):
-    """The loss or the gradient is no finite number, and training stopped before it spoilt the weights."""
+    """The loss or the gradient is not finite, so training stopped."""
 
 
 class Preempted(LayoutnerError):
-    """A signal asked the run to end; it has saved where it stands, and wants to be started again.
+    """A signal asked the run to stop. It has saved a checkpoint and should be started again.
 
     The command line exits with 75.
     """
 
 
 def raise_gathered(kind: type[LayoutnerError], what: str, problems: list[str], shown: int = 20) -> None:
-    """Raise one error that lists every problem of one input, in one line if there is one; nothing if there is none.
+    """Raise one error that lists all problems, in one line if there is only one. Without problems, do nothing.
 
     Args:
-        kind: the class that is raised.
+        kind: the class to raise.
         what: a heading such as "12 problems in /data/funsd".
         problems: one line each.
-        shown: how many lines are printed; the rest is counted.
+        shown: maximum number of lines to print; the rest is only counted.
     """
     if not problems:
         return
@@ -77,10 +77,10 @@ def raise_gathered(kind: type[LayoutnerError], what: str, problems: list[str], s
 
 
 def require_all(what: str, checks: Iterable[Callable[[], object]]) -> None:
-    """Make all checks, and raise one error that lists what each of them has raised, as `raise_gathered` does.
+    """Run all checks, and raise one error that lists the problems they raised, as `raise_gathered` does.
 
     Raises:
-        LayoutnerError: of the class that was raised, if all checks that failed raised the same one.
+        LayoutnerError: a check failed. The class is that of the raised errors if it is the same for all.
     """
     problems: dict[str, type[LayoutnerError]] = {}
     for check in checks:
@@ -93,11 +93,11 @@ def require_all(what: str, checks: Iterable[Callable[[], object]]) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of a library says, in one line, for a message of our own."""
+    """First line of an exception's message, or its class name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """ " - did you mean 'x'?" or, when nothing is near, the list of the known names."""
+    """ "did you mean 'x'?", or the list of known names if none is similar."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"

@@ -23,12 +23,12 @@ from layoutner.settings.tree import ScheduleSettings
 FUNSD_WINDOWS = 150
 INK, GREY, PALE = "#1a1a1a", "#5c5c5c", "#d9d9d9"
 BLUE, ORANGE, GREEN = "#1f5fa8", "#b4540a", "#1b7a3d"
-# Of the entity types of the demo's forms, in the order of their names.
+# Colours of the entity types of the demo's forms, sorted by name.
 COLOURS = ("#1f5fa8", "#b4540a", "#1b7a3d", "#8e2f8e", "#a3262a", "#5a5ac8", "#8a6d00", "#007a87")
 
 
 class Drawing:
-    """SVG text, piece by piece, on a white page that a dark one does not swallow."""
+    """Builds an SVG drawing on a white background, which stays readable on a dark page."""
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self._parts = [
@@ -76,7 +76,7 @@ class Drawing:
         self._parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="{fill}"/>')
 
     def arrow(self, x: float, y: float, to_x: float, to_y: float, fill: str = INK) -> None:
-        """A line, level or upright, with a head at its end."""
+        """A horizontal or vertical arrow."""
         self.line([(x, y), (to_x, to_y)], fill, 1.5)
         if x == to_x:
             back = 8 if to_y > y else -8
@@ -92,7 +92,7 @@ class Drawing:
 
 
 def accumulation() -> str:
-    """One optimizer step of 16 windows: 2 a forward x 4 accumulation x 2 ranks."""
+    """One optimizer step of 16 windows: micro-batches of 2 x 4 accumulation steps x 2 ranks."""
     seed, whole, micro, ranks = 42, 16, 2, 2
     rng = Random(seed)
     lengths = [rng.randrange(80, 513) for _ in range(FUNSD_WINDOWS)]
@@ -126,7 +126,7 @@ def accumulation() -> str:
                 picture.box(x + 10, bar, lengths[index] * tokens, 16, fill=BLUE)
                 picture.text(x + 10, bar + 30, f"window {index}: {lengths[index]} tokens", 11)
             picture.text(x + 10, y + lane - 10, "forward, backward: add", 11, ORANGE)
-    # The exchange, and the step.
+    # The all-reduce and the optimizer step.
     x = left + 4 * wide + 8
     picture.box(x, top, 22, 2 * lane + 14, fill="#fdf1e7", stroke=ORANGE, line=1.5)
     picture.line([(x + 11, top + 20), (x + 11, top + 2 * lane - 6)], ORANGE, 1.5)
@@ -205,7 +205,7 @@ def learning_rate() -> str:
 
 
 def window() -> str:
-    """A page of the demo's forms as the network gets it: sub-words, boxes, labels."""
+    """A page of the demo's forms as network input: sub-words, boxes, labels."""
     document = _page()
     tokenizer = _make_tokenizer(document.words)
     labels = labels_of([document], "BIO")

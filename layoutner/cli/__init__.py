@@ -1,4 +1,4 @@
-"""The command line: reads arguments, builds Settings, hands over. Heavy imports wait until a command needs them."""
+"""The command line: parse arguments, build Settings, call the command. Heavy imports are delayed until needed."""
 
 import argparse
 import os
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stay()
         sys.exit(code)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Everything is written and all ranks have left. What is skipped is the teardown of the interpreter, in which
-        # a thread that gloo or NCCL still runs can abort the process, and so turn a finished run into a failed one.
+        # Everything is written and all ranks have left. Skip the interpreter's teardown: a thread that gloo or NCCL
+        # still runs can abort the process there, and a finished run would then look like a failed one.
         flush()
         os._exit(code)
     if code:
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:
-    """Launchers put --local_rank=N before the program's own arguments; the environment says the same.
+    """Drop the --local_rank=N that launchers put before the program's own arguments; LOCAL_RANK says the same.
 
-    Behind the command it is somebody else's: `config migrate` reads command lines that hold it.
+    After the command name it is kept: `config migrate` takes old command lines that contain it.
     """
     while arguments and arguments[0].partition("=")[0] in ("--local_rank", "--local-rank"):
         arguments = arguments[1 if "=" in arguments[0] else 2 :]
@@ -54,7 +54,7 @@ def _run(arguments: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     training.add_commands(commands)
-    demo = add_command(commands, "demo", _demo, "synthetic forms through the whole toolkit, without a download")
+    demo = add_command(commands, "demo", _demo, "train, export and predict on synthetic forms; downloads nothing")
     add_settings(demo, config=False)
     data.add_commands(commands)
     inference.add_commands(commands)
@@ -68,14 +68,14 @@ def _run(arguments: list[str]) -> None:
 
 
 def _unknown(argument: str, command: Parser, everywhere: list[str]) -> str:
-    """What is wrong with an argument that a command does not take; `everywhere`: the options of all commands."""
+    """Error message for an argument that the command does not accept; `everywhere`: the options of all commands."""
     from layoutner.migration.old_script import OPTIONS, TRAIN
 
     name = argument.partition("=")[0]
     if name.lstrip("-") in OPTIONS[TRAIN]:
-        return f"{argument}: an option of {TRAIN}; `layoutner config migrate -- OLD COMMAND` says what became of it"
+        return f"{argument}: an option of {TRAIN}; `layoutner config migrate -- OLD COMMAND` shows what replaces it"
     if name in everywhere:
-        return f"{argument}: `{command.prog}` does not take it; --help lists what it takes"
+        return f"{argument}: `{command.prog}` does not take it; --help lists its options"
     own = option_names(command)
     key = name.lstrip("-").rpartition(".")[2]
     same = [one for one in own if one.rpartition(".")[2] == key]

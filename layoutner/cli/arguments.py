@@ -1,4 +1,4 @@
-"""What the commands share: the parser, the options that are settings, and quiet libraries."""
+"""Shared by all commands: the argument parser, options for settings, and quiet libraries."""
 
 import argparse
 import os
@@ -12,19 +12,19 @@ from layoutner.settings.tree import sections
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises instead of printing usage and exiting, and that never abbreviates."""
+    """ArgumentParser that raises an error instead of exiting, and does not accept abbreviated options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; `{self.prog} --help` lists what there is")
+        raise SettingsError(f"{message}; `{self.prog} --help` lists the options")
 
 
 def add_command(
     commands: "argparse._SubParsersAction[Parser]", name: str, do: Callable[[argparse.Namespace], None], about: str
 ) -> Parser:
-    """Add a command; what is parsed holds, beside its options, what to `do` with them and their `parser`."""
+    """Add a command. The parsed namespace also contains its handler (`do`) and its `parser`."""
     parser = commands.add_parser(name, help=about)
     parser.set_defaults(do=do, parser=parser)
     return parser
@@ -61,14 +61,15 @@ def add_setting(
     shown: str | None = None,
     require: bool = False,
 ) -> None:
-    """Add a setting as an option. All commands describe one, and show what can be chosen, in this one way.
+    """Add a setting as an option, with the same help text and list of choices in every command.
 
     Args:
-        names: of the option; --section.key where none are given.
-        dest: what the parsed value is called; section.key by default, where `overrides` finds it.
-        default: what is parsed where the option is not given; None leaves it to Settings.
-        shown: the default as the help says it; that of the setting, where it has one.
-        require: refuse what is none of the choices at once. Else `load` does, together with all other problems.
+        names: names of the option; default: --section.key.
+        dest: attribute of the parsed value; default: section.key, which `overrides` reads.
+        default: value if the option is not given; None leaves it to Settings.
+        shown: default to print in the help; default: that of the setting, if it has one.
+        require: let argparse reject a value that is not one of the choices. Otherwise `load` rejects it, together with
+            all other problems.
     """
     field = sections()[section].model_fields[key]
     choices = closed_choices(field.annotation)
@@ -86,7 +87,7 @@ def add_setting(
 
 
 def closed_choices(annotation: Any) -> tuple[str, ...]:
-    """All that a setting of this type can be, as text, beside not being given; () where that is no list."""
+    """All values of this type as text, without None; () if they cannot be listed."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if annotation is bool:
         return ("true", "false")
@@ -101,7 +102,7 @@ def closed_choices(annotation: Any) -> tuple[str, ...]:
 
 
 def overrides(options: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """What the command line says of Settings, as text."""
+    """Settings given on the command line: section -> key -> text."""
     tree: dict[str, dict[str, str]] = {}
     for name, value in vars(options).items():
         section, _, key = name.partition(".")
@@ -111,7 +112,7 @@ def overrides(options: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 
 def quiet() -> None:
-    """Libraries speak up when something is wrong, not while it goes well."""
+    """Let libraries print errors only, and no progress bars."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,4 +1,4 @@
-"""`layoutner config ...`: recipes, settings and DeepSpeed configs, before a GPU is held. No torch without data."""
+"""`layoutner config ...`: recipes, settings and DeepSpeed configs, without a GPU. Imports torch only to read data."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `config` and what stands below it."""
+    """Add `config` and its subcommands."""
     config = commands.add_parser("config", help="recipes, settings and DeepSpeed configs")
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     add_command(actions, "list", _list, "list the shipped recipes")
@@ -30,16 +30,16 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     render.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
     render.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
 
-    plan = add_command(actions, "plan", _plan, "the arithmetic of a run, and the memory each rank needs by ZeRO stage")
+    plan = add_command(actions, "plan", _plan, "show a run's batch and schedule, and memory per rank by ZeRO stage")
     add_settings(plan)
     plan.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
     plan.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
-    plan.add_argument("--gpu-memory", help="what one rank has, such as 24GiB: the largest micro-batch that fits")
+    plan.add_argument("--gpu-memory", help="memory per rank, such as 24GiB; shows the largest micro-batch that fits")
 
     check = add_command(actions, "check", _check, "find what is wrong with any DeepSpeed JSON; exits 1 on errors")
     check.add_argument("file", help="DeepSpeed config, JSON or HJSON")
-    check.add_argument("--world-size", type=int, help="number of ranks the batch numbers must hold for")
-    check.add_argument("--for", dest="framework", choices=["hf-trainer", "accelerate"], help='who fills in "auto"')
+    check.add_argument("--world-size", type=int, help="number of ranks to check the batch sizes for")
+    check.add_argument("--for", dest="framework", choices=["hf-trainer", "accelerate"], help='who replaces "auto"')
     check.add_argument("--format", default="text", choices=["text", "json", "github"], help="(default: text)")
 
     importing = add_command(
@@ -47,7 +47,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     importing.add_argument("file", help="DeepSpeed config, JSON or HJSON")
     importing.add_argument(
-        "--world-size", type=int, help="number of ranks it was made for, where it gives no global batch"
+        "--world-size", type=int, help="number of ranks it was made for, if it gives no global batch size"
     )
     importing.add_argument("--out", type=Path, help="folder for settings.toml and preset.json; default: print them")
 
@@ -55,18 +55,18 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         actions,
         "migrate",
         _migrate,
-        "turn a command line of run_seq_labeling.py into settings, and say what became of each option",
+        "turn a command line of run_seq_labeling.py into settings, and show what replaces each option",
     )
-    migrate.add_argument("--gpus", type=int, help="GPUs that the old process saw, where it ran without a launcher")
+    migrate.add_argument("--gpus", type=int, help="number of GPUs the old process saw, if it ran without a launcher")
     migrate.add_argument(
         "line",
         nargs=argparse.REMAINDER,
         metavar="-- OLD COMMAND LINE",
-        help="its words behind --, or in quotes a text with several commands; of preprocess.py too",
+        help="the old command line after --, or several commands in one quoted text; preprocess.py works too",
     )
 
     schema = add_command(actions, "schema", _schema, "print a JSON Schema, for editors that complete and check")
-    schema.add_argument("of", choices=["settings", "deepspeed"], help="of the settings TOML, or of a DeepSpeed JSON")
+    schema.add_argument("of", choices=["settings", "deepspeed"], help="schema of the settings, or of a DeepSpeed JSON")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -92,7 +92,7 @@ def _plan(options: argparse.Namespace) -> None:
     limit = None if options.gpu_memory is None else parse_memory(options.gpu_memory)
     settings, batch, schedule = _arithmetic(options)
     if settings.model.name_or_path is None:
-        raise SettingsError("model.name_or_path is missing: the memory is that of a network")
+        raise SettingsError("model.name_or_path is missing: give the model whose memory is planned")
     config = _network_config(settings.model.name_or_path)
     if settings.model.dropout is not None:
         config["attention_probs_dropout_prob"] = settings.model.dropout
@@ -101,7 +101,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _network_config(name: str) -> dict[str, Any]:
-    """The config.json of a checkpoint: of a folder as it stands there, of a hub name through transformers."""
+    """The config.json of a pretrained model: read from a local folder directly, from the hub through transformers."""
     file = Path(name) / "config.json"
     if file.is_file():
         try:
@@ -109,7 +109,7 @@ def _network_config(name: str) -> dict[str, Any]:
         except ValueError as error:
             raise ModelError(f"{file}: not valid JSON: {error}") from None
         if not isinstance(config, dict):
-            raise ModelError(f"{file}: holds no object but {type(config).__name__}: not the configuration of a network")
+            raise ModelError(f"{file}: expected a JSON object with a model config, not {type(config).__name__}")
         return config
     quiet()
     from layoutner.models.loading import open_pretrained
@@ -120,7 +120,7 @@ def _network_config(name: str) -> dict[str, Any]:
 
 
 def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Schedule]":
-    """Settings, batch and schedule of --world-size ranks and of --windows, or the data's, windows."""
+    """Settings, batch and schedule for --world-size ranks and --windows windows; default: count those of the data."""
     from layoutner.planning.batch_plan import plan_batch
     from layoutner.planning.schedule import plan_schedule
 
@@ -180,7 +180,7 @@ def _migrate(options: argparse.Namespace) -> None:
 
     words = options.line[1:] if options.line[:1] == ["--"] else options.line
     if not words:
-        raise SettingsError("no old command line; put it behind --, as in `layoutner config migrate -- python ...`")
+        raise SettingsError("no old command line; give it after --, as in `layoutner config migrate -- python ...`")
     made = migrate(words, options.gpus)
     print_file(made.toml())
     for line in (*made.report, *made.notes):

@@ -1,4 +1,4 @@
-"""`layoutner data ...`: look at documents before anybody trains on them. No torch, unless a model is named."""
+"""`layoutner data ...`: check documents before training. Imports torch only if a model is given."""
 
 import argparse
 import sys
@@ -25,19 +25,17 @@ KEYS = (
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `data` and what stands below it."""
-    data = commands.add_parser("data", help="look at documents")
+    """Add `data` and its subcommands."""
+    data = commands.add_parser("data", help="check documents")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
-    check = add_command(actions, "check", _check, "count what there is and list what is wrong; exits 1 on errors")
+    check = add_command(actions, "check", _check, "count documents and words, list problems; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
     for key in KEYS:
         add_setting(check, "data", key, f"--data.{key}")
-    check.add_argument(
-        "--split", choices=["train", "eval", "test"], help="read this one alone (default: all there are)"
-    )
+    check.add_argument("--split", choices=["train", "eval", "test"], help="read only this split (default: all splits)")
     check.add_argument("--model", metavar="NAME", help="checkpoint whose tokenizer counts windows and tokens")
     check.add_argument("--format", choices=["text", "json"], default="text", help="(default: text)")
-    check.add_argument("--all", action="store_true", help="print every problem, not the first ten of each kind")
+    check.add_argument("--all", action="store_true", help="print every problem, not only the first ten of each kind")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -51,7 +49,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _counter(name: str, settings: DataSettings) -> "CountWindows":
-    """Counts the windows and tokens that a checkpoint's tokenizer cuts documents into."""
+    """A function that counts windows and tokens of documents, using the tokenizer of a pretrained model."""
     quiet()
     from layoutner.corpus.windows import WindowSplitter
     from layoutner.models.loading import open_pretrained

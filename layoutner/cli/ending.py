@@ -1,4 +1,4 @@
-"""How a command ends: the message of what went wrong, and the exit code, on one rank or on many."""
+"""How a command ends: error message and exit code, on one rank or several."""
 
 import os
 import re
@@ -16,30 +16,31 @@ from layoutner.errors import LayoutnerError, Preempted, first_line
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
 
-# Exit codes; 128 + SIGINT and 128 + SIGPIPE, as shells have it. 1 is left to the commands that check something: they
-# have found errors. So a fault of the program itself, which Python would end with 1, is EX_SOFTWARE of sysexits.h.
+# Exit codes. 130 and 141 are 128 + SIGINT and 128 + SIGPIPE, as in shells. 1 means that a check command has found
+# errors, so a bug in the program (which Python would end with 1) exits with EX_SOFTWARE of sysexits.h, 70.
 ERROR, FAULT, INTERRUPTED, UNREAD = 2, 70, 130, 141
 AGAIN = 75  # the run has saved and wants to be started again; EX_TEMPFAIL of sysexits.h
 
-# As a GPU's allocator, a CPU's allocator and C++ say it.
+# Messages of the GPU allocator, the CPU allocator and C++.
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc")
 
-# A rank that fails before the ranks have joined stays as long, so that rank 0, which fails alike, can say the whole
-# message: launchers end the other ranks when one has ended. They do not wait for it, as rank 0 ends at once.
+# If a rank other than 0 fails before the ranks have joined, it waits this long before it exits. Launchers kill the
+# other ranks as soon as one exits, and rank 0, which fails in the same way, must print the whole message first. The
+# job does not get slower: rank 0 exits at once, and the launcher then ends the waiting ranks.
 STAY_S = 10.0
 
 
 def report(error: BaseException, joined: bool = False) -> int:
-    """Print what went wrong, in one line on ranks other than 0; the exit code.
+    """Print what went wrong and return the exit code. Ranks other than 0 print one line.
 
     Args:
-        joined: whether the ranks have joined. From then on they fail alike, and rank 0 says the details.
+        joined: whether the ranks have joined. From then on they fail alike, and rank 0 prints the details.
     """
     rank = int(os.environ.get("RANK", "0"))
     who = f"layoutner: rank {rank}: " if rank else "layoutner: "
     code = ERROR
     if isinstance(error, Preempted):
-        # Rank 0, the last to leave, says so for all: a launcher ends the others at the first code that is not 0.
+        # Only rank 0, the last to leave, exits with a code other than 0: at the first one, launchers kill the others.
         if rank:
             return 0
         _say(f"{who}{error}")
@@ -53,11 +54,11 @@ def report(error: BaseException, joined: bool = False) -> int:
         _say(f"{who}interrupted")
         code = INTERRUPTED
     elif isinstance(error, BrokenPipeError):
-        # Whoever read standard output has seen enough, as `head` does; what is left in its buffer goes nowhere.
+        # The reader closed the pipe, as `head` does; discard the rest of the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = UNREAD
     elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
-        advice = "a smaller batch.micro_batch_size (predict, evaluate: --batch) needs less, and computes the same"
+        advice = "reduce batch.micro_batch_size (predict, evaluate: --batch): less memory, same results"
         _say(f"{who}error: {first_line(error)} - {advice}")
     elif isinstance(error, OSError):
         _say(f"{who}error: {error}")
@@ -71,17 +72,17 @@ def report(error: BaseException, joined: bool = False) -> int:
 
 
 def _say(text: str) -> None:
-    # The line and its end at once, so that the lines of two ranks do not run into each other.
+    # Write the line and its newline in one call, so that lines of two ranks do not mix.
     print(f"{text}\n", end="", file=sys.stderr)
 
 
 @contextmanager
 def ending_together(ranks: "Ranks") -> Iterator["Ranks"]:
-    """The ranks, joined. What goes wrong in here is reported, and no rank ends before rank 0 has reported it.
+    """Context of the joined ranks: report an exception raised inside, and exit only after rank 0 has reported it.
 
     Raises:
         SystemExit: something went wrong.
-        Preempted: as raised in here.
+        Preempted: raised inside, passed on.
     """
     try:
         with ranks:
@@ -95,6 +96,6 @@ def ending_together(ranks: "Ranks") -> Iterator["Ranks"]:
 
 
 def stay() -> None:
-    """After an error of a rank that has not joined the others: see `STAY_S`."""
+    """Wait before exit, after an error on a rank that has not joined the others. See `STAY_S`."""
     if os.environ.get("RANK", "0") != "0" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         time.sleep(STAY_S)

@@ -1,4 +1,4 @@
-"""`layoutner predict`, `evaluate` and `export`: what is done with a trained model."""
+"""`layoutner predict`, `evaluate` and `export`: the commands that use a trained model."""
 
 import argparse
 import json
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `predict`, `evaluate` and `export`."""
     for name, do, text in (
-        ("predict", _predict, "label the words of documents; under deepspeed or torchrun on many ranks"),
-        ("evaluate", _evaluate, "score a model on labelled documents; under deepspeed or torchrun on many ranks"),
+        ("predict", _predict, "label the words of documents; use deepspeed or torchrun to run on many ranks"),
+        ("evaluate", _evaluate, "score a model on labelled documents; use deepspeed or torchrun to run on many ranks"),
     ):
         command = add_command(commands, name, do, text)
         command.add_argument(
             "where", nargs="?", metavar="INPUT", help="folder, file or hub name of documents; - = jsonl on stdin"
         )
-        command.add_argument("--input", metavar="INPUT", help="the same")
+        command.add_argument("--input", metavar="INPUT", help="another way to give INPUT")
         command.add_argument(
             "--model",
             type=Path,
             required=name == "predict",
-            help="folder made by `layoutner export`, or a run folder, whose export is meant",
+            help="folder made by `layoutner export`, or a run folder, whose exported model is used",
         )
         for key in ("format", "box_unit", "box_format", "invalid_boxes", "bad_pages", "max_image_mib"):
             shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else None
@@ -47,7 +47,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             "--split",
             default="test",
             choices=["train", "eval", "test"],
-            help="which one, where INPUT holds several (default: test)",
+            help="split to read, if INPUT has several (default: test)",
         )
         command.add_argument("--output", type=Path, metavar="FILE", help="file to write; default: standard output")
         command.add_argument("--batch", type=int, default=8, help="windows per forward (default: 8)")
@@ -57,23 +57,23 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
                 "--output-format",
                 default="jsonl",
                 choices=["jsonl", "unilm"],
-                help="a line of JSON a page, or test_predictions.txt of run_seq_labeling.py (default: jsonl)",
+                help="one JSON line per page, or the test_predictions.txt of run_seq_labeling.py (default: jsonl)",
             )
             command.add_argument(
                 "--draw", type=Path, metavar="DIR", help="folder for pages with their entities drawn on them"
             )
         else:
             command.add_argument(
-                "--checkpoints", type=Path, metavar="RUN", help="instead of --model: every checkpoint of a run folder"
+                "--checkpoints", type=Path, metavar="RUN", help="instead of --model: score all checkpoints of a run"
             )
             command.add_argument(
                 "--output-format",
                 default="json",
                 choices=["json", "unilm"],
-                help="JSON, or test_results.txt of run_seq_labeling.py, a number a line (default: json)",
+                help="JSON, or the test_results.txt of run_seq_labeling.py, one number per line (default: json)",
             )
 
-    export = add_command(commands, "export", _export, "make a Hugging Face folder of a run's chosen checkpoint")
+    export = add_command(commands, "export", _export, "write a run's chosen checkpoint as a Hugging Face model folder")
     export.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
     export.add_argument("out", type=Path, help="folder to make")
 
@@ -133,7 +133,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[Scores, dict[str, bool]]":
-    """Scores of one model folder, and what its record says of how it was chosen. All ranks call it."""
+    """Scores of one model folder, and how its checkpoint was chosen (see `Labeller.chosen`). All ranks call it."""
     from layoutner.inference.input import ReportingStats, documents, lost_pages
     from layoutner.inference.labeller import Labeller
 
@@ -149,23 +149,23 @@ def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[S
 
 
 def _table(named: "dict[str, tuple[Scores, dict[str, bool]]]", split: str) -> str:
-    """A line a checkpoint."""
+    """Text table with one line per checkpoint."""
     lines = [f"{'step':>8} {'precision':>9} {'recall':>9} {'f1':>9} {'loss':>9}"]
     lines += [
         f"{step:>8} {s.precision:9.4f} {s.recall:9.4f} {s.f1:9.4f} {s.loss:9.4f}" for step, (s, _) in named.items()
     ]
     best = max(named, key=lambda step: named[step][0].f1)
-    lines.append(f"best F1 at step {best}; to choose by it is a choice made on these {split} documents")
+    lines.append(f"best F1 at step {best}; choosing a checkpoint by it means choosing on these {split} documents")
     return "\n".join(lines)
 
 
 @contextmanager
 def _joined(options: argparse.Namespace) -> "Iterator[Ranks]":
-    """The ranks, once they have looked at the options that need no model.
+    """Check the options that need no model, and join the ranks.
 
     Raises:
-        SettingsError: options that do not go together.
-        LayoutnerError: what they name is not there, on any rank.
+        SettingsError: options contradict each other.
+        LayoutnerError: something that the options name does not exist on some rank.
     """
     if (options.where is None) == (options.input is None):
         raise SettingsError(f"give one INPUT, not {'two' if options.where else 'none'}: INPUT or --input INPUT")
@@ -173,14 +173,12 @@ def _joined(options: argparse.Namespace) -> "Iterator[Ranks]":
     options.data = load(None, overrides(options)).data
     options.format = options.data.format if "format" in options.data.model_fields_set else None
     if options.batch < 1:
-        raise SettingsError(f"--batch {options.batch}: at least one window a forward")
+        raise SettingsError(f"--batch {options.batch}: must be at least 1, the windows per forward")
     if getattr(options, "checkpoints", None) and given == "-":
-        raise SettingsError("INPUT - with --checkpoints: standard input can be read once; give a file")
+        raise SettingsError("INPUT - with --checkpoints: standard input can be read only once; give a file")
     if given == "-" and options.format not in (None, "jsonl"):
-        raise SettingsError(
-            f"INPUT - with --data.format {options.format}: standard input is read as jsonl, a page a line"
-        )
-    # What is there may differ by rank, so all of them agree on it. A process that is alone need not load torch first.
+        raise SettingsError(f"INPUT - with --data.format {options.format}: standard input is always read as jsonl")
+    # Which files exist may differ by rank, so all ranks check (below). A single process can check before torch loads.
     if os.environ.get("WORLD_SIZE", "1") == "1":
         _require_files(options, given)
     quiet()
@@ -193,7 +191,7 @@ def _joined(options: argparse.Namespace) -> "Iterator[Ranks]":
     with ending_together(Ranks.join(rank_timeout, options.device)) as ranks:
         model = ranks.run_on_all_ranks(lambda: _require_files(options, given))
         if ranks.is_rank_zero and model != options.model:
-            print(f"--model {options.model} is a run folder: its model is {model}", file=sys.stderr)
+            print(f"--model {options.model} is a run folder: using its exported model {model}", file=sys.stderr)
         options.model = model
         options.format = options.format or guess_format(options.input)
         yield ranks
@@ -203,7 +201,7 @@ def _require_files(options: argparse.Namespace, given: str) -> Path | None:
     """The model's folder; None with --checkpoints.
 
     Raises:
-        LayoutnerError: what the options name is not there, or not what it must be; all that is wrong together.
+        LayoutnerError: a file, folder or package is missing or of the wrong kind; all problems together.
     """
     from layoutner.documents.roles import require_path
     from layoutner.inference.export import require_checkpoints
@@ -224,14 +222,14 @@ def _require_files(options: argparse.Namespace, given: str) -> Path | None:
 
 
 def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings:
-    """How the input is read: as the options say, with the boxes that the model was trained on."""
+    """Settings to read the input: those of the options, with box_level and ignore_types of the model's training."""
     of_model = {"ignore_types": labeller.ignore_types, "box_level": labeller.splitter.box_level}
     data: DataSettings = options.data
     return data.model_copy(update={"format": options.format, **of_model})
 
 
 def _report(stats: "ReadStats") -> None:
-    """What was repaired and left out; only rank 0 counts anything."""
+    """Print what was repaired or skipped while reading. Only rank 0 reads, so only its counts are not empty."""
     for line in stats.lines("input"):
         print(line, file=sys.stderr)
 

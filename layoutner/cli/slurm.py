@@ -1,4 +1,4 @@
-"""`layoutner slurm-script`: the job scripts of slurm/, which an installed package carries too."""
+"""`layoutner slurm-script`: print the job scripts of slurm/, which are also part of the installed package."""
 
 import argparse
 
@@ -17,8 +17,8 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         nargs="?",
         default="train",
         choices=list(FILES),
-        help="train.sh; sweep.sh, which submits the train.sh beside it once for each value of a setting; or what "
-        "their README.md says (default: train)",
+        help="train = train.sh; sweep = sweep.sh, which submits train.sh once for each value of a setting; readme = "
+        "their README.md (default: train)",
     )
 
 

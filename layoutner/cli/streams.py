@@ -1,13 +1,13 @@
-"""Standard output and standard error: what is printed cannot fail for its characters, whatever the locale."""
+"""Standard output and standard error: printing never raises UnicodeEncodeError, whatever the locale."""
 
 import io
 import sys
 
 
 def take_any_character() -> None:
-    """Escape what the encoding of the terminal lacks, or what is half a character, as in "\\xe9" and "\\udcff".
+    """Print characters that the stream's encoding lacks, and lone surrogates, as escapes ("\\xe9", "\\udcff").
 
-    The encoding stays. Streams that are closed, or that somebody has put in their place, stay as they are.
+    The encoding does not change. Streams that are closed or have been replaced are left alone.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -26,7 +26,7 @@ def print_file(text: str) -> None:
 
 
 def flush() -> None:
-    """Hand on what is printed; one of the streams may be closed."""
+    """Flush both streams; either may be closed."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

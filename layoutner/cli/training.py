@@ -1,4 +1,4 @@
-"""`layoutner train`, and `layoutner cross-validate`, which does it once a fold."""
+"""`layoutner train`, and `layoutner cross-validate`, which trains once per fold."""
 
 import argparse
 import logging
@@ -17,13 +17,13 @@ logger = logging.getLogger("layoutner")
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `train` and `cross-validate`."""
-    train = add_command(commands, "train", _train, "train, evaluate, save; under deepspeed or torchrun on many ranks")
+    train = add_command(commands, "train", _train, "train, evaluate, save; use deepspeed or torchrun for many ranks")
     add_settings(train)
     cross = add_command(
         commands,
         "cross-validate",
         _cross_validate,
-        "train data.folds models, each scored on the part of the documents it did not see",
+        "train data.folds models, and score each on the documents that it was not trained on",
     )
     add_settings(cross)
 
@@ -52,7 +52,7 @@ def _cross_validate(options: argparse.Namespace) -> None:
 
 
 def _join(settings: Settings) -> "Ranks":
-    """Join the ranks, with layoutner's log on rank 0's standard output, and of DeepSpeed only warnings."""
+    """Join the ranks and configure logging: layoutner at INFO on rank 0's standard output, DeepSpeed at WARNING."""
     quiet()
     from layoutner.distributed.ranks import Ranks
 

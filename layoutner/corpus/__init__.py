@@ -1,1 +1,1 @@
-"""Documents become windows, steps and batches."""
+"""Split documents into windows, and assign windows to steps and batches."""

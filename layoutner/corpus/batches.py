@@ -1,7 +1,7 @@
-"""The step plan: which windows make an optimizer step, and how ranks and forwards share them.
+"""Batches: which windows an optimizer step uses, and how they are split into micro-batches over the ranks.
 
-Which windows make step k of an epoch depends on (seed, epoch, k) alone, never on the number of ranks, the
-micro-batch or a restart. The layout over ranks is only how the step is carried out.
+The windows of step k of an epoch depend on (seed, epoch, k) only, not on the number of ranks, the micro-batch size or
+a restart. The assignment to ranks does not change the result of the step.
 """
 
 import math
@@ -17,7 +17,7 @@ from layoutner.files.image import PageImage
 
 
 def step_windows(seed: int, epoch: int, step: int, windows: int, global_batch_size: int) -> list[int]:
-    """Indices of the windows of step `step` of an epoch; the last step of an epoch takes what is left."""
+    """Indices of the windows of step `step` of an epoch; the last step of an epoch may have fewer."""
     return list(_epoch_order(seed, epoch, windows)[step * global_batch_size : (step + 1) * global_batch_size])
 
 
@@ -31,11 +31,11 @@ def _epoch_order(seed: int, epoch: int, windows: int) -> tuple[int, ...]:
 def assign_to_ranks(
     indices: Sequence[int], lengths: Sequence[int], micro_batch_size: int, world_size: int
 ) -> list[list[list[int]]]:
-    """Deal windows to ranks and forwards: result[rank][forward] is a list of window indices.
+    """Assign windows to ranks and micro-batches: result[rank][micro-batch] is a list of window indices.
 
-    Windows are sorted by length and cut into forwards of near-equal length, so little is padded. The
-    forwards are dealt back and forth, so the ranks have near-equal work. Every rank gets the same number
-    of forwards; one may be empty where there are fewer windows than forwards.
+    Windows are sorted by length and cut into micro-batches of similar length, which keeps padding small. The
+    micro-batches are dealt to the ranks back and forth, so that the ranks have similar work. Every rank gets the same
+    number of micro-batches; some are empty if there are fewer windows than micro-batches.
     """
     by_length = sorted(indices, key=lambda index: (-lengths[index], index))
     forwards = math.ceil(len(by_length) / (micro_batch_size * world_size)) * world_size
@@ -53,24 +53,24 @@ def assign_to_ranks(
 
 @dataclass(frozen=True)
 class Batch:
-    """B windows padded to T tokens, as the networks take them."""
+    """B windows padded to T tokens: the input of a network."""
 
     input_ids_BT: torch.Tensor
     attention_mask_BT: torch.Tensor
     boxes_BT4: torch.Tensor  # 0..1000
     labels_BT: torch.Tensor  # label ids, IGNORED elsewhere
-    images: tuple[PageImage, ...] = ()  # page image of each window, where there is one; read when a network sees it
+    images: tuple[PageImage, ...] = ()  # page images of the windows that have one; read when a network needs them
 
 
 def padded(longest: int) -> int:
-    """Tokens of each row of a forward whose longest window has `longest`: a multiple of 8, as tensor cores like it."""
+    """Padded length of a micro-batch whose longest window has `longest` tokens: a multiple of 8, for tensor cores."""
     return -(-longest // 8) * 8
 
 
 def collate(windows: Sequence[Window], pad_token_id: int) -> Batch:
-    """Pad windows to the longest of them, rounded up by `padded`.
+    """Pad windows to the length of the longest, rounded up by `padded`.
 
-    No window at all gives one row of padding, so that a rank without work still takes part in the forward.
+    Without windows the batch is one row of padding, so that a rank without work can still run the forward pass.
     """
     longest = max((window.length for window in windows), default=1)
     rows, columns = max(1, len(windows)), padded(longest)

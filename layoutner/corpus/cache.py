@@ -1,10 +1,11 @@
-"""Windows kept between runs: documents that were cut once are read back, and never for documents of another cut.
+"""Cache of windows on disk (data.cache), shared by ranks and by later runs.
 
 FOLDER/windows-KEY.safetensors   the windows of one role's documents, as flat arrays with a checksum
-FOLDER/windows-KEY.lock          empty; held by the process that cuts them
+FOLDER/windows-KEY.lock          empty; locked by the process that computes the entry
 
-KEY is a digest of everything that the arrays follow from, so whatever changes makes another file. An entry takes about
-17 bytes a token. None is ever removed: old ones are the user's to delete, at any time; what is missing is cut again.
+KEY is a hash of everything that the arrays depend on, so any change leads to another file. An entry takes about 17
+bytes per token. Entries are never removed automatically. The user may delete them at any time; a missing entry is
+computed again.
 """
 
 import hashlib
@@ -34,42 +35,42 @@ from layoutner.pages.labels import LabelSet
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of an entry; another number makes other keys
-# Of a document, what no kept array follows from: windows that are read get the image of the document that is there.
+FORMAT = 1  # version of the entry format; part of the key
+# Fields of a Document that no cached array depends on. Windows get their image from the document at hand.
 NOT_KEPT = ("name", "page_size", "image", "breaks", "group")
-# The code that cuts. Its text is part of the key, as a checkout changes without a new version.
+# The code that computes windows. Its text is part of the key, because a checkout changes without a new version number.
 CUTTERS = ("corpus/windows.py", "pages/document.py", "pages/labels.py")
 ARRAYS = ("documents", "lengths", "owned_counts", "input_ids", "labels", "box_of", "owned_words")
 CHECKSUM = "sha256"
 
 SAID_AFTER_S = 10.0
-# From here on windows are cut without a lock, as one who holds it this long may be suspended.
+# After this time, compute the windows without the lock: a process that holds it this long may be suspended.
 LONGEST_WAIT_S = 600.0
 
 
 class WindowCache:
-    """Cuts documents into windows, or reads them where they have been cut before.
+    """Splits documents into windows, or reads the windows from the cache.
 
-    On one machine one process cuts what the others wait for; so it is on many that share the folder, as far as
-    their file system tells them of each other's files in time. What goes wrong with
-    the folder is a warning, and costs no more than the cutting.
+    One process computes an entry while the others wait for it. This also works across machines that share the folder,
+    if their file system shows new files without delay. If the folder cannot be read or written, a warning is logged
+    and the windows are computed.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        """Look at the folder, which is made when there is something to keep. None = cut always.
+        """Use this cache folder, which is created at the first write. None = no cache.
 
         Raises:
-            SettingsError: it is a file.
+            SettingsError: the path is a file.
         """
         if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
-            raise SettingsError(f"data.cache = {folder}: is no folder; give one that is, or is still to be made")
+            raise SettingsError(f"data.cache = {folder}: not a folder; give a folder, or a path that does not exist")
         self._folder = folder
         self._counts = {"read from": 0, "cut and kept in": 0}
-        self._can_keep = True  # until it turns out otherwise, which is said once
+        self._can_keep = True  # False after a write failed, so that the warning is logged once
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How many windows were read and how many were cut and kept so far, for the run's log."""
+        """Log lines: number of windows read from the cache and written to it so far."""
         return tuple(f"cache: {count} windows {done} {self._folder}" for done, count in self._counts.items() if count)
 
     def windows(
@@ -79,7 +80,7 @@ class WindowCache:
         labels: LabelSet | None,
         all_subwords: bool = False,
     ) -> list[Window]:
-        """What `splitter.split` gives for the same arguments.
+        """The result of `splitter.split` for the same arguments.
 
         Raises:
             SettingsError, DataError: as `splitter.split`.
@@ -94,14 +95,14 @@ class WindowCache:
         if not self._can_keep:
             return splitter.split(documents, labels, all_subwords)
         with _alone(entry.with_suffix(".lock")) as locked:
-            # Another process may have cut them while this one waited.
+            # Another process may have written the entry while this one waited.
             if _stamp(entry) != found and (kept := self._read(entry, key, splitter, documents)) is not None:
                 return kept
             windows = splitter.split(documents, labels, all_subwords)
             try:
                 _write(entry, _pack(windows, splitter, documents), key, locked)
             except OSError as error:
-                _warn("%s: cannot be written: %s; this run goes on without", entry, error)
+                _warn("%s: cannot be written: %s; this run writes no more windows to the cache", entry, error)
                 self._can_keep = False
             else:
                 self._counts["cut and kept in"] += len(windows)
@@ -110,16 +111,16 @@ class WindowCache:
     def _read(
         self, entry: Path, key: str, splitter: WindowSplitter, documents: Sequence[Document]
     ) -> list[Window] | None:
-        """The windows of an entry; None where there is none, or none that can be used."""
+        """The windows of an entry; None if the entry does not exist or cannot be used."""
         try:
             windows = _unpack(_verified(entry.read_bytes(), key), splitter, documents)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            _warn("%s: cannot be read: %s; its windows are cut anew", entry, error)
+            _warn("%s: cannot be read: %s; its windows are computed again", entry, error)
             return None
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            _warn("%s: is damaged: %s; its windows are cut anew", entry, first_line(error))
+            _warn("%s: is damaged: %s; its windows are computed again", entry, first_line(error))
             return None
         self._counts["read from"] += len(windows)
         return windows
@@ -128,7 +129,7 @@ class WindowCache:
 def cache_key(
     splitter: WindowSplitter, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False
 ) -> str:
-    """A digest of all that `splitter.windows` reads, of the code that does it and of the format of an entry."""
+    """A hash of all inputs of `splitter.split`, of its code and of the entry format."""
     digest = hashlib.sha256()
 
     def add(value: object) -> None:
@@ -136,7 +137,7 @@ def cache_key(
 
     tokenizer = splitter.tokenizer
     backend = tokenizer.backend_tokenizer
-    # As they are when it cuts, so that the first role's key is no other than the later ones'.
+    # `split` sets these too. Set them here so that the key does not depend on whether `split` has run before.
     backend.no_truncation()
     backend.no_padding()
     add([FORMAT, __version__, version("tokenizers")])
@@ -153,7 +154,7 @@ def cache_key(
 
 
 def _stamp(entry: Path) -> tuple[int, int] | None:
-    """Tells whether an entry was written anew."""
+    """Inode and modification time of an entry, to see whether it was rewritten; None if it does not exist."""
     try:
         found = entry.stat()
     except OSError:
@@ -163,7 +164,7 @@ def _stamp(entry: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[bool]:
-    """Hold the lock; a process that ends, however it ends, gives it back. False where it cannot be had."""
+    """Hold the lock file; yields False if it could not be acquired. The system releases it when the process ends."""
     lock = _lock(path)
     try:
         yield lock is not None and lock.keeps_out
@@ -178,7 +179,7 @@ def _lock(path: Path) -> Lock | None:
         try:
             return Lock(path, SAID_AFTER_S)
         except TimeoutError:
-            _warn("%s: another process holds it, to cut the same windows; waiting for it", path)
+            _warn("%s: locked by another process, which computes the same windows; waiting for it", path)
             return Lock(path, LONGEST_WAIT_S - SAID_AFTER_S)
     except OSError:  # it was held too long, or nothing can be written there either, which is said
         return None
@@ -188,26 +189,26 @@ def _write(entry: Path, tensors: dict[str, torch.Tensor], key: str, locked: bool
     """Write an entry.
 
     Raises:
-        OSError: it cannot be written; nothing is left of it.
+        OSError: it cannot be written; the temporary file is removed.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
-    if locked:  # of processes that were killed; a young one may be written by another machine, if its locks are its own
+    if locked:  # remove files of killed processes, but not recent ones: locks may not be shared between machines
         remove_leftovers(entry.parent, f"{entry.name}.*", LONGEST_WAIT_S)
     with atomic_file(entry, shared=True) as file:
         file.write(save({**tensors, CHECKSUM: _checksum(tensors, key)}))
 
 
 def _verified(content: bytes, key: str) -> dict[str, torch.Tensor]:
-    """The arrays of an entry.
+    """The arrays of an entry, after its checksum was verified.
 
     Raises:
-        SafetensorError, KeyError: it is no entry, or not whole.
-        ValueError: a byte of it has changed, or it is that of another key.
+        SafetensorError, KeyError: not an entry, or incomplete.
+        ValueError: its contents have changed, or it belongs to another key.
     """
     tensors: dict[str, torch.Tensor] = load(content)
     kept = tensors.pop(CHECKSUM)
     if not torch.equal(kept, _checksum(tensors, key)):
-        raise ValueError("its checksum does not fit")
+        raise ValueError("its checksum does not match")
     return tensors
 
 
@@ -222,7 +223,7 @@ def _checksum(tensors: dict[str, torch.Tensor], key: str) -> torch.Tensor:
 def _pack(
     windows: Sequence[Window], splitter: WindowSplitter, documents: Sequence[Document]
 ) -> dict[str, torch.Tensor]:
-    """Windows as flat int32 arrays, one after the other."""
+    """Concatenate the windows into flat int32 arrays."""
     box_of: list[int] = []
     for index, group in groupby(windows, key=lambda window: window.document):
         numbers = {box: number for number, box in enumerate(_boxes(splitter, documents[index]))}
@@ -268,7 +269,10 @@ def _unpack(tensors: dict[str, torch.Tensor], splitter: WindowSplitter, document
 
 
 def _boxes(splitter: WindowSplitter, document: Document) -> list[Box]:
-    """Every box that a token of the document may have. They are in the key, so an entry holds their numbers alone."""
+    """All boxes that a token of the document may have. Entries store indices into this list.
+
+    The boxes themselves are part of the key.
+    """
     of_words = document.segment_boxes() if splitter.box_level == "segment" else document.boxes
     return [*of_words, *splitter.special_boxes]
 

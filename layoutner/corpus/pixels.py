@@ -1,4 +1,4 @@
-"""Page images: from the file to the pixels that a network sees."""
+"""Page images: from the file to the pixel values that a network takes."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,33 +9,33 @@ import torch
 from layoutner.files.image import PageImage, read_image
 from layoutner.settings.data import MAX_IMAGE_MIB
 
-KEPT_PAGES = 2048  # of 150 KB each at 224 x 224 pixels: 300 MB a rank
+KEPT_PAGES = 2048  # resized pages in memory; at 224 x 224 pixels 150 KB each, 300 MB per rank
 
 
 class PageImages:
-    """Page images as a checkpoint's own image processor makes them: its size, its mean, its standard deviation.
+    """Preprocesses page images with the image processor of the pretrained model (its size, mean and deviation).
 
-    A page is read and resized when the first batch needs it. The small picture is kept, since every epoch, and every
-    window of a long page, needs it again.
+    A page is read and resized when a batch first needs it. The resized image is cached, because every epoch and every
+    window of a long page needs it again.
     """
 
     def __init__(self, processor: Any, max_mib: int = MAX_IMAGE_MIB, kept: int = KEPT_PAGES) -> None:
         """Take an image processor of transformers, built for PIL and without OCR.
 
         Args:
-            processor: resizes, and where it says so rescales and normalises.
-            max_mib: memory that unpacking one image may take, in MiB; larger ones cannot be read.
-            kept: pages, at most.
+            processor: resizes, and rescales and normalises if it is configured to.
+            max_mib: memory limit for decoding one image, in MiB; larger images are an error.
+            kept: maximum number of cached pages.
         """
         self.processor = processor
         self._max_mib = max_mib
         self._resized = lru_cache(maxsize=kept)(self._resize)
 
     def pixels(self, images: Sequence[PageImage]) -> torch.Tensor:
-        """Pixel values, B x 3 x height x width, fp32; for no image at all those of one black page.
+        """Pixel values, B x 3 x height x width, fp32. Without images: those of one black page.
 
         Raises:
-            DataError: an image that cannot be read, by name.
+            DataError: an image cannot be read; the message names it.
         """
         size = self.processor.size
         found = [self._resized(image) for image in images] or [torch.zeros(3, size.height, size.width)]
@@ -48,7 +48,7 @@ class PageImages:
         return pixels_B3HW
 
     def _resize(self, page: PageImage) -> torch.Tensor:
-        """3 x height x width, uint8."""
+        """Read and resize a page: 3 x height x width, uint8."""
         picture = read_image(page, self._max_mib)
         small = self.processor(picture, do_rescale=False, do_normalize=False, return_tensors="pt")
         pixels_3HW: torch.Tensor = small["pixel_values"][0]

@@ -1,4 +1,4 @@
-"""Documents become windows of sub-words that fit the model, and words find back to their window."""
+"""Split documents into windows of sub-words that fit the model, and assign each word to exactly one window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ IGNORED = -100  # label of a token that is not scored; cross_entropy's ignore_in
 
 @dataclass(frozen=True)
 class Window:
-    """T tokens of one document, special tokens included. The lists run in parallel."""
+    """T tokens of one document, special tokens included. `input_ids`, `boxes` and `labels` have length T."""
 
     document: int  # index of the document
     input_ids: list[int]
     boxes: list[Box]
-    labels: list[int]  # id of the tag at the first sub-word (or all) of a word this window answers for, else IGNORED
-    owned_words: list[tuple[int, int]]  # (first sub-word's token, word): the words this window answers for
-    image: PageImage | None = None  # of the document's page
+    labels: list[int]  # tag id at the first sub-word (or at all sub-words) of the words it owns, else IGNORED
+    owned_words: list[tuple[int, int]]  # (token index of the first sub-word, word index) of the words it owns
+    image: PageImage | None = None  # image of the document's page
 
     @property
     def length(self) -> int:
@@ -29,18 +29,18 @@ class Window:
 
     @property
     def labelled(self) -> int:
-        """Tokens with a label: what the loss is summed over."""
+        """Number of tokens with a label: the terms of the loss."""
         return len(self.labels) - self.labels.count(IGNORED)
 
 
-# What a tokenizer calls the tokens that mark where a text begins, ends, is padded, hidden or not known.
+# Names of the structural tokens of a tokenizer: those that mark begin, end, padding, masked and unknown text.
 STRUCTURAL = ("bos", "eos", "cls", "sep", "pad", "mask", "unk")
 
 
 def structural_ids(tokenizer: Any) -> set[int]:
-    """Ids of the tokens that structure the network's input, by their name or because they are put around the words.
+    """Ids of the structural tokens: those named in STRUCTURAL, and those that the tokenizer puts around the words.
 
-    Not those that transformers calls special because somebody added them as such (additional_special_tokens).
+    Tokens that a user added as special (additional_special_tokens) are not among them.
     """
     named = {getattr(tokenizer, f"{name}_token_id") for name in STRUCTURAL} - {None}
     return named | set(tokenizer.backend_tokenizer.encode([], is_pretokenized=True).ids)
@@ -48,26 +48,26 @@ def structural_ids(tokenizer: Any) -> set[int]:
 
 @dataclass(frozen=True)
 class WindowSplitter:
-    """Cuts documents into windows. `tokenizer` is a fast transformers tokenizer."""
+    """Splits documents into windows. `tokenizer` is a fast transformers tokenizer."""
 
     tokenizer: Any
-    max_length: int  # tokens a window, special tokens included
+    max_length: int  # tokens per window, special tokens included
     stride: int  # tokens that neighbouring windows share, at most
-    box_level: str = "word"  # or "segment": every word has the box around its whole segment
+    box_level: str = "word"  # or "segment": every word gets the bounding box of its segment
     # Boxes of the special tokens before and after the words; those of LayoutLM.
     special_boxes: tuple[Box, Box] = ((0, 0, 0, 0), (1000, 1000, 1000, 1000))
 
     def split(self, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False) -> list[Window]:
         """All windows of all documents, in order. With `labels`, the documents' tags become label ids.
 
-        A tag stands at its word's first sub-word, which is where the word is read; with `all_subwords` the later
-        ones are labelled too, as `LabelSet.continued` says.
+        The label of a word is at its first sub-word, where predictions are read too. With `all_subwords`, its other
+        sub-words are labelled as well; see `LabelSet.continued`.
 
-        Every word is answered for, and labelled, by exactly one window: the one that shows most context
-        around it. So nothing is counted twice where windows overlap.
+        Windows overlap, but each word is owned by exactly one window: the one with the most context around the word.
+        Only this window labels and predicts the word, so no word is counted twice.
 
         Raises:
-            SettingsError: max_length leaves no room for words.
+            SettingsError: max_length leaves no room for words, or stride is too large for it.
         """
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()
@@ -75,8 +75,8 @@ class WindowSplitter:
         room = self.max_length - len(special)
         if room < 1 or self.stride >= room:
             raise SettingsError(
-                f"data.max_length = {self.max_length} leaves {room} sub-words beside {len(special)} special tokens; "
-                f"data.stride = {self.stride} must be less"
+                f"data.max_length = {self.max_length} leaves {room} sub-words after {len(special)} special tokens; "
+                f"data.stride = {self.stride} must be less than {room}"
             )
         found = []
         for index, document in enumerate(documents):
@@ -91,7 +91,7 @@ class WindowSplitter:
         return found
 
     def _cut(self, index: int, document: Document, tags: list[tuple[int, int]] | None, room: int) -> list[Window]:
-        """Windows of one document. `tags` are label ids: of a word's first sub-word and of its later ones."""
+        """Windows of one document. `tags`: per word, the label ids of its first and of its later sub-words."""
         prefix, pieces, suffix = self._pieces(document.words)
         pieces = [piece[:room] for piece in pieces]
         word_boxes = document.segment_boxes() if self.box_level == "segment" else document.boxes
@@ -113,10 +113,10 @@ class WindowSplitter:
             )
 
         def context(word: int, span: tuple[int, int]) -> int:
-            """Tokens on the poorer side of a word within a window."""
+            """Context of a word in a window: tokens before it or after it, whichever are fewer."""
             return min(starts[word] - starts[span[0]], starts[span[1]] - starts[word] - 1)
 
-        owner: dict[int, int] = {}  # word -> number of the window that answers for it
+        owner: dict[int, int] = {}  # word -> number of the window that owns it
         for number, span in enumerate(spans):
             for word in range(*span):
                 if word not in owner or context(word, span) > context(word, spans[owner[word]]):
@@ -138,13 +138,13 @@ class WindowSplitter:
             input_ids.extend(suffix)
             boxes.extend([self.special_boxes[1]] * len(suffix))
             label_ids.extend([IGNORED] * len(suffix))
-            if owned_words:  # a window may hold nothing but words that its neighbours show with more context
+            if owned_words:  # skip a window whose words are all owned by its neighbours
                 windows.append(Window(index, input_ids, boxes, label_ids, owned_words, document.image))
         return windows
 
     def _pieces(self, words: Sequence[str]) -> tuple[list[int], list[list[int]], list[int]]:
-        """Special tokens before, sub-words of each word (never none), special tokens after."""
-        # The Rust tokenizer itself: the wrappers of the layout families want boxes, and each its own way.
+        """Special tokens before, sub-words of each word (at least one), special tokens after."""
+        # Call the Rust tokenizer directly: the wrappers of the layout families require boxes, each in its own way.
         encoding = self.tokenizer.backend_tokenizer.encode(list(words), is_pretokenized=True)
         ids, word_ids = encoding.ids, encoding.word_ids
         unknown = self.tokenizer.unk_token_id
@@ -153,10 +153,10 @@ class WindowSplitter:
         pieces: list[list[int]] = [[] for _ in words]
         for token, word in zip(ids, word_ids, strict=True):
             if word is not None:
-                # "[SEP]" or "</s>" printed on a page is text, and must not pass for the end of it. A token that
-                # somebody has added, special or not, such as "<num>" for any number, is what the page says.
+                # "[SEP]" or "</s>" printed on a page is text, so map it to the unknown token. Tokens that a user has
+                # added, special or not, such as "<num>", are kept.
                 pieces[word].append(unknown if token in structural else token)
-        # A word of characters that the tokenizer drops would have no token, and so no label.
+        # Give one token to a word whose characters the tokenizer drops, so that it still gets a label.
         pieces = [piece or [unknown] for piece in pieces]
         inner = [place for place, word in enumerate(word_ids) if word is not None] or [len(ids) // 2]
         prefix = ids[: inner[0]]

@@ -1,1 +1,1 @@
-"""`layoutner demo`: synthetic forms and a small model from scratch, through the whole toolkit, without a download."""
+"""`layoutner demo`: run the whole toolkit on synthetic forms with a small untrained model, without a download."""

@@ -1,4 +1,4 @@
-"""A small tokenizer and an untrained small network, as a checkpoint folder."""
+"""A pretrained-model folder with a small tokenizer and a small untrained network."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 
 
 def make_checkpoint(folder: Path, forms: Path, family: str, seed: int, positions: int = 256) -> None:
-    """Write an untrained "layoutlm" or "bert" of `positions` tokens whose tokenizer is learnt from the forms' words."""
+    """Write an untrained "layoutlm" or "bert" for `positions` tokens, and a tokenizer trained on the forms' words."""
     words = [
         word["text"]
         for file in sorted(forms.glob("training_data/annotations/*.json"))

@@ -1,8 +1,8 @@
 """Synthetic delivery notes in FUNSD's folder layout.
 
-Sender and receiver are names from one list, order date and due date are dates, quantity and price are
-numbers: only their place on the page tells them apart. The words of a page are shuffled by entity, as an OCR
-engine's order may be, so the order of reading gives nothing away either.
+Sender and receiver are names from one list, order date and due date are dates, quantity and price are numbers: only
+their position on the page tells them apart. The entities of a page are shuffled, as the output of an OCR engine may be,
+so the word order gives no hint either.
 """
 
 import json
@@ -75,7 +75,7 @@ def _write_form(folder: Path, name: str, rng: random.Random) -> None:
 
 
 def _layout(width: int, height: int, rng: random.Random) -> list[Entity]:
-    """Entities of one form. All words of an entity start at its place and run on to the right."""
+    """Entities of one form. All words of an entity have the entity's (x, y); `_write_form` sets them side by side."""
 
     def at(x: float, y: float) -> tuple[int, int]:
         return int((x + rng.uniform(-0.02, 0.02)) * width), int((y + rng.uniform(-0.01, 0.01)) * height)
@@ -85,7 +85,7 @@ def _layout(width: int, height: int, rng: random.Random) -> list[Entity]:
         return label, [(word, left, top) for word in text.split()]
 
     entities = [entity("other", rng.choice(TITLES), rng.choice((0.08, 0.4)), 0.04)]
-    # Two layouts: parties side by side and dates below them, or parties one above the other and dates beside.
+    # Two layouts: parties side by side with the dates below, or parties stacked with the dates to the right.
     if rng.random() < 0.5:
         places = {
             "sender": (0.08, 0.14),

@@ -1,4 +1,4 @@
-"""The demo from end to end: forms, checkpoint, training through the deepspeed launcher, prediction, drawing."""
+"""The demo, end to end: forms, untrained model, training with the deepspeed launcher, prediction, drawing."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from layoutner.inference.predict import predict
 from layoutner.settings.tree import Settings
 from layoutner.training.folder import EXPORT_FOLDER, LOCK_FILE, SCORES_FILE, lock
 
-MARK = "demo.json"  # says that a folder is a demo's, and may be replaced by the next one
+MARK = "demo.json"  # marks a folder made by the demo, which the next demo may replace
 
 
 def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
@@ -28,22 +28,22 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
 
     Args:
         settings: the recipe "demo" with the user's overrides.
-        overrides: the same overrides as text, to hand on to `layoutner train`.
+        overrides: the same overrides as text, to pass to `layoutner train`.
 
     Raises:
-        LayoutnerError: settings that the demo does not take, a folder that holds something else, or training failed.
+        LayoutnerError: a setting is not allowed in the demo, the folder contains other files, or training failed.
     """
     made = {"model": ("name_or_path",), "data": ("format", "train", "test", "labels")}
     given = [f"{s}.{key}" for s, keys in made.items() for key in keys if key in overrides.get(s, {})]
     if given or settings.model.family not in (None, "layoutlm", "bert"):
         what = ", ".join(given) or f"model.family = {settings.model.family}"
         raise SettingsError(
-            f"{what}: the demo makes its own forms and its own layoutlm or bert; `layoutner train` takes yours"
+            f"{what}: the demo makes its own forms and its own layoutlm or bert; use `layoutner train` for yours"
         )
     folder = settings.run.output_dir
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).is_file():
-            raise CheckpointError(f"run.output_dir = {folder}: holds something that is not a demo; give another folder")
+            raise CheckpointError(f"run.output_dir = {folder}: holds files not made by a demo; give another folder")
         if (folder / LOCK_FILE).exists():
             lock(folder).release()  # refused while another demo trains there
         shutil.rmtree(folder)
@@ -82,7 +82,7 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
     )
     done = subprocess.run([*command, *arguments], check=False)
     if done.returncode:
-        raise LayoutnerError(f"training ended with exit code {done.returncode}; its messages stand above")
+        raise LayoutnerError(f"training ended with exit code {done.returncode}; see its messages above")
 
     ranks = Ranks.join(device=settings.run.device)
     labeller = Labeller(folder / EXPORT_FOLDER, ranks)

@@ -1,1 +1,1 @@
-"""Ranks and what they tell each other."""
+"""The ranks of a run: collectives, watchdog and preemption."""

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: noted when they come, acted on by all ranks together at the end of a step."""
+"""Signals that ask a run to stop. They are recorded on arrival; all ranks act on them together after the step."""
 
 import os
 import signal
@@ -6,15 +6,15 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-# What batch systems send before they kill, and what Ctrl-C sends.
+# Signals that batch systems send before they kill a job, and that of Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
-# Launchers pass a signal on, some of them twice: what comes within this many seconds is the same request.
+# Launchers forward a signal, some of them twice. Signals within this many seconds count as one request.
 SAME_REQUEST_S = 3.0
 
 
 class PreemptionGuard:
-    """Whether this process was asked to end. Only the main thread can find out: Python hands signals to no other."""
+    """Records whether this process was asked to stop. Does nothing outside the main thread, where signals arrive."""
 
     def __init__(self) -> None:
         self.signal = 0  # number of the first signal; 0 = none came
@@ -30,7 +30,7 @@ class PreemptionGuard:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for number, handler in self._before.items():
-            # None: it was not Python's, and Python cannot put it back.
+            # None: the handler was not installed from Python, and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, _: FrameType | None) -> None:

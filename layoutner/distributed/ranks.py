@@ -1,4 +1,4 @@
-"""The processes of a run, and the few things they tell each other."""
+"""The ranks of a run and their collective operations."""
 
 import os
 import pickle
@@ -23,31 +23,31 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 
-# How long a rank that fails waits for another to fail alike. Rank 0 less than the watchdog's GRACE, after which ranks
-# that do not fail say that they have lost it: it has said itself why it ends. The others longer than that.
-FAILS_WITHIN_S = {True: 4.0, False: 10.0}  # by whether it is rank 0
-REPORTS_WITHIN_S = 60.0  # and then for it to report its failure
+# How long a failed rank waits for other ranks to fail too. Rank 0 waits less than the watchdog's GRACE, after which the
+# healthy ranks report rank 0 as lost: it has already reported its error itself. The other ranks wait longer than GRACE.
+FAILS_WITHIN_S = {True: 4.0, False: 10.0}  # key: whether this is rank 0
+REPORTS_WITHIN_S = 60.0  # upper limit of the whole wait, including that for failed ranks to report
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the ranks of the run.
+    """This process as one rank of the run.
 
-    Every method but `is_rank_zero`, `device_name` and `activity` is a collective: all ranks call it. As a context it
-    leaves the process group if all went well, and otherwise tells the others why this rank ends; an exception that says
-    that another rank is gone becomes `RanksDisagree`.
+    Every method except `is_rank_zero`, `device_name`, `activity` and `part` is a collective: all ranks must call it. As
+    a context manager it leaves the process group on success, and otherwise tells the other ranks why this rank ends. An
+    exception that means that another rank is gone becomes `RanksDisagree`.
     """
 
     rank: int
     size: int
     device: torch.device
-    store: Any = None  # the ranks' key-value store; None for a process that is alone
-    watchdog: Watchdog | None = None  # None for a process that is alone, and where it is off
-    owns_group: bool = False  # whether `join` has made torch's process group, which `close` then destroys
+    store: Any = None  # the TCPStore of the ranks; None for a single process
+    watchdog: Watchdog | None = None  # None for a single process, or if it is off
+    owns_group: bool = False  # whether `join` created torch's process group, which `close` then destroys
 
     @classmethod
     def alone(cls, device: DeviceName = "auto") -> "Ranks":
-        """One process by itself, for what needs no DeepSpeed: no process group, no change of the environment.
+        """A single process without DeepSpeed: no process group, and the environment is not changed.
 
         Raises:
             SettingsError: device = cuda without a CUDA device.
@@ -57,19 +57,19 @@ class Ranks:
 
     @classmethod
     def join(cls, rank_timeout: float = 0.0, device: DeviceName = "auto") -> "Ranks":
-        """Join the process group that the launcher described in the environment; alone without a launcher.
+        """Join the process group that the launcher describes in the environment; without a launcher, a group of one.
 
         `deepspeed`, torchrun and srun wrappers set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
         Args:
-            rank_timeout: seconds after which a rank that does not answer, or that the others wait for, ends the
-                job; 0 = never.
-            device: what to compute on. DeepSpeed looks for it in the environment when it is imported, so this comes
-                first.
+            rank_timeout: seconds until the job ends because a rank does not answer or keeps the others waiting; 0 =
+                never.
+            device: device to compute on. DeepSpeed reads it from the environment at import, so call this before
+                importing DeepSpeed.
 
         Raises:
             SettingsError: device = cuda without a CUDA device, or fewer devices than processes.
-            RanksDisagree: a rank did not join in time, or the place where they meet cannot be reached.
+            RanksDisagree: a rank did not join in time, or the rendezvous address cannot be reached.
         """
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -85,7 +85,7 @@ class Ranks:
         if owns_group:
             backend = "nccl" if on_gpu else "gloo"
             if size == 1:
-                # No port is opened for a process that is alone. DeepSpeed still asks for these names.
+                # A single process opens no port, but DeepSpeed still requires these variables.
                 for name, value in (
                     ("RANK", 0),
                     ("LOCAL_RANK", 0),
@@ -102,7 +102,7 @@ class Ranks:
                     watchdog = Watchdog(store, rank, size, rank_timeout) if rank_timeout else None
                     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
                     if watchdog is not None:
-                        # Ranks need not start at once: nobody is missed before all have been there.
+                        # Ranks may start at different times: watch them only after all of them have arrived.
                         store.wait([f"layoutner/beat/{other}" for other in range(size)], TIMEOUT)
                 except distributed.DistError as error:
                     raise RanksDisagree(f"the {size} ranks could not join: {first_line(error)}") from error
@@ -119,7 +119,7 @@ class Ranks:
             self.close()
             return
         if self.size == 1:
-            self.close()  # nobody else is in it
+            self.close()  # no other rank to tell
         if self.store is not None:
             with suppress(RuntimeError):  # the store is gone: nobody to tell
                 self.store.set(f"layoutner/fails/{self.rank}", "")
@@ -131,17 +131,17 @@ class Ranks:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is rank 0, which alone writes and prints."""
+        """Whether this is rank 0, the only rank that writes and prints."""
         return self.rank == 0
 
     @property
     def device_name(self) -> str:
-        """What this rank computes on."""
+        """Name of the device that this rank computes on."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     @contextmanager
     def activity(self, kind: Kind, what: str) -> Iterator[None]:
-        """Tell the other ranks what this one does: see `Kind`; `what` goes on from "rank 1 has been"."""
+        """Tell the other ranks what this rank does inside the block. `kind`: see `Kind`; `what`: such as "saving"."""
         if self.watchdog is None:
             yield
             return
@@ -150,13 +150,13 @@ class Ranks:
         try:
             yield
         finally:
-            self.watchdog.state = (before[0], before[1])  # a new one, begun now
+            self.watchdog.state = (before[0], before[1])  # a new tuple, so that its time starts at 0
 
     def close(self) -> None:
-        """Leave the process group, once everything is done. Not called after an exception: others may be gone.
+        """Leave the process group after all work is done. Do not call it after an exception: other ranks may be gone.
 
-        All ranks leave together: none closes its connections while another may still read from them, and rank 0,
-        which may serve the store, is the last to need it.
+        All ranks leave together: no rank closes its connections while another may still read from them. Rank 0, which
+        may host the store, leaves last.
         """
         if self.store is not None:
             ranks = range(self.size)
@@ -174,14 +174,14 @@ class Ranks:
             distributed.destroy_process_group()
 
     def part(self) -> None:
-        """After an error that this rank has reported: stay until those that fail alike have reported it too.
+        """After this rank has reported an error, wait until the other failed ranks have reported theirs.
 
-        Launchers end all ranks when the first has ended, and rank 0 has the whole message. So the others stay until
-        it has said it; and rank 0, which may serve the store, until the others have, or have read why it ends. A rank
-        that is not known to fail is waited for `FAILS_WITHIN_S`, one that is dead no longer than that.
+        Launchers kill all ranks when the first one exits, and only rank 0 prints the whole message. So the other ranks
+        wait until rank 0 has reported. Rank 0, which may host the store, waits until the others have reported or have
+        read why it ends. A rank that has not announced a failure, such as a dead one, is waited for `FAILS_WITHIN_S`.
         """
         if self.store is not None:
-            # In a thread: the process that serves the store may be frozen.
+            # In a thread, because the process that hosts the store may be frozen.
             waiting = threading.Thread(target=self._wait_for_reports, daemon=True)
             waiting.start()
             waiting.join(REPORTS_WITHIN_S)
@@ -189,7 +189,7 @@ class Ranks:
     def _wait_for_reports(self) -> None:
         others = [rank for rank in range(self.size) if rank != self.rank] if self.is_rank_zero else [0]
         begun = time.monotonic()
-        with suppress(RuntimeError):  # the store is gone, and with it who served it
+        with suppress(RuntimeError):  # the store is gone, and so is the process that hosted it
             self.store.set(f"layoutner/reported/{self.rank}", "")
             while silent := [rank for rank in others if not self.store.check([f"layoutner/reported/{rank}"])]:
                 fails = all(self.store.check([f"layoutner/fails/{rank}"]) for rank in silent)
@@ -198,11 +198,11 @@ class Ranks:
                 time.sleep(0.05)
 
     def all_reduce_sum(self, value: float) -> float:
-        """Sum of a number over all ranks, in fp64, the same on every rank."""
+        """Sum of a number over all ranks, computed in fp64; the same on every rank."""
         return self._reduce(value, distributed.ReduceOp.SUM)
 
     def all_reduce_max(self, value: float) -> float:
-        """Largest of a number over all ranks."""
+        """Maximum of a number over all ranks."""
         return self._reduce(value, distributed.ReduceOp.MAX)
 
     def _reduce(self, value: float, operation: Any) -> float:
@@ -214,7 +214,7 @@ class Ranks:
         return float(tensor)
 
     def broadcast_tensor(self, tensor: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
-        """Rank 0's tensor, in fp32 on every rank's device."""
+        """Rank 0's tensor, as fp32 on the device of every rank."""
         shared = torch.empty(shape, dtype=torch.float32, device=self.device)
         if tensor is not None:
             shared.copy_(tensor)
@@ -250,10 +250,11 @@ class Ranks:
         return box[0]
 
     def run_on_rank_zero(self, work: Callable[[], Any]) -> Any:
-        """Do `work` on rank 0 and give its result to every rank; its exception is raised on every rank.
+        """Run `work` on rank 0 and return its result on every rank. If it raises, every rank raises.
 
         Raises:
-            Exception: elsewhere, what rank 0 raised, or its name and text where it cannot be sent.
+            Exception: the exception of rank 0. On other ranks, an Exception with its name and text if it cannot be
+                pickled.
         """
         result: Any = None
         failure: Exception | None = None
@@ -261,25 +262,25 @@ class Ranks:
             try:
                 with self.activity("main", "working while the others wait"):
                     result = work()
-            except Exception as error:  # handed on below, to all ranks alike
+            except Exception as error:  # raised below, on all ranks
                 failure = error
         result, found = self.broadcast_object((result, _portable(failure)))
         if found is not None:
-            raise found if failure is None else failure  # rank 0's own knows where it was raised
+            raise found if failure is None else failure  # on rank 0 the original, which has the traceback
         return result
 
     def run_on_all_ranks(self, work: Callable[[], T]) -> T:
-        """Do `work` on every rank; where it fails on any, the first failure is raised on all of them.
+        """Run `work` on every rank and return its result. If it raises on any rank, every rank raises.
 
         Raises:
-            Exception: on the other ranks, what the lowest rank that failed raised, or its name and text where it cannot
-                be sent. A LayoutnerError says which rank it is of, unless rank 0.
+            Exception: the exception of the lowest rank that failed. On other ranks, an Exception with its name and text
+                if it cannot be pickled. The message of a LayoutnerError names the rank, unless it is rank 0.
         """
         result: T | None = None
         failure: Exception | None = None
         try:
             result = work()
-        except Exception as error:  # handed on below, to all ranks alike
+        except Exception as error:  # raised below, on all ranks
             failure = error
         for rank, found in enumerate(self.all_gather_object(_portable(failure))):
             if found is not None:
@@ -289,21 +290,21 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def peak_memory_gib(self) -> float:
-        """Largest peak memory of any rank, in GiB: of the allocator on a GPU, of the process on a CPU."""
+        """Peak memory of the rank that used the most, in GiB: allocated GPU memory, or on a CPU process memory."""
         on_gpu = self.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else peak_memory_bytes()
         return self.all_reduce_max(peak / 2**30)
 
 
 def _portable(failure: Exception | None) -> Exception | None:
-    """An exception as other ranks can read it: itself, or its name and text where pickling fails or changes it."""
+    """The exception itself if it survives pickling, else an Exception with its name and text."""
     try:
         copy = pickle.loads(pickle.dumps(failure))
         if type(copy) is type(failure) and str(copy) == str(failure):
             return failure
-    except Exception:  # whatever a class of somebody else's raises when it is made without its arguments
+    except Exception:  # a third-party exception class may raise anything when it is unpickled without its arguments
         pass
-    # No RuntimeError, whose text might read as if the connection to another rank had broken.
+    # Not a RuntimeError: `connection_broke` might take its text for a broken connection.
     return Exception(f"{type(failure).__name__}: {failure}")
 
 
@@ -322,20 +323,20 @@ def _has_gpu(device: DeviceName, local_rank: int) -> bool:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         where = "" if hidden is None else f" with CUDA_VISIBLE_DEVICES = {hidden!r}"
         raise SettingsError(
-            f"device = cuda: torch {torch.__version__} sees no CUDA device{where}; device = cpu does without, and auto "
-            "takes what there is"
+            f"device = cuda: torch {torch.__version__} sees no CUDA device{where}; use device = cpu to run without "
+            "one, or device = auto to use a GPU only if there is one"
         )
     if local_rank >= there:
         raise SettingsError(
-            f"device = {device}: {there} CUDA device(s) here, at least {local_rank + 1} processes: start one a device"
+            f"device = {device}: {there} CUDA device(s) for at least {local_rank + 1} processes: start one per device"
         )
     return True
 
 
 def _tell_deepspeed(device: DeviceName) -> None:
-    """Set the variables by which DeepSpeed finds its device."""
+    """Set the environment variables that select DeepSpeed's device."""
     if device == "cpu":
-        # Nothing that runs in this process from here on looks for a GPU, or finds one.
+        # Hide all GPUs from everything that runs in this process from here on.
         os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
     elif device == "cuda":
         os.environ["DS_ACCELERATOR"] = "cuda"

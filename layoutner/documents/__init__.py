@@ -1,1 +1,1 @@
-"""The documents of a run: checked, parted into splits, searched for duplicates."""
+"""The documents of a run: checks, splits and duplicates."""

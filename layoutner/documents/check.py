@@ -1,4 +1,4 @@
-"""What a path holds and what is wrong with it, page by page and as a whole, before anybody trains on it."""
+"""`layoutner data check`: count the documents of a path and list their problems, per page and as a whole."""
 
 import json
 from collections import Counter
@@ -18,21 +18,21 @@ from layoutner.pages.page import Page, Problem, ReadStats
 from layoutner.readers import ROLES, read_pages
 from layoutner.settings.data import DataSettings
 
-SHOWN = 10  # problems of one kind that are printed, the rest is counted
+SHOWN = 10  # number of problems of one kind that are printed; the rest is only counted
 CountWindows = Callable[[Sequence[Document]], tuple[int, int]]
 
-WHOLE = "all"  # role of a path that holds no splits
+WHOLE = "all"  # role of a path without splits
 
 
 @dataclass
 class Split:
-    """What one role of a path holds."""
+    """The documents of one role, with their problems and counts."""
 
     documents: list[Document] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)  # what messages call them
+    sources: list[str] = field(default_factory=list)  # names of the documents in messages
     problems: list[Problem] = field(default_factory=list)
     stats: ReadStats = field(default_factory=ReadStats)
-    unusable: int = 0  # pages that are no document, because they cannot be read or hold what stops a run
+    unusable: int = 0  # pages that cannot be read or have a fatal problem
     windows: int | None = None  # None without a tokenizer
     tokens: int | None = None  # special tokens included
 
@@ -43,11 +43,11 @@ class Split:
 
     @property
     def entities(self) -> Counter[str]:
-        """Type -> number, as training reads the tags."""
+        """Type -> number of entities, as training reads the tags."""
         return Counter(span.type for document in self.documents for span in to_spans(document.tags or ()))
 
     def counts(self) -> dict[str, int | None]:
-        """The numbers of its row."""
+        """The numbers of this split's row in the table."""
         return {
             "documents": len(self.documents),
             "unusable": self.unusable,
@@ -60,7 +60,7 @@ class Split:
 
 
 class Twin(NamedTuple):
-    """Two pages that are the same or nearly."""
+    """Two identical or near-identical pages."""
 
     role: str
     source: str
@@ -75,7 +75,7 @@ class Twin(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """Everything there is to say about a path."""
+    """The result of `check` for a path."""
 
     path: Path
     format: str
@@ -90,7 +90,7 @@ class Report:
         return sum(split.fatal for split in self.splits.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs; nothing is left out."""
+        """The complete report, for programs."""
         return {
             "path": str(self.path),
             "format": self.format,
@@ -112,14 +112,14 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as text; half characters, which a broken page may hold, as escapes."""
+        """`to_dict` as JSON in ASCII; lone surrogates, which a damaged page may contain, are escaped."""
         return json.dumps(self.to_dict(), indent=2)
 
     def to_text(self, everything: bool = False) -> str:
-        """For people.
+        """The report as text, for people.
 
         Args:
-            everything: print every problem, not the first of each kind.
+            everything: print all problems, not only the first `SHOWN` of each kind.
         """
         lines = [f"{self.path}: {self.format}", *self._table(), *self._entities()]
         for role, split in self.splits.items():
@@ -133,7 +133,7 @@ class Report:
             lines += _first(found, everything)
         if self.twins:
             across = sum(twin.role != twin.other_role for twin in self.twins)
-            lines.append(f"note: pages that are there twice: {len(self.twins)} pair(s), {across} across splits")
+            lines.append(f"note: duplicate pages: {len(self.twins)} pair(s), {across} across splits")
             across_first = sorted(self.twins, key=lambda twin: twin.role == twin.other_role)
             lines += _first([str(twin) for twin in across_first], everything)
         if self.parted:
@@ -176,15 +176,15 @@ def _first(lines: list[str], everything: bool) -> list[str]:
 
 
 def check(settings: DataSettings, path: Path, role: str | None, count: CountWindows | None) -> Report:
-    """Read a path and gather what is wrong with it.
+    """Read a path and collect all problems.
 
     Args:
-        settings: format, invalid_boxes and, to hold the tags against, labels.
-        role: the one split to read; None for every one there is.
-        count: gives the numbers of windows and of tokens that documents are cut into.
+        settings: how to read the path, such as format and invalid_boxes; the tags are compared with `labels`.
+        role: the only split to read; None = all splits.
+        count: returns the numbers of windows and tokens of documents; None = do not count them.
 
     Raises:
-        DataError: no such path, nothing there that the format knows, or no list of labels under its name.
+        DataError: the path does not exist, contains nothing in this format, or the labels file cannot be read.
     """
     if settings.format != "hub" and not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -204,19 +204,19 @@ def check(settings: DataSettings, path: Path, role: str | None, count: CountWind
         Twin(*everything[one][:2], *everything[other][:2], identical)
         for one, other, identical in find_pairs([document for _, _, document in everything])
     ]
-    # Split by split: train-1 and test-1 are no pages of two documents.
+    # Per split: train-1 and test-1 are not pages of the same document.
     found = [*(name_note(split.documents) for split in splits.values()), type_note(_entities(splits))]
     notes = list(dict.fromkeys(note for note in found if note is not None))
     return Report(path, settings.format, splits, twins, _parted(splits), notes)
 
 
 def _entities(splits: dict[str, Split]) -> Counter[str]:
-    """Type -> entities in all splits."""
+    """Type -> number of entities in all splits."""
     return sum((split.entities for split in splits.values()), Counter())
 
 
 def _parted(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
-    """Group -> role -> pages, of the groups that have pages in several splits."""
+    """Group -> role -> number of pages, for groups with pages in several splits."""
     pages: dict[str, dict[str, int]] = {}
     for role, split in splits.items():
         for document in split.documents:
@@ -245,21 +245,21 @@ def _read_all(settings: DataSettings, path: Path) -> dict[str, Split]:
         raise failures[0] if failures else DataError(f"{path}: holds no document")
     first, *others = splits.values()
     if others and all((split.sources, split.documents) == (first.sources, first.documents) for split in others):
-        return {WHOLE: first}  # a folder of pages without splits is read whole in every role
+        return {WHOLE: first}  # a folder without splits gives all its pages in every role
     return splits
 
 
 def _read(settings: DataSettings, path: Path, role: str) -> Split:
-    """One split.
+    """Read one split.
 
     Raises:
-        DataError: there is nothing to read; what breaks off behind the first page is a problem of the split instead.
+        DataError: nothing can be read. An error after the first page is a problem of the split instead.
     """
     split = Split()
     checker = PageChecker(settings, split.stats)
     for page in _pages(settings, path, role, split):
         if isinstance(page, Problem) and not page.fatal:
-            split.problems.append(page)  # a note of the split, and no page
+            split.problems.append(page)  # a note about the split, not a page
             continue
         document, problems = checker.check(page)
         split.problems += problems
@@ -283,7 +283,7 @@ def _pages(settings: DataSettings, path: Path, role: str, split: Split) -> Itera
 
 
 def _types(settings: DataSettings, path: Path, splits: dict[str, Split]) -> Iterable[str] | None:
-    """The entity types there may be: those of the list of labels, else those of the training documents."""
+    """The known entity types: those of the labels file, else of the training documents; None if there are neither."""
     file = labels_file(settings, path)
     if file is not None:
         return read_labels(file, settings.scheme).types

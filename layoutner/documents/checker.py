@@ -1,4 +1,4 @@
-"""Pages become documents, as the settings say; what only all pages of a split show together is found here too."""
+"""Turn pages into documents as [data] says, and find the problems that only show over all pages of a split."""
 
 import re
 from dataclasses import replace
@@ -11,22 +11,22 @@ from layoutner.settings.data import DataSettings
 
 
 class PageChecker:
-    """Checks the pages of one split, one after the other. Memory does not grow with their number."""
+    """Checks the pages of one split, one at a time, in constant memory."""
 
     def __init__(self, settings: DataSettings, stats: ReadStats) -> None:
-        """`stats` counts what data.invalid_boxes repairs."""
+        """`stats` counts the repairs of data.invalid_boxes."""
         self._settings, self._stats = settings, stats
         self._ignored = {kind.casefold() for kind in settings.ignore_types}
         self._reach = {unit: Reach(unit) for unit in OTHER}
         self._pages = 0  # with words
-        self._without_layout = 0  # of these, the ones whose boxes are all [0, 0, 0, 0]
+        self._without_layout = 0  # of these, pages whose boxes are all [0, 0, 0, 0]
         self._grouped = 0  # pages whose name data.group_by matches
-        self._ungrouped: str | None = None  # the first name that it does not match
+        self._ungrouped: str | None = None  # first page name that data.group_by does not match
 
     def check(self, page: Page | Problem) -> tuple[Document | None, list[Problem]]:
-        """What a reader yields, as a document (None where a problem stops a run) and its problems.
+        """Convert what a reader yields to a document (None if a problem is fatal) and its problems.
 
-        Box unit and format, group and ignored types are those of the settings; see `to_document` for the rest.
+        Box unit, box format, groups and ignored types follow the settings; see `to_document` for the rest.
         """
         if isinstance(page, Problem):
             return None, [page]
@@ -38,7 +38,7 @@ class PageChecker:
             self._count(page, boxes)
         document, problems = to_document(page, self._settings.invalid_boxes, self._stats)
         if document is not None and self._settings.box_level == "segment" and document.segments is None:
-            what = "data.box_level = segment needs lines or fields, and this page has none; take word"
+            what = "data.box_level = segment needs lines or fields, but this page has none; use data.box_level = word"
             return None, [*problems, Problem(page.source, "no segments", what)]
         if document is not None and document.tags is not None and self._ignored:
             tags = [self._tag(tag) for tag in document.tags]
@@ -46,7 +46,7 @@ class PageChecker:
         return document, problems
 
     def finish(self, path: Path) -> list[Problem]:
-        """What the pages that were checked show together: of the split, not of one page."""
+        """Problems of the whole split, found over all checked pages."""
         found = []
         for reach in self._reach.values():
             if (suspicion := reach.suspicion()) and self._settings.box_unit is None:
@@ -58,14 +58,14 @@ class PageChecker:
         if self._ungrouped is not None:
             what = f"data.group_by = {self._settings.group_by} does not match the page name {self._ungrouped!r}"
             if not self._grouped:
-                found.append(Problem(str(path), "no groups", f"{what}, nor any other"))
+                found.append(Problem(str(path), "no groups", f"{what} or any other page name"))
             else:
-                what = f"{what}, whose page is a document of its own; it matches {self._grouped} others"
+                what = f"{what}, so that page counts as a document of its own; it matches {self._grouped} other names"
                 found.append(Problem(str(path), "pages without a group", what, fatal=False))
         return found
 
     def _as_set(self, page: Page) -> Page:
-        """The page with what the settings say of it in place of what its file says."""
+        """The page with box unit and format overridden by the settings, and its group set by data.group_by."""
         settings = self._settings
         group = page.group
         if group is None and settings.group_by is not None and isinstance(page.name, str):
@@ -79,7 +79,7 @@ class PageChecker:
         return replace(page, unit=unit, box_format=format, group=group)
 
     def _suspect(self, page: Page, boxes: list[RawBox]) -> str | None:
-        # What the settings say is meant, and not put in question.
+        # Do not question a unit or format that the user has set.
         sure_of = [key for key in ("unit", "format") if getattr(self._settings, f"box_{key}") is not None]
         return suspect(boxes, Reading(page.unit, page.box_format), page.page_size, sure_of)
 

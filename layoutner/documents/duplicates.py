@@ -1,8 +1,8 @@
-"""Pages that are there twice: the same image, the same words, or the same page read a second time.
+"""Find duplicate pages: the same image, the same words, or a second scan or OCR of the same page.
 
-A form filled in once and scanned twice differs in the OCR engine's commas and cuts between words, hardly in its
-numbers; two receipts of one shop differ in date, receipt number and total, and in little else. So numbers decide where
-a page has enough of them, and text alone where it has not.
+Two scans of one form differ in punctuation and word boundaries from OCR, but hardly in their numbers. Two receipts of
+one shop differ in date, receipt number and total, but hardly in their text. So pages with enough numbers are compared
+by numbers, other pages by text only.
 """
 
 import hashlib
@@ -14,18 +14,20 @@ from typing import NamedTuple
 
 from layoutner.pages.document import Document
 
-GRAM = 3  # word pieces a gram
-SAME_TEXT = 0.9  # Jaccard of the grams from which on text alone says near-identical
-SAME_NUMBERS = 0.95  # Jaccard of the numbers from which on they say it, where ...
-ALIKE_TEXT = 0.5  # ... the grams reach this, and ...
-NUMBERS = 10  # ... both pages have this many numbers
-FEW_PIECES = 10  # a page of fewer word pieces is the same only where all its words and boxes are
+GRAM = 3  # word pieces per n-gram
+# Near-identical: Jaccard similarity of the n-grams >= SAME_TEXT; or, if both pages have NUMBERS numbers or more,
+# Jaccard similarity of the numbers >= SAME_NUMBERS and of the n-grams >= ALIKE_TEXT.
+SAME_TEXT = 0.9
+SAME_NUMBERS = 0.95
+ALIKE_TEXT = 0.5
+NUMBERS = 10
+FEW_PIECES = 10  # pages with fewer word pieces are never near-identical, only identical
 _PIECE = re.compile(r"\d+|[^\W\d_]+")
-COMMON = 100  # a gram of more pages than this leads from each of them to the one before it alone
+COMMON = 100  # above this number of pages with one n-gram, compare a page only with the previous page that has it
 
 
 class Pair(NamedTuple):
-    """Two pages, by their index, the smaller first."""
+    """Indices of two pages, the smaller one first."""
 
     one: int
     other: int
@@ -33,26 +35,26 @@ class Pair(NamedTuple):
 
 
 def page_digest(document: Document) -> str:
-    """16 hexadecimal digits that tell a page from others by its words and boxes, whatever it is called."""
+    """Hash of a page's words and boxes, 16 hexadecimal digits. It does not depend on the page's name."""
     content = json.dumps([document.words, document.boxes]).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def find_pairs(documents: Sequence[Document]) -> list[Pair]:
-    """Pairs of identical and near-identical pages, in order; pages without words are left out.
+    """Pairs of identical and near-identical pages, sorted. Pages without words are skipped.
 
-    Of many copies of one page, each is paired with the first. Time and memory grow with the number of words and of
-    pages that look alike, not with the square of the number of pages.
+    Each copy of a page is paired with the first copy. Time and memory grow with the number of words and of similar
+    pages, not with the square of the number of pages.
     """
     same_words = set(_same_words(documents))
     copies = same_words | set(_same_image(documents))
-    # A page with the words of an earlier one is as near to others as that one is.
+    # A page with the same words as an earlier page has the same neighbours, so skip it.
     near = set(_near(documents, {other for _, other in same_words})) - copies
     return sorted([Pair(*pair, identical) for found, identical in ((copies, True), (near, False)) for pair in found])
 
 
 def join(pairs: Sequence[Pair], count: int) -> list[list[int]]:
-    """Groups of `count` pages that pairs hold together, if only through other pages; a page alone is not listed."""
+    """Connected components of `count` pages under the pairs, without those of a single page."""
     root = list(range(count))
 
     def top(index: int) -> int:
@@ -78,7 +80,7 @@ def _same_words(documents: Sequence[Document]) -> Iterator[tuple[int, int]]:
 
 
 def _same_image(documents: Sequence[Document]) -> Iterator[tuple[int, int]]:
-    """Pages of the same frame of the same bytes."""
+    """Pairs of pages whose image is the same frame of files with the same bytes."""
     by_size: dict[tuple[int, int | None], list[int]] = defaultdict(list)
     for index, document in enumerate(documents):
         if document.words and document.image is not None and document.image.path.is_file():
@@ -97,22 +99,23 @@ def _same_image(documents: Sequence[Document]) -> Iterator[tuple[int, int]]:
 
 
 def _near(documents: Sequence[Document], without: set[int]) -> Iterator[tuple[int, int]]:
-    """Pairs of pages whose text and numbers are near."""
-    grams: dict[int, list[int]] = {}  # page -> its grams
-    known: dict[int, int] = {}  # hash of a gram -> its number, the same in every process
+    """Pairs of near-identical pages, without the pages in `without`."""
+    grams: dict[int, list[int]] = {}  # page -> its n-grams
+    known: dict[int, int] = {}  # hash of an n-gram -> its number, which is the same in every process
     numbers: dict[int, Counter[str]] = {}
-    frequency: Counter[int] = Counter()  # gram -> pages that hold it
+    frequency: Counter[int] = Counter()  # n-gram -> number of pages that contain it
     for index, document in enumerate(documents):
         pieces = _PIECE.findall(" ".join(document.words).casefold())
         if index not in without and len(pieces) >= FEW_PIECES:
-            # A gram is known by its number; where two share a hash they share that too, which is rare beyond notice.
+            # n-grams are represented by numbers. A hash collision gives two of them the same number; it is negligible.
             hashes = dict.fromkeys(hash(tuple(pieces[at : at + GRAM])) for at in range(len(pieces) - GRAM + 1))
             grams[index] = [known.setdefault(each, len(known)) for each in hashes]
             numbers[index] = Counter(piece for piece in pieces if piece.isdecimal())
             frequency.update(grams[index])
-    # Prefix filter (Chaudhuri et al. 2006): pages whose Jaccard is at least t share one of the rarest (1 - t) n + 1
-    # of their n grams, all pages sorting their grams alike. So letterheads lead nowhere.
-    pages: dict[int, list[int]] = defaultdict(list)  # gram -> pages before this one that have it among their rarest
+    # Prefix filter (Chaudhuri et al. 2006): if all pages sort their n-grams in the same order, rarest first, two pages
+    # with a Jaccard similarity of at least t share one of the first (1 - t) n + 1 of n. So common letterheads produce
+    # no candidates.
+    pages: dict[int, list[int]] = defaultdict(list)  # n-gram -> earlier pages that have it among their rarest
     as_set = {index: frozenset(own) for index, own in grams.items()}
     for index, own in grams.items():
         own.sort(key=lambda gram: (frequency[gram], gram))

@@ -1,4 +1,4 @@
-"""The documents of a run by role, checked as a whole before any model is loaded."""
+"""Read the documents of a run by role (train, eval, test) and check them, before a model is loaded."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,18 +16,18 @@ from layoutner.readers import read_pages
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
 
-Labels = Literal["keep", "ignore", "require"]  # what is done with the labels of pages that are read
+Labels = Literal["keep", "ignore", "require"]  # how to treat the labels of pages; see `stream`
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Labelled documents: to train on, to choose checkpoints by, to score once at the end."""
+    """Labelled documents for training (train), checkpoint selection (eval) and the final score (test)."""
 
     train: list[Document]
     eval: list[Document]
     test: list[Document]
     labels: LabelSet
-    notes: tuple[str, ...] = ()  # what was repaired and left out, for the run's log
+    notes: tuple[str, ...] = ()  # log lines: repairs, skipped pages and hints
 
 
 def read_corpus(settings: DataSettings, seed: int) -> Corpus:
@@ -35,7 +35,7 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
 
     Raises:
         SettingsError: data.train is missing, or a split of it would be empty.
-        DataError: a reader's problems, no labels, a label that is not in the list.
+        DataError: pages cannot be read, or have no labels or unknown labels.
     """
     require_roles(settings)
     assert settings.train is not None, "refused above"
@@ -44,7 +44,7 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     train = _read(settings, settings.train, "train", notes, ignored)
     types = Counter(span.type for document in train for span in to_spans(document.tags or ()))
     notes += [f"note: {note}" for note in (name_note(train), type_note(types)) if note is not None]
-    # Of all training documents, so that every fold and every fraction has the same labels.
+    # Labels of all training documents, so that every fold and every fraction has the same label set.
     labels = _label_set(settings, train)
     test = [] if settings.test is None else _read(settings, settings.test, "test", notes, ignored)
     evaluation: list[Document] = []
@@ -72,11 +72,11 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
         problems += check_labels(documents, labels, role)
     file = labels_file(settings, settings.train)
     if file is not None:
-        advice = f"those of {file}, {', '.join(labels.types)}: add what is lacking there"
+        advice = f"those of {file}, {', '.join(labels.types)}: add the missing ones there"
     else:
         advice = (
-            f"those of the training documents, {', '.join(labels.types)}; data.labels = FILE names more, which are "
-            "then scored though never learnt"
+            f"those of the training documents, {', '.join(labels.types)}; data.labels = FILE can list more, which "
+            "are scored though the training data has none of them"
         )
     raise_gathered(
         DataError,
@@ -90,14 +90,14 @@ def require_roles(settings: DataSettings) -> None:
     """Refuse settings that do not say what to train on.
 
     Raises:
-        SettingsError: data.train is missing, or data.folds stands without data.fold.
+        SettingsError: data.train is missing, or data.folds is set without data.fold.
     """
     if settings.train is None:
         raise SettingsError("data.train is missing: the folder or file of the training documents")
     if settings.folds is not None and settings.fold is None:
         raise SettingsError(
-            f"data.folds = {settings.folds} without data.fold: `layoutner cross-validate` trains all of them, "
-            "and data.fold = 1 the first"
+            f"data.folds = {settings.folds} without data.fold: use `layoutner cross-validate` to train all folds, "
+            "or give data.fold, such as data.fold = 1 for the first"
         )
 
 
@@ -105,25 +105,23 @@ def require_predictions(settings: Settings) -> None:
     """Refuse run.predictions without documents to label.
 
     Raises:
-        SettingsError: it is set, and data.test is not.
+        SettingsError: run.predictions is set and data.test is not.
     """
     if settings.run.predictions != "none" and settings.data.test is None:
-        raise SettingsError(
-            f"run.predictions = {settings.run.predictions} without data.test: give the documents to label"
-        )
+        raise SettingsError(f"run.predictions = {settings.run.predictions} needs data.test, the documents to label")
 
 
 def require_path(path: Path, format: str | None, said: str) -> None:
-    """Refuse a path of documents that leads nowhere.
+    """Refuse a path of documents that does not exist.
 
     Args:
-        format: of the documents; None where it is still to be guessed.
-        said: what the user calls the path.
+        format: of the documents; None if it is still to be guessed.
+        said: name of the path in messages, such as "data.train".
 
     Raises:
-        DataError: nothing is there.
+        DataError: the path does not exist.
     """
-    # A data set of the hub is a name, not a path.
+    # For a dataset on the hub, `path` is a name.
     if format != "hub" and not path.exists():
         raise DataError(f"{said}{' ' if said.startswith('--') else ' = '}{path}: no such file or folder")
 
@@ -133,7 +131,7 @@ def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignor
     documents = read_documents(settings, path, role, stats, labels="require")
     notes += stats.lines(role)
     ignored.update(stats.ignored)
-    # By name, so that a seed deals the same pages whatever format, file order or file system they come from.
+    # Sort by name, so that a seed splits the same pages in the same way for any format, file order or file system.
     return sorted(documents, key=lambda document: document.name)
 
 
@@ -145,16 +143,19 @@ def stream(
     said: str | None = None,
     labels: Labels = "keep",
 ) -> Iterator[Document | list[Problem]]:
-    """Documents of one path, one after the other; a page that stops the run comes as its problems.
+    """Yield the documents of one path, one at a time. For a page that cannot be used, yield its problems instead.
+
+    With data.bad_pages = skip, such pages are counted in `stats` and skipped.
 
     Args:
-        role: "train", "eval" or "test": the split to read where the path holds several.
-        stats: counts what data.invalid_boxes repairs and data.bad_pages = skip leaves out.
-        said: what the user calls the path; data.ROLE where it is a setting.
-        labels: "ignore" = as if nobody had labelled a word; "require" = a page without labels cannot be used.
+        role: "train", "eval" or "test": the split to read if the path contains several.
+        stats: counts the repairs of data.invalid_boxes and the pages skipped by data.bad_pages = skip.
+        said: name of the path in messages; default: data.ROLE.
+        labels: "keep" = read labels if there are any; "ignore" = drop all labels; "require" = a page without labels
+            cannot be used.
 
     Raises:
-        DataError: no such path, or nothing there that the format knows.
+        DataError: the path does not exist, contains nothing in this format, or a problem of the whole split is fatal.
     """
     require_path(path, settings.format, said or f"data.{role}")
     checker = PageChecker(settings, stats)
@@ -192,7 +193,7 @@ def read_documents(
     """All documents of one path; see `stream`.
 
     Raises:
-        DataError: as `stream`, and all problems of all pages, no document, no word in any of them.
+        DataError: as `stream`; a page cannot be used (all problems of all pages are listed); or there is no word.
     """
     documents, problems = [], []
     stats = stats or ReadStats()
@@ -214,9 +215,7 @@ def _require_words(documents: list[Document], where: str, why: str = "") -> None
 
 
 def check_labels(documents: Sequence[Document], labels: LabelSet, role: str) -> list[str]:
-    """Problems of the tags of documents that must be labelled: a line for each page without labels and each type
-    that is not in the label set.
-    """
+    """Problems with the tags of labelled documents, one line for each page without labels and each unknown type."""
     problems = []
     known = set(labels.types)
     first: dict[str, str] = {}  # unknown type -> its first word
@@ -238,17 +237,17 @@ def check_labels(documents: Sequence[Document], labels: LabelSet, role: str) -> 
 
 
 def type_note(counts: Counter[str]) -> str | None:
-    """What there is to say of types that look like no entity.
+    """A note on types whose names mean "no entity", such as OTHER; None if there are none.
 
     Args:
-        counts: type -> entities.
+        counts: type -> number of entities.
     """
     if not (found := types_like_no_entity(counts)):
         return None
     named = ", ".join(f"{kind} ({counts[kind]} of {counts.total()} entities)" for kind in found)
     return (
-        f"{named} looks like no entity, and is learnt and scored as one; data.ignore_types = {','.join(found)} reads "
-        "it as O"
+        f"{named} looks like a label for words outside entities, but is trained and scored as an entity type; "
+        f"data.ignore_types = {','.join(found)} reads it as O"
     )
 
 
@@ -256,14 +255,14 @@ def require_ignored(settings: DataSettings, ignored: Counter[str]) -> None:
     """Refuse a type of data.ignore_types that no page has.
 
     Args:
-        ignored: type -> words that had it.
+        ignored: type -> number of words with that type.
 
     Raises:
-        SettingsError: such a type.
+        SettingsError: no word has one of the types.
     """
     seen = {kind.casefold() for kind in ignored}
     if unseen := [kind for kind in settings.ignore_types if kind.casefold() not in seen]:
-        raise SettingsError(f"data.ignore_types = {','.join(unseen)}: no page has a word of that type")
+        raise SettingsError(f"data.ignore_types = {','.join(unseen)}: no page has a word of that type; remove it")
 
 
 def _label_set(settings: DataSettings, train: list[Document]) -> LabelSet:
@@ -274,12 +273,12 @@ def _label_set(settings: DataSettings, train: list[Document]) -> LabelSet:
     ignored = {kind.casefold() for kind in settings.ignore_types}
     kept = tuple(kind for kind in labels.types if kind.casefold() not in ignored)
     if not kept:
-        raise SettingsError(f"{file}: data.ignore_types = {','.join(settings.ignore_types)} leaves none of its labels")
+        raise SettingsError(f"{file}: data.ignore_types = {','.join(settings.ignore_types)} removes all of its labels")
     return replace(labels, types=kept)
 
 
 def labels_file(settings: DataSettings, path: Path) -> Path | None:
-    """The list of labels: data.labels, else the labels.txt that unilm has beside the documents; None without one."""
+    """The labels file: data.labels; else, in the unilm format, labels.txt in the documents' folder; else None."""
     if settings.labels is None and settings.format == "unilm":
         file = (path if path.is_dir() else path.parent) / "labels.txt"
         return file if file.is_file() else None

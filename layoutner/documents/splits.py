@@ -1,6 +1,7 @@
-"""Parting documents: near-identical pages stay together, and so do the pages of one document.
+"""Split documents, keeping near-identical pages together, and the pages of one document too.
 
-A page must not be scored by its own copy, nor by the other pages of its invoice, which share letterhead and layout.
+Otherwise the model could be scored on a page whose copy it was trained on, or on another page of the same invoice, with
+the same letterhead and layout.
 """
 
 import random
@@ -13,16 +14,16 @@ from layoutner.documents.duplicates import Pair, find_pairs, join
 from layoutner.errors import DataError, SettingsError
 from layoutner.pages.document import Document
 
-# Share of the pages of data.eval that may be in data.test too, and the other way round: public sets hold a page in a
-# hundred twice by accident.
+# Share of the pages of data.eval that may also be in data.test, and vice versa. Public datasets contain about 1 % of
+# their pages twice by accident.
 ACCIDENT = 0.1
 
 
 def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
-    """Part a fraction of the documents from the rest: (the rest, the fraction), both in their old order.
+    """Split off a fraction of the documents: (the rest, the fraction), both in the original order.
 
-    Groups of near-identical pages stay whole. The fraction never exceeds its rounded count, and falls short of it
-    only where no page or group is small enough to fill it up.
+    Groups of near-identical pages stay together. The fraction has at most round(fraction * count) documents. It has
+    fewer only if no remaining page or group fits.
 
     Raises:
         SettingsError: one of the two would be empty.
@@ -30,7 +31,8 @@ def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[D
     count = round(len(documents) * fraction)
     if not 0 < count < len(documents):
         raise SettingsError(
-            f"data.eval = {fraction:g} of {len(documents)} documents is {count}: none would be left over"
+            f"data.eval = {fraction:g} of {len(documents)} documents is {count}: "
+            "training and evaluation need at least one document each"
         )
     units = _units(documents)
     rng = random.Random(f"{seed}/eval")
@@ -49,14 +51,14 @@ def split(documents: list[Document], fraction: float, seed: int) -> tuple[list[D
 
 
 def fold(documents: list[Document], folds: int, number: int, seed: int) -> tuple[list[Document], list[Document]]:
-    """Part one fold of a cross-validation from the rest: (the rest, the fold), both in their old order.
+    """Split off one fold of a cross-validation: (the rest, the fold), both in the original order.
 
-    Groups of near-identical pages stay whole. Every document is in exactly one fold; folds differ by one document at
-    most, or by more where groups are too large to be dealt out evenly.
+    Groups of near-identical pages stay together. Every document is in exactly one fold. Fold sizes differ by at most
+    one document, or by more if groups are too large to be distributed evenly.
 
     Args:
-        folds: how many.
-        number: which one, from 1.
+        folds: number of folds.
+        number: which fold, from 1.
 
     Raises:
         SettingsError: a fold would be empty.
@@ -75,14 +77,14 @@ def fold(documents: list[Document], folds: int, number: int, seed: int) -> tuple
 
 
 def _units(documents: Sequence[Document]) -> list[list[int]]:
-    """Indices of documents that stay together, in the order of their first."""
+    """Lists of indices of documents that stay together, sorted by their first index."""
     groups = join([*find_pairs(documents), *_group_pairs(documents)], len(documents))
     alone = set(range(len(documents))) - {index for group in groups for index in group}
     return sorted([*groups, *([index] for index in alone)])
 
 
 def _group_pairs(documents: Sequence[Document]) -> list[Pair]:
-    """Each page of a group with the first one of it."""
+    """Pair each page of a group with the group's first page."""
     first: dict[str, int] = {}
     pairs = []
     for index, document in enumerate(documents):
@@ -98,13 +100,13 @@ def _parted(documents: list[Document], chosen: Iterable[int]) -> tuple[list[Docu
 
 
 def leaks(roles: dict[str, list[Document]]) -> list[str]:
-    """Which pages of one role are near-identical to pages of another: a line for each two roles that share some.
+    """Notes on pages of one role that are near-identical to pages of another, or of the same document.
 
     Args:
         roles: documents of "train", "eval" and "test", or of some of them, in this order.
 
     Raises:
-        DataError: pages that choose the checkpoint are those of the test split.
+        DataError: more than `ACCIDENT` of the pages of data.eval are also in data.test, or vice versa.
     """
     everything = [(role, document) for role, documents in roles.items() for document in documents]
     pairs = find_pairs([document for _, document in everything])
@@ -114,21 +116,21 @@ def leaks(roles: dict[str, list[Document]]) -> list[str]:
         if (one, other) == ("eval", "test"):
             same = _twins(join([pair for pair in pairs if pair.identical], len(everything)), everything, one, other)
             count, tested = sum(len(ours) for ours, _ in same), sum(len(theirs) for _, theirs in same)
-            # One page is an accident in any number of them.
+            # A single page is always accepted as an accident.
             if count > max(1, ACCIDENT * len(roles[one])) or tested > max(1, ACCIDENT * len(roles[other])):
                 raise DataError(
                     f"{count} of {len(roles[one])} pages of data.eval are pages of data.test, such as {same[0][0][0]}: "
-                    "this would choose the checkpoint on the test pages. Take them out of data.eval, or give part of "
-                    "the training documents (data.eval = 0.1); data.selection_split = test, without data.eval, does "
-                    "it on purpose and writes so into the score"
+                    "this would choose the checkpoint on the test pages. Remove them from data.eval, or use part of "
+                    "the training documents (data.eval = 0.1). To choose on the test pages on purpose, set "
+                    "data.selection_split = test and leave out data.eval; scores.json then says so"
                 )
         groups = _shared_groups(roles[one], roles[other])
         if groups:
             some = ", ".join(sorted(groups)[:3]) + (", ..." if groups[3:] else "")
             count = sum(document.group in groups for document in roles[other])
             lines.append(
-                f"note: {count} of {len(roles[other])} pages of data.{other} are of documents that data.{one} has "
-                f"pages of: {some}"
+                f"note: {count} of {len(roles[other])} pages of data.{other} belong to documents that also have pages "
+                f"in data.{one}: {some}"
             )
         if twins:
             count = sum(len(theirs) for _, theirs in twins)
@@ -143,7 +145,7 @@ def leaks(roles: dict[str, list[Document]]) -> list[str]:
 def _twins(
     groups: list[list[int]], everything: list[tuple[str, Document]], one: str, other: str
 ) -> list[tuple[list[str], list[str]]]:
-    """Groups with pages of both roles: names of those of the one, names of those of the other."""
+    """For each group with pages of both roles: (names of its pages of the one role, names of those of the other)."""
     found = []
     for group in groups:
         names: dict[str, list[str]] = {one: [], other: []}
@@ -160,15 +162,15 @@ def _shared_groups(one: Sequence[Document], other: Sequence[Document]) -> list[s
     return sorted(ours & theirs)
 
 
-# invoice-7-p2, scan_page_03, contract (2): what stands before the page, and the page.
+# Matches names such as invoice-7-p2, scan_page_03, contract (2): the document's name and the page number.
 PAGE_NAME = re.compile(
     r"(?P<document>.+?)[ _.-]*(?:(?:p|pg|page|seite)[ _.-]*(?P<marked>\d{1,4})|(?<!\d)\(?(?P<number>\d{1,2})\)?)", re.I
 )
-MOST_PAGES = 30  # a longer row of numbers counts documents, not pages
+MOST_PAGES = 30  # more numbers under one name are taken for numbers of documents, not of pages
 
 
 def name_note(documents: Sequence[Document]) -> str | None:
-    """What there is to say where names look like pages of documents, and no document has a group."""
+    """A note if page names look like those of multi-page documents and no document has a group; else None."""
     if any(document.group is not None for document in documents):
         return None
     pages: dict[str, set[int]] = defaultdict(set)
@@ -176,7 +178,7 @@ def name_note(documents: Sequence[Document]) -> str | None:
         found = PAGE_NAME.fullmatch(document.name)
         if found:
             pages[found["document"]].add(int(found["marked"] or found["number"]))
-    # Pages are counted from 0 or 1 without a gap; a number that is none stands alone or far from others.
+    # Page numbers start at 0 or 1 and have no gaps. Other numbers occur alone or far from each other.
     several = {
         name: numbers
         for name, numbers in pages.items()
@@ -187,6 +189,6 @@ def name_note(documents: Sequence[Document]) -> str | None:
     name, numbers = min(several.items())
     return (
         f"{sum(map(len, several.values()))} of {len(documents)} page names look like pages of {len(several)} "
-        f"documents, such as the {len(numbers)} of {name!r}; data.group_by keeps the pages of a document together, "
-        "and without it a split may part them, which flatters the score"
+        f"documents, such as the {len(numbers)} of {name!r}; set data.group_by to keep the pages of a document "
+        "together: a split that separates them inflates the score"
     )

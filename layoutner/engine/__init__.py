@@ -1,1 +1,1 @@
-"""DeepSpeed: the only room that imports it."""
+"""The wrapper around DeepSpeed. No other package imports DeepSpeed."""

@@ -1,12 +1,12 @@
-"""A small typed engine around DeepSpeed, the only place that imports it, and where its traps are closed.
+"""A small typed wrapper around DeepSpeed's engine, with workarounds. No other module imports DeepSpeed.
 
-What is put right here, and why (read in DeepSpeed 0.19.8, and held by tests/engine/test_engine.py):
+Behaviour of DeepSpeed 0.19.8 that is corrected here (read in its source; tested in tests/engine/test_engine.py):
 
 - At ZeRO 0 with fp16, `engine.backward` does not multiply the loss by the loss scale, but the optimizer
   divides the gradient by it.
-- A dynamic loss scale that grows does so before the gradient of that very step is divided by it, at every
-  ZeRO stage, so that step's gradient is halved. And at ZeRO 0 `hysteresis` is ignored.
-- With fp16 or bf16 at ZeRO 0 the optimizer takes a step on zero gradients when it is built: it decays the
+- At every ZeRO stage, a dynamic loss scale grows before the gradient of the same step is divided by it, so that
+  step's gradient is halved. At ZeRO 0, `hysteresis` is also ignored.
+- With fp16 or bf16 at ZeRO 0, the optimizer takes a step on zero gradients when it is created. This decays the
   weights once and counts a step, which shifts Adam's bias correction.
 - `get_global_grad_norm` is scaled, unscaled or None depending on stage and precision.
 """
@@ -34,7 +34,7 @@ from layoutner.distributed.ranks import Ranks
 from layoutner.errors import SettingsError, TrainingDiverged, first_line
 from layoutner.models.parameters import decay_groups
 
-# What AdamW keeps of a parameter: its weights in fp32, and the moving averages of its gradient and of the square of it.
+# AdamW's state per parameter: the fp32 master weights, and the moving averages of the gradient and of its square.
 MOMENTS = ("master", "exp_avg", "exp_avg_sq")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,17 +44,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Step:
     """What happened in one optimizer step."""
 
-    applied: bool  # False where fp16 overflowed and the update was skipped
+    applied: bool  # False if fp16 overflowed and the update was skipped
     lr: float  # learning rate applied
     grad_norm: float  # 2-norm of the gradient of the global batch, before clipping, without loss scale; inf on overflow
     loss_scale: float  # scale that the step was computed with; 1 without fp16
 
 
 def require_dtype(dtype: str) -> None:
-    """Refuse a number format that the device lacks.
+    """Refuse a dtype that the device does not support.
 
     Raises:
-        SettingsError: fp16 or bf16 on a device without it.
+        SettingsError: fp16 or bf16 on a device that does not support it.
     """
     accelerator = get_accelerator()
     if DTYPES[dtype] not in accelerator.supported_dtypes():
@@ -66,30 +66,31 @@ def require_dtype(dtype: str) -> None:
 
 
 class Engine:
-    """The model on all ranks, its optimizer and its schedule. Every method is called by all ranks alike."""
+    """The model on all ranks, with its optimizer and learning rate schedule. All ranks must call every method."""
 
     def __init__(self, model: nn.Module, config: dict[str, Any], ranks: Ranks) -> None:
-        """Hand the model over to DeepSpeed.
+        """Create DeepSpeed's engine around the model.
 
         Args:
-            model: fp32, the same on every rank; what gets no gradient is frozen.
-            config: as rendered.
+            model: in fp32, the same on every rank; parameters without a gradient must have requires_grad = False.
+            config: a DeepSpeed config from `planning.render`.
 
         Raises:
-            SettingsError: DeepSpeed refuses the config.
+            SettingsError: DeepSpeed rejects the config.
         """
         if ranks.device.type == "cpu":
-            # An all-reduce for inference that training never calls, and that takes a compiler and a minute.
+            # Do not build this op: an all-reduce for inference that training never calls. It needs a compiler and a
+            # minute.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         parameters = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
-        # LR 0 until the schedule sets one, so that the step DeepSpeed takes while building changes no weight.
+        # Learning rate 0 until the schedule sets one, so that DeepSpeed's step at creation changes no weight.
         parameters = [{**group, "lr": 0.0} for group in parameters]
         _forget_process_groups()
         deepspeed.utils.logger.addFilter(_is_news)
         try:
             self._engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
         except (ValidationError, DeepSpeedConfigError) as error:
-            raise SettingsError(f"DeepSpeed refuses the config, so the preset is wrong: {error}") from None
+            raise SettingsError(f"DeepSpeed rejects the config, so the preset is wrong: {error}") from None
         finally:
             deepspeed.utils.logger.removeFilter(_is_news)
         self._stage: int = config["zero_optimization"]["stage"]
@@ -119,10 +120,10 @@ class Engine:
                 group["step"] = 0
 
     def _take_over_loss_scale(self) -> None:
-        """Let `step` update the loss scale once the gradient has been divided by it."""
+        """Disable DeepSpeed's update of the loss scale: `step` updates it after the gradient was divided by it."""
         self._engine.optimizer._update_scale = lambda overflow: None
         if self._stage == 0:
-            # The scaler that stages 1 to 3 use, so that all settings of [precision] mean the same at stage 0.
+            # Use the loss scaler of stages 1 to 3, so that all settings of [precision] have the same effect at stage 0.
             self._own_scaler = CreateLossScaler(
                 torch.float16,
                 self._engine.loss_scale(),
@@ -137,7 +138,7 @@ class Engine:
 
     @property
     def module(self) -> nn.Module:
-        """The model. At ZeRO 3 its parameters are empty between forwards."""
+        """The model. At ZeRO 3 its parameters are empty between forward passes."""
         module: nn.Module = self._engine.module
         return module
 
@@ -152,24 +153,24 @@ class Engine:
         return int(self._engine.skipped_steps)
 
     def train(self) -> None:
-        """Dropout on."""
+        """Set training mode, with dropout."""
         self._engine.train()
 
     def eval(self) -> None:
-        """Dropout off."""
+        """Set evaluation mode, without dropout."""
         self._engine.eval()
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits, B x T x L. At ZeRO 3 all ranks must call it equally often."""
+        """Logits, B x T x L. At ZeRO 3 all ranks must call it the same number of times."""
         logits: torch.Tensor = self._engine(**inputs).logits
         return logits
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        """Add the gradient of `loss` to the step's.
+        """Accumulate the gradient of `loss`.
 
         Args:
-            loss: this micro-batch's share, times the number of ranks (see objectives/loss.py).
-            last: whether it is the step's last micro-batch, after which the ranks' gradients are averaged.
+            loss: this micro-batch's part of the global loss, times the number of ranks (see objectives/loss.py).
+            last: whether this is the last micro-batch of the step, after which gradients are averaged over ranks.
         """
         self._engine.set_gradient_accumulation_boundary(last)
         if self._own_scaler is not None:
@@ -180,8 +181,8 @@ class Engine:
         """Update the weights with the averaged gradient.
 
         Args:
-            position: WarmupDecayLR's `last_batch_iteration` for this step. It is set, not counted, so the
-                learning rate of a step does not depend on skipped steps or restarts.
+            position: WarmupDecayLR's `last_batch_iteration` for this step. It is set explicitly, so that the learning
+                rate of a step does not depend on skipped steps or restarts.
         """
         self._engine.lr_scheduler.step(position)
         lr = float(self._engine.optimizer.param_groups[0]["lr"])
@@ -194,17 +195,17 @@ class Engine:
         if self._fp16:
             try:
                 self._scaler.update_scale(not applied)
-            except Exception as error:  # DeepSpeed raises a bare Exception at the floor, on all ranks alike
+            except Exception as error:  # DeepSpeed raises a bare Exception at the minimum scale, on all ranks
                 raise TrainingDiverged(
-                    f"fp16 overflows although the loss scale is at its floor of {loss_scale:g}: a lower optimizer.lr "
-                    f"or more warm-up may help, precision.dtype = bf16 does away with it ({first_line(error)})"
+                    f"fp16 overflows although the loss scale is at its minimum of {loss_scale:g}: use "
+                    f"precision.dtype = bf16, or try a lower optimizer.lr or more warm-up ({first_line(error)})"
                 ) from None
             if self._own_scaler is not None:
                 self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
         return Step(applied, lr, grad_norm if applied else float("inf"), loss_scale)
 
     def _local_grad_norm(self) -> float:
-        """2-norm over whole gradients, which at ZeRO 0 every rank holds after the last backward."""
+        """2-norm of the full gradient. At ZeRO 0 every rank has it after the last backward."""
         norms = [
             torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
             for parameter in self.module.parameters()
@@ -213,7 +214,7 @@ class Engine:
         return float(torch.linalg.vector_norm(torch.stack(norms)))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """All weights in the number format they are trained in, on the CPU of rank 0; empty elsewhere."""
+        """All weights in their training dtype, on the CPU of rank 0; empty on other ranks."""
         module = self.module
         main = self._engine.global_rank == 0
         collected = {}
@@ -227,20 +228,20 @@ class Engine:
         return collected
 
     def counters(self) -> dict[str, Any]:
-        """Numbers that the next step depends on beside weights and moments; plain numbers, for JSON."""
+        """State of the optimizer and loss scaler besides weights and moments, as JSON-compatible numbers."""
         steps = [float(state["step"]) for state in self._engine.basic_optimizer.state.values() if "step" in state]
         scaler = vars(self._scaler) if self._fp16 else {}
         return {
-            "updates": int(max(steps, default=0)),  # Adam's bias correction counts these: skipped steps are none
+            "updates": int(max(steps, default=0)),  # for Adam's bias correction; skipped steps are not counted
             "skipped_steps": self.skipped_steps,
             "loss_scaler": {name: value for name, value in scaler.items() if isinstance(value, int | float)},
         }
 
     def moments(self) -> dict[str, torch.Tensor]:
-        """The optimizer's memory, whole and by parameter, in fp32 on the CPU of rank 0; empty elsewhere.
+        """The full optimizer state per parameter, in fp32 on the CPU of rank 0; empty on other ranks.
 
-        Names are KIND/PARAMETER with the kinds of MOMENTS. None depends on the ranks or the ZeRO stage, so that any
-        other number of ranks at any other stage can go on from them.
+        Names are KIND/PARAMETER, with the kinds of MOMENTS. The tensors are not partitioned, so a run with another
+        number of ranks or another ZeRO stage can resume from them.
         """
         self._fill_optimizer_state()
         main = self._engine.global_rank == 0
@@ -255,12 +256,12 @@ class Engine:
 
     @torch.no_grad()
     def restore(self, counters: dict[str, Any], read: Callable[[str, torch.Size], torch.Tensor]) -> None:
-        """Take over what `counters` and `moments` gave, on these ranks and at this stage.
+        """Load the results of `counters` and `moments`, for the current ranks and ZeRO stage.
 
-        The weights themselves must have been in the model that the engine was built of.
+        The weights must already have been loaded into the model that the engine was created with.
 
         Args:
-            read: (name as in `moments`, shape) -> the whole tensor, fp32; every rank calls it, in the same order.
+            read: (name as in `moments`, shape) -> the full tensor in fp32. All ranks call it, in the same order.
         """
         self._fill_optimizer_state(counters["updates"])
         for name, parameter in self.module.named_parameters():
@@ -274,9 +275,9 @@ class Engine:
                 self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
 
     def _fill_optimizer_state(self, updates: int | None = None) -> None:
-        """Give the optimizer the state that it would make in its first step, and `updates` as the count of steps."""
+        """Create the optimizer state that the first step would create, and set its step count to `updates`."""
         optimizer, inner = self._engine.optimizer, self._engine.basic_optimizer
-        # The flat fp32 partitions of ZeRO 3, of ZeRO 1 and 2, of ZeRO 1 in bf16; at ZeRO 0 the parameters themselves.
+        # Flat fp32 partitions of ZeRO 3, of ZeRO 1 and 2, and of ZeRO 1 in bf16; at ZeRO 0 the parameters themselves.
         for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
             if hasattr(optimizer, name):
                 masters = list(getattr(optimizer, name))
@@ -295,7 +296,7 @@ class Engine:
                 is_tensor = torch.is_tensor(state["step"])
                 state["step"] = torch.full_like(state["step"], float(updates)) if is_tensor else updates
         if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-            # Again: DeepSpeed links them when it has stepped the first group, when the second has no state yet.
+            # Link again: DeepSpeed links after its step on the first group, when the second group has no state yet.
             optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -303,7 +304,7 @@ class Engine:
         return getattr(parameter, "ds_shape", parameter.shape)
 
     def _whole(self, parameter: nn.Parameter, kind: str) -> torch.Tensor:
-        """A parameter's fp32 weights or one of its moments, gathered from the ranks."""
+        """The full fp32 weights of a parameter, or one of its moments, gathered from all ranks."""
         if self._stage == 0:
             master = self._masters.get(id(parameter), parameter)
             whole = master if kind == "master" else self._engine.basic_optimizer.state[master][kind]
@@ -314,11 +315,12 @@ class Engine:
         return whole  # type: ignore[no-any-return]
 
     def _set_part(self, parameter: Any, kind: str, whole: torch.Tensor) -> None:
-        """Write this rank's part of a parameter's fp32 weights or of one of its moments."""
+        """Set this rank's partition of a parameter's fp32 weights, or of one of its moments."""
         if self._stage == 0:
             self._whole(parameter, kind).copy_(whole)
         elif self._stage == 3:
-            # DeepSpeed's setter for whole tensors cannot cut one that the ranks do not divide; its own part it can.
+            # DeepSpeed's setter for full tensors fails if the size is not divisible by the number of ranks. Set the
+            # local partition instead.
             size = parameter.ds_tensor.numel()
             start = size * self._engine.optimizer._get_param_partition_rank(parameter)
             part = torch.zeros(size, dtype=whole.dtype, device=whole.device)
@@ -331,12 +333,12 @@ class Engine:
             deepspeed.utils.safe_set_full_optimizer_state(parameter, whole, kind)
 
     def close(self) -> None:
-        """Release what DeepSpeed holds."""
+        """Release DeepSpeed's resources."""
         self._engine.destroy()
 
 
 def _forget_process_groups() -> None:
-    """Make DeepSpeed look for the process group again: that of an earlier run in this process is gone."""
+    """Clear DeepSpeed's cached process groups: those of an earlier run in this process no longer exist."""
     comm.cdb = None
     for name, value in vars(groups).items():
         if isinstance(value, ProcessGroup):
@@ -344,5 +346,5 @@ def _forget_process_groups() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not what DeepSpeed's scheduler warns of whenever it is built; its position is set before each step."""
+    """Logging filter that drops a warning of DeepSpeed's scheduler at creation; `step` sets its position each time."""
     return "learning rate from scheduler before it has started" not in record.getMessage()

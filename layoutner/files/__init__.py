@@ -1,1 +1,1 @@
-"""Files that other people made: text, encodings, images."""
+"""Reading untrusted files: text, encodings, images."""

@@ -1,7 +1,7 @@
-"""Text of unknown encoding: Unicode, or another encoding if the bytes allow only one that makes sense.
+"""Decode text of unknown encoding: as Unicode, or as another encoding if it is the only plausible one.
 
-A guess that is wrong puts wrong words into training without an error, so what several encodings can explain is not
-decided. (charset-normalizer 3.5 decides always: of 37 short receipts in 13 encodings it read 27 wrongly.)
+A wrong guess would silently put wrong words into the training data, so text that is plausible in several encodings is
+refused. (charset-normalizer 3.5 always guesses: of 37 short receipts in 13 encodings it decoded 27 wrongly.)
 """
 
 import codecs
@@ -10,32 +10,32 @@ from collections import Counter
 from itertools import pairwise
 from typing import NamedTuple
 
-# Letters and signs that look like others are what this module is about.
+# This module needs characters that look like others.
 # ruff: noqa: RUF001
 
-LARGEST_GUESSED = 2**20  # bytes; a page takes thousands, and this a few seconds
+LARGEST_GUESSED = 2**20  # bytes; a page has thousands of bytes, and this many take a few seconds
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class NotUnicode(ValueError):
-    """Bytes that are no UTF-8, and may be of none or of several other encodings. The message names the first byte."""
+    """Bytes that are not Unicode text, with no or several plausible encodings. The message names the first bad byte."""
 
 
 class Text(NamedTuple):
     """Decoded text."""
 
     text: str
-    note: str = ""  # of a text that is not Unicode: what it was read as, and its first byte that says so
+    note: str = ""  # if the text is not Unicode: the encoding used, and the first byte that is not Unicode
 
 
 def decode(content: bytes) -> Text:
-    """Decode UTF-8, UTF-16 with a byte order mark, or the only other encoding that makes sense.
+    """Decode UTF-8, UTF-16 with a byte order mark, or the only other plausible encoding.
 
-    These others are looked at: GB2312, EUC-KR, Big5, Shift JIS, EUC-JP, the Windows code pages of Western Europe,
-    Central Europe and Turkey, code page 850 of DOS and Mac Roman. Encodings that give the same text count as one.
+    The other encodings considered are GB2312, EUC-KR, Big5, Shift JIS, EUC-JP, the Windows code pages of Western
+    Europe, Central Europe and Turkey, DOS code page 850 and Mac Roman. Encodings that give the same text count as one.
 
     Raises:
-        NotUnicode: none of them makes sense, or several may, or it is longer than `LARGEST_GUESSED`.
+        NotUnicode: no encoding or several are plausible, the bytes are damaged Unicode, or more than `LARGEST_GUESSED`.
     """
     try:
         return Text(decode_unicode(content))
@@ -63,28 +63,31 @@ def decode_unicode(content: bytes, offset: int = 0) -> str:
     """Decode UTF-8, with or without a byte order mark, or UTF-16 with one.
 
     Args:
-        offset: of the content in its file, for the message.
+        offset: position of the content in its file, for the message.
 
     Raises:
-        NotUnicode: it is neither.
+        NotUnicode: it is neither UTF-8 nor UTF-16 with a byte order mark.
     """
     encoding = "utf-16" if is_utf_16(content) else "utf-8-sig"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        # The codec that skips the mark counts from behind it.
+        # utf-8-sig skips the byte order mark and counts from after it.
         start = error.start + len(content) - len(error.object)
         name = "UTF-16" if encoding == "utf-16" else "UTF-8"
         raise NotUnicode(f"not {name}: byte 0x{content[start]:02X} at offset {offset + start}") from None
 
 
 def is_utf_16(content: bytes) -> bool:
-    """Whether it begins with the byte order mark of UTF-16."""
+    """Whether the content begins with a UTF-16 byte order mark."""
     return content.startswith(_UTF_16)
 
 
 def _is_damaged_utf_8(content: bytes) -> bool:
-    """Whether a text begins as UTF-8 does, so that a later byte is damage: by accident, three letters hardly do."""
+    """Whether this is UTF-8 with a damaged byte: at least three non-ASCII UTF-8 characters come before the first error.
+
+    Text in another encoding hardly looks like this by accident.
+    """
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -95,7 +98,7 @@ def _is_damaged_utf_8(content: bytes) -> bool:
 class _Encoding(NamedTuple):
     name: str
     script: str  # key of _SCRIPTS
-    common: int = 0  # largest first byte of its common characters, which the standards list before the rare ones
+    common: int = 0  # largest first byte of common characters; the standards list them before the rare ones
 
 
 _ENCODINGS = {
@@ -118,18 +121,18 @@ _SCRIPTS = {
     "Korean": f"{_IDEOGRAPHS}\uac00-\ud7a3",
     "Japanese": f"{_IDEOGRAPHS}\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\uff66-\uff9f",
 }
-# Punctuation and signs of East Asian text: CJK punctuation, full-width forms, and what the standards have beside them.
+# Punctuation and signs of East Asian text: CJK punctuation, full-width forms, and other signs in those standards.
 _OTHER_SIGNS = "\u3003\u3008-\u3011\u3014\u3015…‘’“”×÷°℃±‖※→←↑↓①-⑳○●◎◇◆□■△▲☆★\u30fb\uffe0-\uffe6"
 _SIGNS = f"\u3000-\u3002\uff01-\uff5e·—～{_OTHER_SIGNS}"
-# A character alone between or beside Latin letters is what a wrong decoder makes of an accent.
+# A single East Asian character next to Latin letters: a wrong decoder turns an accented letter into this.
 _STRAY = "(?<![{letters}])[{letters}](?=[A-Za-z])(?![{letters}])|(?<=[A-Za-z])[{letters}](?![{letters}])"
 # Full-width punctuation is typed between Latin letters, other signs are not.
 _STRAY_SIGN = "(?<=[A-Za-z])[{signs}]|[{signs}](?=[A-Za-z])"
-MANY = 10  # characters from which on too many rare ones show that it is another encoding
-RARE = 0.1  # share of rare characters that no text exceeds; in wrongly decoded ones it is about a half
+MANY = 10  # minimum number of characters for the share of rare ones to exclude an encoding
+RARE = 0.1  # maximum share of rare characters in real text; in wrongly decoded text it is about one half
 
-# The letters of each language beyond A to Z. Of single letters, no code page makes more sense than another; of all
-# letters of a text, one often does. Slovak's very rare two are left out: they stand for the à and å of Windows-1252.
+# Non-ASCII letters of each language. A single letter does not tell code pages apart, but all letters of a text often
+# do. Two very rare letters of Slovak are left out: their bytes are à and å in Windows-1252.
 _ALPHABETS = (
     "äöüß",  # German
     "àâæçéèêëîïôœùûüÿ",  # French
@@ -150,7 +153,7 @@ _ALPHABETS = (
     "çğıöşüâîûi\u0307",  # Turkish
 )
 _WORD = re.compile(r"[^\W\d_]+")
-# Signs of the Windows code pages where they stand in print: before or after a number, between words, at a word's end.
+# Signs of the Windows code pages in positions where real text has them: next to a number, between words, at a word end.
 _LATIN_SIGNS = re.compile(
     r"(?<![^\x00-\x7f])(?:"
     r"[£€¥](?=\s?[0-9])|(?<=[0-9])\s?[€£°%‰²³½¼¾](?![A-Za-z0-9]{2})|(?<=[0-9])[ªº×]|(?<=[0-9])[–](?=[0-9])"
@@ -161,21 +164,21 @@ _LATIN_SIGNS = re.compile(
 
 
 def _may_be(text: str, encoding: str) -> bool:
-    """Whether it makes sense, if only as a few rare characters: enough to keep another encoding from being sure."""
+    """Whether the text is plausible in this encoding. A lenient test: it makes other encodings ambiguous."""
     script = _ENCODINGS[encoding].script
     return _is_latin(text) if script == "Latin" else _is_east_asian(text, encoding, _SCRIPTS[script])
 
 
 def _is_latin(text: str) -> bool:
-    """Whether all letters are of one language, few of them accented, and all signs where signs stand."""
+    """Whether all letters belong to one language, few are accented, and all signs are in positions of real text."""
     rest = _LATIN_SIGNS.sub(" ", text)
     accented: set[str] = set()
     for word in set(_WORD.findall(rest)):
         own = [letter for letter in word if not letter.isascii()]
         if not own:
             continue
-        # "à" is a word; other words have letters of A to Z too, and accents do not follow each other but in "créée"
-        # and "Größe". No capital follows a small letter.
+        # Apart from "à", words have ASCII letters too. At most two accented letters are adjacent, between lower-case
+        # ASCII letters, as in "créée" and "Größe". No capital follows a lower-case letter.
         if word.lower() != "à" and len(own) == len(word):
             return False
         if re.search(r"[^\x00-\x7f]{3}|(?<![a-z])[^\x00-\x7f]{2}|[^\x00-\x7f]{2}(?![a-z])", word):
@@ -191,13 +194,13 @@ def _is_latin(text: str) -> bool:
 
 
 def _is_east_asian(text: str, encoding: str, letters: str) -> bool:
-    """Whether all of it is of one script, in words of more than a letter among Latin ones, few of them rare."""
+    """Whether non-ASCII text is of one script, without single characters next to Latin letters, and few rare ones."""
     beyond = re.sub("[\0-\x7f]", "", text)
     if re.search(f"[^{letters}{_SIGNS}]", beyond):
         return False
     if re.search(_STRAY.format(letters=letters), text):
         return False
-    # One of them alone is rather a sign of a Western code page, such as "¥" before a number.
+    # A single half-width katakana is more likely a sign of a Western code page, such as "¥" before a number.
     if re.search(f"(?<!{_HALF_WIDTH}){_HALF_WIDTH}(?!{_HALF_WIDTH})", text):
         return False
     if re.search("[\uac00-\ud7a3][\u4e00-\u9fff]|[\u4e00-\u9fff][\uac00-\ud7a3]", text):
@@ -206,9 +209,9 @@ def _is_east_asian(text: str, encoding: str, letters: str) -> bool:
 
 
 def _is_likely(text: str, encoding: str) -> bool:
-    """Whether an East Asian text that makes sense is one that somebody wrote, however short it is."""
+    """Whether a plausible East Asian text is also likely. A strict test, without the leniency for short texts."""
     letters = _SCRIPTS[_ENCODINGS[encoding].script]
-    # Half-width katakana are single bytes, of which nearly any bytes are some.
+    # Half-width katakana are single bytes, so almost any bytes decode to some.
     if re.search(_HALF_WIDTH, text) or re.search(_STRAY_SIGN.format(signs=_OTHER_SIGNS), text):
         return False
     return _rare(re.sub("[\0-\x7f]", "", text), encoding, letters) <= RARE

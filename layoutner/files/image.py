@@ -1,6 +1,6 @@
-"""Image files of pages: which pages a file holds, how large they are, and their pixels.
+"""Page image files: the pages in a file, their sizes and pixels.
 
-Size and pixels are those of the page as it is seen: turned as the file's EXIF orientation says.
+Sizes and pixels are those of the upright page, after applying the EXIF orientation.
 """
 
 import os
@@ -15,15 +15,15 @@ from PIL import ExifTags, Image, ImageFile
 from layoutner.errors import DataError
 from layoutner.files.rgb import bytes_to_unpack, to_rgb
 
-# Of the many that Pillow knows; among the others are EPS, for which it starts another program.
+# The allowed formats of Pillow. It has more, such as EPS, for which it starts an external program.
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-# The names that Pillow knows them by; of two files that differ in nothing else, the first is taken.
+# Pillow's suffixes of these formats. Of several files that differ only in the suffix, the first in this list is used.
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jfif", ".jpe", ".apng"),
     *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 )
-NO_PAGE = 0b101  # bits of a TIFF's NewSubfileType: a smaller copy of another frame, or a mask of one
-UPRIGHT = {  # EXIF orientation -> what makes of the pixels as they are stored those that are seen
+NO_PAGE = 0b101  # bits of TIFF's NewSubfileType: reduced-resolution copy (thumbnail), or transparency mask
+UPRIGHT = {  # EXIF orientation -> transformation from the stored pixels to the upright page
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -35,20 +35,21 @@ UPRIGHT = {  # EXIF orientation -> what makes of the pixels as they are stored t
 
 
 class PageImage(NamedTuple):
-    """Where the picture of a page is."""
+    """File and frame of a page image."""
 
     path: Path
-    frame: int | None = None  # which one of a TIFF of several, from 0; None: the file holds no other
+    frame: int | None = None  # frame of a multi-frame TIFF, from 0; None: the file has a single frame
 
 
 def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[int, int]]:
-    """The picture of a page, and its width and height in pixels, from the file's header.
+    """The image of a page, and its width and height in pixels. Reads the file's headers only.
 
     Args:
-        frame: which one of a TIFF, from 0; None: the only one that is a page.
+        frame: frame of a TIFF, from 0; None: the only frame that is a page.
 
     Raises:
-        DataError: missing, not an image, damaged as far as it is read; several pages and no frame, or no such frame.
+        DataError: the file is missing, not an image or has damaged headers; it has several pages and no frame is
+            given; or it does not have this frame.
     """
     with _open(path) as image:
         if not _has_frames(image):
@@ -59,7 +60,7 @@ def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[in
             pages = _pages(image)
             if len(pages) > 1:
                 raise DataError(
-                    f"holds {len(pages)} pages, and nothing says which of them is meant: jsonl has a key for it, "
+                    f"holds {len(pages)} pages, and the page to use is not given: set it in jsonl with the key "
                     f'"frame", here one of {", ".join(map(str, pages[:10]))}{", ..." if len(pages) > 10 else ""}'
                 )
             frame = pages[0]
@@ -71,26 +72,26 @@ def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[in
 
 
 def page_images(path: Path) -> list[PageImage]:
-    """The pictures of all pages of a file.
+    """The images of all pages of a file.
 
-    In a TIFF a second picture is a second page, unless it says that it is a thumbnail or a mask. A photo may hold a
-    preview, and a GIF may move: such files have one page, the first picture.
+    Each frame of a TIFF is a page, unless it is marked as a thumbnail or a mask. Other files have one page, the first
+    frame, even if they contain a preview or an animation.
 
     Raises:
-        DataError: missing, not an image, damaged as far as it is read.
+        DataError: the file is missing, not an image or has damaged headers.
     """
     with _open(path) as image:
         return [PageImage(path, frame) for frame in _pages(image)] if _has_frames(image) else [PageImage(path)]
 
 
 def read_image(page: PageImage, max_mib: int) -> Image.Image:
-    """The whole picture of a page, as it is seen, in RGB; see `to_rgb`.
+    """Decode a page image: upright, in RGB (see `to_rgb`).
 
     Args:
-        max_mib: memory that unpacking it may take, in MiB.
+        max_mib: memory limit for decoding, in MiB.
 
     Raises:
-        DataError: missing, no image, damaged, or larger than that once unpacked.
+        DataError: the file is missing, not an image or damaged, or decoding would exceed the limit.
     """
     with _open(page.path) as image:
         if page.frame is not None:
@@ -102,7 +103,7 @@ def read_image(page: PageImage, max_mib: int) -> Image.Image:
             )
         orientation = _orientation(image)
         image.load()
-        if image.format == "TIFF":  # Pillow turns these when it loads them, and forgets the orientation then
+        if image.format == "TIFF":  # Pillow rotates TIFF on load, and then removes the orientation
             orientation = _orientation(image)
         picture = to_rgb(image)
         return picture.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else picture
@@ -110,29 +111,29 @@ def read_image(page: PageImage, max_mib: int) -> Image.Image:
 
 @contextmanager
 def _open(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """An image of which only the header is read yet.
+    """Open an image and read only its header.
 
     Raises:
-        DataError: missing, not an image; whatever goes wrong inside, by the name of the file.
+        DataError: the file is missing or not an image, or anything raised inside the block; the message names the file.
     """
     try:
         with _any_size(), Image.open(path, formats=IMAGE_FORMATS) as image:
             yield image
-    except Exception as error:  # whatever a decoder trips over in damaged bytes, there is no image to be had
+    except Exception as error:  # decoders raise many kinds of exceptions on damaged files
         raise DataError(f"page image {path}: {error or type(error).__name__}") from None
 
 
 _lock = threading.Lock()
-_opened = 0  # images open now, in all threads
-_pixels: int | None = None  # Pillow's own limit, while there are any
+_opened = 0  # number of images open now, in all threads
+_pixels: int | None = None  # Pillow's original limit, while images are open
 
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Without Pillow's limit, a number of pixels whatever memory they take and whether or not they are unpacked.
+    """Disable Pillow's limit on pixels, which ignores their size in memory and applies even before decoding.
 
-    Pillow has one limit a process, so it is lifted for the first of the images that are open and is back after the
-    last: neither another thread nor a program around this one is left without it.
+    The limit is global to the process. It is disabled when the first image is opened and restored when the last one is
+    closed, so that the calling program keeps its limit.
     """
     global _opened, _pixels
     with _lock:
@@ -153,13 +154,13 @@ def _has_frames(image: ImageFile.ImageFile) -> bool:
 
 
 def _pages(image: ImageFile.ImageFile) -> list[int]:
-    """Frames of a TIFF that are pages; all of them where none says that it is one."""
+    """Frames of a TIFF that are pages; all frames if all are marked as thumbnails or masks."""
     frames = _frames(image)
     return [frame for frame, is_page in frames.items() if is_page] or list(frames)
 
 
 def _frames(image: ImageFile.ImageFile) -> dict[int, bool]:
-    """All frames of a TIFF, and whether they are pages."""
+    """Frame -> whether it is a page, for all frames of a TIFF."""
     frames: dict[int, bool] = {}
     while True:
         frame = len(frames)
@@ -167,7 +168,7 @@ def _frames(image: ImageFile.ImageFile) -> dict[int, bool]:
             image.seek(frame)
         except EOFError:
             break
-        except Exception:  # it and those behind it are lost, which is said when it is read
+        except Exception:  # this frame and all after it are lost; reading it later reports the error
             frames[frame] = True
             break
         frames[frame] = not image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & NO_PAGE  # type: ignore[attr-defined]
@@ -175,7 +176,7 @@ def _frames(image: ImageFile.ImageFile) -> dict[int, bool]:
 
 
 def _size(image: ImageFile.ImageFile) -> tuple[int, int]:
-    """Width and height as seen of an image that is not loaded."""
+    """Width and height of the upright page, for an image that is not loaded."""
     width, height = image.size
     if image.format == "TIFF":  # Pillow's size may be turned already
         tags = image.tag_v2  # type: ignore[attr-defined]
@@ -184,13 +185,13 @@ def _size(image: ImageFile.ImageFile) -> tuple[int, int]:
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none or none that can be read. Decodes no pixel."""
+    """EXIF orientation, 1 to 8; 1 if it is missing or unreadable. Does not decode pixels."""
     try:
         if image.format == "PNG" and "exif" not in image.info:
             late = _late_exif(Path(os.fsdecode(image.filename)))
             if late is not None:
                 image.info["exif"] = late
-        # That of a PNG's own class would unpack the image.
+        # Not image.getexif(): for a PNG it would decode the image.
         found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:
         return 1
@@ -198,7 +199,7 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 def _late_exif(path: Path) -> bytes | None:
-    """The EXIF data of a PNG that stands behind its pixels, where Pillow would have to unpack them first."""
+    """EXIF data of a PNG that comes after the pixels. Pillow would have to decode the pixels first to find it."""
     with path.open("rb") as file:
         file.seek(8)
         while len(header := file.read(8)) == 8 and header[4:] != b"IEND":

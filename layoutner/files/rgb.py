@@ -1,4 +1,4 @@
-"""Pictures of any kind as RGB: as the network sees pages, as tesseract reads them and as drawings show them."""
+"""Convert images of any mode to RGB, for the network, for tesseract and for drawings."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,27 +6,27 @@ from PIL import ExifTags, Image
 
 MODES_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 GREY_16 = 65535  # white
-# Bytes of memory a pixel takes at most while it becomes RGB, its own and those of the copies; any other mode: 8.
+# Peak memory per pixel while converting to RGB, copies included, in bytes; any other mode: 8.
 PEAK_BYTES = {"1": 5, "L": 5, "P": 5, "RGB": 4, "I": 40, "F": 40, **dict.fromkeys(MODES_16, 10)}
-PEAK_BYTES_CLEAR = 16  # ... where some of it may be transparent
+PEAK_BYTES_CLEAR = 16  # the same for images with transparency
 
 
 def bytes_to_unpack(image: Image.Image) -> int:
-    """Memory that it takes to unpack an image and to make it RGB."""
+    """Peak memory for decoding an image and converting it to RGB, in bytes."""
     peak = PEAK_BYTES_CLEAR if _may_be_clear(image) else PEAK_BYTES.get(image.mode, 8)
     return image.width * image.height * peak
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB. What is transparent is laid on white, as paper is. An RGB image is returned as it is.
+    """Convert an image to RGB. Transparent pixels are blended with white. An RGB image is returned unchanged.
 
-    Grey of more than 8 bits is scaled, white to 255:
+    Grey values of more than 8 bits are scaled so that white is 255:
 
-    - 16 bits (I;16 in any byte order): 65535 is white; in a TIFF, the largest number of its bits, and 0 where the
-      file counts from white.
-    - whole numbers of 32 bits (I) and floating point (F): by the smallest of the ranges 0..255, 0..65535, and for
-      floating point 0..1, that holds them all; else the least is black and the greatest white. Not a number is white,
-      and so is infinity; minus infinity is black. A PNG or PPM whose grey Pillow unpacks to 32 bits has 16.
+    - 16 bits (I;16 in any byte order): white is 65535; in a TIFF, the maximum of its bit depth, or 0 if its photometric
+      interpretation is WhiteIsZero.
+    - 32-bit integers (I) and floating point (F): scaled by the smallest range that contains all values, of 0..255,
+      0..65535 and, for floating point, 0..1. If none does, the minimum is black and the maximum white. NaN and infinity
+      are white, minus infinity is black. PNG and PPM images that Pillow decodes to I are treated as 16 bits.
     """
     if image.mode in MODES_16 or image.mode in ("I", "F"):
         return _grey(image).convert("RGB")
@@ -38,7 +38,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("LA")
     clear = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:
-        # Of a PNG of 16 bits Pillow keeps the high byte of each colour, and this one whole.
+        # Of a 16-bit PNG, Pillow keeps the high byte of each colour, but all 16 bits of the transparent colour.
         image.info["transparency"] = tuple(colour >> 8 for colour in clear)
     if image.mode != "RGBA":
         image = image.convert("RGBA")
@@ -52,7 +52,7 @@ def _may_be_clear(image: Image.Image) -> bool:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """A grey image of 16 or 32 bits as one of 8."""
+    """Convert a grey image of 16 or 32 bits to 8 bits."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     from_white = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
     numbers = np.asarray(image)
@@ -72,8 +72,8 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _scaled(numbers: npt.NDArray[np.generic], whites: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Numbers as 8 bits of grey, by the first white that none exceeds, else from the least to the greatest."""
-    values = numbers.astype(np.float64)  # in which the whole range of single precision has a width
+    """Scale numbers to 0..255: from 0..white, with the first white that no value exceeds, else from min..max."""
+    values = numbers.astype(np.float64)  # max - min of fp32 values cannot overflow in fp64
     finite = values[np.isfinite(values)]
     least, greatest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     black, white = 0.0, next((float(white) for white in whites if least >= 0 and greatest <= white), None)

@@ -1,4 +1,4 @@
-"""Files that other people made: read whole within a limit, or refused in one line."""
+"""Read untrusted files, with a size limit and one-line errors."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from layoutner.files.encodings import NotUnicode, decode, decode_unicode, is_utf
 
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
 CONVERT = "convert it, for instance with `iconv -f ENCODING -t UTF-8`"
-LARGEST_PAGE = 64 * 2**20  # bytes of one page's text file; real ones take thousands
+LARGEST_PAGE = 64 * 2**20  # maximum bytes of one page's text file; real ones have thousands
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file or folder is none of the user's, but of the system that copied it: ._a.json beside a.json."""
+    """Whether a file or folder is hidden or made by the operating system, such as ._a.json for a.json."""
     return path.name.startswith(".") or path.name in SYSTEM_FILES
 
 
@@ -24,7 +24,7 @@ def visible_files(folder: Path, suffixes: str | tuple[str, ...], hidden: list[Pa
     """The files of a folder whose names end in one of the suffixes, in any letter case, sorted.
 
     Args:
-        hidden: a list to which those are added that `is_hidden` finds, which are left out.
+        hidden: files for which `is_hidden` is true are left out and appended to this list.
     """
     found = sorted(file for file in folder.glob("*") if file.name.lower().endswith(suffixes))
     hidden += [file for file in found if is_hidden(file)]
@@ -35,12 +35,12 @@ def read_text(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
     """A file's text: UTF-8, or UTF-16 with a byte order mark. Line ends become line feeds.
 
     Args:
-        largest: bytes from which on the file is taken for something else.
-        notes: a list to which a sentence is added if the file is read in the only other encoding that makes sense; see
-            `decode`. None: such a file is refused.
+        largest: maximum size in bytes.
+        notes: a list; if the file has another encoding that `decode` can determine, a note is appended to it. None:
+            such a file is refused.
 
     Raises:
-        DataError: missing, not a file, not readable, too large, of unknown encoding.
+        DataError: the file is missing, not a regular file, not readable, too large or of unknown encoding.
     """
     try:
         if not path.is_file():
@@ -61,10 +61,10 @@ def read_text(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file of any length, or of a UTF-16 file with a byte order mark, one after the other.
+    """Yield the lines of a file of any size, in UTF-8 or in UTF-16 with a byte order mark.
 
     Raises:
-        DataError: it cannot be read, or is of another encoding.
+        DataError: it cannot be read or has another encoding.
     """
     try:
         with path.open("rb") as file:
@@ -84,10 +84,10 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_json(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None = None) -> Any:
-    """A JSON file's value.
+    """Parse a JSON file.
 
     Args:
-        largest, notes: as of `read_text`.
+        largest, notes: see `read_text`.
 
     Raises:
         DataError: as `read_text`, or not JSON.
@@ -100,13 +100,13 @@ def read_json(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path `name` relative to a data folder. Symbolic links in the folder are followed: it is the user's own.
+    """The path `name` inside a data folder. Symbolic links are followed, because the folder belongs to the user.
 
     Raises:
-        DataError: it is no path, or leads out of the folder, absolute or by "..".
+        DataError: not a valid path, or it leads out of the folder, as an absolute path or by "..".
     """
-    path = Path(os.path.normpath(name))  # so that no ".." is left, which behind a link would lead elsewhere
-    if path.is_absolute():  # a path into the folder is as good as one relative to it
+    path = Path(os.path.normpath(name))  # remove "..", which after a symbolic link would lead elsewhere
+    if path.is_absolute():  # accept an absolute path into the folder
         roots = (folder.absolute(), folder.resolve())
         path = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
     if path.is_absolute() or path.parts[:1] == ("..",):
@@ -114,7 +114,7 @@ def inside(folder: Path, name: str) -> Path:
     try:
         (folder / path).stat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        pass  # which is told when it is opened
-    except (OSError, ValueError) as error:  # NUL, half a character, too long, a circle of links
-        raise DataError(f"{name!r} is no path: {error}") from None
+        pass  # reported when the file is opened
+    except (OSError, ValueError) as error:  # NUL, lone surrogate, too long, symbolic link loop
+        raise DataError(f"{name!r} is not a valid path: {error}") from None
     return folder / path

@@ -1,1 +1,1 @@
-"""Documents become word labels: prediction, export, drawing."""
+"""Use of a trained model: prediction, export, drawing."""

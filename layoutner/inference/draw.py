@@ -1,4 +1,4 @@
-"""Labels drawn on the page."""
+"""Draw predicted entities on page images."""
 
 import math
 import re
@@ -19,43 +19,43 @@ from layoutner.settings.data import MAX_IMAGE_MIB
 
 _Sides = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the drawing
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
+# Adapted from Okabe and Ito's palette, which colour-blind readers can distinguish too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#882255")
 
-LARGEST_SIDE = 8000  # pixels of a drawing; larger pages are drawn smaller
-READABLE_SIDE = 650  # pixels of a drawing's shorter side; smaller pages are drawn some whole number of times as large
-SIZES = (6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)  # of text that is fitted to its box, in pixels
-LONGEST_NAME = 200  # bytes of a drawing's file name, without its ending; file systems take 255
+LARGEST_SIDE = 8000  # maximum side of a drawing in pixels; larger pages are scaled down
+READABLE_SIDE = 650  # minimum shorter side of a drawing in pixels; smaller pages are scaled up by a whole number
+SIZES = (6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)  # font sizes for text fitted to a box, pixels
+LONGEST_NAME = 200  # maximum bytes of a drawing's file name without its suffix; file systems allow 255
 
 
 class Drawings:
-    """A folder of drawn pages."""
+    """A folder of page drawings."""
 
     def __init__(self, folder: Path, types: tuple[str, ...], max_image_mib: int = MAX_IMAGE_MIB) -> None:
         """Make the folder.
 
         Args:
-            types: all entity types of the model, for colours that are the same on every page.
+            types: all entity types of the model, so that a type has the same colour on every page.
             max_image_mib: data.max_image_mib.
 
         Raises:
             DataError: it cannot be made.
         """
         self.folder, self.types, self._max_image_mib = folder, types, max_image_mib
-        self._pages: dict[str, int] = {}  # name without regard to case -> pages that have it
+        self._pages: dict[str, int] = {}  # case-folded file name -> number of pages with it
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{folder}: cannot be made a folder for drawings: {error}") from None
+            raise DataError(f"{folder}: cannot create this folder for the drawings: {error}") from None
 
     def add(self, page: dict[str, Any], image: PageImage | None) -> Path:
-        """Draw a page into a file of its own, named after the document, inside the folder and nowhere else.
+        """Draw a page into its own file, named after the document. The file is always inside the folder.
 
         Raises:
             DataError: it cannot be written.
         """
-        # A document may be named as it likes. No "~" comes through, so a number behind one is never another's name.
-        # In a locale that is not UTF-8, file names have no other letters than the locale's.
+        # A document name may contain anything. "~" is always replaced, so "NAME~2" cannot be the name of another page.
+        # Characters that the file system encoding lacks are dropped.
         encoding = sys.getfilesystemencoding()
         safe = re.sub(r"[^\w.-]+", "_", page["document"]).lstrip(".").encode(encoding, "ignore")[:LONGEST_NAME]
         stem = safe.decode(encoding, "ignore") or "page"
@@ -78,17 +78,17 @@ def draw(
 ) -> None:
     """Draw the entities of a predicted page, with a legend below, as PNG.
 
-    A model of more types than there are colours has them numbered, in the legend and at every box.
+    If the model has more types than there are colours, types are also numbered, in the legend and next to every box.
 
     Args:
-        page: an object as `LabelledPage.to_dict` gives.
-        image: the page's picture; without one, or where it cannot be read, the words are drawn on white.
-        types: all entity types of the model, for colours that are the same on every page.
+        page: the result of `LabelledPage.to_dict`.
+        image: the page image; without one, or if it cannot be read, the words are drawn on white.
+        types: all entity types of the model, so that a type has the same colour on every page.
         out: the file to write.
-        max_image_mib: data.max_image_mib; a larger image cannot be read.
+        max_image_mib: data.max_image_mib; a larger image counts as unreadable.
     """
     width, height = _drawn_size(page["page_size"])
-    numbered = len(types) > len(COLOURS)  # where colours repeat, numbers tell types apart
+    numbered = len(types) > len(COLOURS)  # colours repeat, so types also get numbers
     style = {
         kind: (COLOURS[index % len(COLOURS)], str(index + 1) if numbered else "") for index, kind in enumerate(types)
     }
@@ -137,7 +137,7 @@ def draw(
 
 
 def _drawn_size(page_size: Sequence[float]) -> tuple[int, int]:
-    """Width and height of a page's drawing in pixels: its own, unless the page is vast, or small as one in points."""
+    """Width and height of a drawing in pixels: the page's own, unless the page is huge, or small (a PDF in points)."""
     longest, shortest = max(page_size), min(page_size)
     scale = LARGEST_SIDE / longest  # at most
     if scale > 1:
@@ -152,7 +152,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fit(pen: ImageDraw.ImageDraw, text: str, box: _Sides) -> None:
-    """Write a text as large as its box lets it be, and not so small that nobody sees it."""
+    """Write a text in the largest size that fits its box, but not below the smallest of `SIZES`."""
     x0, y0, x1, y1 = box
     size = y1 - y0
     if (length := _font(SIZES[-1]).getlength(text)) > 0:
@@ -162,9 +162,9 @@ def _fit(pen: ImageDraw.ImageDraw, text: str, box: _Sides) -> None:
 
 
 class _Badges:
-    """Numbers beside the boxes of entities, off the words and off one another where there is room."""
+    """Places numbers next to entity boxes, avoiding words and other numbers if there is room."""
 
-    CELL = 4  # pixels of a drawing a cell of the map of what is taken
+    CELL = 4  # pixels per cell of the occupancy map
 
     def __init__(self, pen: ImageDraw.ImageDraw, size: tuple[int, int], words: Sequence[_Sides]) -> None:
         self._pen, self._width = pen, size[0]
@@ -173,7 +173,7 @@ class _Badges:
             self._taken[self._cells(word)] = True
 
     def add(self, number: str, colour: str, box: _Sides, largest: float) -> None:
-        """Write a number on its colour at a box: left of it, else right, above or below; left where none is free."""
+        """Write a number next to a box: left, right, above or below, the first that is free; left if none is."""
         x0, y0, x1, y1 = box
         height = min(max(10, y1 - y0), largest)
         font = _font(max(8, round(0.8 * height)))
@@ -193,7 +193,7 @@ class _Badges:
 
 
 def _printable(text: str) -> str:
-    """One line that fits a page: no control character moves the pen, and no half character stops the font."""
+    """Shorten a text and replace characters that cannot be drawn, such as control characters and lone surrogates."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:LONGEST_NAME])
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a Hugging Face folder: weights, configuration, tokenizer, preprocessing."""
+"""Export a checkpoint as a Hugging Face folder: weights, configuration, tokenizer and preprocessing."""
 
 import shutil
 import tempfile
@@ -19,7 +19,7 @@ from layoutner.training.folder import MODEL_ASSETS_FOLDER, PREPROCESSING_FILE, T
 
 
 def chosen_checkpoint(run: Path) -> Path:
-    """The best checkpoint of a run on data.eval; the newest where the run had none.
+    """The best checkpoint of a run on data.eval; without data.eval, the newest one.
 
     Raises:
         CheckpointError: not a run folder, or no complete checkpoint in it.
@@ -32,7 +32,7 @@ def chosen_checkpoint(run: Path) -> Path:
 
 
 def require_checkpoints(run: Path) -> list[Path]:
-    """All complete checkpoints of a run, oldest first; their contents are not read.
+    """All complete checkpoints of a run, oldest first. Their contents are not verified.
 
     Raises:
         CheckpointError: not a run folder, or no complete checkpoint in it.
@@ -44,7 +44,7 @@ def require_checkpoints(run: Path) -> list[Path]:
 
 
 def undamaged_checkpoints(run: Path) -> list[Path]:
-    """All checkpoints of a run, oldest first, every byte of them verified.
+    """All checkpoints of a run, oldest first, after verifying their checksums.
 
     Raises:
         CheckpointError: not a run folder, no complete checkpoint in it, or a damaged one.
@@ -56,14 +56,14 @@ def undamaged_checkpoints(run: Path) -> list[Path]:
 
 @contextmanager
 def as_model(checkpoint: Path) -> Iterator[Path]:
-    """A checkpoint as a folder like an export, for as long as it is used: links, in a folder of this process.
+    """A temporary folder with symbolic links to the files of a checkpoint, laid out like an export.
 
     Raises:
-        CheckpointError: the run folder lacks what a checkpoint is no model without.
+        CheckpointError: the run folder lacks the model config or the preprocessing file.
     """
     run = checkpoint.parent.parent.resolve()
     if missing := [name for name in (MODEL_ASSETS_FOLDER, PREPROCESSING_FILE) if not (run / name).exists()]:
-        raise CheckpointError(f"{run}: {' and '.join(missing)} missing, without which its checkpoints are no models")
+        raise CheckpointError(f"{run}: {' and '.join(missing)} missing, so its checkpoints cannot be exported")
     with tempfile.TemporaryDirectory() as folder:
         files = [*(run / MODEL_ASSETS_FOLDER).iterdir(), run / PREPROCESSING_FILE, checkpoint.resolve() / WEIGHTS_FILE]
         if (pages := run / TRAINING_PAGES_FILE).exists():
@@ -74,7 +74,7 @@ def as_model(checkpoint: Path) -> Iterator[Path]:
 
 
 def export(source: Path, out: Path) -> Path:
-    """Export a run (its chosen checkpoint) or one checkpoint of it. Needs neither DeepSpeed nor a pickle.
+    """Export the chosen checkpoint of a run, or a given checkpoint. Needs neither DeepSpeed nor pickle.
 
     Args:
         source: a run folder, or RUN/checkpoints/step-NNNNNN.
@@ -84,12 +84,12 @@ def export(source: Path, out: Path) -> Path:
         The checkpoint exported.
 
     Raises:
-        CheckpointError: nothing to export, or it is damaged.
-        SettingsError: something is in the way at `out`.
+        CheckpointError: there is no checkpoint, or it is damaged.
+        SettingsError: `out` exists and is not an empty folder.
         ModelError: the export could not be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError(f"{out}: there is something already; export into a new folder")
+        raise SettingsError(f"{out}: already exists; give a new folder")
     is_checkpoint = (source / WEIGHTS_FILE).is_file() and source.parent.name == "checkpoints"
     checkpoint = source if is_checkpoint else chosen_checkpoint(source)
     run = checkpoint.parent.parent
@@ -100,7 +100,7 @@ def export(source: Path, out: Path) -> Path:
         with atomic_folder(out) as partial:
             shutil.copytree(run / MODEL_ASSETS_FOLDER, partial, dirs_exist_ok=True)
             shutil.copyfile(run / PREPROCESSING_FILE, partial / PREPROCESSING_FILE)
-            if (run / TRAINING_PAGES_FILE).exists():  # runs of the first version have none
+            if (run / TRAINING_PAGES_FILE).exists():  # older runs have no such file
                 shutil.copyfile(run / TRAINING_PAGES_FILE, partial / TRAINING_PAGES_FILE)
             shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
     except OSError as error:

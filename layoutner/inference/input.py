@@ -1,4 +1,4 @@
-"""The documents of a prediction or a score, one after the other, from a path or from standard input."""
+"""Stream documents for prediction or evaluation, from a path or from standard input."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from layoutner.settings.data import DataSettings, FormatName
 
 
 def guess_format(path: Path) -> FormatName:
-    """The format of a path where it is plain: an image or a folder of nothing else, or jsonl; else funsd."""
+    """Guess the format: jsonl for .jsonl files and stdin, ocr for an image or a folder of images only, else funsd."""
     if path == STDIN or path.suffix.lower() == ".jsonl":
         return "jsonl"
     names = [path] if path.is_file() else (entry for entry in _entries(path) if not is_hidden(entry))
@@ -27,38 +27,38 @@ def _entries(path: Path) -> Iterator[Path]:
     try:
         yield from path.iterdir()
     except OSError:
-        return  # the reader says why
+        return  # the reader reports the error
 
 
 class ReportingStats(ReadStats):
-    """A stats that says on standard error what is left out, when it is left out."""
+    """ReadStats that also print each skipped page to standard error at once."""
 
     def skip(self, problem: Problem) -> None:
         super().skip(problem)
         print(f"left out: {problem}", file=sys.stderr, flush=True)
 
     def skip_all(self, problems: list[Problem]) -> None:
-        """Count pages that are left out."""
+        """Count and report skipped pages."""
         for problem in problems:
             self.skip(problem)
 
 
 def refuse(problems: list[Problem]) -> None:
-    """Stop for pages whose image is lacking."""
-    what = f"{len(problems)} document(s) lack the page image that the model takes"
+    """Raise a UserError for pages without a usable image."""
+    what = f"{len(problems)} document(s) have no page image, which the model needs"
     raise_gathered(DataError, what, [str(problem) for problem in problems])
 
 
 def lost_pages(settings: DataSettings, stats: ReportingStats) -> Callable[[list[Problem]], None]:
-    """What becomes of pages whose image the network takes and cannot have: data.bad_pages says."""
+    """Handler for pages without a usable image, if the network needs images: skip or raise, by data.bad_pages."""
     return stats.skip_all if settings.bad_pages == "skip" else refuse
 
 
 def documents(settings: DataSettings, path: Path, split: str, stats: ReadStats, labels: Labels) -> Iterator[Document]:
-    """Documents to label (labels are ignored) or to score (they are demanded). Nothing is read before it is asked for.
+    """Yield documents lazily, to predict (labels = "ignore") or to evaluate (labels = "require").
 
     Raises:
-        DataError: a page that stops the run, nothing to read, not one page.
+        DataError: a page cannot be used, or there is no page.
     """
     count = 0
     for found in stream(settings, path, split, stats, said="--input", labels=labels):

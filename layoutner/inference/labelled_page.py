@@ -1,4 +1,4 @@
-"""A page with the model's labels: every word with its label and probability, and the entities they make."""
+"""A page with predictions: every word with its label and probability, and the entities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from layoutner.pages.labels import LabelSet, rewrite, to_spans
 
 @dataclass(frozen=True)
 class LabelledWord:
-    """A word with its label."""
+    """A word with its predicted label."""
 
     text: str
     box: Box  # x0, y0, x1, y1, in thousandths of the page's width and height
     label: str  # "O", or prefix-type such as "B-TOTAL"
-    probability: float  # the model's, of its own answer
+    probability: float  # the model's probability of the label it predicted
 
 
 @dataclass(frozen=True)
 class Entity:
-    """Words of one type that belong together."""
+    """A predicted entity: consecutive words with one type."""
 
     type: str
     text: str
@@ -42,11 +42,11 @@ class LabelledPage:
     entities: tuple[Entity, ...]
 
     def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
-        """The page as `layoutner predict` writes it, one JSON object.
+        """The page as a JSON object, as `layoutner predict` writes it.
 
         Args:
-            folder: where the object will be written. A page image in it is named, relative to it. None: no image is
-                named.
+            folder: folder of the output file. If the page image is inside it, the object contains the image's relative
+                path. None: the object contains no image path.
         """
         document = self.document
         given = document.segments
@@ -75,15 +75,15 @@ class LabelledPage:
 
 
 def label_page(document: Document, answers: Sequence[WordPrediction], labels: LabelSet) -> LabelledPage:
-    """Give a page the model's answers.
+    """Combine a page with the model's predictions.
 
-    The entities are those of `to_spans`, and a word's label is its place in its entity. So the label is the model's
-    answer, unless the answers are no legal sequence: a lone I-TOTAL becomes B-TOTAL. The probability is the answer's.
+    Entities are read from the predicted tags by `to_spans`. A word's label is the predicted tag, unless the tag
+    sequence is not valid in the scheme: a lone I-TOTAL becomes B-TOTAL. The probability is that of the predicted tag.
 
     Args:
         document: the page.
-        answers: one per word.
-        labels: what the answers' ids mean.
+        answers: one prediction per word.
+        labels: the label set of the prediction ids.
     """
     tags = labels.tags
     names = rewrite([tags[answer.label] for answer in answers], labels.scheme)
@@ -99,11 +99,11 @@ def label_page(document: Document, answers: Sequence[WordPrediction], labels: La
 
 
 def _image(image: PageImage | None, folder: Path | None) -> dict[str, str | int]:
-    """{"image": name}, and "frame" in a file of several, where a reader of the folder may open it."""
+    """{"image": relative path}, with "frame" for a file of several frames; {} if the image is not inside the folder."""
     if image is None or folder is None:
         return {}
     frame = {} if image.frame is None else {"frame": image.frame}
-    # As it was named, which may be by a link in the folder; else as it is without links.
+    # Try the path as given, which may contain a symbolic link in the folder; then the resolved path.
     for path, root in ((image.path.absolute(), folder.absolute()), (image.path.resolve(), folder.resolve())):
         if path.is_relative_to(root) and ".." not in path.parts:
             return {"image": path.relative_to(root).as_posix(), **frame}

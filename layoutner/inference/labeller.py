@@ -1,4 +1,4 @@
-"""A trained model folder, ready to label documents."""
+"""Load an exported model and label documents with it."""
 
 import json
 import time
@@ -32,30 +32,31 @@ from layoutner.settings.data import MAX_IMAGE_MIB
 from layoutner.training.folder import PREPROCESSING_FILE, read_training_pages
 from layoutner.training.page_images import image_problems
 
-# What transformers raises for a folder whose files are torn or edited.
+# Exceptions that transformers raises for damaged or edited files.
 BROKEN = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError, StrictDataclassError)
 
-# What is read at a time, to be sorted by length and shared out. Not a matter of ranks: the same chunks on any number.
+# Documents are read in chunks, which are sorted by length and assigned to ranks. A chunk ends at any of these limits,
+# none of which depends on the number of ranks.
 CHUNK_PAGES = 256
-CHUNK_WORDS = 65_536  # no more pages are added from here on
-CHUNK_S = 5.0  # nor after as many seconds of reading: OCR and a live producer are slow, and the other ranks wait
+CHUNK_WORDS = 65_536
+CHUNK_S = 5.0  # seconds of reading: OCR or a live producer may be slow, and the other ranks wait
 
-Labelled = list[tuple[Document, list[WordPrediction]]]  # documents, each with one answer a word
+Labelled = list[tuple[Document, list[WordPrediction]]]  # documents, each with one prediction per word
 
 
 class Labeller:
-    """The exported model, its tokenizer and its preprocessing."""
+    """An exported model with its tokenizer and preprocessing."""
 
     def __init__(self, folder: Path, ranks: Ranks, max_image_mib: int = MAX_IMAGE_MIB) -> None:
         """Load an export.
 
         Args:
-            folder: of the export.
+            folder: folder of the export.
             ranks: the ranks.
             max_image_mib: data.max_image_mib.
 
         Raises:
-            ModelError: not an export of layoutner, or its weights do not fit.
+            ModelError: not a complete export of layoutner, or it cannot be loaded.
         """
         try:
             preprocessing: dict[str, Any] = json.loads((folder / PREPROCESSING_FILE).read_text(encoding="utf-8"))
@@ -64,7 +65,7 @@ class Labeller:
             self.labels = LabelSet.from_tags(tags)
             max_length, stride = preprocessing["max_length"], preprocessing["stride"]
             box_level, images = preprocessing["box_level"], preprocessing["images"]
-            # {"chosen_on_test": true} where the checkpoint was: every score of it says so.
+            # {"chosen_on_test": true} if the checkpoint was chosen on the test split; copied into every score.
             self.ignore_types: tuple[str, ...] = tuple(preprocessing.get("ignore_types", ()))
             self.chosen: dict[str, bool] = {k: v for k, v in preprocessing.items() if k == "chosen_on_test"}
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -74,13 +75,13 @@ class Labeller:
             ) from None
         if self.family not in FAMILIES or self.labels.tags != tags:
             raise ModelError(
-                f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not known here"
+                f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not supported"
             )
         require_packages(self.family)
         self._training_pages = read_training_pages(folder)
         self.ranks = ranks
         self.max_image_mib = max_image_mib
-        # Weights stay in the number format they were trained in, so that scores repeat; a CPU computes fp16 in fp32.
+        # Keep the dtype that the weights were trained in, so that scores are reproducible. On a CPU, fp16 becomes fp32.
         try:
             model, report = AutoModelForTokenClassification.from_pretrained(
                 folder, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
@@ -91,15 +92,15 @@ class Labeller:
         names = [model.config.id2label.get(index) for index in range(model.config.num_labels)]
         if lost or names != tags:
             raise ModelError(
-                f"{folder}: not a whole export: {len(lost)} weights are missing {lost[:10]}, its config.json has the "
-                f"labels {names} and its {PREPROCESSING_FILE} {tags}"
+                f"{folder}: incomplete or modified export: {len(lost)} weights are missing {lost[:10]}; its "
+                f"config.json has the labels {names}, its {PREPROCESSING_FILE} {tags}. Export the model again"
             )
         self.tokenizer = open_tokenizer(str(folder), self.family, model.config)
         self.image_processor = open_pages(str(folder), self.family, model.config, images == "use")
         if self.image_processor is not None:
             self.image_processor = PageImages(
                 self.image_processor.processor, max_image_mib, CHUNK_PAGES
-            )  # no page is needed after its chunk
+            )  # pages are not needed after their chunk
         special_boxes = FAMILIES[self.family].special_boxes
         self.splitter = WindowSplitter(self.tokenizer, max_length, stride, box_level, special_boxes)
         if ranks.device.type == "cpu" and model.dtype == torch.float16:
@@ -119,16 +120,16 @@ class Labeller:
         take: Callable[[Labelled], None],
         lost: Callable[[list[Problem]], None] = refuse,
     ) -> None:
-        """One answer for every word of every document, chunk by chunk, so that memory does not grow with the input.
+        """Predict a label for every word of every document, chunk by chunk in bounded memory.
 
-        All ranks call it. Which windows share a forward does not depend on their number, so nor do the answers.
+        All ranks call it. Batches do not depend on the number of ranks, so neither do the predictions.
 
         Args:
-            documents: those of rank 0 count.
-            batch_size: windows a forward.
-            take: called on rank 0 with each chunk, in order; its failure is raised on all ranks, as is that of reading.
-            lost: called on rank 0 with the pages whose image the network takes and cannot have. Where it does not
-                raise, they are left out.
+            documents: read on rank 0 only.
+            batch_size: windows per forward pass.
+            take: called on rank 0 with each labelled chunk, in order. If it or reading fails, all ranks raise.
+            lost: called on rank 0 with the pages without a usable image, if the network needs images. If it does not
+                raise, these pages are skipped.
         """
         for chunk in self._chunks(documents, lost):
             windows = self.splitter.split(chunk, None)
@@ -142,12 +143,13 @@ class Labeller:
         batch_size: int,
         lost: Callable[[list[Problem]], None] = refuse,
     ) -> Scores:
-        """Scores of labelled documents, those of rank 0, the same on every rank. `lost` is that of `label`.
+        """Score the labelled documents of rank 0; the result is the same on every rank. `lost`: see `label`.
 
-        counts["documents_trained_on"] says how many of them the model was trained on, as far as its folder knows.
+        counts["documents_trained_on"] is the number of pages that the model was trained on. It is missing if the model
+        folder has no list of training pages.
 
         Raises:
-            DataError: documents without labels, or with labels the model does not know; no word at all.
+            DataError: documents have no labels or labels unknown to the model, or there is no word.
         """
         trained_on: list[bool] = []
         scores = evaluate(
@@ -178,7 +180,7 @@ class Labeller:
             yield chunk, self.splitter.split(chunk, self.labels)
 
     def _chunks(self, documents: Iterable[Document], lost: Callable[[list[Problem]], None]) -> Iterator[list[Document]]:
-        """Rank 0's documents, on every rank, as many at a time as are held in memory."""
+        """Yield the documents of rank 0 in chunks, on every rank."""
         source = iter(documents)
         while chunk := self.ranks.run_on_rank_zero(lambda: _next_chunk(source)):
             if self.image_processor is None:

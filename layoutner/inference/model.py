@@ -1,4 +1,4 @@
-"""A trained model in one process: documents in, labelled pages or scores out."""
+"""The public model class: label or score documents with a trained model, in one process."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +19,7 @@ Source = Iterable[Document] | Path | str  # documents, or a file or folder of th
 
 
 class Model:
-    """A model that `layoutner train` or `layoutner export` has made. `load_model` opens one."""
+    """A model made by `layoutner train` or `layoutner export`. Use `load_model` to open one."""
 
     def __init__(self, labeller: Labeller) -> None:
         self._labeller = labeller
@@ -37,7 +37,7 @@ class Model:
     def predict(
         self, documents: Source, *, batch_size: int = 8, split: str = "test", **data: Any
     ) -> list[LabelledPage]:
-        """Label every word of every document, in their order.
+        """Label every word of every document, in the order of the documents.
 
         Args:
             documents: Document objects, or the path of a file or folder.
@@ -61,7 +61,7 @@ class Model:
         """Score the model on labelled documents.
 
         Args:
-            documents, batch_size, split, data: as of `predict`.
+            documents, batch_size, split, data: see `predict`.
 
         Raises:
             DataError: the documents cannot be read, have no labels, or have labels that the model does not know.
@@ -69,7 +69,7 @@ class Model:
         return self._labeller.evaluate(self._read(documents, split, "require", data), split, batch_size)
 
     def _read(self, documents: Source, split: str, labels: Labels, data: dict[str, Any]) -> Iterable[Document]:
-        """Documents as they are, or read as the model's training documents were."""
+        """Return Document objects unchanged; read a path with the settings of the model's training."""
         if not isinstance(documents, Path | str):
             return documents
         of_model = {"box_level": self._labeller.splitter.box_level, "ignore_types": self._labeller.ignore_types}

@@ -1,4 +1,4 @@
-"""The folder of a trained model, found and looked at before torch is imported."""
+"""Find the folder of a trained model. Does not import torch."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE
 
 
 def model_folder(given: Path, said: str = "--model ") -> Path:
-    """The model that a user means: an export itself, or that of a run folder.
+    """The folder of the exported model: the given folder itself, or the export in a run folder.
 
     Args:
-        said: what messages call it, before its path.
+        said: prefix of the path in messages.
 
     Raises:
-        ModelError: neither, or a run folder without an export.
+        ModelError: neither an export nor a run folder, or a run folder without an export.
     """
     if not given.is_dir():
         raise ModelError(f"{said}{given}: no such folder; `layoutner export RUN OUT` makes one")
@@ -24,7 +24,7 @@ def model_folder(given: Path, said: str = "--model ") -> Path:
         return given / EXPORT_FOLDER
     if (given / CHECKPOINTS_FOLDER).is_dir():
         raise ModelError(
-            f"{said}{given}: is a run folder whose model is not exported yet: `layoutner export {given} OUT` does it"
+            f"{said}{given}: is a run folder whose model is not exported yet: run `layoutner export {given} OUT`"
         )
     missing = [name for name in (PREPROCESSING_FILE, "config.json") if not (given / name).is_file()]
     raise ModelError(
@@ -34,5 +34,5 @@ def model_folder(given: Path, said: str = "--model ") -> Path:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder looks like what an export leaves."""
+    """Whether a folder looks like an export."""
     return (folder / PREPROCESSING_FILE).is_file() and (folder / "config.json").is_file()

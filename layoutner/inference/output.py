@@ -1,4 +1,4 @@
-"""Predictions and scores as files: JSON, or the text files of run_seq_labeling.py."""
+"""Write predictions and scores as JSON, or as the text files of run_seq_labeling.py."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from layoutner.objectives.metrics import Scores
 
 
 class Output:
-    """A file that appears under its name only when it is whole, or standard output. Rank 0 alone opens it."""
+    """An output file that gets its name only when it is complete, or standard output. Only rank 0 opens it."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -24,14 +24,14 @@ class Output:
         self._writing: AtomicFile | None = None  # None for standard output, and for what has no content, such as a pipe
 
     def open(self) -> None:
-        """Begin.
+        """Open the temporary file or standard output.
 
         Raises:
             DataError: it cannot be written.
         """
         if self.path is None:
             if sys.stdout is None:
-                raise DataError("standard output is closed; --output FILE writes to a file")
+                raise DataError("standard output is closed; use --output FILE")
             self._file = sys.stdout.buffer
             return
         if self.path.is_dir():
@@ -40,7 +40,7 @@ class Output:
             if self.path.exists() and not self.path.is_file():
                 self._file = self.path.open("wb")
                 return
-            whole = self.path.resolve()  # a link stays a link
+            whole = self.path.resolve()  # keep a symbolic link, and replace its target
             whole.parent.mkdir(parents=True, exist_ok=True)
             self._writing = AtomicFile(whole)
             self._file = self._writing.file
@@ -48,15 +48,15 @@ class Output:
             raise self._failed(error) from None
 
     def write(self, text: str) -> None:
-        """Write, and hand on to whoever reads at the other end.
+        """Write and flush.
 
         Raises:
-            DataError: it cannot be written, for instance for a full disk.
-            BrokenPipeError: nobody reads standard output any more.
+            DataError: it cannot be written, for example because the disk is full.
+            BrokenPipeError: the reader of standard output has closed the pipe.
         """
         assert self._file is not None, "written before it was opened"
         try:
-            # Half a character in a file's name is no UTF-8; escaped it still is JSON.
+            # A lone surrogate (from a file name) is not valid UTF-8; its escape is valid JSON.
             self._file.write(text.encode("utf-8", "backslashreplace"))
             self._file.flush()
         except BrokenPipeError:
@@ -65,7 +65,7 @@ class Output:
             raise self._failed(error) from None
 
     def finish(self) -> None:
-        """Everything is written: the file gets its name.
+        """Close the file and give it its final name.
 
         Raises:
             DataError: as `write`.
@@ -81,11 +81,11 @@ class Output:
             raise self._failed(error) from None
 
     def discard(self) -> None:
-        """Leave nothing of what was not finished."""
+        """Remove the temporary file, if the output was not finished."""
         if self._writing is not None:
             self._writing.discard()
         elif self._file is not None and self.path is not None:
-            with suppress(OSError):  # what a full disk did not take is tried once more
+            with suppress(OSError):  # closing writes the rest of the buffer, which fails again on a full disk
                 self._file.close()
 
     def _failed(self, error: OSError) -> DataError:
@@ -95,22 +95,22 @@ class Output:
 
 
 def close_stdout() -> None:
-    """What could not be written to standard output is not tried again when Python ends."""
+    """Redirect standard output to /dev/null, so that Python does not try to flush it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def to_jsonl(page: dict[str, Any]) -> str:
-    """One line, as the reader "jsonl" takes it, for those too who count more characters than a line feed as its end."""
+    """A page as one line of the jsonl format. Escapes Unicode line separators, which some tools take for line ends."""
     line = json.dumps(page, ensure_ascii=False)
     return re.sub("[\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"
 
 
 def to_unilm(page: dict[str, Any]) -> str:
-    """As test_predictions.txt of run_seq_labeling.py: a word, a space and its label a line.
+    """A page in the format of run_seq_labeling.py's test_predictions.txt: one line per word, "WORD LABEL".
 
-    Empty lines stand where the input has them, as where preprocess.py cut a page, and one behind a page of a format
-    whose lines are no words. Of a word with white space inside, the part before it is written: a line has two fields,
-    whatever the input.
+    Empty lines are written where the input has them (where preprocess.py cut a page). For other input formats, one
+    empty line follows each page. Of a word that contains white space, only the part before it is written, so that every
+    line has two fields.
     """
     words = page["words"]
     empty = Counter(page.get("breaks", [len(words)]))
@@ -122,10 +122,10 @@ PREDICTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"jsonl": to_jsonl, "u
 
 
 def results(scores: Mapping[str, Scores]) -> str:
-    """As test_results.txt and eval_results.txt of run_seq_labeling.py: a line "f1 = 0.78" a number, sorted by name.
+    """Scores in the format of run_seq_labeling.py's test_results.txt and eval_results.txt: lines "f1 = 0.78", sorted.
 
     Args:
-        scores: by name of the checkpoint; where there are several, their lines begin with the name and "_".
+        scores: scores by checkpoint name. With several checkpoints, each line begins with "NAME_".
     """
     named = {
         f"{name}_{key}" if len(scores) > 1 else key: getattr(its, key)

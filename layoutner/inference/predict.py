@@ -1,4 +1,4 @@
-"""Label documents and write them into files and drawings."""
+"""Label documents and write predictions and drawings."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,16 +21,16 @@ def predict(
     draw: Path | None = None,
     lost: Callable[[list[Problem]], None] = refuse,
 ) -> None:
-    """Label documents and write them, chunk by chunk. All ranks call it; rank 0 reads, writes and draws.
+    """Label documents and write the predictions, chunk by chunk. All ranks call it; rank 0 reads, writes and draws.
 
     Args:
-        documents, batch_size, lost: as of `Labeller.label`.
-        output: open on rank 0; finished here.
-        output_format: one of `PREDICTIONS`.
-        draw: folder for the pages with their entities drawn on them.
+        documents, batch_size, lost: see `Labeller.label`.
+        output: already open on rank 0; `predict` finishes it.
+        output_format: a key of `PREDICTIONS`.
+        draw: folder for drawings of the pages with their entities; None = no drawings.
 
     Raises:
-        DataError: on every rank: what cannot be read, labelled or written.
+        DataError: on every rank: a document cannot be read or labelled, or the output cannot be written.
     """
     ranks, labels = labeller.ranks, labeller.labels
     drawings = (

@@ -1,1 +1,1 @@
-"""The network families: opening a pretrained checkpoint and building the network."""
+"""Model families: open a pretrained model and build the network."""

@@ -1,4 +1,4 @@
-"""The network families, in one table: what each takes, how its tokenizer is opened, what of it is not trained."""
+"""Table of model families: inputs, tokenizer options and frozen parameters of each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,27 +15,31 @@ from layoutner.pages.document import Box
 CORNERS: tuple[Box, Box] = ((0, 0, 0, 0), (1000, 1000, 1000, 1000))
 ORIGIN: tuple[Box, Box] = ((0, 0, 0, 0), (0, 0, 0, 0))
 
-# Byte-level BPE tells a word's start by the space before it, so every word gets one.
+# Byte-level BPE encodes the start of a word by a leading space, so every word gets one.
 SPACED = (("add_prefix_space", True),)
 
-# LayoutLMv2 and v3 look their relative positions up without a gradient.
+# LayoutLMv2 and v3 look up their relative position biases without a gradient.
 RELATIVE = (".rel_pos_bias.", ".rel_pos_x_bias.", ".rel_pos_y_bias.")
 
 
 @dataclass(frozen=True)
 class Family:
-    """What sets a family apart. Names of parameters are parts of ".name"; {last} is the number of the last layer."""
+    """Properties of a model family.
+
+    A parameter matches an entry of `unused` or `visual` if "." + its name contains the entry. {last} is the index of
+    the last layer.
+    """
 
     boxes: Literal["none", "thousandths", "fractions"] = "none"
-    special_boxes: tuple[Box, Box] = CORNERS  # of the tokens before and after the words
+    special_boxes: tuple[Box, Box] = CORNERS  # boxes of the special tokens before and after the words
     tokenizer_options: tuple[tuple[str, Any], ...] = ()
-    positions_after_padding: bool = False  # position ids start behind the padding token's id, so there are fewer
-    image: str | None = None  # argument of forward for the page image
+    positions_after_padding: bool = False  # position ids start at the padding id + 1, so fewer positions are usable
+    image: str | None = None  # name of forward's argument for the page image
     image_optional: bool = False
-    unused: tuple[str, ...] = ()  # parameters that no label depends on, or that get no gradient
-    visual: tuple[str, ...] = ()  # parameters that only page images reach
-    fp32_inputs: tuple[str, ...] = ()  # modules that boxes or pixels enter in fp32, whatever the weights are in
-    kept_head: tuple[str, ...] = ()  # modules beside the backbone that pretraining made, and fine-tuning goes on with
+    unused: tuple[str, ...] = ()  # parameters that do not affect the logits, or that get no gradient
+    visual: tuple[str, ...] = ()  # parameters that are only used with page images
+    fp32_inputs: tuple[str, ...] = ()  # modules that take boxes or pixels in fp32, whatever the dtype of the weights
+    kept_head: tuple[str, ...] = ()  # pretrained modules outside the backbone that fine-tuning continues to train
 
 
 FAMILIES = {
@@ -46,7 +50,7 @@ FAMILIES = {
     "layoutlmv2": Family(
         boxes="thousandths",
         image="image",
-        # Of the feature pyramid's four outputs, the network takes the finest.
+        # Of the feature pyramid's four outputs, the network uses only the finest.
         unused=(".pooler.", *RELATIVE, ".fpn_output3.", ".fpn_output4.", ".fpn_output5."),
         fp32_inputs=("layoutlmv2.visual.backbone",),
     ),
@@ -54,7 +58,7 @@ FAMILIES = {
         boxes="thousandths",
         special_boxes=ORIGIN,
         tokenizer_options=SPACED,
-        positions_after_padding=True,  # of the text; page images have positions of their own
+        positions_after_padding=True,  # of text tokens; image patches have their own position embeddings
         image="pixel_values",
         image_optional=True,
         unused=RELATIVE,
@@ -72,7 +76,7 @@ FAMILIES = {
         special_boxes=ORIGIN,
         tokenizer_options=SPACED,
         positions_after_padding=True,
-        # Of the last layer only the text's stream is read; the layout's still steers its attention.
+        # Of the last layer, only the text stream is used. Its layout stream still contributes to the attention scores.
         unused=(
             ".layer.{last}.attention.self.layout_value.",
             ".layer.{last}.attention.layout_output.",
@@ -80,7 +84,7 @@ FAMILIES = {
             ".layer.{last}.layout_output.",
         ),
     ),
-    # In bf16 the coordinates of the page's far half would be a two-hundredth of it apart.
+    # In bf16, coordinates between 0.5 and 1 would be rounded to steps of about 1/256 of the page.
     "bros": Family(boxes="fractions", unused=(".pooler.",), fp32_inputs=("bros.bbox_embeddings.bbox_projection",)),
     "modernbert": Family(tokenizer_options=SPACED, kept_head=("head",)),
 }
@@ -91,10 +95,10 @@ def model_inputs(
 ) -> dict[str, torch.Tensor]:
     """Keyword arguments of the family's forward, for a network that `accept_fp32` has prepared.
 
-    Token types are left out: one page is one segment, 0. Whatever is no index is fp32.
+    Token types are omitted: every token has type 0. Inputs that are not indices are in fp32.
 
     Args:
-        pages: reads the page images; None where the network does not see them.
+        pages: reads the page images; None if the network does not use them.
 
     Raises:
         DataError: a page image cannot be read.
@@ -111,7 +115,7 @@ def model_inputs(
 
 
 def untrained(family: str, model: Any, sees_images: bool) -> Iterator[str]:
-    """Names of the parameters that stay as the checkpoint has them, because no gradient reaches them."""
+    """Names of the parameters to freeze, because they get no gradient."""
     row = FAMILIES[family]
     last = model.config.num_hidden_layers - 1
     parts = [part.format(last=last) for part in (*row.unused, *(() if sees_images else row.visual))]
@@ -121,14 +125,14 @@ def untrained(family: str, model: Any, sees_images: bool) -> Iterator[str]:
 
 
 def accept_fp32(family: str, model: Any) -> None:
-    """Let the network take boxes and pixels in fp32 when its weights are in fp16 or bf16, and compute as it trained."""
+    """Let a network in fp16 or bf16 accept boxes and pixels in fp32, and compute exactly as in training."""
     modules = dict(model.named_modules())
     for name in FAMILIES[family].fp32_inputs:
         if name in modules:
             modules[name].register_forward_pre_hook(_to_dtype_of_weights)
     for module in modules.values():
         if isinstance(module, BrosPositionalEmbedding1D):
-            # DeepSpeed keeps this buffer in fp32, from_pretrained rounds it as it does weights.
+            # DeepSpeed keeps this buffer in fp32, but from_pretrained rounds it to the dtype of the weights.
             size = module.dim_bbox_sinusoid_emb_1d
             module.inv_freq = 1 / 10000 ** (torch.arange(0.0, size, 2.0, device=module.inv_freq.device) / size)
 

@@ -1,19 +1,22 @@
-"""What a trained head knows of some tags goes on in a new one."""
+"""Initialise a new classification head from a trained one that shares some of its tags."""
 
 import torch
 from torch import nn
 
-LISTED = 10  # tags in a message, at most
+LISTED = 10  # maximum number of tags in a message
 
 
 @torch.no_grad()
 def carry_over(old: nn.Module, old_tags: list[str], new: nn.Module, tags: list[str], name: str) -> str:
-    """Copy what a trained head knows of the tags of a new one, and say what that is.
+    """Copy the outputs of shared tags from a trained head to a new one.
 
     Args:
         old, old_tags: the trained head, and the tag of each output.
-        new, tags: the head to fill, and the tag of each output.
-        name: of the checkpoint.
+        new, tags: the head to initialise, and the tag of each output.
+        name: name of the pretrained model, for the message.
+
+    Returns:
+        A message: how many tags were kept, added and dropped.
     """
     place = {tag: old_tags.index(tag) for tag in old_tags}
     kept = [tag for tag in tags if tag in place]
@@ -27,9 +30,9 @@ def carry_over(old: nn.Module, old_tags: list[str], new: nn.Module, tags: list[s
         for layer, its in zip(layers, before, strict=True):
             layer.load_state_dict(its.state_dict())
     else:
-        # LayoutLMv3 has a second layer, with a tanh between, from 10 tags on. tanh is near the identity where a head
-        # works, so answers hardly change if it is taken for that.
-        how = " (as the head has another number of layers, its first answers are near the trained ones, not the same)"
+        # LayoutLMv3's head has a second layer, after a tanh, if there are 10 tags or more. Treat tanh as the identity:
+        # it is close to it for typical activations, so predictions hardly change.
+        how = " (with a different number of layers: its initial predictions are close to the trained head's, not equal)"
         for layer in layers:
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)

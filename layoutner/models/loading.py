@@ -1,4 +1,4 @@
-"""A checkpoint is opened, and becomes a token classifier of its family."""
+"""Open a pretrained model and build a token classifier from it."""
 
 import copy
 import logging
@@ -37,15 +37,15 @@ from layoutner.settings.tree import ModelSettings
 
 logger = logging.getLogger(__name__)
 
-# Size of new layout tables against the word embeddings they are added to (both as standard deviation per element):
-# six of them are summed, and at 1 the text model would be drowned.
+# Scale of newly initialised layout embeddings, relative to the word embeddings they are added to (standard deviations
+# per element). Six of them are summed; at scale 1 they would dominate the text.
 LAYOUT_SCALE = 0.1
 
-# Share of a lower-case vocabulary that may have capitals, as words that somebody has put into its vocab.txt.
+# Maximum share of tokens with capitals in a lower-case vocabulary: words that a user has added to vocab.txt.
 STRAY_CAPITALS = 0.01
 
-# Weights that a checkpoint may lack or have left over: the heads of other tasks, the pooler that a token classifier has
-# not, and constants that older versions of transformers saved or did not save.
+# Weights that may be missing from a pretrained model or left over: heads of other tasks, the pooler that a token
+# classifier does not have, and constants that some versions of transformers save and others do not.
 HEADS = ("classifier.", "cls.", "lm_head.", "qa_outputs.", "pooler.", "head.", "decoder.")
 CONSTANTS = ("embeddings.position_ids", "visual_bbox", "inv_freq", "num_batches_tracked")
 
@@ -62,49 +62,50 @@ DROPOUTS = (
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A checkpoint looked at, but not loaded: what is needed to cut documents into windows."""
+    """Configuration and tokenizer of a pretrained model, without its weights: enough to split documents."""
 
     name: str
     family: str  # the family to build
-    config: Any  # transformers configuration of the checkpoint as it is
+    config: Any  # transformers configuration of the pretrained model, unchanged
     tokenizer: Any  # fast tokenizer
-    image_processor: PageImages | None = None  # None where the network does not see page images
+    image_processor: PageImages | None = None  # None if the network does not use page images
 
     @property
     def max_length(self) -> int:
-        """Longest window, in tokens."""
+        """Maximum window length, in tokens."""
         first = int(self.config.pad_token_id) + 1 if FAMILIES[self.family].positions_after_padding else 0
         return int(self.config.max_position_embeddings) - first
 
     def require_length(self, length: int) -> None:
-        """Refuse windows of data.max_length = `length` tokens where the network has no positions for them.
+        """Refuse data.max_length = `length` if the network has fewer positions than the padded length.
 
         Raises:
-            SettingsError: it has fewer.
+            SettingsError: the network has fewer positions.
         """
         if padded(length) > self.max_length:
             raise SettingsError(
-                f"data.max_length = {length}, but {self.name} has positions for {self.max_length} tokens, and a "
-                f"forward is a multiple of 8 long: give at most {self.max_length // 8 * 8}"
+                f"data.max_length = {length}, but {self.name} has positions for {self.max_length} tokens, and "
+                f"inputs are padded to a multiple of 8: give at most {self.max_length // 8 * 8}"
             )
 
 
 def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB) -> PretrainedModel:
-    """Read a checkpoint's configuration and tokenizer.
+    """Read the configuration and tokenizer of a pretrained model.
 
     Args:
-        settings: which, and what of it is used.
+        settings: [model].
         max_image_mib: data.max_image_mib.
 
     Raises:
-        SettingsError: no name, or a family that cannot start from this checkpoint.
-        ModelError: nothing there, a config.json that transformers does not take, a family that is not supported, no
-            fast tokenizer or a lower-case one of a cased vocabulary, no image processor where page images are seen, a
-            package that is missing.
+        SettingsError: no name is given, or the family cannot start from this model.
+        ModelError: the model does not exist, transformers rejects its config.json, the family is not supported, it has
+            no fast tokenizer, a lower-case tokenizer has a cased vocabulary, the image processor is missing although
+            page images are used, or a package is missing.
     """
     name = checkpoint_name(settings)
     try:
-        # False, here and below: by itself transformers asks on the terminal whether a checkpoint may run its code.
+        # trust_remote_code = False, here and below: otherwise transformers asks on the terminal whether to run the
+        # model's own code.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
@@ -112,20 +113,20 @@ def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
         why = " ".join(str(error).split())
         raise ModelError(
             f"model.name_or_path = {name}: transformers {transformers.__version__} does not take {_refused(name)} in "
-            f"its config.json: {why}; mend it there, or take the checkpoint anew from where it came"
+            f"its config.json: {why}; fix it there, or download the checkpoint again"
         ) from None
     if config.model_type == "bert" and hasattr(config, "max_2d_position_embeddings"):
-        config = _as_layoutlm(config)  # the LayoutLM of run_seq_labeling.py calls itself a bert
+        config = _as_layoutlm(config)  # LayoutLM models of run_seq_labeling.py have model_type "bert"
     family = settings.family or config.model_type
     if family not in FAMILIES:
         raise ModelError(
-            f"model.name_or_path = {name}: is a {config.model_type!r}; layoutner builds {', '.join(FAMILIES)} "
+            f"model.name_or_path = {name}: is a {config.model_type!r}; layoutner supports {', '.join(FAMILIES)} "
             "(set model.family only if the checkpoint can start one)"
         )
     if family != config.model_type and (config.model_type, family) != ("bert", "layoutlm"):
         raise SettingsError(
-            f"model.family = {family}, but {name} is a {config.model_type!r}: only a bert checkpoint can start "
-            "another family, layoutlm"
+            f"model.family = {family}, but {name} is a {config.model_type!r}: the only change of family "
+            "is from a bert checkpoint to layoutlm"
         )
     require_packages(family)
     tokenizer = open_tokenizer(name, family, config)
@@ -135,77 +136,79 @@ def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
 
 
 def _refused(name: str) -> str:
-    """The values of a config.json that transformers does not take, each tried by itself."""
+    """The values of a config.json that transformers rejects, found by trying each one separately."""
     try:
         fields = PretrainedConfig.get_config_dict(name)[0]
         kind = fields.pop("model_type")
         AutoConfig.for_model(kind)
-    except Exception:  # no object, or of no kind that there is; what is raised for it varies
-        return "what stands"
+    except Exception:  # not an object, or an unknown model_type; the exceptions vary
+        return "the model description"
     refused = []
     for key, value in fields.items():
         try:
             AutoConfig.for_model(kind, **{key: value})
-        except Exception:  # as varied
+        except Exception:  # the exceptions vary here too
             refused.append(f"{key} = {value!r}")
     return ", ".join(refused) or "a value"
 
 
 def require_packages(family: str) -> None:
-    """Refuse a family whose network is built on a package that is not installed.
+    """Refuse a family whose network needs a package that is not installed.
 
     Raises:
         ModelError: layoutlmv2 without detectron2.
     """
     if family == "layoutlmv2" and not is_detectron2_available():
         raise ModelError(
-            "layoutlmv2: its image backbone needs detectron2, which is not installed and which no package index holds: "
-            "https://detectron2.readthedocs.io tells how to build it. layoutlmv3 needs no such package"
+            "layoutlmv2 needs detectron2 for its image backbone, and it is not installed. It is on no package index: "
+            "build it as https://detectron2.readthedocs.io describes, or use layoutlmv3, which does not need it"
         )
 
 
 def open_pages(name: str, family: str, config: Any, use: bool, max_image_mib: int = MAX_IMAGE_MIB) -> PageImages | None:
-    """The image processor of a checkpoint whose network sees page images; None where it does not.
+    """The image processor of a pretrained model; None if the network does not use page images.
 
     Args:
-        use: model.images = use.
+        use: whether model.images is "use".
         max_image_mib: data.max_image_mib.
 
     Raises:
-        SettingsError: a network that sees images and must not.
-        ModelError: no image processor there, one of another size than the network's, or a network without images.
+        SettingsError: `use` is false, and the network needs page images.
+        ModelError: the image processor is missing or its size is not the network's, or the network was made without
+            page images.
     """
     row = FAMILIES[family]
     if row.image is None or (row.image_optional and not use):
         return None
     if not use:
-        raise SettingsError(f"model.images = ignore: a {family} has no network without page images; layoutlmv3 has")
-    otherwise = "; model.images = ignore does without page images" if row.image_optional else ""
+        raise SettingsError(f"model.images = ignore: {family} cannot run without page images; layoutlmv3 can")
+    otherwise = "; set model.images = ignore to run without page images" if row.image_optional else ""
     if not getattr(config, "visual_embed", True):
-        raise ModelError(f"{name}: was made without page images (visual_embed = false){otherwise}")
+        raise ModelError(f"{name}: was trained without page images (visual_embed = false in config.json){otherwise}")
     try:
-        # The PIL one, whatever else is installed, so that pixels are the same everywhere.
+        # Always use the PIL backend, so that pixels are the same whatever packages are installed.
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", apply_ocr=False, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(f"{name}: its image processor cannot be opened: {first_line(error)}{otherwise}") from None
     size = (processor.size.height, processor.size.width)
     if hasattr(config, "input_size") and size != (config.input_size, config.input_size):
         raise ModelError(
-            f"{name}: its image processor makes {size[0]} x {size[1]} pixels, its network takes {config.input_size} x "
-            f"{config.input_size}: they are not of one checkpoint"
+            f"{name}: its image processor makes {size[0]} x {size[1]} pixels, its network needs {config.input_size} x "
+            f"{config.input_size}: they come from different checkpoints"
         )
     return PageImages(processor, max_image_mib)
 
 
 def open_tokenizer(name: str, family: str, config: Any) -> Any:
-    """The fast tokenizer of a checkpoint.
+    """The fast tokenizer of a pretrained model.
 
     Args:
-        config: the network's.
+        config: configuration of the network.
 
     Raises:
-        ModelError: none there (transformers then makes an empty one, to which every word is unknown), not a fast one,
-            no padding or another than the network's, or more tokens than the network has embeddings for.
+        ModelError: there is no vocabulary (transformers then creates an empty tokenizer, for which every word is
+            unknown), the tokenizer is not fast, it has no padding token or another one than the network, or it has more
+            tokens than the network has embeddings.
     """
     vocab_size = int(config.vocab_size)
     try:
@@ -214,20 +217,20 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(f"{name}: its tokenizer cannot be opened: {_why_not_opened(error)}") from None
     if len(tokenizer) <= len(_added_tokens(tokenizer)):
-        raise ModelError(f"{name}: its tokenizer has no vocabulary (no tokenizer.json, vocab.txt or the like in it)")
+        raise ModelError(f"{name}: its tokenizer has no vocabulary: no tokenizer.json, vocab.txt or similar file")
     if not tokenizer.is_fast:
-        raise ModelError(f"{name}: has no fast tokenizer, which aligning words needs")
+        raise ModelError(f"{name}: has no fast tokenizer, which is needed to align words with sub-words")
     if tokenizer.pad_token_id is None:
-        raise ModelError(f"{name}: its tokenizer has no padding token, which batches need")
+        raise ModelError(f"{name}: its tokenizer has no padding token, which is needed to batch windows")
     if len(tokenizer) > vocab_size:
         raise ModelError(
             f"{name}: its tokenizer has {len(tokenizer)} tokens and its network embeddings for {vocab_size}: "
-            "they are not of one checkpoint"
+            "they come from different checkpoints"
         )
     if FAMILIES[family].positions_after_padding and tokenizer.pad_token_id != config.pad_token_id:
         raise ModelError(
             f"{name}: its tokenizer pads with token {tokenizer.pad_token_id} and its network with "
-            f"{config.pad_token_id}, behind which its positions start: they are not of one checkpoint"
+            f"{config.pad_token_id}, which its position ids depend on: they come from different checkpoints"
         )
     if ("add_prefix_space", True) in FAMILIES[family].tokenizer_options:
         _put_space_before_words(tokenizer)
@@ -235,28 +238,28 @@ def open_tokenizer(name: str, family: str, config: Any) -> Any:
 
 
 def _why_not_opened(error: Exception) -> str:
-    """What to do about a tokenizer that transformers cannot open.
+    """Message for a tokenizer that transformers cannot open.
 
-    Where a sentencepiece model cannot be read, transformers takes it for one of tiktoken, and complains of that.
+    If transformers cannot read a sentencepiece model, it tries tiktoken, and its error message is about tiktoken.
     """
     said = first_line(error)
     if "tiktoken" not in said and ".model" not in said:
         return said
     if is_sentencepiece_available() and is_protobuf_available():
-        return "its sentencepiece model is damaged; take the checkpoint anew from where it came"
+        return "its sentencepiece model is damaged; download the checkpoint again"
     return "it is a sentencepiece model, which needs a package to be read: pip install sentencepiece protobuf"
 
 
 def _added_tokens(tokenizer: Any) -> set[str]:
-    """Tokens beside the vocabulary of sub-words: special ones, and what somebody has added."""
+    """Tokens that are not part of the sub-word vocabulary: special tokens and added tokens."""
     return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
 
 
 def _require_case(name: str, tokenizer: Any) -> None:
-    """Refuse a tokenizer that lower-cases what its vocabulary has in capitals.
+    """Refuse a tokenizer that lower-cases text although its vocabulary is cased.
 
-    Transformers makes one of an old checkpoint that has a vocab.txt and no tokenizer_config.json: BERT's lower-case
-    unless that file says otherwise. Other kinds come with their own files.
+    For an old model with vocab.txt but without tokenizer_config.json, transformers creates a lower-case BERT tokenizer.
+    Only WordPiece tokenizers are checked; other kinds always come with their own configuration.
     """
     backend = tokenizer.backend_tokenizer
     normalizer = backend.normalizer
@@ -268,12 +271,12 @@ def _require_case(name: str, tokenizer: Any) -> None:
         raise ModelError(
             f"{name}: its tokenizer makes everything lower case, and {len(capitals)} of the {len(tokenizer)} tokens of "
             f"its vocabulary have capitals, such as {min(capitals)!r}: a cased checkpoint whose tokenizer_config.json "
-            'is missing or wrong; write {"do_lower_case": false} into it'
+            'is missing or wrong; set {"do_lower_case": false} in it'
         )
 
 
 def _put_space_before_words(tokenizer: Any) -> None:
-    """Tokenizers of no class of their own, as ModernBERT's, record add_prefix_space and do not act on it."""
+    """Set add_prefix_space in the pre-tokenizer. Tokenizers of the generic class (ModernBERT) ignore the option."""
     first = tokenizer.backend_tokenizer.pre_tokenizer
     parts: Any = first if isinstance(first, pre_tokenizers.Sequence) else [first]
     for part in parts:
@@ -282,18 +285,18 @@ def _put_space_before_words(tokenizer: Any) -> None:
 
 
 def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -> nn.Module:
-    """The token classifier: the checkpoint's weights, with a head of one output a tag.
+    """Build a token classifier from the pretrained weights, with one output per tag.
 
-    Outputs of tags that the checkpoint's head has too are kept, by name, whatever their places; others are new. What
-    became of the head is logged.
+    Outputs of tags that the pretrained head has too are copied by name; the others are newly initialised. A log line
+    reports it.
 
     Args:
         tags: id -> tag.
-        dropout: replaces every dropout probability of the network; None leaves the checkpoint's.
+        dropout: replaces every dropout probability of the network; None keeps those of the pretrained model.
 
     Raises:
-        ModelError: weights that are missing, left over or of another shape beyond the pooler and a new head (and,
-            where a BERT starts a LayoutLM, the layout tables), each listed.
+        ModelError: weights are missing, left over or have another shape; the message lists them. Exceptions are the
+            pooler, a new head and, if a BERT becomes a LayoutLM, the layout embeddings.
     """
     adapted = pretrained.family != pretrained.config.model_type
     config = _as_layoutlm(pretrained.config) if adapted else copy.deepcopy(pretrained.config)
@@ -307,7 +310,7 @@ def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -
     trained, missing = _load(
         AutoModelForTokenClassification if kept_head or shares_tags else AutoModel,
         pretrained,
-        # A head that the configuration speaks of must be there.
+        # If the configuration declares a token classification head, its weights must exist.
         new=("pooler.",) if shares_tags and is_classifier else HEADS,
     )
     for part in kept_head:
@@ -315,7 +318,7 @@ def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -
     into = getattr(model, model.base_model_prefix)
     report = into.load_state_dict(trained.base_model.state_dict(), strict=False)
     layout = tuple(f"embeddings.{axis}_position_embeddings." for axis in "xyhw")
-    # BERT's token classifier has no pooler, LayoutLM's has one that it does not use.
+    # BERT's token classifier has no pooler; LayoutLM's has one but does not use it.
     _require_none(pretrained.name, "missing", report.missing_keys, ("pooler.", *layout) if adapted else ("pooler.",))
     _require_none(pretrained.name, "left over", report.unexpected_keys, HEADS)
     if adapted:
@@ -331,7 +334,7 @@ def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -
 
 
 def _prepared(model: nn.Module, pretrained: PretrainedModel) -> nn.Module:
-    """What gets no gradient is not trained: an optimizer would decay it, and ranks would wait for it."""
+    """Freeze parameters without a gradient: otherwise the optimizer would decay them, and ranks would wait for them."""
     accept_fp32(pretrained.family, model)
     for name in untrained(pretrained.family, model, sees_images=pretrained.image_processor is not None):
         model.get_parameter(name).requires_grad_(False)
@@ -344,23 +347,27 @@ def _as_layoutlm(config: Any) -> Any:
 
 
 def _load(loader: Any, pretrained: PretrainedModel, new: tuple[str, ...]) -> tuple[Any, set[str]]:
-    """from_pretrained that stops where transformers would only warn: (network, names of weights that are new in it)."""
+    """from_pretrained with errors where transformers only warns.
+
+    Returns:
+        The network, and the names of its weights that were missing from the pretrained model.
+    """
     try:
         model, report = loader.from_pretrained(
             pretrained.name,
             config=pretrained.config,
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # said below, with their names
+            ignore_mismatched_sizes=True,  # reported below, with their names
             output_loading_info=True,
-            # So are the weights named that were published for run_seq_labeling.py, and those that it saved.
+            # The published weights for run_seq_labeling.py, and those that it saved, use the prefix "bert.".
             key_mapping={r"^bert\.": "layoutlm."} if pretrained.config.model_type == "layoutlm" else None,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{pretrained.name}: its weights cannot be loaded: {first_line(error)}") from None
-    except UnpicklingError:  # torch advises to read it all the same
+    except UnpicklingError:  # torch's message suggests an unsafe load
         raise ModelError(
             f"{pretrained.name}: its weights cannot be loaded: its pytorch_model.bin is damaged, or holds more than "
-            "weights, which could be code; take a checkpoint with a model.safetensors"
+            "weights, possibly code; use a checkpoint with a model.safetensors"
         ) from None
     _require_none(pretrained.name, "missing", report["missing_keys"], new)
     _require_none(pretrained.name, "left over", report["unexpected_keys"], HEADS)
@@ -373,7 +380,7 @@ def _require_none(name: str, what: str, keys: Iterable[str], allowed: tuple[str,
     keys = sorted(key for key in keys if not any(part in f".{key}" for part in known))
     if keys:
         raise ModelError(
-            f"{name}: {len(keys)} weights are {what}, so the network would not be the pretrained one: "
+            f"{name}: {len(keys)} weights are {what}, so this would not be the pretrained network: "
             f"{', '.join(keys[:10])}{', ...' if len(keys) > 10 else ''}"
         )
 
@@ -388,16 +395,16 @@ def _with_dropout(config: Any, dropout: float | None) -> Any:
 
 @torch.no_grad()
 def init_layout_tables(embeddings: Any, scale: float = LAYOUT_SCALE) -> None:
-    """Fill new layout tables with waves of the coordinate, so that neighbouring coordinates start out alike.
+    """Initialise layout embeddings with sinusoids, so that neighbouring coordinates have similar embeddings.
 
-    A few hundred pages show most coordinates a few times or never; a table of noise would have to learn each.
-    Columns 2i and 2i+1 of a table are sine and cosine at a wavelength that falls from 2000 to 20 thousandths of the
-    page (the form of Vaswani et al. 2017, section 3.5), each table in a random rotation of its own, so that the six
-    sums of x0, y0, x1, y1, h and w stay apart.
+    In a few hundred pages most coordinates occur a few times or never, so random embeddings could not all be learnt.
+    Columns 2i and 2i+1 of a table are sine and cosine, with a wavelength that falls from 2000 to 20 thousandths of the
+    page (as in Vaswani et al. 2017, section 3.5). Each table is multiplied by its own random rotation, so that the six
+    summed embeddings of x0, y0, x1, y1, h and w remain distinguishable.
 
     Args:
-        embeddings: the LayoutLM's embeddings module.
-        scale: standard deviation of a table's elements, in units of that of the word embeddings.
+        embeddings: LayoutLM's embeddings module.
+        scale: standard deviation of a table's elements, relative to that of the word embeddings.
     """
     size = float(embeddings.word_embeddings.weight.std()) * scale
     for axis in "xyhw":
@@ -407,5 +414,5 @@ def init_layout_tables(embeddings: Any, scale: float = LAYOUT_SCALE) -> None:
         angle = 2 * math.pi * coordinate / wavelength
         waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, : table.shape[1]]
         rotation, _ = torch.linalg.qr(torch.randn(table.shape[1], table.shape[1]))
-        mixed = (waves - waves.mean(0)) @ rotation  # the text model's mean embedding stays where it is
+        mixed = (waves - waves.mean(0)) @ rotation  # zero mean, so that the mean embedding does not shift
         table.copy_(mixed * (size / mixed.std()))

@@ -1,4 +1,4 @@
-"""Which parameters are decayed."""
+"""Parameter groups for weight decay."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two optimizer groups: biases and LayerNorm weights are not decayed, everything else is."""
+    """Two optimizer parameter groups: no weight decay for biases and LayerNorm weights, `weight_decay` for the rest."""
     norms = {id(module.weight) for module in model.modules() if isinstance(module, nn.LayerNorm)}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []

@@ -1,4 +1,4 @@
-"""Where a checkpoint to start from comes from, as far as its name tells."""
+"""Check the name of the pretrained model."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from layoutner.settings.tree import ModelSettings
 
 
 def checkpoint_name(settings: ModelSettings) -> str:
-    """The hub name or the folder of the checkpoint to start from. Loads nothing.
+    """The hub name or folder of the pretrained model. Loads nothing.
 
     Raises:
-        SettingsError: none is given.
-        ModelError: it is a folder that is no checkpoint.
+        SettingsError: no name is given.
+        ModelError: it is a local path without a config.json.
     """
     name = settings.name_or_path
     if name is None:
@@ -19,5 +19,5 @@ def checkpoint_name(settings: ModelSettings) -> str:
             "model.name_or_path is missing: a hub name such as microsoft/layoutlm-base-uncased, or a folder"
         )
     if (Path(name).exists() or name.startswith((".", "/", "~"))) and not (Path(name) / "config.json").is_file():
-        raise ModelError(f"model.name_or_path = {name}: there is no config.json in it, so it is no checkpoint folder")
+        raise ModelError(f"model.name_or_path = {name}: it has no config.json, so it is not a model folder")
     return name

@@ -1,1 +1,1 @@
-"""What is optimised, and how it is scored."""
+"""Loss, evaluation and metrics."""

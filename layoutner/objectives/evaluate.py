@@ -1,4 +1,4 @@
-"""All ranks predict; windows merge to words; rank 0 scores once."""
+"""Evaluation: all ranks predict, predictions are merged per word, rank 0 computes the scores."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ Forward = Callable[[Batch], torch.Tensor]  # a Batch -> logits, B x T x L
 
 
 class WordPrediction(NamedTuple):
-    """The model's answer for one word."""
+    """The model's prediction for one word."""
 
     label: int  # id
     probability: float
@@ -30,14 +30,14 @@ class WordPrediction(NamedTuple):
 def label_words(
     forward: Forward, windows: Sequence[Window], batch_size: int, pad_token_id: int, ranks: Ranks
 ) -> tuple[dict[tuple[int, int], WordPrediction], float]:
-    """Label every word that some window answers for.
+    """Predict a label for every word that a window owns.
 
-    All ranks take part and do the same number of forwards (at ZeRO 3 each forward is a collective); a rank
-    without work runs padding, which answers for nothing.
+    All ranks call it and run the same number of forward passes (at ZeRO 3 each one is a collective). A rank without
+    windows runs a batch of padding.
 
     Returns:
-        On rank 0: {(document, word): answer} and the summed cross-entropy over the labelled words.
-        Elsewhere: what that rank alone found.
+        On rank 0: {(document, word): prediction}, and the cross-entropy summed over the labelled words. On other ranks:
+        only that rank's part.
     """
     order = sorted(range(len(windows)), key=lambda index: -windows[index].length)
     forwards = math.ceil(len(order) / (batch_size * ranks.size))
@@ -68,11 +68,11 @@ def label_words(
 def in_document_order(
     answers: dict[tuple[int, int], WordPrediction], documents: Sequence[Document]
 ) -> list[list[WordPrediction]]:
-    """One answer for every word of every document.
+    """Predictions as one list per document, with one prediction per word.
 
     Raises:
-        AssertionError: a word without an answer, or an answer without a word. No input leads there: it guards scores
-            and predictions against a fault of the merge.
+        AssertionError: a word has no prediction, or a prediction has no word. No input causes this: it checks for bugs
+            in the merging of windows.
     """
     words = {(index, word) for index, document in enumerate(documents) for word in range(len(document.words))}
     if wrong := sorted(words ^ answers.keys()):
@@ -95,13 +95,13 @@ def evaluate(
     pad_token_id: int,
     ranks: Ranks,
 ) -> Scores:
-    """Scores of labelled documents, the same on every rank.
+    """Score labelled documents. All ranks call it, and get the same result.
 
     Args:
-        parts: documents with their windows, the same on every rank; of each part only the tags are kept.
+        parts: chunks of documents with their windows, the same on every rank. Only the tags are kept in memory.
 
     Raises:
-        DataError: no word to score.
+        DataError: there is no word to score.
     """
     truth: list[list[str]] = []
     predicted: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Entity scores, and the only place that imports seqeval."""
+"""Entity scores, computed with seqeval."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from layoutner.pages.labels import Span, to_spans, to_tags
 
 @dataclass(frozen=True)
 class Scores:
-    """Entity-level scores over whole documents: an entity counts when its type and both ends are right."""
+    """Entity-level scores over whole documents. An entity is correct if its type, first word and last word match."""
 
     precision: float
     recall: float
@@ -19,19 +19,19 @@ class Scores:
     counts: dict[str, int]  # documents, windows, words, entities, predicted_entities
     scheme: str
     split: str
-    box_level: str  # "word", or "segment": boxes of whole lines or fields, which may come from the ground truth
+    box_level: str  # "word", or "segment": boxes of lines or fields, which may come from the ground truth
 
     def to_dict(self) -> dict[str, Any]:
-        """As written to scores.json."""
+        """The scores as a dict, as in scores.json."""
         return asdict(self)
 
     @property
     def note(self) -> str | None:
-        """What limits the worth of the scores."""
+        """A warning if the model was trained on some of the scored pages; else None."""
         trained_on, count = self.counts.get("documents_trained_on", 0), self.counts["documents"]
         if not trained_on:
             return None
-        return f"note: the model was trained on {trained_on} of these {count} pages, which flatters the score"
+        return f"note: the model was trained on {trained_on} of these {count} pages, which inflates the score"
 
     def __str__(self) -> str:
         rows = [(kind, s["precision"], s["recall"], s["f1"], int(s["entities"])) for kind, s in self.by_entity.items()]
@@ -54,18 +54,18 @@ def score(
     loss: float,
     windows: int,
 ) -> Scores:
-    """Score tag sequences, one a document, by the entities that `to_spans` reads in them: those that `predict` writes.
+    """Score tag sequences, one per document, by the entities that `to_spans` reads from them.
 
-    A tag sequence that breaks the scheme has entities too. They are written as a legal sequence first, so that
-    seqeval, in strict mode and with the scheme named, counts them all.
+    `predict` writes the same entities. A tag sequence that is not valid in the scheme has entities too. All sequences
+    are rewritten as valid ones first, because seqeval in strict mode would not count those entities otherwise.
     """
-    # Here and not above: it takes two seconds to load, and prediction scores nothing.
+    # Imported here because it takes two seconds, and prediction does not need it.
     from seqeval.metrics import classification_report
     from seqeval.scheme import IOB2, IOBES
 
     true_spans, predicted_spans = ([to_spans(tags) for tags in side] for side in (truth, predicted))
     types = sorted({span.type for page in (*true_spans, *predicted_spans) for span in page})
-    # A type may have any name, of one of seqeval's averages too, or one that seqeval cuts at a dash: it gets numbers.
+    # Pass seqeval numbered types: a type's name may equal one of seqeval's averages, or contain a dash, where it cuts.
     number = {kind: f"T{index}" for index, kind in enumerate(types)}
 
     def written(pages: Sequence[Sequence[Span]]) -> list[list[str]]:

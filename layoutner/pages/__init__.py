@@ -1,1 +1,1 @@
-"""One page: as a file tells it, and as the rest of the program knows it."""
+"""A page: as read from a file (Page), and checked and normalised (Document)."""

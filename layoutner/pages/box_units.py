@@ -1,7 +1,7 @@
-"""The unit of boxes, judged by all boxes of a page and of a split together.
+"""Detect boxes in a wrong unit, from all boxes of a page and of a split.
 
-A box alone can be read in any unit: [0.5, 0.2, 0.6, 0.3] is a legal box in thousandths, of no size. Taken together,
-boxes in another unit than the stated one leave the page, shrink to nothing, or stay in one corner of every page.
+A single box is valid in any unit: [0.5, 0.2, 0.6, 0.3] is a tiny box in thousandths. But if all boxes are in another
+unit than the stated one, they leave the page, have almost no size, or stay in one corner of every page.
 
 Measured on FUNSD, SROIE and CORD (1,425 pages, of which 1,405 have 10 words or more): the median height of a page's
 words is 8 to 54 thousandths of the page, its text reaches at least 374 thousandths to the right and 420 down, and no
@@ -17,19 +17,19 @@ from layoutner.settings.data import BoxFormat, BoxUnit
 
 RawBox = tuple[float, float, float, float]
 
-FEW_BOXES = 4  # below, most boxes may be inverted by mistake
-FEW_WORDS = 10  # below, a page's boxes may be small or lie in a corner by chance
-FEW_PAGES = 5  # below, so may those of a split
-SMALLEST = 3  # thousandths of the page: the height of the smallest print that can be read
-TALLEST = 80  # thousandths: words are less tall, in the median
-FILLED = 600  # thousandths: some page of a split reaches this far, to the right or down ...
-FULL = 850  # ... and this far, where the unit is the right one
-CLOSE = 0.8  # share of a page's width or height that its text reaches, in the median
-MOST_OFF = 0.1  # share of boxes off the page from which on single mistakes do not explain them
+FEW_BOXES = 4  # with fewer boxes, most of them may be inverted by mistake
+FEW_WORDS = 10  # with fewer words, the boxes of a page may be small or in a corner by chance
+FEW_PAGES = 5  # with fewer pages, so may the boxes of a split
+SMALLEST = 3  # thousandths of the page: height of the smallest readable print
+TALLEST = 80  # thousandths: the median word height is below this
+FILLED = 600  # thousandths: in the stated unit, if it is right, the text of some page reaches at least this far
+FULL = 850  # thousandths: in the other unit, if that one is right, the text of some page reaches at least this far
+CLOSE = 0.8  # text that reaches this share of a page's width or height counts as close to the edge
+MOST_OFF = 0.1  # maximum share of boxes off the page that single mistakes can explain
 
 
 class Reading(NamedTuple):
-    """How boxes are read."""
+    """Unit and format in which boxes are read."""
 
     unit: BoxUnit
     format: BoxFormat
@@ -61,13 +61,13 @@ def to_thousandths(box: RawBox, unit: BoxUnit, page_size: tuple[float, float]) -
 def suspect(
     boxes: list[RawBox], reading: Reading, page_size: tuple[float, float], sure_of: Collection[str] = ()
 ) -> str | None:
-    """Why the boxes of one page cannot be meant as they are read, and how to read them; None where they can.
+    """A message if the boxes of a page must be in another unit or format, with advice; None if they are plausible.
 
     Args:
         boxes: four finite numbers each.
-        reading: how they are read now.
+        reading: the current unit and format.
         page_size: width and height.
-        sure_of: "unit", "format" or both, where the user has said which they are.
+        sure_of: "unit" and "format", if the user has set them; what is in here is not questioned.
     """
     reasons: list[str] = []
     format, unit = reading.format, reading.unit
@@ -115,14 +115,14 @@ def _advice(reasons: list[str], now: Reading, then: Reading) -> str:
         settings.append(f"data.box_unit = {then.unit}")
     mean = [f"data.box_unit = {now.unit}"] if then.unit != now.unit else [f"data.box_format = {now.format}"]
     return (
-        f"{' and '.join(reasons)}: the boxes look like {' in '.join(looks)}, and are read as "
+        f"{' and '.join(reasons)}: the boxes look like {' in '.join(looks)}, but are read as "
         f"{names[now.unit] if then.unit != now.unit else 'x0, y0, x1, y1'}; {' and '.join(settings)} reads them so "
-        f"(jsonl: {', '.join(keys)} on the page), {mean[0]} says that they are meant as they stand"
+        f"(jsonl: {', '.join(keys)} on the page); set {mean[0]} if they are right as they are read"
     )
 
 
 def _better(corners: list[RawBox], unit: BoxUnit, page_size: tuple[float, float]) -> BoxUnit | None:
-    """The unit in which boxes lie on the page and are as tall as words, where in `unit` they do not; else None."""
+    """A unit in which the boxes are on the page and as tall as words, if they are not in `unit`; else None."""
     off, height = _look(corners, unit, page_size)
     if off <= MOST_OFF and height >= SMALLEST:
         return None
@@ -136,7 +136,7 @@ def _better(corners: list[RawBox], unit: BoxUnit, page_size: tuple[float, float]
 
 
 def _look(corners: list[RawBox], unit: BoxUnit, page_size: tuple[float, float]) -> tuple[float, float]:
-    """(share of boxes off the page, median height in thousandths of it)."""
+    """(share of boxes off the page, median box height in thousandths of the page)."""
     boxes = [to_thousandths(box, unit, page_size) for box in corners]
     off = sum(min(box) < 0 or max(box) > 1001 for box in boxes)
     return off / len(boxes), median(y1 - y0 for _, y0, _, y1 in boxes)
@@ -144,21 +144,21 @@ def _look(corners: list[RawBox], unit: BoxUnit, page_size: tuple[float, float]) 
 
 @dataclass
 class Reach:
-    """How far the boxes of a split's pages reach, in the unit they are read in and in the other one there may be.
+    """Statistics on how far the boxes of a split's pages reach, in their unit and in the alternative unit.
 
-    Of pages alone pixels and thousandths cannot be told apart where both fit: that takes many pages.
+    If the boxes of a single page fit as pixels and as thousandths, the units cannot be told apart. Many pages can.
     """
 
     unit: BoxUnit
     pages: int = 0
     farthest: float = 0.0  # thousandths of the page, as read
     other_farthest: float = 0.0  # thousandths of the page, in the other unit
-    fit_other: int = 0  # pages of which no box leaves the page in the other unit
-    narrow: int = 0  # pages that are clearly smaller in the other unit, to one side at least
-    close: int = 0  # of these, the ones whose text nearly reaches that side
+    fit_other: int = 0  # pages whose boxes are all on the page in the other unit
+    narrow: int = 0  # pages that are clearly smaller in the other unit, in at least one direction
+    close: int = 0  # of these, pages whose text nearly reaches the edge in that direction
 
     def add(self, boxes: list[RawBox], format: BoxFormat, page_size: tuple[float, float]) -> None:
-        """Count a page. Pages with few words, and units that values alone tell, count for nothing."""
+        """Add a page. Ignores pages with few words, and units other than pixels and thousandths."""
         if len(boxes) < FEW_WORDS or self.unit not in OTHER:
             return
         corners = [to_corners(box, format) for box in boxes]
@@ -175,7 +175,7 @@ class Reach:
         self.close += any(CLOSE <= share <= 1 for share in clearly)
 
     def suspicion(self) -> tuple[str, bool] | None:
-        """(what the boxes look like, whether they cannot be meant as they are read), or None."""
+        """(message about the probable unit, whether the stated unit is certainly wrong), or None."""
         if self.pages < FEW_PAGES or self.fit_other < self.pages:
             return None
         other = OTHER[self.unit]

@@ -1,4 +1,4 @@
-"""One page: words, their boxes, and, where they are known, their labels."""
+"""A page: words, boxes and, if known, labels."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1, in thousandths of the page's 
 
 @dataclass(frozen=True)
 class Document:
-    """A page of words. `words`, `boxes` and `tags` run in parallel; `tags` is None where nobody labelled it."""
+    """A page of words. `words`, `boxes` and `tags` have one item per word; `tags` is None for an unlabelled page."""
 
     name: str
     words: tuple[str, ...]
@@ -18,18 +18,18 @@ class Document:
     tags: tuple[str, ...] | None  # "O", or prefix-type such as "B-HEADER"
     page_size: tuple[float, float]  # width, height, in pixels or another unit of length, such as the points of a PDF
     image: PageImage | None = None
-    segments: tuple[int, ...] | None = None  # words of one line or field share a number; None where the file has none
-    breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
-    group: str | None = None  # pages of one document share it, and are never parted between training and scoring
+    segments: tuple[int, ...] | None = None  # number of each word's line or field; None if the file has none
+    breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None if its lines are not words
+    group: str | None = None  # the document that the page belongs to; splits keep its pages together
 
     def segment_boxes(self) -> tuple[Box, ...]:
-        """For every word the box around its whole segment.
+        """The bounding box of the segment of each word.
 
         Raises:
             DataError: the document has no segments.
         """
         if self.segments is None:
-            raise DataError(f"{self.name}: box_level = segment takes the boxes of lines or fields, and it names none")
+            raise DataError(f"{self.name}: box_level = segment needs lines or fields, but there are none; use word")
         around: dict[int, Box] = {}
         for segment, box in zip(self.segments, self.boxes, strict=True):
             around[segment] = union(around.get(segment, box), box)

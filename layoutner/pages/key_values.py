@@ -1,4 +1,4 @@
-"""Where on a page the values stand that somebody keyed in for it (company, date, address, total)."""
+"""Find the words of given values (company, date, address, total) on a page. The values were typed in by people."""
 
 import re
 from collections import Counter
@@ -12,16 +12,16 @@ from layoutner.pages.page import Word
 
 How = Literal["exact", "other punctuation", "approximate"]
 
-# An approximate match may differ from its value in this share of the letters and digits. What people key in differs
-# from the transcript by single characters (JLN for JIN), rarely by a whole word.
+# Maximum edit distance of an approximate match, as a share of the value's letters and digits. Typed values differ from
+# the transcript by single characters (JLN for JIN), rarely by a whole word.
 TOLERANCE = 0.15
-SHORTEST = 8  # letters and digits of a value that is looked for approximately
-LARGEST_SEARCH = 1_000_000  # letters of the page times letters of the value; a real receipt takes 100,000
-MOST_PLACES = 300  # of one value's characters on one page that are looked at; a real receipt has up to a hundred
+SHORTEST = 8  # minimum number of letters and digits of a value for approximate search
+LARGEST_SEARCH = 1_000_000  # maximum of page letters times value letters; a real receipt has 100,000
+MOST_PLACES = 300  # maximum number of occurrences checked per value and page; a real receipt has up to 100
 
 
 class Match(NamedTuple):
-    """Words start..end-1 of a page hold a value."""
+    """A value was found at words start..end-1 of a page."""
 
     start: int
     end: int
@@ -30,10 +30,10 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """How one kind of value is told from the same characters elsewhere on the page."""
+    """How to choose between several matches of one kind of value."""
 
-    rank: Callable[[Word, "_Lines"], tuple[float, ...]]  # of first words of several matches the smallest is meant
-    amount: bool = False  # a number on one line, not a part of a longer one
+    rank: Callable[[Word, "_Lines"], tuple[float, ...]]  # key of a match's first word; the smallest is chosen
+    amount: bool = False  # the value is a number: it must be on one line, and not part of a longer number
     approximate: bool = False
 
 
@@ -49,7 +49,7 @@ _Lines = list[_Line]
 
 
 class _Text(NamedTuple):
-    """The characters of words that count, in one letter case, and where each of them stands."""
+    """Case-folded characters of words, without skipped ones, and the position of each."""
 
     chars: str
     words: list[int]  # character -> index of its word
@@ -57,19 +57,25 @@ class _Text(NamedTuple):
 
 
 def find_values(words: Sequence[Word], values: dict[str, str]) -> dict[str, Match]:
-    """Find values among the words of a page, which stand in reading order.
+    """Find values among the words of a page, which are in reading order.
 
-    Spacing and letter case do not matter; punctuation does only where one match has the value's and another has not.
-    A value may begin or end inside a word where it is not in the middle of a number or of letters (9.00 in RM9.00):
-    the match is of whole words. Company and address are also found where up to 15 % of the letters and digits
-    differ. A match is an unbroken run of words: lines of something else between two lines of a value count as
-    letters that differ. Of several matches, company and address take the topmost, date the first beside the word
-    "date", else the first, and total the lowest beside the word "total", else beside words such as "amount", else
-    beside "sub-total", "cash" and the like, else the lowest. No word is given to two values.
+    Spaces and letter case are ignored. Punctuation is ignored too, but matches with the same punctuation are preferred.
+    A value may begin or end inside a word, but not inside a number or a run of letters (9.00 is found in RM9.00); the
+    match then consists of whole words. Company and address may differ in up to 15 % of their letters and digits. A
+    match is a consecutive run of words, so other lines between two lines of a value count as differences.
+
+    If a value has several matches, one is chosen:
+
+    - company and address: the topmost;
+    - date: the first in a row with the word "date", else the first;
+    - total: the lowest in a row with the word "total", else with words such as "amount", else with words such as
+      "sub-total" or "cash", else the lowest.
+
+    No word belongs to two values.
 
     Args:
-        words: with boxes, and the number of their line as segment.
-        values: company, date, address, total; one that is missing is not looked for.
+        words: words with boxes, and with their line number as segment.
+        values: company, date, address, total; missing ones are not searched.
 
     Returns:
         Key -> match, for the values that were found.
@@ -92,7 +98,7 @@ def find_values(words: Sequence[Word], values: dict[str, str]) -> dict[str, Matc
 
 
 def _searches(texts: list[str], spaced: _Text, bare: _Text, value: str, rule: Rule) -> Iterator[list[Match]]:
-    """Matches by ever more tolerant searches."""
+    """Yield the matches of searches that become more and more tolerant."""
     exact = _text([value], str.isspace).chars
     yield [Match(start, end, "exact") for start, end in _occurrences(texts, spaced, exact, rule)]
     if rule.amount:
@@ -111,7 +117,7 @@ def _is_mark(character: str) -> bool:
 
 
 def _text(words: Sequence[str], skip: Callable[[str], bool]) -> _Text:
-    """The characters of words but for those to skip."""
+    """The characters of words, without those that `skip` selects."""
     chars: list[str] = []
     numbers: list[int] = []
     offsets: list[int] = []
@@ -127,7 +133,7 @@ def _text(words: Sequence[str], skip: Callable[[str], bool]) -> _Text:
 
 
 def _occurrences(texts: list[str], text: _Text, pattern: str, rule: Rule) -> Iterator[tuple[int, int]]:
-    """Words start..end-1 of the places where the pattern is not part of a longer word or number."""
+    """Yield (start, end) of the words where the pattern occurs and is not part of a longer word or number."""
     at = -1
     for _ in range(MOST_PLACES if pattern else 0):
         if (at := text.chars.find(pattern, at + 1)) < 0:
@@ -141,7 +147,7 @@ def _occurrences(texts: list[str], text: _Text, pattern: str, rule: Rule) -> Ite
 
 
 def _goes_on(text: str, amount: bool) -> bool:
-    """Whether the letters or the number that the first character belongs to go on behind it."""
+    """Whether the run of letters or the number of the first character continues after it."""
     first, rest = text[0], text[1:2]
     if first.isalpha():
         return rest.isalpha()
@@ -149,16 +155,16 @@ def _goes_on(text: str, amount: bool) -> bool:
 
 
 def _amounts(text: str) -> list[Decimal]:
-    """The numbers of a text that have a decimal point: 1,234.50 is 1234.5."""
-    numbers = re.findall(r"[0-9][0-9,]*+(?:\.[0-9]+)?", text)  # whole ones too, so that none is begun on twice
+    """The numbers in a text that have a decimal point: 1,234.50 is 1234.5."""
+    numbers = re.findall(r"[0-9][0-9,]*+(?:\.[0-9]+)?", text)  # integers too, so that no match starts inside a number
     return [Decimal(number.replace(",", "")) for number in numbers if "." in number]
 
 
 def _approximate(text: _Text, pattern: str) -> list[tuple[int, int]]:
-    """The words of the place whose letters differ least from the pattern, where they differ little enough.
+    """Words of the substring with the smallest edit distance to the pattern; [] if it is above the tolerance.
 
-    The column of edit distances of Sellers, "The theory and computation of evolutionary distances: pattern
-    recognition" (1980): a match may begin anywhere, each cell carries where its own began.
+    Algorithm: Sellers, "The theory and computation of evolutionary distances: pattern recognition" (1980). It keeps one
+    column of edit distances; a match may start anywhere, and each cell stores where its match starts.
     """
     limit = int(len(pattern) * TOLERANCE)
     costs, starts = list(range(len(pattern) + 1)), [0] * (len(pattern) + 1)
@@ -179,7 +185,7 @@ def _approximate(text: _Text, pattern: str) -> list[tuple[int, int]]:
     cost, first, end = best
     if cost > limit:
         return []
-    # A word belongs to the match with half of its letters or more.
+    # A word belongs to the match if at least half of its letters do.
     whole, inside = Counter(text.words), Counter(text.words[first:end])
     held = [number for number, letters in inside.items() if 2 * letters >= whole[number]]
     return [(min(held), max(held) + 1)] if held else []
@@ -191,7 +197,7 @@ def _line(words: list[Word]) -> _Line:
 
 
 def _row(word: Word, lines: _Lines) -> str:
-    """The lines beside a word: those that share a third of their height, or of the word's, with it."""
+    """Text of the lines in the same row as a word: their overlap is over a third of the smaller height of the two."""
     _, top, _, bottom = word.box
     return " ".join(
         line.text
@@ -214,7 +220,8 @@ def _last_total(word: Word, lines: _Lines) -> tuple[float, ...]:
     return kind, -word.box[3]
 
 
-# What stands beside a total, the best evidence first; a row of none of them is most often the only item's price.
+# Words in the row of a total, strongest evidence first. A row without any of them is most often the price of the only
+# item.
 TOTAL_CUES = (
     re.compile(r"(?<!sub)(?<!sub[ -])total(?![ -]*(excl|qty|item|sv|gv|disc|saving))"),
     re.compile(r"am(oun)?t|due|payable|net|rounding"),
@@ -222,7 +229,7 @@ TOTAL_CUES = (
 )
 
 
-# In the order in which they claim their words.
+# In order of priority: earlier values claim their words first.
 RULES = {
     "company": Rule(_topmost, approximate=True),
     "address": Rule(_topmost, approximate=True),

@@ -21,15 +21,15 @@ class Span(NamedTuple):
 
 
 def to_spans(tags: Sequence[str]) -> list[Span]:
-    """Entities of a tag sequence in BIO or BIOES, which need not be told apart. Every word that is not O is in one.
+    """Entities of a BIO or BIOES tag sequence; the scheme need not be given. Every word that is not O is in an entity.
 
-    This is the one reading of a tag sequence, of the data's and of a model's: what is trained on, scored, written by
-    `predict` and drawn. A model may answer with a sequence that breaks the scheme. It is read as conlleval reads it:
+    All tag sequences, of data and of models, are read by this function: for training, scoring, prediction and drawing.
+    A model may predict a sequence that is not valid in the scheme. It is read as conlleval does:
 
-    - B- and S- begin an entity, whatever is before them. I- and E- continue the entity of their type that is open
-      just before them; where there is none (after O, after another type, after E- or S-), they begin one.
-    - An entity ends before O, before a tag that does not continue it, after E- or S-, and with the page. So in BIOES
-      a B- or I- that no E- follows still ends where its type does.
+    - B- and S- start an entity, whatever comes before. I- and E- continue an open entity of the same type; if there is
+      none (after O, another type, E- or S-), they start one.
+    - An entity ends before O, before a tag that does not continue it, after E- or S-, and at the end of the page. So in
+      BIOES an entity without E- still ends where its type ends.
     """
     spans: list[Span] = []
     open_span: Span | None = None
@@ -61,7 +61,7 @@ def to_tags(spans: Iterable[Span], length: int, scheme: str) -> list[str]:
 
 
 def rewrite(tags: Sequence[str], scheme: str) -> list[str]:
-    """The entities of a tag sequence, legal or not, as the legal sequence of the scheme "BIO" or "BIOES"."""
+    """Rewrite a tag sequence, valid or not, as the valid sequence in the scheme "BIO" or "BIOES"."""
     return to_tags(to_spans(tags), len(tags), scheme)
 
 
@@ -84,24 +84,25 @@ class LabelSet:
 
     @property
     def continued(self) -> list[int]:
-        """Id of a word's tag -> id that the word's later sub-words carry where all of them are trained on.
+        """Id of a word's tag -> label id of its later sub-words, if all sub-words are trained on.
 
-        O for O, else the I- of the type, whatever the word's prefix. transformers' run_ner.py does so after B- and
-        I- (its `b_to_i_label`) and repeats E- and S-, as if each sub-word ended the entity anew. Sub-words after an
-        E- or S- cannot make a legal BIOES sequence: the first one keeps the word's tag, because there it is read.
+        It is O for O, else I- of the type, whatever the word's prefix. transformers' run_ner.py does the same for B-
+        and I- (its `b_to_i_label`), but repeats E- and S-, as if each sub-word ended the entity. The first sub-word
+        keeps the word's tag, because predictions are read there; so after E- or S- the sub-word labels are not valid
+        BIOES.
         """
         ids = self.ids
         return [0 if tag == "O" else ids[f"I-{tag.partition('-')[2]}"] for tag in self.tags]
 
     @classmethod
     def from_tags(cls, tags: Sequence[str]) -> "LabelSet":
-        """The label set whose `tags` these are, in any order (as a checkpoint's id-to-label map holds them)."""
+        """The label set with these tags, in any order, such as those of a model's id2label."""
         scheme = "BIOES" if any(tag.startswith(("E-", "S-")) for tag in tags) else "BIO"
         return cls(scheme, _types(tags))
 
 
 def _types(tags: Iterable[str]) -> tuple[str, ...]:
-    """Entity types in the order of their first tag; a tag without prefix is a type."""
+    """Entity types in order of first occurrence. A tag without a prefix is taken as a type."""
     parts = [(tag, *tag.partition("-")) for tag in tags if tag != "O"]
     return tuple(
         dict.fromkeys(kind if dash and prefix in ("B", "I", "E", "S") else tag for tag, prefix, dash, kind in parts)
@@ -109,7 +110,7 @@ def _types(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_labels(path: Path, scheme: str) -> LabelSet:
-    """The label set of a file with one tag (or entity type) a line; "O" may be missing.
+    """Read a label set from a file with one tag or entity type per line; "O" may be missing.
 
     Raises:
         DataError: the file cannot be read or names no entity type.
@@ -118,7 +119,7 @@ def read_labels(path: Path, scheme: str) -> LabelSet:
     if not all(types):
         raise DataError(f"{path}: a label without a type, such as 'B-'; write B-QUESTION")
     if not types:
-        raise DataError(f"{path}: names no label; one a line, such as B-QUESTION")
+        raise DataError(f"{path}: lists no labels; write one per line, such as B-QUESTION")
     return LabelSet(scheme, types)
 
 
@@ -134,7 +135,7 @@ def labels_of(documents: Iterable[Document], scheme: str) -> LabelSet:
     return LabelSet(scheme, tuple(sorted(types)))
 
 
-# What annotation tools call a word that is of no entity.
+# Names that annotation tools use for words outside any entity.
 # fmt: off
 NO_ENTITY = frozenset((
     "background", "bg", "ignore", "ignored", "na", "nolabel", "none", "nothing", "null", "o", "other", "others",
@@ -144,5 +145,5 @@ NO_ENTITY = frozenset((
 
 
 def types_like_no_entity(types: Iterable[str]) -> list[str]:
-    """Entity types whose names say that they are none, such as OTHERS or no-label."""
+    """Entity types whose names mean "no entity", such as OTHERS or no-label."""
     return sorted(kind for kind in types if "".join(filter(str.isalnum, kind)).casefold() in NO_ENTITY)

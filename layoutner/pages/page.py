@@ -1,8 +1,7 @@
-"""A page as its file tells it, before anything of it is trusted, and how it becomes a Document.
+"""A page as read from a file, before validation, and its conversion to a Document.
 
-Readers only parse: they yield Pages, a Problem for each page that cannot be read, and a Problem that is not fatal for
-what is worth a look and belongs to no page. What is wrong with words, boxes and tags is found here, once for all
-formats, and repaired where the settings say so.
+Readers only parse. They yield Pages, a fatal Problem for each page that cannot be read, and non-fatal Problems as notes
+on the files. Words, boxes and tags are validated here, for all formats, and repaired if the settings say so.
 """
 
 import math
@@ -26,72 +25,72 @@ InvalidBoxes = Literal["none", "clamp", "drop"]
 PageSize = tuple[float, float]  # width, height, in pixels or another unit of length, such as the points of a PDF
 
 LONGEST_MESSAGE = 1000  # characters
-SMALLEST_SIDE, LARGEST_SIDE = 1e-3, 1e9  # of a page; a page may be measured in anything from pixels to metres
-PROPORTION = 0.02  # by which width : height of a page may differ from its image's; a scan is cut to whole pixels
+SMALLEST_SIDE, LARGEST_SIDE = 1e-3, 1e9  # limits of page width and height, in any unit from pixels to metres
+PROPORTION = 0.02  # tolerance between the aspect ratios of a page and its image, whose size is rounded to pixels
 
 
 class Problem(NamedTuple):
-    """Something wrong with one page or one word."""
+    """A problem with a page or a word."""
 
     source: str  # file, or file and line
-    kind: str  # short and always the same words, so that problems can be counted
-    what: str  # the value, and what to do where that is not plain
-    word: int | None = None  # index among the page's words as its file holds them
-    text: str = ""  # that word
-    fatal: bool = True  # False: worth a look, and training goes on
+    kind: str  # short fixed text, so that problems can be counted by kind
+    what: str  # the value, and what to do if that is not obvious
+    word: int | None = None  # index among the page's words in the file
+    text: str = ""  # text of that word
+    fatal: bool = True  # False: only a note, which does not stop a run
 
     def __str__(self) -> str:
         where = "" if self.word is None else f"word {self.word} {self.text!r}: "
         line = f"{self.source}: {where}{self.what}"
-        # Words and labels of a damaged file may be megabytes, or move the cursor of a terminal.
+        # Words and labels of a damaged file may be megabytes long, or contain terminal control characters.
         line = "".join(letter if letter.isprintable() else "?" for letter in line[:LONGEST_MESSAGE])
         return line if len(line) < LONGEST_MESSAGE else f"{line} ..."
 
 
 class Word(NamedTuple):
-    """A word as its file tells it."""
+    """A word as read from a file."""
 
     text: str
     box: tuple[float, float, float, float]  # in the unit and the format that the Page names
-    tag: str | None = None  # "O", or prefix-type such as "B-TOTAL"; None where nobody labelled it
+    tag: str | None = None  # "O", or prefix-type such as "B-TOTAL"; None = not labelled
     segment: int | None = None  # words of one line or field of the page share a number
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page as its file tells it."""
+    """A page as read from a file."""
 
-    source: str  # file, or file and line: what messages call it
+    source: str  # file, or file and line; used in messages
     name: str
     words: list[Word]
     page_size: PageSize  # in the unit of boxes in "pixels"
     image: PageImage | None = None
     unit: BoxUnit = "pixels"  # of the boxes
-    notes: tuple[Problem, ...] = ()  # not fatal: what the reader found worth a look
-    breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None where lines are no words
+    notes: tuple[Problem, ...] = ()  # non-fatal problems that the reader found
+    breaks: tuple[int, ...] | None = None  # words before each empty line of the file; None if its lines are not words
     group: str | None = None  # pages of one document share it
     box_format: BoxFormat = "xyxy"  # two corners, or one corner and the size
-    image_size: tuple[int, int] | None = None  # width, height of the image as it is seen, in pixels
-    stated_size: PageSize | None = None  # what the file says where page_size is the image's
+    image_size: tuple[int, int] | None = None  # width, height of the upright image, in pixels
+    stated_size: PageSize | None = None  # page size in the file, if page_size was taken from the image instead
 
 
 @dataclass
 class ReadStats:
-    """What was repaired or left out while pages were read."""
+    """Counts of repairs and skipped pages while reading."""
 
-    repaired: Counter[str] = field(default_factory=Counter)  # what -> how often
-    ignored: Counter[str] = field(default_factory=Counter)  # type of data.ignore_types -> words that had it
-    skipped: int = 0  # pages left out because they could not be used
+    repaired: Counter[str] = field(default_factory=Counter)  # description of the repair -> count
+    ignored: Counter[str] = field(default_factory=Counter)  # type of data.ignore_types -> number of words with it
+    skipped: int = 0  # pages skipped because they could not be used
     first_skipped: Problem | None = None
-    notes: list[str] = field(default_factory=list)  # what is worth a look and belongs to no page
+    notes: list[str] = field(default_factory=list)  # notes that do not belong to a page
 
     def skip(self, problem: Problem) -> None:
-        """Count a page that is left out."""
+        """Count a skipped page."""
         self.skipped += 1
         self.first_skipped = self.first_skipped or problem
 
     def lines(self, role: str) -> list[str]:
-        """For the run's log."""
+        """The counts and notes as log lines."""
         found = [f"{role}: {count} {what}" for what, count in sorted(self.repaired.items())]
         found += [f"{role}: {count} word(s) of {kind} read as O" for kind, count in sorted(self.ignored.items())]
         found += [f"{role}: note: {note}" for note in self.notes]
@@ -102,13 +101,13 @@ class ReadStats:
 
 
 def to_document(page: Page, invalid_boxes: InvalidBoxes, stats: ReadStats) -> tuple[Document | None, list[Problem]]:
-    """Check a page and make it a Document.
+    """Validate a page and convert it to a Document.
 
-    Blank words are dropped. Boxes off the page or inverted are problems with invalid_boxes = "none"; "clamp" cuts them
-    to the page and turns them round, "drop" removes their words. Tags become those of the spans that conlleval reads.
+    Blank words are dropped. Boxes that leave the page or are inverted are problems with invalid_boxes = "none"; "clamp"
+    cuts them to the page and swaps inverted sides; "drop" removes their words.
 
     Returns:
-        The document (None where a problem is fatal), and all problems, repaired ones not among them.
+        The document (None if a problem is fatal), and all problems that were not repaired.
     """
     problems: list[Problem] = []
     kept: list[int] = []  # index in page.words
@@ -167,7 +166,7 @@ def to_document(page: Page, invalid_boxes: InvalidBoxes, stats: ReadStats) -> tu
 
 
 def encoding_notes(source: str, notes: list[str]) -> tuple[Problem, ...]:
-    """The notes of `read_text` on a file."""
+    """The notes of `read_text` on a file, as non-fatal problems."""
     return tuple(Problem(source, "not UTF-8", note, fatal=False) for note in notes)
 
 
@@ -179,7 +178,7 @@ def hidden_notes(hidden: list[Path]) -> Iterator[Problem]:
 
 
 def page_size_problem(size: tuple[Any, Any]) -> str | None:
-    """What is wrong with the width and height of a page, and what is wanted; None if they can be used."""
+    """Error message for an invalid page width and height; None if they are valid."""
     if all(_is_number(side) and SMALLEST_SIDE <= side < LARGEST_SIDE for side in size):
         return None
     width, height = map(short, size)
@@ -187,7 +186,7 @@ def page_size_problem(size: tuple[Any, Any]) -> str | None:
 
 
 def written_size(text: str) -> PageSize:
-    """Width and height that stand in a text file; whole numbers stay whole.
+    """Parse "WIDTH HEIGHT" of a text file; integers remain integers.
 
     Raises:
         ValueError: not two numbers.
@@ -197,7 +196,7 @@ def written_size(text: str) -> PageSize:
 
 
 def is_box(box: tuple[Any, Any, Any, Any]) -> bool:
-    """Whether the sides of a box are numbers that a page can have."""
+    """Whether the four sides of a box are numbers within `LARGEST_SIDE`."""
     return all(_is_number(side) and abs(side) < LARGEST_SIDE for side in box)
 
 
@@ -206,14 +205,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _size_problems(page: Page) -> list[Problem]:
-    """A note where the file and the image tell of pages of other proportions, as of one that lies on its side."""
+    """A note if page and image have different aspect ratios, for example because the image is rotated."""
     stated, seen = page.stated_size or page.page_size, page.image_size
     if seen is None or page.image is None:
         return []
     try:
         ratio = (stated[0] * seen[1]) / (stated[1] * seen[0])
     except (TypeError, ZeroDivisionError, OverflowError):
-        ratio = math.inf  # the stated size is none
+        ratio = math.inf  # the stated size is not valid
     if abs(ratio - 1) <= PROPORTION:
         return []
     what = f"a page of {stated[0]} x {stated[1]}, and its image {page.image.path.name} is {seen[0]} x {seen[1]}"
@@ -226,7 +225,7 @@ def _text_problem(text: Any) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "half a character (a lone surrogate) is no text"
+        return "half a character (a lone surrogate) is not valid text"
     return None
 
 
@@ -236,15 +235,15 @@ def _scaled(page: Page, box: tuple[float, float, float, float]) -> Box:
 
 
 def _down(side: float) -> int:
-    """Rounded down as in the LayoutLM preprocessing, but 595.32 of 595.32 is 1000, although the quotient is 999.99...
+    """Round down as in the LayoutLM preprocessing, with a tolerance: 595.32 of 595.32 gives 1000, not 999.
 
-    Whole pixels are not affected: their quotients differ from the next whole number by 1 / width or more.
+    The tolerance does not affect whole pixels: their quotients are at least 1 / width below the next integer.
     """
     return int(side + 1e-9)
 
 
 def box_problem(box: Box) -> tuple[str, str] | None:
-    """(kind, what) is wrong with a scaled box, or None."""
+    """(kind, description) of a problem with a scaled box; None if the box is valid."""
     x0, y0, x1, y1 = box
     if min(box) < 0 or max(box) > 1000:
         return "box off the page", f"box {list(box)} leaves the page (0..1000)"
@@ -259,15 +258,15 @@ def _clamped(box: Box) -> Box:
 
 
 def _tags(page: Page, kept: list[int]) -> tuple[tuple[str, ...] | None, list[Problem]]:
-    """Tags of the kept words. An entity that loses a word to a repair is still one entity."""
+    """Validated tags of the kept words. An entity remains one entity if some of its words were dropped."""
     given = [word.tag for word in page.words]
     if any(given[index] is not None for index in kept):
-        # A word that is dropped, a blank one above all, needs no label.
+        # Dropped words, such as blank ones, need no label.
         dropped = set(range(len(given))) - set(kept)
         given = ["O" if tag is None and index in dropped else tag for index, tag in enumerate(given)]
     tags = [tag for tag in given if tag is not None]
     if not kept:
-        return (), []  # a page without words lacks no label
+        return (), []  # a page without words counts as labelled
     if not tags:
         return None, []
     problems = []
@@ -278,7 +277,7 @@ def _tags(page: Page, kept: list[int]) -> tuple[tuple[str, ...] | None, list[Pro
     bioes = any(tag[:2] in ("E-", "S-") for tag in tags)
     for index, tag in enumerate(tags):
         if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-") or not tag[2:] or _text_problem(tag)):
-            what = f"label {tag!r} is neither O nor B-, I-, E- or S- and a type"
+            what = f"label {tag!r} is neither O nor B-, I-, E- or S- followed by a type"
             problems.append(Problem(page.source, "malformed label", what, index, page.words[index].text))
             tag = "O"  # for the one that follows
         elif not _may_follow(before, tag, bioes):
@@ -298,7 +297,7 @@ def _tags(page: Page, kept: list[int]) -> tuple[tuple[str, ...] | None, list[Pro
 
 
 def _may_follow(before: str, tag: str, bioes: bool) -> bool:
-    """Whether a tag may stand after another in the strict reading of its scheme."""
+    """Whether a tag may follow another in a valid sequence of the scheme."""
     open_before = before[:2] in ("B-", "I-") if bioes else before != "O"
     if tag[:2] in ("I-", "E-"):
         return open_before and before[2:] == tag[2:]

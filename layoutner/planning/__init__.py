@@ -1,1 +1,1 @@
-"""What follows from settings: batch, schedule, DeepSpeed JSON, memory."""
+"""Quantities derived from the settings: batch split, schedule, DeepSpeed config, memory."""

@@ -1,4 +1,4 @@
-"""How the windows of one optimizer step are split over ranks and micro-batches, exactly, on any number of ranks."""
+"""Split the global batch of an optimizer step over ranks and micro-batches, exactly, for any number of ranks."""
 
 import math
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from layoutner.errors import SettingsError
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """One full optimizer step: as few micro-batches as hold it, of sizes that differ by one window at most.
+    """Split of one full optimizer step into as few micro-batches as possible, whose sizes differ by at most one window.
 
-    `corpus.batches.assign_to_ranks` deals windows so. The loss divides by what the whole global batch weighs, so that
-    micro-batches of different sizes, or empty ones, change nothing about the gradient.
+    `corpus.batches.assign_to_ranks` assigns windows in this way. The loss is divided by the weight of the whole global
+    batch, so micro-batches of different sizes, or empty ones, do not change the gradient.
     """
 
     global_batch_size: int  # windows per optimizer step, all ranks
@@ -22,14 +22,14 @@ class BatchPlan:
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches of all ranks."""
+        """Number of micro-batches of all ranks per optimizer step."""
         return self.accumulation * self.world_size
 
     @property
     def deepspeed_batch_size(self) -> int:
-        """DeepSpeed's train_batch_size, which must be micro x accumulation x ranks.
+        """DeepSpeed's train_batch_size, which must be micro-batch size x accumulation steps x ranks.
 
-        Above the global batch where that is no such product. Nothing is computed from it.
+        It is larger than the global batch size if that is not such a product. Nothing is computed from it.
         """
         return self.micro_batch_size * self.micro_batches
 
@@ -38,28 +38,28 @@ class BatchPlan:
         limit = f" (at most {self.limit})" * (self.micro_batch_size < self.limit)
         small, larger = divmod(self.global_batch_size, self.micro_batches)
         if not larger:
-            return f"{self.global_batch_size} windows a step = {small} a forward{limit} x {ranks}"
+            return f"{self.global_batch_size} windows per step = {small} per forward{limit} x {ranks}"
         smaller = self.micro_batches - larger
         return (
-            f"{self.global_batch_size} windows a step = {smaller} forward{'s' * (smaller > 1)} of {small} "
+            f"{self.global_batch_size} windows per step = {smaller} forward{'s' * (smaller > 1)} of {small} "
             f"+ {larger} of {small + 1}{limit}, in {ranks}"
         )
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing about the split."""
+        """Notes for the user: idle ranks, and a train_batch_size that differs from the global batch size."""
         notes = []
         if self.global_batch_size < self.world_size:
             notes.append(
                 f"note: {self.world_size} ranks share {self.global_batch_size} windows, so in every step "
-                f"{self.world_size - self.global_batch_size} of them have none: fewer ranks are as fast, and a "
-                f"batch.global_batch_size of {self.world_size} or more gives all of them work"
+                f"{self.world_size - self.global_batch_size} of them have nothing to do: use fewer ranks, or a "
+                f"batch.global_batch_size of {self.world_size} or more"
             )
         if self.deepspeed_batch_size != self.global_batch_size:
             product = f"{self.micro_batch_size} x {self.accumulation} x {self.world_size}"
             notes.append(
-                f"note: DeepSpeed takes a product only, so its train_batch_size is {self.deepspeed_batch_size} = "
-                f"{product}; a step is {self.global_batch_size} windows all the same"
+                f"note: DeepSpeed's train_batch_size must be such a product, so it is {self.deepspeed_batch_size} = "
+                f"{product}; a step still has {self.global_batch_size} windows"
             )
         return notes
 
@@ -67,14 +67,14 @@ class BatchPlan:
 def plan_batch(global_batch_size: int, micro_batch_size: int, world_size: int) -> BatchPlan:
     """Split a global batch over ranks and gradient accumulation steps.
 
-    accumulation = global batch / (largest micro-batch x ranks), rounded up, and then
+    accumulation = global batch / (maximum micro-batch x ranks), rounded up, and then
     micro-batch = global batch / (accumulation x ranks), rounded up.
 
     Args:
-        micro_batch_size: the largest allowed, settings.batch.micro_batch_size.
+        micro_batch_size: maximum size, settings.batch.micro_batch_size.
 
     Raises:
-        SettingsError: no rank.
+        SettingsError: world_size is less than 1.
     """
     if world_size < 1:
         raise SettingsError(f"world size = {world_size}: at least one rank is needed")

@@ -1,14 +1,15 @@
-"""What a run needs of a rank's memory, worked out before a GPU is held.
+"""Estimate the peak memory of a rank, without a GPU.
 
-All sizes are bytes. The rules were read in DeepSpeed 0.19.8 (runtime/fp16/unfused_optimizer.py, bf16_optimizer.py,
-zero/stage_1_and_2.py, zero/stage3.py) and are held to measurements by tests/planning/test_memory.py. Not obvious:
+All sizes are in bytes. The formulas follow the source of DeepSpeed 0.19.8 (runtime/fp16/unfused_optimizer.py,
+bf16_optimizer.py, zero/stage_1_and_2.py, zero/stage3.py); tests/planning/test_memory.py compares them with
+measurements. Facts that are not obvious:
 
-- fp32 at stages 1 to 3 keeps a second, "master" copy of the weights, although it equals the first.
-- bf16 at stage 1 with fp32 accumulation (what `render` sets) is BF16_Optimizer: whole fp32 gradients on every rank.
-- fp16 at stage 1 sums whole fp32 gradients on every rank too, in the parameters' `grad_accum`.
-- Stages 1 and 2, with accumulation, hold a whole set of low-precision gradients beside the rank's own share.
-- Stage 3 holds all weights gathered at the peak in a network below stage3_max_live_parameters (1e9).
-- The CPU's attention stores its T x T probabilities where there is dropout; the GPU's does not.
+- fp32 at stages 1 to 3 keeps a second, "master" copy of the weights, although both copies are equal.
+- bf16 at stage 1 with fp32 accumulation (set by `render`) uses BF16_Optimizer: full fp32 gradients on every rank.
+- fp16 at stage 1 also accumulates full fp32 gradients on every rank, in the parameters' `grad_accum`.
+- Stages 1 and 2 with gradient accumulation keep all low-precision gradients in addition to the rank's partition.
+- Stage 3 has all weights gathered at the peak, if the network has fewer than stage3_max_live_parameters (1e9).
+- On a CPU, attention with dropout stores its T x T probabilities; on a GPU it does not.
 """
 
 import re
@@ -22,16 +23,16 @@ from layoutner.planning.batch_plan import plan_batch
 MiB, GiB = 2**20, 2**30
 UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-BUCKET = 500_000_000  # elements; DeepSpeed's default of reduce_bucket_size, and its all-reduce at stage 0
+BUCKET = 500_000_000  # elements; DeepSpeed's default reduce_bucket_size, and the all-reduce bucket at stage 0
 Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class Network:
-    """What the arithmetic needs of a token classifier."""
+    """The sizes of a token classifier that determine its memory."""
 
     parameters: int
-    trainable: int  # all but the pooler, which a token classifier does not use
+    trainable: int  # without the pooler, which a token classifier does not use
     hidden_size: int
     layers: int
     heads: int
@@ -47,17 +48,17 @@ class Network:
         """Count the parameters of families.build's network from a checkpoint's config.json.
 
         Raises:
-            ModelError: another family, or a size that config.json lacks or that is no number.
+            ModelError: another family, or a size in config.json is not a positive integer.
         """
         if family not in ("bert", "roberta", "layoutlm"):
-            raise ModelError(f"a {family!r}: memory can be planned for bert, roberta and layoutlm")
+            raise ModelError(f"memory cannot be planned for {family!r}, only for bert, roberta and layoutlm")
         defaults = {"type_vocab_size": 2, "max_2d_position_embeddings": 1024, "vocab_size": 30522}
         defaults |= {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
         defaults |= {"intermediate_size": 3072, "max_position_embeddings": 512}
         size = {key: config.get(key, default) for key, default in defaults.items()}
         for key, value in size.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ModelError(f"the checkpoint's config.json: {key} = {value!r} is no whole number above 0")
+                raise ModelError(f"the checkpoint's config.json: {key} = {value!r} is not a whole number above 0")
         hidden, inner = size["hidden_size"], size["intermediate_size"]
         rows = [size["vocab_size"], size["max_position_embeddings"], size["type_vocab_size"]]
         pooler = 0
@@ -83,22 +84,22 @@ class Network:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one rank holds at its peak."""
+    """Peak memory of one rank, in bytes."""
 
     parameters: int
     gradients: int
     optimizer_states: int  # fp32 master weights and both moments
     activations: int
-    buffers: int  # communication buckets, gathered weights, and temporaries of the step where they set the peak
+    buffers: int  # communication buckets, gathered weights, and temporaries of the step if they determine the peak
 
     @property
     def model_states(self) -> int:
-        """Parameters, gradients and optimizer states: what does not depend on the micro-batch."""
+        """Parameters, gradients and optimizer states; they do not depend on the micro-batch size."""
         return self.parameters + self.gradients + self.optimizer_states
 
     @property
     def total(self) -> int:
-        """The peak. With no accumulation it is an upper bound: gradients appear while activations go."""
+        """The peak. Without gradient accumulation it is an upper bound: activations are freed as gradients appear."""
         return self.model_states + self.activations + self.buffers
 
     def __str__(self) -> str:
@@ -110,26 +111,26 @@ COLUMNS = ("parameters", "gradients", "optimizer_states", "activations", "buffer
 
 
 def show(size: int) -> str:
-    """A size in GiB, or in MiB below one GiB."""
+    """Format a size in GiB, or in MiB if it is below one GiB."""
     return f"{size / GiB:.2f} GiB" if size >= GiB else f"{size / MiB:.1f} MiB"
 
 
 def activations(network: Network, dtype: str, micro_batch_size: int, window_tokens: int, device: Device) -> int:
-    """Bytes that autograd keeps from the forward of one micro-batch to its backward.
+    """Bytes that autograd keeps between the forward and the backward pass of one micro-batch.
 
-    A layer keeps, per token, 8 h + 2 i elements: its input, Q, K, V, the attention's output, both sums before
-    LayerNorm and the first LayerNorm's output, and the inner layer before and after GELU (after Korthikanti et al.
-    2022, arXiv:2205.05198, section 4.1), and 2 h bytes of dropout masks. Attention that stores its probabilities adds
-    per head T x T of them before and after dropout, with a mask of bytes, and scaled copies of Q and K.
+    A layer keeps 8 h + 2 i elements per token: its input, Q, K, V, the attention output, both sums before LayerNorm,
+    the first LayerNorm's output, and the intermediate layer before and after GELU (see Korthikanti et al. 2022,
+    arXiv:2205.05198, section 4.1). It also keeps 2 h bytes of dropout masks per token. Attention that stores its
+    probabilities adds, per head, T x T elements before and after dropout and a byte mask, and scaled copies of Q and K.
     """
     item, hidden, inner = BYTES[dtype], network.hidden_size, network.intermediate_size
     tokens = micro_batch_size * window_tokens
     layer = tokens * ((8 * hidden + 2 * inner) * item + 2 * hidden)
     if network.attention == "eager" or (device == "cpu" and network.dropout):
-        each = 2 * item + 1 + (8 if device == "cpu" and item == 2 else 0)  # measured: the CPU keeps fp32 ones as well
+        each = 2 * item + 1 + (8 if device == "cpu" and item == 2 else 0)  # measured: a CPU also keeps fp32 copies
         layer += micro_batch_size * network.heads * window_tokens**2 * each + 2 * tokens * hidden * item
-    # Embeddings before and after LayerNorm, the last output and its dropout; logits, in fp32 too, and their softmax;
-    # and what the first operators of the backward hold beside all of that.
+    # Embeddings before and after LayerNorm, the last output and its dropout; logits, their fp32 copy and softmax; and
+    # temporaries of the first operators of the backward pass.
     ends = tokens * (4 * hidden * item + network.labels * (item + 8)) + tokens * 2 * inner * item
     return network.layers * layer + ends
 
@@ -145,11 +146,11 @@ def estimate(
     ds_config: Mapping[str, Any],
     device: Device = "cuda",
 ) -> Memory:
-    """The peak of one rank.
+    """Peak memory of one rank.
 
     Args:
         window_tokens: tokens of the longest window, padding included.
-        ds_config: as rendered; its buckets, accumulation, offload and persistence threshold are read.
+        ds_config: from `render`; its buckets, accumulation, offload and persistence threshold are used.
     """
     zero = ds_config.get("zero_optimization", {})
     accumulates = ds_config.get("gradient_accumulation_steps", 1) > 1
@@ -201,7 +202,7 @@ def largest_micro_batch(
     limit: int,
     device: Device = "cuda",
 ) -> int | None:
-    """The largest micro-batch, of those that splits of the global batch have, whose peak is within `limit` bytes."""
+    """The largest micro-batch size of any split of the global batch whose peak is at most `limit` bytes; else None."""
     micro = global_batch_size
     while micro > 0:
         batch = plan_batch(global_batch_size, micro, world_size)
@@ -222,7 +223,7 @@ def largest_micro_batch(
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of "24GiB", "24GB", "40G" or "800MiB". All units are powers of 1024, as GPU makers count memory.
+    """Parse "24GiB", "24GB", "40G" or "800MiB" to bytes. All units are powers of 1024, as usual for GPU memory.
 
     Raises:
         SettingsError: anything else.
@@ -230,5 +231,5 @@ def parse_memory(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     if size < 1:
-        raise SettingsError(f"{text!r} is no amount of memory: a number and a unit, as in 24GiB, 24GB, 40G or 800MiB")
+        raise SettingsError(f"{text!r} is not a memory size: give number and unit, as in 24GiB, 24GB, 40G or 800MiB")
     return size

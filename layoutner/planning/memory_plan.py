@@ -1,4 +1,4 @@
-"""The text of `layoutner config plan`: a run's arithmetic, its memory by ZeRO stage, and what to change."""
+"""The output of `layoutner config plan`: batch, schedule, memory by ZeRO stage, and advice."""
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from layoutner.settings.tree import Settings
 
 @dataclass(frozen=True)
 class Case:
-    """A run whose memory is asked for; `replace` makes the variants that are compared."""
+    """A run whose memory is estimated; variants for comparison are made with `replace`."""
 
     settings: Settings
     batch: BatchPlan
@@ -37,7 +37,7 @@ class Case:
         return int(self.config["zero_optimization"]["stage"])
 
     def at_stage(self, stage: int) -> "Case":
-        """The case at a ZeRO stage: with the run's own preset at its own stage, else with the stage's."""
+        """The case at a ZeRO stage: with the run's preset if it has this stage, else with the preset of the stage."""
         if stage == self.stage:
             return self
         policy = self.settings.deepspeed.model_copy(update={"preset": None, "zero_stage": stage})
@@ -49,12 +49,12 @@ class Case:
         return replace(self, settings=self.settings.model_copy(update={"precision": precision}))
 
     def on(self, world_size: int, micro: int) -> "Case":
-        """The case with the same global batch, split otherwise."""
+        """The case with the same global batch, split for another number of ranks or another micro-batch size."""
         whole = self.batch.global_batch_size
         return replace(self, batch=plan_batch(whole, micro, world_size))
 
     def memory(self) -> Memory:
-        """What one rank needs."""
+        """Peak memory of one rank."""
         return estimate(
             self.network,
             dtype=self.settings.precision.dtype,
@@ -82,11 +82,11 @@ class Case:
 
 
 def advice(case: Case, limit: int) -> list[str]:
-    """What to change where the run does not fit, the mildest first, each with what it would need; [] where it fits."""
+    """Advice if the run does not fit: changes, mildest first, with the memory each would need. [] if it fits."""
     need = case.memory().total
     if need <= limit:
         return []
-    lines = [f"{show(need)} a rank is more than {show(limit)}. In the order of what it costs to change:"]
+    lines = [f"{show(need)} per rank is more than {show(limit)}. What to change, the cheapest first:"]
     changes: list[tuple[str, Case]] = []
     world_size = case.batch.world_size
     micro = case.largest(limit)
@@ -94,7 +94,7 @@ def advice(case: Case, limit: int) -> list[str]:
         smaller = micro or 1
         changes.append((f"batch.micro_batch_size = {smaller} (computes the same)", case.on(world_size, smaller)))
     one = case.on(world_size, 1)
-    stages = range(case.stage + 1, 4) if world_size > 1 else ()  # alone, a rank has nobody to share with
+    stages = range(case.stage + 1, 4) if world_size > 1 else ()  # a single rank has nothing to partition
     changes += [(f"deepspeed.zero_stage = {n}, with batch.micro_batch_size = 1", one.at_stage(n)) for n in stages]
     if case.settings.precision.dtype == "fp32":
         changes.append(("precision.dtype = bf16, with batch.micro_batch_size = 1", one.with_dtype("bf16")))
@@ -105,7 +105,7 @@ def advice(case: Case, limit: int) -> list[str]:
         changes.append((text, case.on(more[0], 1).at_stage(stage)))
     half = case.window_tokens // 2
     if half >= 8:
-        text = f"data.max_length = {half}, with batch.micro_batch_size = 1 (more windows a document)"
+        text = f"data.max_length = {half}, with batch.micro_batch_size = 1 (more windows per document)"
         changes.append((text, replace(one, window_tokens=half)))
     text = "deepspeed.preset = zero3-offload, with batch.micro_batch_size = 1 (slow)"
     changes.append((text, replace(one.at_stage(3), offload=True)))
@@ -124,11 +124,11 @@ def describe(
     limit: int | None,
     device: Device = "cuda",
 ) -> str:
-    """The text of `layoutner config plan`.
+    """The output of `layoutner config plan`.
 
     Args:
         window_tokens: tokens of a full window, settings.data.max_length.
-        limit: bytes of a GPU; None leaves out what fits.
+        limit: memory of a GPU in bytes; None = do not print what fits.
     """
     case = Case(settings, batch, schedule, network, window_tokens, device)
     lines = [f"batch: {batch}", *batch.notes, f"schedule: {schedule}; peak learning rate {settings.optimizer.lr:g}"]
@@ -136,7 +136,7 @@ def describe(
         f"network: {network.parameters:,} parameters, {network.trainable:,} of them trained; "
         f"{settings.precision.dtype}, windows of {window_tokens} tokens"
     )
-    lines += ["", "one rank at its peak, by ZeRO stage (* = this run; beside it, CUDA itself takes 0.5 to 1 GiB):"]
+    lines += ["", "one rank at its peak, by ZeRO stage (* = this run; CUDA itself takes another 0.5 to 1 GiB):"]
     header = ["ZeRO", *(name.replace("_", " ") for name in COLUMNS)]
     rows = [[*header, *(["largest micro-batch"] if limit else [])]]
     for stage in range(4):
@@ -149,5 +149,5 @@ def describe(
     if limit:
         found = advice(case, limit)
         total = case.memory().total
-        lines += ["", *(found or [f"{show(total)} a rank: fits into {show(limit)}"])]
+        lines += ["", *(found or [f"{show(total)} per rank: fits into {show(limit)}"])]
     return "\n".join(lines)

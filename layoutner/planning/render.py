@@ -1,4 +1,4 @@
-"""Settings and a number of ranks become the DeepSpeed JSON."""
+"""Render the DeepSpeed config of a run, from its settings and the number of ranks."""
 
 import json
 from importlib.resources.abc import Traversable
@@ -16,9 +16,9 @@ from layoutner.planning.schedule import Schedule
 from layoutner.settings.shipped import shipped_folder
 from layoutner.settings.tree import DeepSpeedSettings, Settings
 
-PRESETS = "ds_configs"  # their folder
+PRESETS = "ds_configs"  # folder of the presets
 
-# What Settings own. A preset that sets one of these would be a second owner, so it is refused by name.
+# DeepSpeed keys that are set from Settings. A preset must not set them, or there would be two sources for one value.
 OWNED = {
     "train_batch_size": "batch.global_batch_size",
     "train_micro_batch_size_per_gpu": "batch.micro_batch_size",
@@ -58,12 +58,12 @@ POLICY = (
 
 
 def preset_names() -> list[str]:
-    """Names under which the shipped presets are found."""
+    """Names of the shipped presets."""
     return sorted(e.name.removesuffix(".json") for e in shipped_folder(PRESETS).iterdir() if e.name.endswith(".json"))
 
 
 def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
-    """The engine policy of a run, by preset name or path, or by ZeRO stage alone.
+    """Load the preset of a run, by name or path, or the default preset of its ZeRO stage.
 
     Raises:
         SettingsError: no such preset, not JSON, an owned or unknown key, "auto", or a stage that contradicts
@@ -87,9 +87,9 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     if not isinstance(preset, dict):
         raise SettingsError(f"preset {name}: holds {type(preset).__name__}, not an object")
     problems = [
-        f"{key} is owned by {OWNED[key]}: set it there, and take it out of the preset" for key in preset if key in OWNED
+        f"{key} is owned by {OWNED[key]}: set it there, and remove it from the preset" for key in preset if key in OWNED
     ]
-    problems += [f"{key} is not engine policy, which is all a preset may hold" for key in preset if _is_foreign(key)]
+    problems += [f"{key} is not allowed in a preset: remove it" for key in preset if _is_foreign(key)]
     walk = Walk(framework=None)
     walk.object(root, walk.schema.top)
     problems += [f"{found.path}: {found.message}; {found.advice}" for found in walk.findings if found.severity == ERROR]
@@ -99,7 +99,7 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     zero = preset.setdefault("zero_optimization", {})
     if not zero.get("compute_grad_norm", True):
         raise SettingsError(
-            f"preset {name}: zero_optimization.compute_grad_norm = false: the run logs the gradient norm"
+            f"preset {name}: zero_optimization.compute_grad_norm = false: remove it, the run logs the gradient norm"
         )
     stage = zero.setdefault("stage", 0)
     if settings.zero_stage is not None and settings.zero_stage != stage:
@@ -111,10 +111,10 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
 
 
 def needs_own_adam(zero: dict[str, Any]) -> bool:
-    """Whether this policy works with DeepSpeed's CPU Adam alone, which a compiler builds at the first step.
+    """Whether this ZeRO config requires DeepSpeed's CPU Adam, which is compiled at the first step.
 
-    Everywhere else torch's fused AdamW does, on the CPU with offloaded states too
-    (measured: tests/planning/test_presets.py).
+    In all other cases torch's fused AdamW works, even with optimizer states offloaded to the CPU (measured in
+    tests/planning/test_presets.py).
     """
     offload = zero.get("offload_optimizer") or {}
     ratio = offload.get("ratio", 1)
@@ -123,13 +123,12 @@ def needs_own_adam(zero: dict[str, Any]) -> bool:
 
 
 def _is_foreign(key: str) -> bool:
-    """A key that DeepSpeed has, but that neither Settings own nor a preset may set."""
+    """Whether DeepSpeed has this key, but it is neither set from Settings nor allowed in a preset."""
     return key in installed_schema().top.keys and key not in OWNED and key not in POLICY
 
 
 def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str, Any]:
-    """The DeepSpeed config of a run: every number written out, nothing left to DeepSpeed's defaults that
-    Settings have a say in.
+    """The DeepSpeed config of a run. Every value that Settings determine is written out, even if it is the default.
 
     Raises:
         SettingsError: the preset cannot be used (see load_preset), or contradicts the settings.
@@ -176,10 +175,10 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
     elif precision.dtype == "bf16":
         config["bf16"] = {"enabled": True}
     if precision.dtype != "fp32" and preset["zero_optimization"]["stage"] > 0:
-        # Micro-batches are summed in fp32. At stage 0 DeepSpeed can only sum in the weights' own format.
+        # Accumulate gradients in fp32. At stage 0 DeepSpeed can only accumulate in the dtype of the weights.
         preset.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
     config |= preset
-    # The same eyes as for anybody's config: what contradicts itself does not reach a GPU.
+    # Run the checks of `layoutner config check`, so that contradictions are found before a GPU is used.
     findings = check(json.dumps(config), batch.world_size)
     problems = [f"{found.path}: {found.message}; {found.advice}" for found in findings if found.severity == ERROR]
     raise_gathered(SettingsError, "the DeepSpeed config of these settings contradicts itself", problems)

@@ -1,4 +1,4 @@
-"""Optimizer steps and the learning rate of each: the closed form the run is tested against."""
+"""Number of optimizer steps, and the learning rate of each step in closed form. Tests compare runs with it."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ class Schedule:
     """Linear warm-up from 0 over `warmup` steps, then linear decay to 0 at `total`."""
 
     total: int  # optimizer steps of the run
-    warmup: int  # of them, warming up
-    steps_an_epoch: int | None  # None where the number of windows is not known
-    windows: int | None  # training windows; None where not known
+    warmup: int  # of these, warm-up steps
+    steps_an_epoch: int | None  # None if the number of windows is not known
+    windows: int | None  # number of training windows; None if not known
     global_batch_size: int
-    origin: str  # the arithmetic that led to `total`
+    origin: str  # how `total` was computed, for the log
 
     def factor(self, step: int) -> float:
-        """Share of the peak LR applied in optimizer step `step` (0-based).
+        """Learning rate of optimizer step `step` (0-based), as a fraction of the peak.
 
         The closed form of transformers' get_linear_schedule_with_warmup (optimization.py):
         k / max(1, W) for k < W, else max(0, (T - k) / max(1, T - W)).
@@ -28,9 +28,9 @@ class Schedule:
             return step / max(1, self.warmup)
         return max(0.0, (self.total - step) / max(1, self.total - self.warmup))
 
-    # DeepSpeed's WarmupDecayLR takes no warm-up below 2 (deepspeed/runtime/lr_schedules.py: max(2, W)) and
-    # applies its position -1 in the first step. Its decay depends on T - W alone, so raising both numbers by
-    # the same shift, and setting the position before each step, puts its curve on the closed form.
+    # DeepSpeed's WarmupDecayLR uses at least 2 warm-up steps (deepspeed/runtime/lr_schedules.py: max(2, W)) and applies
+    # position -1 in the first step. Its decay depends only on T - W. So adding the same shift to T and W, and setting
+    # the position before each step, makes it equal to the closed form.
 
     @property
     def _shift(self) -> int:
@@ -49,25 +49,25 @@ class Schedule:
         return step if step < self.warmup else step + self._shift
 
     def __str__(self) -> str:
-        lines = [f"{self.total} optimizer steps ({self.origin}), of them {self.warmup} warming up"]
+        lines = [f"{self.total} optimizer steps ({self.origin}), {self.warmup} of them warm-up"]
         if self.windows is not None and self.steps_an_epoch is not None:
             rest = self.windows - (self.steps_an_epoch - 1) * self.global_batch_size
             last = "" if rest == self.global_batch_size else f", the last of them with {rest} windows"
             lines.append(
-                f"{self.steps_an_epoch} steps an epoch = {self.windows} windows / {self.global_batch_size} "
-                f"a step, rounded up{last}"
+                f"{self.steps_an_epoch} steps per epoch = {self.windows} windows / {self.global_batch_size} "
+                f"per step, rounded up{last}"
             )
         return "; ".join(lines)
 
 
 def plan_schedule(settings: ScheduleSettings, global_batch_size: int, windows: int | None) -> Schedule:
-    """Derive the number of optimizer steps and of warm-up steps.
+    """Compute the number of optimizer steps and of warm-up steps.
 
     Args:
-        windows: training windows; None is enough for a schedule in max_steps.
+        windows: number of training windows; may be None if max_steps is set.
 
     Raises:
-        SettingsError: neither epochs nor max_steps; epochs without `windows`; more warm-up than steps.
+        SettingsError: neither epochs nor max_steps is set; epochs without `windows`; more warm-up steps than steps.
     """
     an_epoch = None if windows is None else math.ceil(windows / global_batch_size)
     if settings.max_steps is not None:

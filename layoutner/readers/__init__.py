@@ -1,8 +1,8 @@
-"""One file a format. A reader turns a path and a role into pages, one after the other.
+"""Readers, one module per format. A reader yields the pages of a path and a role.
 
-A reader yields a Page, or a Problem for a page that cannot be read, and goes on behind it. A Problem that is not fatal
-is a note on the files as a whole, and no page. A reader raises DataError only where there is nothing to go on with: not
-such a folder, no such split. A new format is one file here and one line.
+A reader yields a Page, or a fatal Problem for a page that cannot be read, and then continues with the next page. A
+non-fatal Problem is a note on the files as a whole, not a page. A reader raises DataError only if it cannot continue,
+for example because the folder or the split does not exist. To add a format, add a module here and a line to READERS.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ ROLES = ("train", "eval", "test")
 
 Reader = Callable[[Path, str], Iterator[Page | Problem]]
 
-MOST_HELD = 100  # pages that cannot be read until the files themselves are looked at
+MOST_HELD = 100  # after this many unreadable pages at the start, check whether the files have another format
 
 READERS: dict[str, Reader] = {
     "funsd": funsd.read,
@@ -33,14 +33,14 @@ READERS: dict[str, Reader] = {
 
 
 def read_pages(settings: DataSettings, path: Path, role: str) -> Iterator[Page | Problem]:
-    """What the format's reader yields. If nothing of it is a page, the files may be of another kind, and are looked at.
+    """Yield what the format's reader yields. If it yields no page, check whether the files have another format.
 
     Raises:
-        DataError, SettingsError: as the reader, or the path holds another kind of file, which the message names.
+        DataError, SettingsError: as the reader, or the files have another format, which the message names.
     """
     format = settings.format
     held: list[Problem] = []
-    found = path == jsonl.STDIN  # what is read is of the format, or cannot be looked at
+    found = path == jsonl.STDIN  # whether a page was read; standard input cannot be checked for another format
     try:
         for page in _read(settings, path, role):
             if found:
@@ -69,14 +69,14 @@ def read_pages(settings: DataSettings, path: Path, role: str) -> Iterator[Page |
 
 
 def _read(settings: DataSettings, path: Path, role: str) -> Iterator[Page | Problem]:
-    if settings.format == "ocr":  # alone it unpacks images
+    if settings.format == "ocr":  # the only reader that decodes images
         return ocr.read(path, role, settings.max_image_mib)
     return READERS[settings.format](path, role)
 
 
 def _refuse_another_kind(format: str, path: Path, problems: list[Problem]) -> None:
     first = next((problem for problem in problems if problem.fatal), None)
-    # Images and tables may stand beside pages of the format that cannot be read for another reason.
+    # In a folder, images or tables may be next to pages of the right format that cannot be read for another reason.
     if first and (kind := _another_kind(format, path)) and not (kind.weak and path.is_dir()):
         raise DataError(f"{kind} (read as {format}: {first})")
 
@@ -87,7 +87,7 @@ def _another_kind(format: str, path: Path) -> Kind | None:
 
 
 def require_packages(format: str | None) -> None:
-    """Refuse a format where what reads it is not installed.
+    """Refuse a format whose reader needs something that is not installed.
 
     Raises:
         SettingsError: a package or a program is missing.

@@ -1,4 +1,4 @@
-"""CORD versions 1 and 2: one JSON a receipt under json/, its page under image/; words as quads, grouped in lines."""
+"""CORD versions 1 and 2: one JSON per receipt in json/, its image in image/; words as quadrilaterals, in lines."""
 
 import json
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ SPLITS = {"train": "train", "eval": "dev", "test": "test"}
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read a CORD folder, one of its splits, or one file.
 
-    A line of `valid_line` is an entity, its type the category in capitals (MENU.NM), and a segment; the category
-    "other" is O, and lines without a category are lines that nobody labelled. The words keep the order of the file.
+    Each line of `valid_line` is an entity and a segment. The entity's type is the category in capitals (MENU.NM); the
+    category "other" is O, and lines without a category are unlabelled. The words keep the order of the file.
 
     Args:
-        path: a folder with train/, dev/ and test/ (the role picks one), a folder with json/ and, where the images
-            are there, image/ (or images/, img/), a folder of .json files, or one .json file.
+        path: a folder with train/, dev/ and test/ (the role selects one), a folder with json/ and optionally image/ (or
+            images/, img/), a folder of .json files, or one .json file.
         role: "train", "eval" or "test".
 
     Raises:
@@ -56,7 +56,7 @@ def _receipt(file: Path, lookup: ImageLookup) -> Page:
     notes: list[str] = []
     try:
         receipt = read_json(file, notes=notes)
-        if "ground_truth" in receipt:  # a row of the Hugging Face data set: the same JSON as text
+        if "ground_truth" in receipt:  # a row of the Hugging Face dataset, which contains the same JSON as a string
             receipt = json.loads(receipt["ground_truth"])
         found = lookup.find(file.stem, image_folders(file, IMAGES))
         image, seen = (None, None) if found is None else find_page(found)

@@ -1,4 +1,4 @@
-"""What a path holds that is of another kind than the format it is read in, told from the beginning of its files."""
+"""Recognise files of other formats by their beginning, for error messages."""
 
 import json
 import re
@@ -11,29 +11,29 @@ from layoutner.files.image import SUFFIXES, page_images
 from layoutner.files.text import is_hidden
 from layoutner.pages.key_values import RULES
 
-BEGINNING = 2**18  # bytes of a file that are looked at
-MOST_FILES = 50  # of a folder that are looked at
-DEEPEST = 100  # brackets of a JSON file that may be open at once
+BEGINNING = 2**18  # number of bytes read from each file
+MOST_FILES = 50  # maximum number of files checked per folder
+DEEPEST = 100  # maximum nesting depth of JSON
 
 
 class Kind(NamedTuple):
-    """What a file is."""
+    """A recognised kind of file."""
 
     file: Path
     what: str  # with its article, such as "a Label Studio export"
     format: str | None = None  # the data.format that reads it; None if there is none
-    advice: str = ""  # what to do if there is none, where it is more than to write it as jsonl
-    weak: bool = False  # may stand beside the pages of any data set, such as an image
+    advice: str = ""  # what to do if no format reads it; default: convert it to jsonl
+    weak: bool = False  # files of this kind, such as images, also occur in datasets of other formats
 
     def __str__(self) -> str:
         if self.format is not None:
             return f"{self.file} is {self.what}: data.format = {self.format}"
         advice = self.advice or "write its pages as jsonl, one per line (README, Your own forms)"
-        return f"{self.file} is {self.what}, which is not read as it is; {advice}"
+        return f"{self.file} is {self.what}, which layoutner does not read; {advice}"
 
 
 def recognise(path: Path) -> Kind | None:
-    """What a file is, or the first file of a folder that is known; None if none is. It reads the beginnings alone."""
+    """The kind of a file, or of the first recognised file in a folder; else None. Reads only the beginning of files."""
     if path.is_file():
         return _of_file(path)
     weak = None
@@ -48,7 +48,7 @@ def recognise(path: Path) -> Kind | None:
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    """The visible files of a folder, and then those of its folders: a few of each, so that no folder hides the next."""
+    """Visible files of a folder and its subfolders, at most ten per folder, so that all folders are sampled."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry))
     except OSError:
@@ -99,7 +99,7 @@ def _binary(file: Path, content: bytes) -> Kind | None:
 
 
 def _xml(file: Path, text: str) -> Kind | None:
-    """By the root element, which is the first that is no declaration and no comment."""
+    """Recognise XML by its root element, the first element after declarations and comments."""
     text = re.sub(r"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\])?\s*>", "", text, flags=re.DOTALL | re.IGNORECASE)
     root = re.match(r"\s*<(?:[\w.-]+:)?([\w.-]+)([^>]*)", text)
     if root is None:
@@ -131,12 +131,12 @@ def _lines(file: Path, text: str) -> Kind | None:
 
 
 def _beginning(text: str) -> Any:
-    """The value of JSON that may break off, as far as it goes; None if it is none."""
+    """Parse JSON that may be truncated, up to the last complete value; None if it is not JSON."""
     open_: list[str] = []
     end, closing = 0, ""
     for token in re.finditer(r'"(?:[^"\\]|\\.)*+"|["\[\]{},]', text, re.DOTALL):
         mark = token[0]
-        if mark == '"':  # of a text that breaks off
+        if mark == '"':  # the start of a truncated string
             break
         if mark in "[{":
             open_.append("]" if mark == "[" else "}")
@@ -157,7 +157,7 @@ def _beginning(text: str) -> Any:
 
 
 def _json(value: Any) -> tuple[str, str | None] | None:
-    """(what, format) of a JSON value, by its own keys or those of its first item."""
+    """(what, format) of a JSON value, recognised by its keys or by those of its first item."""
     item = value[0] if isinstance(value, list) and value else value
     if isinstance(item, list):  # PaddleOCR: [[[[x, y], ...], ["text", 0.98]], ...], or a list of those
         lines = item if len(item) == 2 and _is_paddle_text(item[1]) else item[0] if item else None
@@ -191,7 +191,7 @@ def _is_paddle_text(value: Any) -> bool:
 _TEXTRACT = ("an Amazon Textract response", None)
 _AZURE = ("an Azure Document Intelligence response", None)
 _PADDLE = ("a PaddleOCR result", None)
-# Keys that a file has, all of them, and what it is.
+# (keys that a file of this kind always has, (what, format)).
 _BY_KEYS: tuple[tuple[set[str], tuple[str, str | None]], ...] = (
     ({"form"}, ("a FUNSD form", "funsd")),
     ({"valid_line"}, ("a CORD receipt", "cord")),

@@ -1,4 +1,4 @@
-"""FUNSD: one JSON a form under annotations/, its page under images/; words in pixels, grouped in entities."""
+"""FUNSD: one JSON per form in annotations/, its image in images/; boxes in pixels, words grouped by entity."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read a FUNSD folder, one of its splits, or one annotation file.
 
     Args:
-        path: a folder with training_data/ and testing_data/ (the role picks one), a folder with
+        path: a folder with training_data/ and testing_data/ (the role selects one), a folder with
             annotations/ and images/ (or image/, img/), or one annotations/*.json.
         role: "train", "eval" or "test".
 
@@ -64,10 +64,10 @@ def _read_form(file: Path, lookup: ImageLookup) -> Page:
 
 
 def entity_words(entity: Any, number: int) -> list[Word]:
-    """The words of an entity. "other" is O; an entity without a label is one that nobody labelled."""
+    """The words of an entity. The label "other" is O; words of an entity without a label are unlabelled."""
     label = entity.get("label")
     if label is not None and not (isinstance(label, str) and label.strip()):
-        raise TypeError(f"label {label!r} is not a name")
+        raise TypeError(f"label {label!r} is not a name; expected text that is not blank")
     words: list[Word] = []
     for word in entity["words"]:
         x0, y0, x1, y1 = word["box"]

@@ -1,15 +1,15 @@
-"""Hugging Face datasets with a row a page, through the `datasets` library (`pip install 'layoutner[hub]'`).
+"""Hugging Face datasets with one row per page, through the `datasets` library (`pip install 'layoutner[hub]'`).
 
-Columns, under the first of the names that a dataset has:
+Columns; of several names, the first that the dataset has is used:
 
     words | tokens           list of texts
     bboxes | bbox | boxes    list of [x0, y0, x1, y1] in thousandths of the page
-    ner_tags | labels        list of tags, or of class ids whose names the dataset holds; none: pages to label
-    id                       the page's name; none: split and row number
-    image                    a column of the type Image; none: a page of 1000 x 1000 pixels
+    ner_tags | labels        list of tags, or of class ids with names in the dataset; if missing: unlabelled pages
+    id                       the page's name; if missing: split and row number
+    image                    a column of the type Image; if missing: a page of 1000 x 1000 pixels
 
-Images that lie inside the dataset's own files are laid out under ~/.cache/layoutner/images (or $XDG_CACHE_HOME), each
-once, by the digest of its bytes.
+Images that are embedded in the dataset's files are extracted to ~/.cache/layoutner/images (or $XDG_CACHE_HOME), each
+once, named by the hash of its bytes.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ COLUMNS = {"words": ("words", "tokens"), "boxes": ("bboxes", "bbox", "boxes"), "
 
 
 def require_packages() -> None:
-    """Refuse the format where what reads it is not installed; looks for it, and does not load it.
+    """Check that `datasets` is installed, without importing it.
 
     Raises:
         SettingsError: `datasets` is not installed.
@@ -45,9 +45,9 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read one split of a dataset, row by row.
 
     Args:
-        path: NAME, NAME:CONFIG or NAME@REVISION of a dataset of the hub, such as nielsr/funsd; or a folder of data
-            files (FOLDER:CONFIG where it has several configurations), a folder that save_to_disk wrote, or a
-            .parquet file. A dataset without splits is read whole in every role.
+        path: NAME, NAME:CONFIG or NAME@REVISION of a dataset on the hub, such as nielsr/funsd; or a folder of data
+            files (FOLDER:CONFIG if it has several configurations), a folder written by save_to_disk, or a .parquet
+            file. A dataset without splits is used as a whole for every role.
         role: "train", "eval" or "test".
 
     Raises:
@@ -57,8 +57,8 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     require_packages()
     import datasets
 
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs of a damaged file is raised below as well
-    # The library raises what its parts raise: of Arrow, of the network, its own.
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # errors that it logs are also raised below
+    # The library raises exceptions of Arrow, of the network and its own.
     try:
         dataset, split = _one_split(_load(path, datasets), path, role)
         features = dataset.features or {}
@@ -88,7 +88,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
 
 
 def _load(path: Path, datasets: Any) -> Any:
-    """A dataset, or datasets by split; local ones as a stream, which copies nothing to the library's cache."""
+    """Load a dataset, or datasets by split. Local ones are streamed, to avoid copies in the library's cache."""
     if path.is_file():
         if path.suffix != ".parquet":
             raise DataError(f"{path}: expected a .parquet file, a folder, or the name of a dataset of the hub")
@@ -106,7 +106,7 @@ def _load(path: Path, datasets: Any) -> Any:
 
 
 def _parted(text: str, mark: str) -> tuple[str, str | None]:
-    """What stands before and behind a mark; None where nothing does."""
+    """Text before and after a separator; None instead of an empty second part."""
     before, _, behind = text.partition(mark)
     return before, behind or None
 
@@ -115,9 +115,9 @@ def _advice(error: Exception, path: Path) -> str:
     if isinstance(error, ConnectionError):
         return "; without a network, name a local folder or .parquet file"
     if "scripts are no longer supported" in str(error):
-        return f"; take the copy that the hub makes of it: {path}@refs/convert/parquet"
+        return f"; use the copy that the hub has converted: {path}@refs/convert/parquet"
     if "onfig name is missing" in str(error):
-        return f"; {path}:NAME picks one"
+        return f"; choose one with {path}:NAME"
     return ""
 
 
@@ -135,18 +135,18 @@ def _one_split(loaded: Any, path: Path, role: str) -> tuple[Any, str]:
 
 
 class _RowReader:
-    """Makes pages of rows, by the columns that a dataset has."""
+    """Converts the rows of a dataset to pages."""
 
     def __init__(self, path: Path, features: Any, pictures: bool) -> None:
         there = [place for place in (path, Path(_parted(str(path), ":")[0])) if place.exists()]
-        self.root = (there[0] if there[0].is_dir() else there[0].parent) if there else None  # None: of the hub
-        self.pictures = pictures  # whether the column "image" holds images
+        self.root = (there[0] if there[0].is_dir() else there[0].parent) if there else None  # None: on the hub
+        self.pictures = pictures  # whether the column "image" has the type Image
         self.columns = [next((name for name in names if name in features), "") for names in COLUMNS.values()]
         for column, names in zip(self.columns[:2], COLUMNS.values(), strict=False):
             if not column:
                 known = ", ".join(features) or "none"
                 raise DataError(f"{path}: has no column {' or '.join(names)}; its columns: {known}")
-        # Names of the class ids; None where tags are texts, or are not at all.
+        # Names of the class ids; None if tags are strings or missing.
         classes = getattr(features.get(self.columns[2]), "feature", None)
         self.names: list[str] | None = getattr(classes, "names", None)
 
@@ -156,7 +156,7 @@ class _RowReader:
             raise DataError(f"words {short(texts)}, boxes {short(boxes)}, tags {short(tags)}: expected lists")
         tags = tags or [None] * len(texts)
         if not len(texts) == len(boxes) == len(tags):
-            raise DataError(f"{len(texts)} words, {len(boxes)} boxes, {len(tags)} tags: expected one of each a word")
+            raise DataError(f"{len(texts)} words, {len(boxes)} boxes, {len(tags)} tags: expected one of each per word")
         words = []
         for index, (text, box, tag) in enumerate(zip(texts, boxes, tags, strict=True)):
             if not (isinstance(box, list) and len(box) == 4):
@@ -174,15 +174,15 @@ def _tag(tag: Any, names: list[str] | None, index: int) -> str | None:
     if not isinstance(tag, int):
         raise DataError(f"word {index}: tag {short(tag)}; expected a text or a class id")
     if names is None:
-        what = "and the dataset holds no names of classes; make the column a list of ClassLabel, or of texts"
+        what = "but the dataset has no class names; make the column a list of ClassLabel, or of texts"
         raise DataError(f"word {index}: tag {tag} is a number, {what}")
     if not 0 <= tag < len(names):
-        raise DataError(f"word {index}: tag {tag} is none of the dataset's {len(names)} classes")
+        raise DataError(f"word {index}: tag {tag} is not one of the dataset's {len(names)} classes")
     return names[tag]
 
 
 def _image(image: dict[str, Any], root: Path | None) -> Path | None:
-    """Path of a page image, which the dataset holds as bytes or as a path; one inside `root` if it is a local one."""
+    """Path of a page image, which is stored as bytes or as a path. In a local dataset it must be inside `root`."""
     if image.get("bytes"):
         return _laid_out(image["bytes"])
     if not image.get("path"):

@@ -1,4 +1,4 @@
-"""Where the image of a page is, for the formats that find it by the name of the page's file."""
+"""Find page images by the name of the page's file, for the formats that store them this way."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,13 @@ from layoutner.pages.page import Problem
 
 
 class ImageLookup:
-    """Finds images by name in the folders where a format has them, whatever their suffix and its case."""
+    """Finds images by name in the image folders of a format, with any suffix in any letter case."""
 
     def __init__(self, path: Path) -> None:
-        """Look at nothing yet.
+        """Create a lookup; folders are read when needed.
 
         Args:
-            path: what is read; notes are on image folders inside it.
+            path: the path being read; `notes` only reports image folders inside it.
         """
         self._path = path
         self._images: dict[Path, dict[str, Path]] = {}  # folder -> name without suffix -> image
@@ -23,12 +23,12 @@ class ImageLookup:
         self._missing: str | None = None  # the first page without an image
 
     def find(self, stem: str, folders: Sequence[Path]) -> Path | None:
-        """The image of a page, in the first of the folders that has one of its name.
+        """The image of a page, from the first folder that has one with its name.
 
-        Of several in one folder, that whose suffix comes first in `SUFFIXES`.
+        Of several images in one folder, the one whose suffix comes first in `SUFFIXES` is returned.
 
         Args:
-            stem: the image's name without its suffix.
+            stem: name of the image without its suffix.
         """
         for folder in folders:
             if folder not in self._images:
@@ -40,31 +40,31 @@ class ImageLookup:
         return None
 
     def notes(self) -> Iterator[Problem]:
-        """A note, not fatal, on every folder of images of which nothing was used while pages lack an image."""
+        """If pages lack an image: a non-fatal note for each image folder from which no image was used."""
         if self._missing is None:
             return
         for folder, images in self._images.items():
             if images and folder not in self._used and folder.is_relative_to(self._path):
                 some = min(images.values())
                 what = (
-                    f"none of its {len(images)} images is used, such as {some.name}: none has the name of a page "
-                    f"that lacks one, such as {self._missing}{some.suffix}"
+                    f"none of its {len(images)} images is used, such as {some.name}: none of them has the name "
+                    f"of a page without an image, such as {self._missing}{some.suffix}"
                 )
                 yield Problem(str(folder), "images not used", what, fatal=False)
 
 
 def image_folders(file: Path, names: Sequence[str]) -> list[Path]:
-    """Folders where the image of a page's file may be: beside the file's folder, beside the file, and below that.
+    """Folders that may contain the image of a page: next to the file's folder, the file's folder, and inside it.
 
     Args:
-        file: such as train/annotations/a.json.
-        names: of image folders as the data set is published with, the usual one first.
+        file: the page's file, such as train/annotations/a.json.
+        names: names of image folders in published versions of the dataset, the most common first.
     """
     return [file.parent.parent / name for name in names] + [file.parent] + [file.parent / name for name in names]
 
 
 def missing_image(file: Path, names: Sequence[str]) -> str:
-    """What to say of a page's file that has no image."""
+    """Error message for a page without an image."""
     folders = ", ".join(f"{name}/" for name in names)
     return f"page image {file.stem}{SUFFIXES[0]} (or {', '.join(SUFFIXES[1:4])} ...): No such file in {folders}"
 
@@ -76,6 +76,6 @@ def _images(folder: Path) -> dict[str, Path]:
     except OSError:
         return {}
     files = [file for file in files if file.suffix.lower() in SUFFIXES]
-    # Backwards, so that the first of one name stays.
+    # Sort in reverse, so that in the dict below the first image of each name wins.
     files.sort(key=lambda file: (SUFFIXES.index(file.suffix.lower()), file.name), reverse=True)
     return {file.stem: file for file in files}

@@ -1,24 +1,24 @@
-"""JSON lines: one page a line. Our own format, and what `layoutner predict` writes.
+"""JSON lines, one page per line: layoutner's own format, which `layoutner predict` also writes.
 
-Each line is an object in UTF-8, at most 64 MiB long; blank lines are skipped. Its keys:
+Each line is a JSON object in UTF-8, at most 64 MiB long. Blank lines are skipped. Keys of the object:
 
     "document"    text, required: the page's name. Names may repeat; messages tell pages apart by file and line.
-    "page_size"   [width, height] of the page, two numbers, required: its pixels, or a PDF's points. Boxes in "pixels"
-                  are measured in the same unit.
+    "page_size"   [width, height] of the page, two numbers, required: in pixels, or in points of a PDF. Boxes with the
+                  unit "pixels" use the same unit as this.
     "words"       a list of objects in reading order, required; it may be empty:
         "text"    text, required. Blank words are dropped.
         "box"     [x0, y0, x1, y1], required: left, top, right, bottom in the page's "unit".
         "label"   "O", or B-, I-, E- or S- and a type, such as "B-TOTAL"; on every word of a page, or on none.
-        "segment" whole number, optional: words of one line or field of the page share it.
+        "segment" integer, optional: words of the same line or field of the page have the same number.
     "unit"        what boxes are measured in: "thousandths" of the page's width and height (the default), "pixels",
                   "percent" or "fractions" (0 to 1) of the page's width and height.
-    "box"         "xyxy" (the default), or "xywh" where boxes are [left, top, width, height].
-    "group"       text, optional: pages of one document share it, and are never parted between training and scoring.
-    "image"       optional: path of the page image relative to the file's folder, and inside it.
-    "frame"       which picture of the image file is the page, a whole number from 0; required in a TIFF of several.
+    "box"         "xyxy" (the default), or "xywh" if boxes are [left, top, width, height].
+    "group"       text, optional: the document that the page belongs to. Splits keep the pages of a document together.
+    "image"       optional: path of the page image, relative to the file's folder and inside it.
+    "frame"       index of the page in the image file, an integer from 0; required if a TIFF has several pages.
 
-A key that is null counts as absent, and all other keys are ignored: "probability" of a word and "entities" of a page,
-which predict adds, and whatever anyone wants to keep beside.
+A null value counts as a missing key. Other keys are ignored, such as "probability" of a word and "entities" of a page,
+which `layoutner predict` adds.
 """
 
 import json
@@ -37,15 +37,15 @@ from layoutner.settings.data import BoxFormat, BoxUnit
 
 ROLES = ("train", "eval", "test")
 STDIN = Path("/dev/stdin")
-LONGEST_LINE = 64 * 2**20  # bytes, line end included
+LONGEST_LINE = 64 * 2**20  # maximum bytes of a line, line end included
 
 
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
-    """Read JSON lines, one after the other.
+    """Read a file or folder of JSON lines.
 
     Args:
-        path: a file; /dev/stdin, whose images are looked for in the working folder; or a folder: its
-            {role}.jsonl, or all its *.jsonl where it has none of train.jsonl, eval.jsonl and test.jsonl.
+        path: a file; or /dev/stdin, with image paths relative to the working directory; or a folder, of which
+            {role}.jsonl is read, or all *.jsonl if it has none of train.jsonl, eval.jsonl and test.jsonl.
         role: "train", "eval" or "test".
 
     Raises:
@@ -75,7 +75,7 @@ def _files(folder: Path, role: str, hidden: list[Path]) -> list[Path]:
     if there and folder / f"{role}.jsonl" not in there:
         raise NoSplitError(
             f"{folder}: holds {', '.join(file.name for file in there)}, none of them for data.{role}; "
-            "name one of them in full"
+            "give the full path of one of them"
             + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
         )
     return [folder / f"{role}.jsonl"] if there else files
@@ -87,11 +87,11 @@ def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]
         number += 1
         source = f"{name} line {number}"
         if number == 1 and is_utf_16(line):
-            raise DataError(f"{name}: is UTF-16, and JSON lines are UTF-8; {CONVERT}")
+            raise DataError(f"{name}: is UTF-16, but JSON lines must be UTF-8; {CONVERT}")
         if len(line) > LONGEST_LINE:
             while line and not line.endswith(b"\n"):
                 line = lines.readline(2**20)
-            what = f"longer than {LONGEST_LINE / 2**20:g} MiB; one document a line"
+            what = f"longer than {LONGEST_LINE / 2**20:g} MiB; expected one document per line"
             yield Problem(source, "unreadable", what)
         elif line.strip():
             try:
@@ -107,7 +107,7 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
     except NotUnicode as error:
         raise DataError(f"{error} of the line; {CONVERT}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}; one document a line") from None
+        raise DataError(f"not JSON: {error}; expected one document per line") from None
     if not isinstance(page, dict):
         raise DataError(f"{short(page)} is not a document; expected an object")
     name, size, words = (page.get(key) for key in ("document", "page_size", "words"))
@@ -137,7 +137,7 @@ def _page(line: bytes, source: str, folder: Path) -> Page:
 
 
 def _choice(page: dict[str, Any], key: str, choices: tuple[str, ...]) -> Any:
-    """The value of a key; the first choice where the page does not have it."""
+    """The value of a key; the first choice if the key is missing."""
     value = page.get(key)
     if value is not None and value not in choices:
         known = " or ".join(f'"{choice}"' for choice in choices)
@@ -165,9 +165,9 @@ def _image(name: Any, frame: Any, folder: Path) -> tuple[PageImage, tuple[int, i
         raise DataError(f'"frame" is {short(frame)}; expected a whole number from 0')
     if name is None:
         if frame is not None:
-            raise DataError(f'"frame" is {frame}, and there is no "image" that it could be in')
+            raise DataError(f'"frame" is {frame}, but the line has no "image"')
         return None, None
     if not isinstance(name, str):
         raise DataError(f'"image" is {short(name)}; expected a path relative to {folder.resolve()}')
-    # An image that cannot be read is found here, not in the middle of a run.
+    # Find an unreadable image now, not in the middle of a run.
     return find_page(inside(folder, name), frame)

@@ -1,7 +1,6 @@
 """Page images without words: tesseract reads the words, through pytesseract (`pip install 'layoutner[ocr]'`).
 
-Tesseract runs with its own defaults: the language is English. Pages are read as they are seen, turned as their EXIF
-orientation says.
+Tesseract runs with its default options, so the language is English. Pages are rotated by their EXIF orientation first.
 """
 
 import shutil
@@ -18,11 +17,11 @@ from layoutner.files.text import visible_files
 from layoutner.pages.page import Page, Problem, Word, hidden_notes
 from layoutner.settings.data import MAX_IMAGE_MIB
 
-LONGEST_PAGE = 300  # seconds until tesseract is stopped; a page takes a few
+LONGEST_PAGE = 300  # timeout of tesseract per page in seconds; a page takes a few seconds
 
 
 def require_packages() -> None:
-    """Refuse the format where what reads it is not installed; looks for it, and does not load it.
+    """Check that pytesseract and tesseract are installed, without importing them.
 
     Raises:
         SettingsError: pytesseract or tesseract is not installed.
@@ -32,7 +31,7 @@ def require_packages() -> None:
         lacks.append("the package pytesseract: pip install 'layoutner[ocr]'")
     if shutil.which("tesseract") is None:
         lacks.append(
-            "the program tesseract, which pip does not install, and there is none on PATH: "
+            "the program tesseract, which is not on PATH and which pip does not install: "
             "apt-get install tesseract-ocr, or brew install tesseract"
         )
     if lacks:
@@ -40,18 +39,18 @@ def require_packages() -> None:
 
 
 def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[Page | Problem]:
-    """Read the words of page images, none of them labelled; words of one line share a segment.
+    """Read the words of page images by OCR. The words are unlabelled; words of a line share a segment.
 
-    A TIFF of several pages gives a page each.
+    A multi-page TIFF gives several pages.
 
     Args:
         path: an image, or a folder of images.
-        role: of no matter.
+        role: ignored.
         max_image_mib: data.max_image_mib.
 
     Raises:
         SettingsError: pytesseract or tesseract is not installed.
-        DataError: the folder holds no image.
+        DataError: the folder contains no image.
     """
     require_packages()
     import pytesseract
@@ -85,16 +84,16 @@ def _files(folder: Path, hidden: list[Path]) -> list[Path]:
 
 
 def _words(picture: Image.Image, pytesseract: Any) -> list[Word]:
-    picture.format = None  # goes to tesseract as PNG, and not as a JPEG for the second time
+    picture.format = None  # pass it to tesseract as PNG, without a second JPEG compression
     try:
         data = pytesseract.image_to_data(picture, output_type=pytesseract.Output.DICT, timeout=LONGEST_PAGE)
-    except Exception as error:  # of the program, its output and its folder of languages
+    except Exception as error:  # errors of tesseract, of its output or of its language files
         raise DataError(first_line(error)) from None
     lines: dict[tuple[int, int, int], int] = {}
     words = []
     keys = ("text", "conf", "left", "top", "width", "height", "block_num", "par_num", "line_num")
     for text, confidence, left, top, width, height, *line in zip(*(data.get(key, ()) for key in keys), strict=True):
-        # Blocks, paragraphs and lines have rows of their own, with confidence -1.
+        # Rows for blocks, paragraphs and lines have confidence -1.
         if confidence >= 0 and text.strip():
             segment = lines.setdefault((line[0], line[1], line[2]), len(lines))
             words.append(Word(text, (left, top, left + width, top + height), None, segment))

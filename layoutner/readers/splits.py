@@ -1,4 +1,4 @@
-"""Which subfolder of a data set is a role's."""
+"""Find the subfolder of a dataset for a role."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ from layoutner.errors import DataError, NoSplitError
 
 
 def split_folder(path: Path, role: str, splits: dict[str, str], inner: str) -> Path:
-    """The folder that holds `inner`: the path itself, or the one of its subfolders that is the role's split.
+    """The folder that contains `inner`: the path itself, or its subfolder for the role.
 
     Args:
         splits: role -> name of its subfolder.
-        inner: the folder of the pages' files.
+        inner: name of the folder with the pages' files.
 
     Raises:
-        DataError: no such folder, or none for this role.
+        DataError: there is no such folder, or none for this role.
     """
     if (path / inner).is_dir():
         return path
@@ -22,7 +22,7 @@ def split_folder(path: Path, role: str, splits: dict[str, str], inner: str) -> P
         raise DataError(f"{path}: holds neither {inner}/ nor {splits['train']}/{inner}/")
     if splits.get(role) not in there:
         raise NoSplitError(
-            f"{path}: holds {' and '.join(there)}, none of them for data.{role}; name one of them in full"
+            f"{path}: holds {' and '.join(there)}, none of them for data.{role}; give the full path of one of them"
             + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
         )
     return path / splits[role]

@@ -1,4 +1,4 @@
-"""SROIE 2019: lines of a receipt under box/, its key values under entities/, its page under img/."""
+"""SROIE 2019: lines of a receipt in box/, its key values in entities/, its image in img/."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,27 +14,28 @@ from layoutner.readers.image_lookup import ImageLookup, image_folders
 from layoutner.readers.splits import split_folder
 
 IMAGES = ("img", "images", "image")
-LINES = ("box", "bbox")  # folder of the lines
-VALUES = (("entities", (".txt", ".json")), ("key", (".json",)), ("labels", (".txt", ".json")))  # of the key values
+LINES = ("box", "bbox")  # names of the folder with the lines
+VALUES = (("entities", (".txt", ".json")), ("key", (".json",)), ("labels", (".txt", ".json")))  # folders of key values
 SPLITS = {"train": "train", "test": "test"}
 SIZES = "page_sizes.tsv"
-LARGEST_FILE = 2**16  # bytes of one receipt's lines, and of its values; real ones take up to 7,000
+LARGEST_FILE = 2**16  # maximum bytes of a receipt's lines file and values file; real ones have up to 7,000
 
 
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read a SROIE folder, one of its splits, or the lines of one receipt.
 
-    The box of a line is shared out among its words by their characters, the spaces counted. The words of the page
-    keep the order of the file, and a line is a segment. Key values are looked for among the words (see `find_values`)
-    and become COMPANY, DATE, ADDRESS and TOTAL in BIO; the notes of a page say which value was not found, which
-    only approximately, and which its file does not have. A receipt without a file of values is one that nobody
-    labelled.
+    The box of a line is divided among its words in proportion to their characters, spaces included. The words keep the
+    order of the file, and each line is a segment. Key values are searched among the words (see `find_values`); they
+    become the entities COMPANY, DATE, ADDRESS and TOTAL, tagged in BIO. The notes of a page list the values that were
+    not found, found only approximately, or missing from the values file. A receipt without a values file is unlabelled.
 
     Args:
-        path: a folder with train/ and test/ (the role picks one); a folder with box/ (or bbox/) *.txt or *.csv (eight
-            corners and the text a line), and, where they are there, entities/ (or key/, labels/) *.txt or *.json and
-            the images in img/ (or images/, image/), page_sizes.tsv (key, width, height) in it or its parent for
-            receipts without an image; or one box/ file.
+        path: one of:
+            - a folder with train/ and test/; the role selects one;
+            - a folder with box/ (or bbox/) *.txt or *.csv, where each line has four corners (eight numbers) and the
+              text; optionally with entities/ (or key/, labels/) *.txt or *.json, and images in img/ (or images/,
+              image/). Receipts without an image need page_sizes.tsv (key, width, height), here or in the parent folder;
+            - one file of box/.
         role: "train", "eval" or "test".
 
     Raises:
@@ -64,7 +65,7 @@ def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
 
 
 def _sizes(folder: Path) -> dict[str, PageSize]:
-    """Receipt -> width and height of its page."""
+    """Name of the receipt -> width and height of its page, from page_sizes.tsv."""
     file = next((place / SIZES for place in (folder, folder.parent) if (place / SIZES).is_file()), None)
     if file is None:
         return {}
@@ -82,7 +83,7 @@ def _receipt(file: Path, sizes: dict[str, PageSize], lookup: ImageLookup) -> Pag
     folder, name = file.parent.parent, file.stem
     found = lookup.find(name, image_folders(file, IMAGES))
     if found is None and name not in sizes:
-        raise DataError(f"{file}: the size of its page is not known: neither img/{name}.jpg nor a line of {SIZES}")
+        raise DataError(f"{file}: the size of its page is not known: add img/{name}.jpg, or a line to {SIZES}")
     image, seen = (None, None) if found is None else find_page(found)
     page_size = seen or sizes[name]
     words: list[Word] = []
@@ -103,7 +104,7 @@ def _receipt(file: Path, sizes: dict[str, PageSize], lookup: ImageLookup) -> Pag
 
 
 def _words(line: str, number: int, file: Path) -> Iterator[Word]:
-    """The words of a line, each with its share of the line's box."""
+    """The words of a line, each with its part of the line's box."""
     try:
         *corners, text = line.split(",", 8)
         xs, ys = [float(x) for x in corners[::2]], [float(y) for y in corners[1::2]]
@@ -127,14 +128,14 @@ def _values(file: Path, encoding: list[str]) -> dict[str, str]:
     try:
         values: Any = read_json(file, LARGEST_FILE, encoding)
         if not isinstance(values, dict):
-            raise DataError(f"{file}: not an object of key values but {type(values).__name__}")
+            raise DataError(f"{file}: expected an object of key values, not {type(values).__name__}")
         if file.parent.name == "labels" and not RULES.keys() & values.keys():
             raise DataError(f"{file}: has none of the key values {', '.join(RULES)}")
     except DataError as error:
         if file.parent.name != "labels":
             raise
-        # Elsewhere such a folder holds the labels of words or of boxes, in as many ways as there are tools.
-        raise DataError(f"{error}; labels/ is read as the key values of receipts, as entities/ is") from None
+        # In other datasets, a folder named labels/ contains word or box labels in various formats.
+        raise DataError(f"{error}; labels/ must hold the key values of receipts, like entities/") from None
     for key in RULES:
         if not isinstance(values.get(key, ""), str):
             raise DataError(f"{file}: {key} = {str(values[key])[:80]} is not text")
@@ -142,7 +143,7 @@ def _values(file: Path, encoding: list[str]) -> dict[str, str]:
 
 
 def _label(words: list[Word], values: dict[str, str], source: str) -> tuple[list[Word], list[Problem]]:
-    """The words with tags, and notes on the values that lack an exact place among them."""
+    """Tag the words with the key values, and note values that are missing, not found or only approximately found."""
     found = find_values(words, values)
     spans = [Span(key.upper(), match.start, match.end) for key, match in found.items()]
     notes: list[Problem] = []

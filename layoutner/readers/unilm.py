@@ -1,4 +1,4 @@
-"""The text files of run_seq_labeling.py: {split}.txt, {split}_box.txt, {split}_image.txt, in step line by line."""
+"""The text files of run_seq_labeling.py: {split}.txt, {split}_box.txt and {split}_image.txt, parallel line by line."""
 
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -14,18 +14,19 @@ SPLITS = {"train": "train", "eval": "dev", "test": "test"}
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read one split.
 
-    The preprocessing cut long pages into pieces; consecutive pieces that name the same file and the same page size
-    become one page again. Another size under the same name is another page of that file, so names may repeat. Two pages
-    of one file that follow each other and have one size cannot be told from pieces of one page: such pages need a name
-    each. A page's breaks are all empty lines from its first word to that of the next page, and on the first page those
-    before it too. A line that begins with -DOCSTART- counts as empty, as the old reader took it.
+    The preprocessing of run_seq_labeling.py cut long pages into pieces. Consecutive pieces with the same file name and
+    page size are joined to one page. A different size under the same name is another page of that file, so page names
+    may repeat. Consecutive pages of one file with the same size cannot be distinguished from pieces of one page; such
+    pages need different names. The breaks of a page are the empty lines from its first word to the first word of the
+    next page; the first page also has the empty lines before it. A line that begins with -DOCSTART- counts as empty, as
+    in run_seq_labeling.py.
 
     Args:
-        path: the folder (the role picks train, dev or test), or a file {split}.txt in it.
+        path: the folder (the role selects train, dev or test), or a file {split}.txt in it.
         role: "train", "eval" or "test".
 
     Raises:
-        DataError: a file is missing or is not UTF-8. One file holds all pages, so none can be left out for its bytes.
+        DataError: a file is missing or not UTF-8. One file contains all pages, so a single page cannot be skipped.
     """
     if path.suffix == ".txt":
         folder, split = path.parent, path.stem
@@ -33,7 +34,7 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         folder, split = path, SPLITS[role]
     if not (folder / f"{split}.txt").is_file():
         there = [name for name in SPLITS.values() if (folder / f"{name}.txt").is_file()]
-        hint = f"it holds {', '.join(there)}" if there else "expected {train,dev,test}.txt with _box and _image beside"
+        hint = f"it holds {', '.join(there)}" if there else "expected {train,dev,test}{,_box,_image}.txt"
         if role == "eval" and there:
             hint += "; data.eval also takes a fraction of the training documents such as 0.1"
         problem = f"{folder / f'{split}.txt'}: no such file; {hint}"
@@ -47,21 +48,21 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
 
 
 def _pages(split: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Page | Problem]:
-    """Pages in the order of the files. A page with a line that cannot be read is a Problem."""
+    """Yield pages in the order of the files. A page with an unreadable line becomes a Problem."""
     image, start = "", 1
     size: PageSize | None = None
     words: list[Word] = []
-    breaks: list[int] = []  # words before an empty line
-    broken: list[str] = []  # lines that cannot be read
-    nameless: list[str] = []  # of these, the last ones, if they name no page: of this one or of the next
+    breaks: list[int] = []  # number of words before each empty line
+    broken: list[str] = []  # problems of the page's unreadable lines
+    nameless: list[str] = []  # the last of these, if their lines name no file: they may belong to the next page
     for number, (text_row, box_row, image_row) in enumerate(rows, 1):
         lines = text_row.rstrip(), box_row.rstrip(), image_row.rstrip()
         if not any(lines) or text_row.startswith("-DOCSTART-"):
-            if text_row:  # else that file is at its end, and a companion goes on with empty lines
+            if text_row:  # else {split}.txt has ended, and another file still has empty lines
                 breaks.append(len(words))
             continue
         its_image, its_size = _named(lines[2])
-        # A line whose size cannot be read belongs to the page of the lines before it, if it names the same file.
+        # A line with an unreadable size belongs to the same page as the lines before it, if it names the same file.
         if its_image is not None and (its_image != image or (size and its_size and its_size != size)):
             if image:
                 yield _page(split, start, image, words, size, breaks, broken)
@@ -98,7 +99,7 @@ def _page(
 
 
 def _named(image_row: str) -> tuple[str | None, PageSize | None]:
-    """The file that a line names and the size of its page; None for what it lacks or what cannot be read."""
+    """File name and page size in a line of {split}_image.txt; each is None if it is missing or unreadable."""
     columns = image_row.split("\t")
     if len(columns) != 4 or not columns[3]:
         return None, None
@@ -110,7 +111,7 @@ def _named(image_row: str) -> tuple[str | None, PageSize | None]:
 
 
 def _parse(text_row: str, box_row: str, image_row: str) -> Word:
-    """The word of three lines."""
+    """Parse a word from its line in each of the three files."""
     text, *tag = text_row.split("\t")
     try:
         box_word, box_text = box_row.split("\t")
@@ -125,7 +126,7 @@ def _parse(text_row: str, box_row: str, image_row: str) -> Word:
     if problem := page_size_problem(size):
         raise DataError(f"word {text!r}: {problem}")
     if not text == box_word == image_word:
-        raise DataError(f"the three files are out of step: {text!r}, {box_word!r}, {image_word!r}")
+        raise DataError(f"the three files do not match line by line: {text!r}, {box_word!r}, {image_word!r}")
     if len(tag) > 1:
         raise DataError(f"word {text!r}: more than one label: {tag}")
     return Word(text, (x0, y0, x1, y1), tag[0] if tag else None)

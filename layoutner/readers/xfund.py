@@ -1,4 +1,4 @@
-"""XFUND: one JSON a language and split, {lang}.{train|val}.json, that holds all its forms; words in pixels."""
+"""XFUND: one JSON with all forms per language and split, {lang}.{train|val}.json; boxes in pixels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +12,17 @@ from layoutner.readers.funsd import IMAGES, entity_words
 from layoutner.readers.image_lookup import ImageLookup
 
 SPLITS = {"train": "train", "eval": "val", "test": "test"}  # XFUND itself has no test split
-LARGEST_FILE = 512 * 2**20  # bytes; those of XFUND have up to some ten MiB
+LARGEST_FILE = 512 * 2**20  # maximum bytes; files of XFUND have up to about 10 MiB
 
 
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read an XFUND folder or one of its files.
 
-    Page images are taken from beside the JSON file, from a folder of its name (zh.train/ for zh.train.json), or from
-    images/, image/ or img/; a page without one is read all the same.
+    Page images are searched next to the JSON file, in a folder with its name (zh.train/ for zh.train.json), and in
+    images/, image/ and img/. A page without an image is still read.
 
     Args:
-        path: a folder, of which every language's file of the role's split is read, or one .json file.
+        path: a folder, of which the files of all languages for the role are read, or one .json file.
         role: "train", "eval" (the split val) or "test".
 
     Raises:
@@ -57,7 +57,7 @@ def _files(path: Path, role: str, hidden: list[Path]) -> list[Path]:
         if not there:
             raise DataError(f"{path}: not an XFUND folder: it holds no file such as zh.train.json or zh.val.json")
         raise NoSplitError(
-            f"{path}: holds {', '.join(there)}, none of them for data.{role}; name one of them in full"
+            f"{path}: holds {', '.join(there)}, none of them for data.{role}; give the full path of one of them"
             + (", or give a fraction of the training documents such as 0.1" if role == "eval" else "")
         )
     return files
@@ -83,13 +83,13 @@ def _page(document: Any, source: str, file: Path, lookup: ImageLookup) -> Page:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"not an XFUND document: {type(error).__name__}: {error}") from None
     found = _image(file, image["fname"], lookup)
-    # An image that cannot be read is found here, not in the middle of a run.
+    # Find an unreadable image now, not in the middle of a run.
     place, seen = (None, None) if found is None else find_page(found)
     return Page(source, name, words, page_size, place, image_size=seen)
 
 
 def _image(file: Path, name: str, lookup: ImageLookup) -> Path | None:
-    """The image of that name, which may lead into a folder; else one that differs in its suffix alone."""
+    """The image with this name, which may contain a folder; else one with the same name but another suffix."""
     folders = [file.parent, file.with_suffix(""), *(file.parent / folder for folder in IMAGES)]
     places = [inside(folder, name) for folder in folders]
     exact = next((place for place in places if place.is_file()), None)

@@ -1,4 +1,4 @@
-"""Several runs, each scored on the part of the documents that it did not see."""
+"""Cross-validation: train one model per fold, each scored on the fold that was held out."""
 
 import gc
 import logging
@@ -17,18 +17,18 @@ logger = logging.getLogger(__name__)
 
 
 def cross_validate(settings: Settings, ranks: Ranks) -> None:
-    """Train a model for every fold, score each on its fold, and write what the scores say together. All ranks call it.
+    """Train and score one model per fold, and write a summary of the scores. All ranks call it.
 
-    Folds that an earlier call has scored are not trained again where run.resume = auto.
+    With run.resume = auto, folds that an earlier call has scored are not trained again.
 
     Raises:
-        LayoutnerError: anything the user can mend.
+        LayoutnerError: an error that is not a bug; its class tells the kind.
     """
     folds = number_of_folds(settings)
     if settings.run.eval_every:
         logger.info(
-            "note: every run.eval_every = %d steps a fold's model is scored on the part it holds out, and the best is "
-            "taken, which flatters the score; run.eval_every = 0 takes the last",
+            "note: every run.eval_every = %d steps a fold's model is scored on its held-out part, and the best "
+            "checkpoint is chosen, which inflates the score; run.eval_every = 0 chooses the last",
             settings.run.eval_every,
         )
     summary_file = settings.run.output_dir / SCORES_FILE
@@ -40,9 +40,9 @@ def cross_validate(settings: Settings, ranks: Ranks) -> None:
         if scores is None:
             logger.info("fold %d of %d in %s", number, folds, own.run.output_dir)
             scores = run_once(own, ranks).to_dict()
-            if settings.run.overwrite:  # not before: what it summed up is gone only now
+            if settings.run.overwrite:  # remove the old summary only now: until here, its folds still existed
                 ranks.run_on_rank_zero(lambda: summary_file.unlink(missing_ok=True))
-            # DeepSpeed's engine holds itself in circles; the next fold needs its memory.
+            # DeepSpeed's engine has reference cycles. Collect them, because the next fold needs the memory.
             gc.collect()
             if ranks.device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The folds of a cross-validation: their settings, their scores, and what the scores say together. Loads no torch."""
+"""The folds of a cross-validation: settings, scores and summary. Does not import torch."""
 
 import json
 import statistics
@@ -12,7 +12,8 @@ from layoutner.errors import CheckpointError, SettingsError
 from layoutner.settings.tree import Settings
 from layoutner.training.folder import PREPROCESSING_FILE, SCORES_FILE, SETTINGS_FILE
 
-# Settings, or sections of them, that say how and where a run computes, and what it leaves, but not what comes out.
+# Settings and sections (with a trailing dot) that do not change the scores of a run: how and where it computes and what
+# it writes.
 # fmt: off
 NON_NUMERIC_SETTINGS = (
     "batch.micro_batch_size", "data.cache", "data.max_image_mib", "deepspeed.", "wandb.", "tensorboard.",
@@ -23,10 +24,10 @@ NON_NUMERIC_SETTINGS = (
 
 
 def number_of_folds(settings: Settings) -> int:
-    """The number of folds, if the settings are those of a cross-validation.
+    """The number of folds.
 
     Raises:
-        SettingsError: they are not.
+        SettingsError: the settings do not fit a cross-validation.
     """
     data = settings.data
     if data.folds is None:
@@ -34,10 +35,10 @@ def number_of_folds(settings: Settings) -> int:
     if data.fold is not None:
         raise SettingsError(f"data.fold = {data.fold}: cross-validate trains every fold; `layoutner train` trains one")
     if data.test is not None:
-        # A model a fold would give a test score a fold, and the best of them would be a choice made on the test pages.
+        # There would be one test score per fold, and picking the best would be a selection on the test pages.
         raise SettingsError(
-            f"data.test = {data.test}: cross-validation scores the held-out folds alone; to score test documents, "
-            "`layoutner train` on all training documents"
+            f"data.test = {data.test}: cross-validation scores only the held-out folds; leave it out, or score the "
+            "test documents with `layoutner train` on all training documents"
         )
     if settings.run.resume not in ("never", "auto"):
         raise SettingsError(f"run.resume = {settings.run.resume}: cross-validation takes never or auto")
@@ -45,7 +46,7 @@ def number_of_folds(settings: Settings) -> int:
 
 
 def settings_of_fold(settings: Settings, number: int) -> Settings:
-    """Settings of the run that holds one fold out."""
+    """Settings of the run in which fold `number` is held out."""
     folder, board = settings.run.output_dir, settings.tensorboard.dir
     name = f"fold-{number}"
     return settings.model_copy(
@@ -59,20 +60,20 @@ def settings_of_fold(settings: Settings, number: int) -> Settings:
 
 
 def require_summary(file: Path, fold: Path) -> None:
-    """Refuse to replace scores that no cross-validation has written."""
+    """Refuse to replace a scores file that was not written by a cross-validation."""
 
     if file.exists() and not (fold / PREPROCESSING_FILE).is_file():
         raise CheckpointError(
-            f"{file} is not of a cross-validation, as there is no run in {fold.name} beside it; give another "
-            "run.output_dir"
+            f"{file} was not written by a cross-validation: there is no run in {fold.name} next to it; give "
+            "another run.output_dir"
         )
 
 
 def finished_scores(settings: Settings) -> dict[str, Any] | None:
-    """Scores of a fold that an earlier call finished, where run.resume = auto.
+    """With run.resume = auto, the scores of a fold that an earlier call has finished; else None.
 
     Raises:
-        CheckpointError: that call had other settings.
+        CheckpointError: the earlier call had different settings, or its settings cannot be read.
     """
 
     folder = settings.run.output_dir
@@ -84,7 +85,7 @@ def finished_scores(settings: Settings) -> dict[str, Any] | None:
     except ValidationError as error:  # of another version
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise CheckpointError(
-            f"{file}: are no settings of this version: {wrong}; give another run.output_dir"
+            f"{file}: not valid settings for this version: {wrong}; give another run.output_dir"
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}; give another run.output_dir") from None
@@ -98,19 +99,19 @@ def finished_scores(settings: Settings) -> dict[str, Any] | None:
 
 
 def _computed(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Settings that scores follow from, by section.key."""
+    """The settings that the scores depend on, by section.key."""
     flat = {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
     return {key: value for key, value in flat.items() if not key.startswith(NON_NUMERIC_SETTINGS)}
 
 
 def summarise(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the scores of all folds say together.
+    """Summarise the scores of all folds.
 
     Args:
-        found: their scores.json, in order; at least two.
+        found: the contents of their scores.json, in order; at least two.
 
     Returns:
-        F1 of each fold, mean and standard deviation (divided by n - 1) over the folds, and the sums of their counts.
+        Scores of each fold, mean and sample standard deviation (n - 1) of F1, and the sums of the counts.
     """
     each = [scores["f1"] for scores in found]
     return {

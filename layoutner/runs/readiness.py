@@ -1,4 +1,4 @@
-"""What a run needs, as far as that shows before torch is imported: all that is missing is said at once."""
+"""Check everything that a run needs and that can be checked without importing torch. Reports all problems at once."""
 
 import os
 import sys
@@ -21,20 +21,20 @@ from layoutner.training.tracking import require_packages
 
 
 def require_ready(*runs: Settings) -> None:
-    """Refuse what cannot start. Every rank calls it by itself, before it joins the others; nothing is changed.
+    """Refuse a run that cannot start. Each rank calls it before it joins the others. It changes no files.
 
     Args:
-        runs: settings of the run; for a cross-validation those of every fold, which differ by fold and folder.
+        runs: settings of the run; for a cross-validation, those of every fold.
 
     Raises:
-        LayoutnerError: all problems together, of their class if it is the same. Those that only reading documents and
-            checkpoint shows come later.
+        LayoutnerError: all problems together; of their class if it is the same for all. Problems in the documents and
+            in the pretrained model are found later.
     """
     require_all("this run cannot start", (check for run in runs for check in _checks(run)))
 
 
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
-    """What must hold, each raised by the function that the run itself calls later, if it calls one."""
+    """The checks of a run. Most of them are functions that the run itself calls later."""
     data, run = settings.data, settings.run
     yield partial(require_roles, data)
     yield partial(checkpoint_name, settings.model)
@@ -50,13 +50,13 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     yield partial(require_reader, data.format)
     yield partial(require_packages, settings)
     yield partial(_require_names, settings)
-    if os.environ.get("RANK", "0") == "0":  # the run folder is rank 0's, and may be of its own node
+    if os.environ.get("RANK", "0") == "0":  # only rank 0 uses the run folder, which may be local to its node
         yield partial(require_resumable, run)
         yield partial(require_replaceable, settings)
 
 
 def _require_schedule(settings: Settings) -> None:
-    # In epochs, it takes the training windows to tell how long it is.
+    # A schedule in epochs cannot be checked before the number of training windows is known.
     if settings.schedule.epochs is None:
         plan_schedule(settings.schedule, settings.batch.global_batch_size, None)
 
@@ -64,16 +64,16 @@ def _require_schedule(settings: Settings) -> None:
 def _require_engine(settings: Settings) -> None:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, world_size)
-    # How long the schedule is changes nothing about whether the DeepSpeed config is sound.
+    # Use a dummy schedule: its length does not affect whether the DeepSpeed config is valid.
     render(settings, batch, Schedule(1, 0, None, None, batch.global_batch_size, "not known yet"))
 
 
 def _require_names(settings: Settings) -> None:
-    """Refuse names that the libraries of model and tokenizer, which take UTF-8, would look for elsewhere."""
+    """Refuse non-ASCII paths if the locale is not UTF-8: libraries for models and tokenizers encode paths as UTF-8."""
     encoding, name = sys.getfilesystemencoding(), settings.model.name_or_path or ""
     for key, path in (("run.output_dir", str(settings.run.output_dir)), ("model.name_or_path", name)):
         if os.fsencode(path) != path.encode("utf-8"):
             raise SettingsError(
-                f"{key} = {path}: file names are in {encoding} in this locale, and libraries take them in UTF-8: set "
-                "PYTHONUTF8=1, or give a name in ASCII"
+                f"{key} = {path}: this locale encodes file names as {encoding}, but libraries expect UTF-8: set "
+                "PYTHONUTF8=1, or use a name in ASCII"
             )

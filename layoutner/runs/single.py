@@ -1,4 +1,4 @@
-"""One run: trained, exported, scored and, if asked, predicted."""
+"""One run: train, export, score and, if asked, predict."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -32,17 +32,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run has made, the same on every rank."""
+    """The result of a run, the same on every rank."""
 
     output_dir: Path  # the run folder
-    checkpoint: Path  # the chosen one
-    chosen_by: str  # "eval f1", "test f1" or "last step"
-    model_dir: Path  # the exported model
-    scores: Scores | None  # on data.test, else on data.eval; None without both
+    checkpoint: Path  # the chosen checkpoint
+    chosen_by: str  # how it was chosen: "eval f1", "test f1" or "last step"
+    model_dir: Path  # folder of the exported model
+    scores: Scores | None  # on data.test, else on data.eval; None if neither is set
 
     @property
     def step(self) -> int:
-        """Optimizer steps that the chosen checkpoint has seen."""
+        """Number of optimizer steps of the chosen checkpoint."""
         return step_of(self.checkpoint)
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,10 +55,10 @@ class RunResult:
 def run_once(settings: Settings, ranks: Ranks) -> RunResult:
     """Train, export the chosen checkpoint and score it. All ranks call it.
 
-    The checkpoint is scored once, as it will be used: from the export, on the test documents if there are any.
+    The exported model is loaded and scored once: on the test documents if there are any, else on data.eval.
 
     Raises:
-        LayoutnerError: anything the user can mend.
+        LayoutnerError: an error that is not a bug; its class tells the kind.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
     with held_folders():
@@ -87,15 +87,15 @@ def _chosen_by(plan: Plan) -> str:
 
 
 def _report(result: RunResult, scores: Scores) -> None:
-    """Log the scores, and what limits their worth."""
-    warning = "\n  the checkpoint was chosen on these test pages (data.selection_split = test), which flatters it"
+    """Log the scores, with warnings if they are too optimistic."""
+    warning = "\n  the checkpoint was chosen on these test pages (data.selection_split = test), which inflates it"
     logger.info("%s%s", scores, warning if result.chosen_by == "test f1" else "")
     if scores.note is not None:
         logger.info("%s", scores.note)
 
 
 def _write_predictions(settings: Settings, labeller: Labeller, scores: Scores) -> None:
-    """The labels of the documents of data.test, in their order, as run.predictions says. All ranks call it."""
+    """Write predictions for data.test in file order, in the format of run.predictions. All ranks call it."""
     run, data, ranks = settings.run, settings.data, labeller.ranks
     assert data.test is not None, "the plan refuses run.predictions without data.test"
     output = Output(run.output_dir / PREDICTION_FILES[run.predictions])
@@ -111,7 +111,7 @@ def _write_predictions(settings: Settings, labeller: Labeller, scores: Scores) -
             ranks.run_on_rank_zero(lambda: write_text(run.output_dir / RESULTS_FILE, text))
     finally:
         output.discard()
-    logger.info("labels of the documents of data.test in %s", output.path)
+    logger.info("predictions for data.test written to %s", output.path)
 
 
 def _export_again(chosen: Path, out: Path) -> None:

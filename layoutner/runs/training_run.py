@@ -1,4 +1,4 @@
-"""From settings to a run that is ready to train, and from there to its chosen checkpoint."""
+"""Prepare a training run from its settings, train, and return the chosen checkpoint."""
 
 import logging
 from functools import partial
@@ -29,7 +29,7 @@ def train_model(settings: Settings, ranks: Ranks) -> tuple[Plan, Path]:
         The plan of the run, and its chosen checkpoint: the best on data.eval, or the last without data.eval.
 
     Raises:
-        LayoutnerError: anything the user can mend.
+        LayoutnerError: an error that is not a bug; its class tells the kind.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
     training = open_run(settings, ranks)
@@ -43,11 +43,11 @@ def train_model(settings: Settings, ranks: Ranks) -> tuple[Plan, Path]:
 def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     """Read the data, resume from a checkpoint if there is one, start the engine and open the run folder.
 
-    All ranks call it. Everything that can be refused is refused before a model is loaded. Nothing of an earlier run is
-    removed before every rank is ready for its first step.
+    All ranks call it. All checks run before a model is loaded. Files of an earlier run are removed only when every rank
+    is ready for its first step.
 
     Raises:
-        LayoutnerError: anything the user can mend.
+        LayoutnerError: an error that is not a bug; its class tells the kind.
     """
     plan = _make_plan(settings, ranks)
     folder = settings.run.output_dir
@@ -69,7 +69,7 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
 
 
 def _make_plan(settings: Settings, ranks: Ranks) -> Plan:
-    """The plan, which all ranks hold alike, and whose page images can all be read."""
+    """Make the plan, and check that all ranks have the same one and that all page images can be read."""
     logger.info("%s", preflight.table(settings, ranks))
     with ranks.activity("local", "reading checkpoint and documents"):
         plan = ranks.run_on_all_ranks(lambda: _plan_alone(settings, ranks))
@@ -87,7 +87,7 @@ def _plan_alone(settings: Settings, ranks: Ranks) -> Plan:
 
 
 def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engine, TrainState]:
-    """The engine around the model, and the state of the run: those of the checkpoint `resumed`, if there is one.
+    """Create the engine and the train state, from the checkpoint `resumed` if there is one.
 
     All ranks call it.
     """

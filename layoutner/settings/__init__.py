@@ -1,1 +1,1 @@
-"""The Settings tree, its sources and the shipped recipes."""
+"""Settings, their sources and the shipped recipes."""

@@ -1,4 +1,4 @@
-"""Recipes that ship inside the package, and TOML files of the user's own."""
+"""Recipes that ship with the package, and the user's TOML files."""
 
 import tomllib
 from importlib import resources
@@ -15,7 +15,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """A recipe as it ships, a TOML file with its comments.
+    """The text of a shipped recipe, a TOML file with comments.
 
     Raises:
         SettingsError: no recipe has that name.
@@ -38,10 +38,10 @@ def describe_recipes() -> str:
 
 
 def read_config(config: str | None) -> dict[str, Any]:
-    """Settings of a recipe by name, or of a TOML file by path, as it says them; none of None.
+    """Raw settings of a recipe (by name) or of a TOML file (by path); {} for None.
 
     Raises:
-        SettingsError: neither, or a file that cannot be read.
+        SettingsError: neither a recipe nor a file, or the file cannot be read.
     """
     if config is None:
         return {}

@@ -1,4 +1,4 @@
-"""Folders of files for users that stand at the top of the checkout, where people look for them, and in the wheel."""
+"""Folders with files for users. They are at the top level of the repository, and inside the installed package."""
 
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def shipped_folder(name: str) -> Traversable:
-    """The folder as installed in the package, else at the top of the checkout."""
+    """The folder in the installed package; if there is none, at the top level of the repository."""
     installed = resources.files("layoutner") / name
     return installed if installed.is_dir() else Path(__file__).parents[2] / name

@@ -1,4 +1,4 @@
-"""The Settings tree. A value comes from the recipe or TOML file, then the environment, then the command line."""
+"""Settings. Sources in increasing priority: the recipe or TOML file, the environment, the command line."""
 
 import os
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from layoutner.settings.section import Section, split_commas
 
 ENV_PREFIX = "LAYOUTNER_"
 
-# Two ways to say the same thing: a later source that uses one replaces the other from an earlier source.
+# Alternative settings: if a source sets one of a pair, values of the other from earlier sources are dropped.
 ALTERNATIVES = (
     ("schedule", ("epochs", "max_steps")),
     ("schedule", ("warmup_steps", "warmup_ratio")),
@@ -39,24 +39,24 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 class ModelSettings(Section):
-    """[model]: the checkpoint training starts from."""
+    """[model]: the pretrained model that training starts from."""
 
     name_or_path: str | None = Field(None, description="hub name or local folder of the checkpoint to start from")
     family: FamilyName | None = Field(None, description="network to build; default: the checkpoint's own")
     images: Literal["use", "ignore"] = Field(
-        "use", description="whether layoutlmv3 sees the page image; ignore = text and layout alone"
+        "use", description="whether layoutlmv3 uses page images; ignore = text and layout only"
     )
     dropout: float | None = Field(
-        None, ge=0, lt=1, description="probability, everywhere in the network; default: the checkpoint's own"
+        None, ge=0, lt=1, description="dropout probability in the whole network; default: the checkpoint's own"
     )
 
 
 class BatchSettings(Section):
-    """[batch]: windows per optimizer step and per forward."""
+    """[batch]: windows per optimizer step and per micro-batch."""
 
     global_batch_size: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
     micro_batch_size: int = Field(
-        1, ge=1, description="largest micro-batch: windows per forward of one rank, or less where the batch splits so"
+        1, ge=1, description="largest micro-batch: windows per forward on one rank; the actual one may be smaller"
     )
 
 
@@ -65,7 +65,7 @@ class LossSettings(Section):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all tags; 0 = off")
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="weight of a tag in the loss; balanced = by its rarity among the training words"
+        "none", description="class weights in the loss; balanced = the rarer the tag in training, the larger its weight"
     )
 
 
@@ -74,7 +74,7 @@ class OptimizerSettings(Section):
 
     name: Literal["adamw"] = Field("adamw", description="optimizer")
     lr: float = Field(5e-5, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; none on biases and LayerNorm")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; not applied to biases and LayerNorm")
     betas: Annotated[tuple[float, float], NoDecode, BeforeValidator(split_commas)] = Field(
         (0.9, 0.999), description="decay rates of the first and second moment"
     )
@@ -93,9 +93,9 @@ class OptimizerSettings(Section):
 class ScheduleSettings(Section):
     """[schedule]: linear warm-up, then linear decay to 0."""
 
-    epochs: int | None = Field(None, ge=1, description="passes over the training windows; or max_steps")
-    max_steps: int | None = Field(None, ge=1, description="optimizer steps of the run; or epochs")
-    warmup_steps: int | None = Field(None, ge=0, description="optimizer steps of warm-up; or warmup_ratio")
+    epochs: int | None = Field(None, ge=1, description="passes over the training windows; give this or max_steps")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps of the run; give this or epochs")
+    warmup_steps: int | None = Field(None, ge=0, description="optimizer steps of warm-up; give this or warmup_ratio")
     warmup_ratio: float | None = Field(None, ge=0, le=1, description="warm-up as a share of the optimizer steps")
 
     @model_validator(mode="after")
@@ -131,28 +131,28 @@ class DeepSpeedSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _stage_from_text(cls, data: Any) -> Any:
-        # A Literal of ints takes no text, and the environment and the command line give text.
+        # A Literal of ints does not accept text, which the environment and the command line provide.
         if isinstance(data, dict) and isinstance(stage := data.get("zero_stage"), str) and stage.isdigit():
             return {**data, "zero_stage": int(stage)}
         return data
 
 
 class RunSettings(Section):
-    """[run]: the run folder and its rhythm. Numbers of steps are optimizer steps."""
+    """[run]: the run folder, and intervals of logging, evaluation and saving. Steps are optimizer steps."""
 
     output_dir: Path = Field(Path("runs/train"), description="the run folder")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything that is random")
     log_every: int = Field(10, ge=0, description="optimizer steps between logged lines; 0 = none")
-    eval_every: int = Field(100, ge=0, description="optimizer steps between scores on data.eval; 0 = at the end alone")
-    save_every: int = Field(500, ge=0, description="optimizer steps between checkpoints; 0 = best and last alone")
+    eval_every: int = Field(100, ge=0, description="optimizer steps between scores on data.eval; 0 = only at the end")
+    save_every: int = Field(500, ge=0, description="optimizer steps between checkpoints; 0 = only best and last")
     keep_checkpoints: int = Field(
-        2, ge=0, description="newest checkpoints kept, beside the best one; 0 = none is ever removed"
+        2, ge=0, description="number of newest checkpoints to keep, besides the best one; 0 = keep all"
     )
     resume: str = Field(
         "never", description="never | auto (newest complete checkpoint, if any) | must | path of a checkpoint"
     )
     overwrite: bool = Field(
-        False, description="remove what an earlier run left in output_dir, where resume = never would refuse"
+        False, description="remove what an earlier run left in output_dir, instead of stopping with an error"
     )
     predictions: Literal["none", "jsonl", "unilm"] = Field(
         "none",
@@ -163,23 +163,23 @@ class RunSettings(Section):
     rank_timeout: float = Field(
         45.0,
         ge=0,
-        description="seconds after which a rank that does not answer, or that reads data while others wait, "
-        "ends the job; 0 = off",
+        description="seconds until the job is stopped because one rank does not answer, or reads data while the "
+        "others wait; 0 = off",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.overwrite and self.resume != "never":
-            raise ValueError(f"overwrite = true and resume = {self.resume}: remove the earlier run, or go on from it?")
+            raise ValueError(f"overwrite = true and resume = {self.resume}: remove the earlier run, or resume it?")
         return self
 
 
 class WandbSettings(Section):
     """[wandb]"""
 
-    mode: Literal["online", "offline", "disabled"] = Field("disabled", description="how Weights & Biases is fed")
+    mode: Literal["online", "offline", "disabled"] = Field("disabled", description="mode of Weights & Biases")
     project: str = Field("layoutner", description="project name")
-    entity: str | None = Field(None, description="user or team; default: the account's own")
+    entity: str | None = Field(None, description="user or team; default: that of the logged-in account")
     name: str | None = Field(None, description="name of the run; default: the run folder's")
     tags: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field((), description="tags")
 
@@ -193,12 +193,12 @@ class TensorBoardSettings(Section):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.dir is not None and "enabled" not in self.model_fields_set:
-            raise ValueError(f"dir = {self.dir}, but enabled is not given: true writes there, false keeps it for later")
+            raise ValueError(f"dir = {self.dir}, but enabled is not given: give enabled = true (writes there) or false")
         return self
 
 
 class Settings(BaseSettings):
-    """Everything a run is told. Built by `load`, which merges the sources."""
+    """All settings of a run. `load` creates it by merging the sources."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)  # type: ignore[assignment]
 
@@ -218,26 +218,26 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `load` merges the sources itself, so that it knows which of them said what.
+        # `load` merges the sources itself, so that messages can name the source of a value.
         return (init_settings,)
 
     def to_toml(self) -> str:
-        """The tree as TOML; keys without a value are left out, which means the same."""
+        """The settings as TOML. Keys that are None are omitted; this does not change the meaning."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def sections() -> dict[str, type[Section]]:
-    """Section name -> its model, in order."""
+    """Section name -> its class, in order."""
     return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]
 
 
 def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: str = "the command line") -> Settings:
-    """Merge recipe or TOML file, environment and command line into one validated tree.
+    """Merge recipe or TOML file, environment and command line into validated Settings.
 
     Args:
         config: name of a shipped recipe, or path of a TOML file, or None.
-        overrides: section -> key -> value, or its text as on the command line.
-        said: where the overrides come from, for messages.
+        overrides: section -> key -> value, or the value as text.
+        said: source of the overrides, for messages.
 
     Raises:
         SettingsError: every problem of all sources at once: unreadable file, unknown key with the nearest
@@ -258,7 +258,7 @@ def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: s
             if not isinstance(values, Mapping):
                 homes = [name for name, model in sections().items() if section in model.model_fields]
                 hint = f"it belongs to [{homes[0]}]" if homes else did_you_mean(section, list(sections()))
-                problems.append(f"{source}: {section} = {values!r} stands outside any section; {hint}")
+                problems.append(f"{source}: {section} = {values!r} is outside any section; {hint}")
                 continue
             merged.setdefault(section, {}).update(values)
             said_by.update({(section, key): source for key in values})
@@ -276,7 +276,7 @@ def _read_environment() -> dict[str, Any]:
     strangers = [name for name in names if name.removeprefix(ENV_PREFIX).split("__")[0].lower() not in known]
     raise_gathered(
         SettingsError,
-        "environment variables of no section",
+        "environment variables with an unknown section",
         [f"{name}: {did_you_mean(name.removeprefix(ENV_PREFIX).split('__')[0].lower(), known)}" for name in strangers],
     )
     try:
@@ -284,13 +284,13 @@ def _read_environment() -> dict[str, Any]:
     except pydantic_settings.SettingsError:
         named = [name for name in os.environ if name.removeprefix(ENV_PREFIX).lower() in known]
         raise SettingsError(
-            f"environment variable {', '.join(named)}: a whole section cannot be given there; "
+            f"environment variable {', '.join(named)}: a whole section cannot be set this way; "
             f"name the key too, as in {ENV_PREFIX}OPTIMIZER__LR"
         ) from None
 
 
 def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> list[str]:
-    """One line a problem: where it was said, the key, the value, what to do."""
+    """One line per problem: source, key, value, and what to do."""
     lines = []
     models = sections()
     for detail in error.errors():

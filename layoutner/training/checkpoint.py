@@ -44,23 +44,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is, as its checkpoints remember it."""
+    """Description of a run that is stored in its checkpoints."""
 
-    must_match: dict[str, Any]  # what another run must share, or the numbers would mean something else
-    settings: dict[str, Any]  # the whole tree, to say what has changed
+    must_match: dict[str, Any]  # values that must be equal in a run that resumes from the checkpoint
+    settings: dict[str, Any]  # all settings, to log what has changed on resume
     world_size: int
 
 
 def save(engine: Engine, run: Path, state: TrainState, identity: Identity, keep: int, ranks: Ranks) -> None:
-    """Write the checkpoint of `state.step`, then remove those that are no longer kept. All ranks call it.
+    """Write the checkpoint of `state.step`, then remove old checkpoints. All ranks call it.
 
-    Rank 0 writes. The checkpoint appears under its name only when every byte of it is on the disk.
+    Rank 0 writes. The checkpoint gets its name only after all of it has been flushed to disk.
 
     Args:
-        keep: how many of the newest stay, beside the best; 0 = all.
+        keep: number of newest checkpoints to keep, in addition to the best one; 0 = keep all.
 
     Raises:
-        CheckpointError: on every rank: it could not be written; what was there before still is.
+        CheckpointError: on every rank: it could not be written; earlier checkpoints are unchanged.
     """
     weights, moments = engine.weights(), engine.moments()
     record = {"state": asdict(state), "engine": engine.counters(), **asdict(identity)}
@@ -88,17 +88,17 @@ def _write(
         write_text(folder / LATEST_FILE, final.name + "\n")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{final}: could not be written: {first_line(error)}; the checkpoints before it are as they "
-            "were: make room, then go on with run.resume = auto"
+            f"{final}: could not be written: {first_line(error)}; the earlier checkpoints are "
+            "unchanged: free disk space, then continue with run.resume = auto"
         ) from None
     if keep:
         _remove_old(run, state, keep)
 
 
 def _remove_old(run: Path, state: TrainState, keep: int) -> None:
-    """Keep the newest up to this one, and the best. What cannot be removed is no reason to end a run."""
+    """Remove all but the newest `keep` checkpoints up to this step and the best. Failures are only logged."""
     best = checkpoint_path(run, state.best_step) if state.best_step is not None else None
-    # A later one can only be damaged, left by the run that this one goes on from: it counts for nothing.
+    # Checkpoints after this step do not count: they can only be damaged ones from before this run resumed.
     for old in [folder for folder in complete_checkpoints(run) if step_of(folder) <= state.step][:-keep]:
         if old != best:
             try:
@@ -113,7 +113,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 class CheckpointReader:
-    """A checkpoint being taken over. All ranks hold one; rank 0 reads, and shares every tensor."""
+    """Loads a checkpoint. Every rank has one; rank 0 reads the files and broadcasts every tensor."""
 
     def __init__(self, checkpoint: Path, ranks: Ranks) -> None:
         self.path = checkpoint
@@ -128,14 +128,14 @@ class CheckpointReader:
 
     @property
     def state(self) -> TrainState:
-        """Where the run stood."""
+        """The train state at the checkpoint."""
         return TrainState(**self.record["state"])
 
     def load_model(self, model: nn.Module) -> None:
-        """Put the weights into an fp32 model, from fp32 where they are trained.
+        """Load the weights into an fp32 model; for trained parameters, the fp32 master weights of the optimizer file.
 
         Raises:
-            CheckpointError: on every rank: other weights than the model's.
+            CheckpointError: on every rank: weights of the model are missing from the checkpoint.
         """
         wanted = dict(model.named_parameters())
         there = set(self._names[WEIGHTS_FILE])
@@ -145,7 +145,7 @@ class CheckpointReader:
             parameter.data.copy_(self._read(f"master/{name}", name, parameter.shape))
 
     def load_engine(self, engine: Engine) -> None:
-        """Give the engine its optimizer's memory and its counters. The files are let go: they may be removed now."""
+        """Load the optimizer state and the counters into the engine, and close the files, which may then be removed."""
         engine.restore(self.record["engine"], lambda name, shape: self._read(name, None, shape))
         self._files.clear()
 
@@ -160,16 +160,17 @@ class CheckpointReader:
 
 
 def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Path | None:
-    """The checkpoint that run.resume asks for; None for a fresh start. Rank 0 alone calls it.
+    """The checkpoint to resume from, by run.resume; None for a fresh start. Only rank 0 calls it.
 
-    A damaged one is named, and the one before it is taken.
+    A damaged checkpoint is logged and skipped, and the one before it is used.
 
     Args:
-        total: optimizer steps that the run makes.
+        total: number of optimizer steps of the run.
 
     Raises:
-        CheckpointError: "never" in a folder that holds checkpoints and is not to be overwritten, "must" or a path
-            without one, nothing but damaged ones, a checkpoint of another run, or one that leaves nothing to train.
+        CheckpointError: run.resume is "never", the folder contains checkpoints and run.overwrite is false; it is "must"
+            or a path and there is no checkpoint; all checkpoints are damaged; the checkpoint's `must_match` differs; or
+            it leaves no steps to train.
     """
     run, resume = settings.run.output_dir, settings.run.resume
     if settings.run.overwrite:
@@ -182,13 +183,13 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
         checkpoint = _newest_undamaged([*there, *torn_ones])
         if checkpoint is None and (there or torn_ones):
             raise CheckpointError(
-                f"run.resume = {resume}: every checkpoint in {run / FOLDER} is damaged; to start afresh give another "
-                "run.output_dir"
+                f"run.resume = {resume}: every checkpoint in {run / FOLDER} is damaged; to start again, give "
+                "another run.output_dir"
             )
     elif there and Path(resume).resolve().parent != (run / FOLDER).resolve():
-        # The same command once more, as after preemption: what this run has done itself comes first.
+        # The same command was started again, as after preemption: the run's own checkpoints take precedence.
         checkpoint = _newest_undamaged(there)
-        logger.warning("run.resume = %s: this run has checkpoints of its own, and goes on from them", resume)
+        logger.warning("run.resume = %s: ignored; this run resumes from its own checkpoints", resume)
     else:
         checkpoint = Path(resume)
         if problem := verify(checkpoint):
@@ -196,8 +197,8 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
         newer = [other.name for other in there[-1:] if checkpoint.resolve() in (c.resolve() for c in there[:-1])]
         if newer:
             raise CheckpointError(
-                f"run.resume = {resume}: {newer[0]} stands beside it and is newer, and would be taken for this run's; "
-                "to branch off there, give another run.output_dir"
+                f"run.resume = {resume}: {newer[0]} in the same folder is newer, and would be mistaken for this run's; "
+                "to train from the older one, give another run.output_dir"
             )
     if checkpoint is None:
         return None
@@ -213,28 +214,28 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
     step, own = record["state"]["step"], checkpoint.resolve().parent == (run / FOLDER).resolve()
     if step > total or (step == total and not own):
         raise CheckpointError(
-            f"{checkpoint} stands after {step} optimizer steps, and this run makes {total}: there is nothing left to "
-            "train; give a longer schedule, or make a model of it as it is: `layoutner export`"
+            f"{checkpoint} was saved after {step} optimizer steps, and this run has {total}: nothing is left to train; "
+            "give a longer schedule, or export the checkpoint as it is with `layoutner export`"
         )
     return checkpoint
 
 
 def has_best(run: Path, state: TrainState) -> bool:
-    """Whether the best checkpoint that a state names, if any, is there in this run's folder."""
+    """Whether the best checkpoint of a state, if there is one, exists in this run's folder and is complete."""
     return state.best_step is None or not torn(checkpoint_path(run, state.best_step))
 
 
 def _newest_undamaged(checkpoints: list[Path]) -> Path | None:
     for checkpoint in sorted(checkpoints, key=step_of, reverse=True):
         if problem := verify(checkpoint):
-            logger.warning("%s is damaged (%s): not used, the one before it is taken", checkpoint, problem)
+            logger.warning("%s is damaged (%s): trying the checkpoint before it", checkpoint, problem)
         else:
             return checkpoint
     return None
 
 
 def changes(saved: dict[str, Any], identity: Identity) -> list[str]:
-    """What this run does otherwise than the one that wrote the checkpoint, where and when it writes aside."""
+    """Changes since the checkpoint was written: number of ranks, and settings except run.resume and run.output_dir."""
     found = (
         [f"ranks {saved['world_size']} -> {identity.world_size}"] if saved["world_size"] != identity.world_size else []
     )

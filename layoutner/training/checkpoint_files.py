@@ -1,10 +1,10 @@
-"""A run's checkpoints as files: their names, whether they are whole, where the run stood. No torch, so at once.
+"""The files of a run's checkpoints: names, completeness and train state. Does not import torch, so it is fast.
 
 RUN/checkpoints/step-000123/
-    model.safetensors      all weights in the number format they are trained in: what export and prediction read
-    optimizer.safetensors  fp32 weights and Adam's two moments of every trained parameter, whole
-    state.json             where the run stands, and what another run must share to go on from there
-    manifest.json          bytes and SHA-256 of the other three; a folder without it is no checkpoint
+    model.safetensors      all weights in their training dtype, for export and prediction
+    optimizer.safetensors  fp32 weights and both Adam moments of every trained parameter, not partitioned
+    state.json             the train state, and the values that a run must have in common to resume from it
+    manifest.json          size and SHA-256 of the other three files; a folder without it is not a checkpoint
 """
 
 import hashlib
@@ -28,12 +28,12 @@ NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands. The step plan depends on the seed and the step alone, so this is all it takes."""
+    """Position of a run. The batches depend only on the seed and the step, so nothing else is needed to resume."""
 
     step: int  # optimizer steps done, skipped ones included
     best_step: int | None = None  # step of the best checkpoint so far, by F1 on data.eval
     best_f1: float = 0.0
-    best_loss: float = 0.0  # between equal F1, the lower loss is the better
+    best_loss: float = 0.0  # if F1 is equal, the checkpoint with the lower loss is better
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -42,13 +42,13 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """Checkpoints of a run folder that have all their files in full length, oldest first. Contents: see `damage`."""
+    """Checkpoints of a run folder whose files all exist in full length, oldest first. `verify` checks the contents."""
     folders = [f for f in (run / FOLDER).glob("step-*") if NAME.fullmatch(f.name) and not torn(f)]
     return sorted(folders, key=step_of)
 
 
 def is_own(name: str) -> bool:
-    """Whether a run leaves something of this name beside its checkpoints."""
+    """Whether this is the name of a checkpoint or of another file that a run writes to its checkpoints folder."""
     return name == LATEST_FILE or NAME.fullmatch(name) is not None
 
 
@@ -58,7 +58,7 @@ def manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
 
 
 def torn(checkpoint: Path) -> str | None:
-    """What is missing of a checkpoint, by its manifest; None where every file has its full length."""
+    """What is missing in a checkpoint according to its manifest; None if every file has its full length."""
     try:
         for name, expected in manifest(checkpoint).items():
             size = (checkpoint / name).stat().st_size
@@ -70,12 +70,12 @@ def torn(checkpoint: Path) -> str | None:
 
 
 def verify(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None where every byte is as it was written. Reads all of it."""
+    """What is wrong with a checkpoint; None if all checksums are correct. Reads all files."""
     if problem := torn(checkpoint):
         return problem
     for name, expected in manifest(checkpoint).items():
         if sha256(checkpoint / name) != expected.get("sha256"):
-            return f"{name} has other contents than were written"
+            return f"{name} has changed since it was written"
     return None
 
 
@@ -85,7 +85,7 @@ def sha256(path: Path) -> str:
 
 
 def read_state(checkpoint: Path) -> TrainState:
-    """State of a complete checkpoint.
+    """Train state of a complete checkpoint.
 
     Raises:
         CheckpointError: not a complete checkpoint.
@@ -112,11 +112,11 @@ def torn_checkpoints(run: Path) -> list[Path]:
 
 
 def require_resumable(settings: RunSettings) -> None:
-    """Refuse a start that run.resume and the run folder do not allow, as far as that shows without reading weights.
+    """Refuse a run whose run.resume does not fit its run folder. Does not read weights.
 
     Raises:
-        CheckpointError: "never" in a folder that holds checkpoints and is not to be overwritten; "must" or a path
-            without one.
+        CheckpointError: run.resume is "never", the folder contains checkpoints and run.overwrite is false; or it is
+            "must" or a path, and there is no checkpoint.
     """
     run, resume = settings.output_dir, settings.resume
     if settings.overwrite:
@@ -125,11 +125,11 @@ def require_resumable(settings: RunSettings) -> None:
     if resume == "never" and there:
         raise CheckpointError(
             f"run.output_dir = {run} holds {len(there)} checkpoint(s), the newest {there[-1].name}: "
-            "run.resume = auto goes on from there; to start afresh give another run.output_dir, or "
+            "run.resume = auto goes on from there; to start again, give another run.output_dir, or "
             "run.overwrite = true, which removes them"
         )
     if resume == "must" and not there and not torn_checkpoints(run):
         raise CheckpointError(f"run.resume = must, but {run / FOLDER} holds no complete checkpoint")
-    # With checkpoints of its own the run goes on from those.
+    # If the run has its own checkpoints, it resumes from those.
     if resume not in ("never", "auto", "must") and not there and (problem := torn(Path(resume))):
         raise CheckpointError(f"run.resume = {resume}: not a complete layoutner checkpoint: {problem}")

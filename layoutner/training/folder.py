@@ -1,4 +1,4 @@
-"""The run folder as a record: what was asked, what DeepSpeed was given, where it ran, what came out."""
+"""The run folder: settings, DeepSpeed config, environment and results of a run, and its lock."""
 
 import json
 import os
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 MODEL_ASSETS_FOLDER = "model"
 SCORES_FILE = "scores.json"
-PREPROCESSING_FILE = "layoutner.json"  # how documents become the network's input; travels with every export
-TRAINING_PAGES_FILE = "training_pages.txt"  # a digest per line of the pages trained on; travels with every export
+PREPROCESSING_FILE = "layoutner.json"  # how documents become network input; part of every export
+TRAINING_PAGES_FILE = "training_pages.txt"  # digests of the pages trained on, one per line; part of every export
 CONFIG_FILE = "ds_config.json"
 SETTINGS_FILE = "settings.toml"
 ENVIRONMENT_FILE = "environment.json"
@@ -37,24 +37,24 @@ EXPORT_FOLDER = "export"
 PREDICTION_FILES = {"jsonl": "test_predictions.jsonl", "unilm": "test_predictions.txt"}  # by run.predictions
 RESULTS_FILE = "test_results.txt"
 
-# What a run that is done leaves. With what it goes on from, all that it leaves beside its record and its metrics, which
-# begin anew: what run.overwrite removes, in this order. Runs of Weights & Biases that are not sent yet stay.
+# RESULTS: what a finished run leaves. LEFT: also what it resumes from; run.overwrite removes LEFT, in this order.
+# RECORD and the metrics are not removed, but written again. Unsent Weights & Biases runs are kept.
 RESULTS = (EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
 LEFT = (*RESULTS, MODEL_ASSETS_FOLDER, CHECKPOINTS_FOLDER)
-# The first is written first, and marks a run folder.
+# Files that describe the run. The first one is written first and marks a folder as a run folder.
 RECORD = (PREPROCESSING_FILE, TRAINING_PAGES_FILE, CONFIG_FILE, SETTINGS_FILE, ENVIRONMENT_FILE)
-# What no run leaves at the top of its folder, and other trainers do.
+# Files that other trainers write to the top level of their output folder, and layoutner does not.
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin")
-LARGEST_TRAINING_PAGES = 2**32  # bytes of the digests: 17 a page
+LARGEST_TRAINING_PAGES = 2**32  # maximum bytes of the file of digests; 17 per page
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
 
-# Run folders that this process writes to, with their locks; `held_folders` lets go of them.
+# Run folders that this process has locked -> lock file. `held_folders` releases them.
 _held: dict[Path, Lock] = {}
 
 
 @contextmanager
 def held_folders() -> Iterator[None]:
-    """Let go, at the end, of the run folders that are held in here: a run writes there after its training too."""
+    """Release all locked run folders at exit. The lock must outlast training, because a run also writes afterwards."""
     try:
         yield
     finally:
@@ -63,14 +63,13 @@ def held_folders() -> Iterator[None]:
 
 
 def require_folder(settings: Settings) -> None:
-    """Make the run folder, and keep other runs out of it. Rank 0 alone calls this, before a model is loaded.
+    """Create and lock the run folder. Only rank 0 calls this, before a model is loaded.
 
     Raises:
-        CheckpointError: the folder cannot be written, or another run is writing there; it holds what no run of
-            layoutner has left and this one would replace, or results of a run that this one does not go on from,
-            without run.overwrite.
-        SettingsError: run.overwrite would take away what this run itself reads or writes, or what an earlier start of
-            the same job has saved.
+        CheckpointError: the folder cannot be written; another run is writing there; it contains files that are not
+            layoutner's and would be replaced; or, without run.overwrite, results of a run that is not resumed.
+        SettingsError: run.overwrite would remove files that this run uses, or that an earlier start of the same job has
+            saved.
     """
     folder = settings.run.output_dir
     try:
@@ -83,51 +82,50 @@ def require_folder(settings: Settings) -> None:
 
 
 def require_replaceable(settings: Settings) -> None:
-    """Refuse a run folder in which something stands that must not be replaced. Changes nothing.
+    """Refuse a run folder with files that must not be replaced. Changes nothing.
 
     Raises:
-        CheckpointError, SettingsError: as `require_folder`, but for a folder that cannot be written and for another run
-            that writes there.
+        CheckpointError, SettingsError: as `require_folder`, except for a folder that cannot be written or is locked.
     """
     run, folder = settings.run, settings.run.output_dir
     if models := [name for name in MODEL_FILES if (folder / name).exists()]:
         raise CheckpointError(
             f"run.output_dir = {folder} holds a model that layoutner did not make ({', '.join(models)}), which would "
-            "be taken for this run's: give another run.output_dir"
+            "be mistaken for this run's: give another run.output_dir"
         )
     there = [name for name in (METRICS_FILE, *RECORD, *LEFT) if _holds_anything(folder / name)]
     complete = complete_checkpoints(folder)
-    # A run may go on from checkpoints that stand without their record, as where they were copied.
+    # A run may resume from checkpoints that were copied here without the other files of their run.
     copied = (CHECKPOINTS_FOLDER, METRICS_FILE) if complete and run.resume != "never" else ()
     unclaimed = [name for name in there if name not in copied]
     if unclaimed and not (folder / PREPROCESSING_FILE).is_file():
         raise CheckpointError(
             f"run.output_dir = {folder} holds {', '.join(unclaimed)}, but it is no run folder of layoutner "
-            f"({PREPROCESSING_FILE} is missing), so it stays; give another run.output_dir"
+            f"({PREPROCESSING_FILE} is missing), so nothing in it is replaced; give another run.output_dir"
         )
     if strangers := _strangers(folder, run.overwrite):
         raise CheckpointError(
-            f"run.output_dir = {folder}: not of layoutner, which would remove it: {', '.join(strangers)}; move it "
-            "elsewhere, or give another run.output_dir"
+            f"run.output_dir = {folder}: this run would remove what layoutner did not write: {', '.join(strangers)}; "
+            "move it elsewhere, or give another run.output_dir"
         )
     if run.overwrite:
         _require_removable(settings)
     elif (results := [name for name in there if name in RESULTS]) and not complete:
         raise CheckpointError(
-            f"run.output_dir = {folder} holds {', '.join(results)} of a run whose checkpoints are gone: to start "
-            "afresh give another run.output_dir, or run.overwrite = true, which removes them"
+            f"run.output_dir = {folder} holds {', '.join(results)} of a run whose checkpoints are missing: to "
+            "start again, give another run.output_dir, or run.overwrite = true, which removes them"
         )
 
 
 def _holds_anything(path: Path) -> bool:
-    """Whether something stands there. An empty file may be that of a run that ended before it had begun."""
+    """Whether a path exists and is not empty. A run that ended before its first step may leave an empty file."""
     if path.is_dir():
         return any(path.iterdir())
     return path.is_symlink() or (path.exists() and path.stat().st_size > 0)
 
 
 def _strangers(folder: Path, overwrite: bool) -> list[str]:
-    """What somebody else has put into the export, which is made anew, and with overwrite beside the checkpoints."""
+    """Files that are not layoutner's in folders to be replaced: the export and, with overwrite, the checkpoints."""
     export, checkpoints = folder / EXPORT_FOLDER, folder / CHECKPOINTS_FOLDER
     found = []
     if export.is_symlink() or export.is_file() or (_visible(export) and not (export / PREPROCESSING_FILE).is_file()):
@@ -145,7 +143,7 @@ def _visible(folder: Path) -> list[str]:
 
 
 def reacquire_lock(folder: Path) -> None:
-    """Keep other runs out of a folder that a run has written to, before its checkpoints are looked at. Rank 0 alone.
+    """Lock the folder of an earlier run again, before its checkpoints are read. Only rank 0 calls it.
 
     Raises:
         CheckpointError: another run is writing there.
@@ -155,7 +153,7 @@ def reacquire_lock(folder: Path) -> None:
 
 
 def _hold(folder: Path) -> None:
-    """Let no other process write here until `held_folders` ends, or this process, however it ends."""
+    """Lock a run folder until `held_folders` ends. If this process dies, the system releases the lock."""
     held = _held.get(folder.resolve())
     if held is None or not held.is_in_place():
         if held is not None:
@@ -167,14 +165,14 @@ def lock(folder: Path) -> Lock:
     """The lock of a run folder, until it is released. Where the file system has no locks it keeps nobody out.
 
     Raises:
-        CheckpointError: another process holds it, or it cannot be written.
+        CheckpointError: another process has the lock, or the lock file cannot be written.
     """
     path = folder / LOCK_FILE
     try:
         held = Lock(path)
         path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")  # for those who wait
     except TimeoutError:
-        who = path.read_text(encoding="utf-8", errors="replace").strip() or "it does not say"
+        who = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown process"
         raise CheckpointError(
             f"run.output_dir = {folder}: another run is writing there ({who}): wait for its end, or give another "
             "run.output_dir"
@@ -185,24 +183,24 @@ def lock(folder: Path) -> Lock:
 
 
 def _require_removable(settings: Settings) -> None:
-    """What `require_folder` demands with run.overwrite."""
+    """The checks of `require_folder` that apply with run.overwrite."""
     data, folder = settings.data, settings.run.output_dir
     uses = [settings.model.name_or_path, data.train, data.eval, data.test, data.labels, data.cache]
     paths = [Path(path).resolve() for path in (*uses, settings.tensorboard.dir) if isinstance(path, str | Path)]
     own = [str(path) for path in paths if any(path.is_relative_to((folder / name).resolve()) for name in LEFT)]
     if own:
         raise SettingsError(
-            f"run.overwrite = true would remove what this run uses: {', '.join(own)}; give another place"
+            f"run.overwrite = true would remove what this run uses: {', '.join(own)}; move it elsewhere"
         )
     if restarts := [f"{name} = {os.environ[name]}" for name in RESTARTS if os.environ.get(name, "0") != "0"]:
         raise SettingsError(
-            f"run.overwrite = true in a job that was started before ({', '.join(restarts)}): it would remove what it "
-            "has saved; run.resume = auto with run.overwrite = false goes on from there"
+            f"run.overwrite = true in a restarted job ({', '.join(restarts)}): it would remove what it has saved; "
+            "to continue from there, set run.resume = auto and run.overwrite = false"
         )
 
 
 def read_training_pages(folder: Path) -> frozenset[str] | None:
-    """Digests of the pages that the model of a run or an export was trained on; None where it does not say.
+    """Digests of the pages that the model of a run or export was trained on; None if the file does not exist.
 
     Raises:
         ModelError: the file cannot be read.
@@ -221,10 +219,10 @@ def open_folder(
     training_pages: Iterable[str],
     ranks: "Ranks",
 ) -> None:
-    """Write the record of the run, with run.overwrite in place of an earlier run. Rank 0 alone calls this.
+    """Write the files that describe the run; with run.overwrite, remove the earlier run first. Only rank 0 calls this.
 
     Args:
-        training_pages: digests of the pages that the model has been trained on when the run ends.
+        training_pages: digests of the pages that the model will have been trained on at the end of the run.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -243,7 +241,7 @@ def open_folder(
 
 
 def _remove_run(settings: Settings) -> None:
-    # Trackers are open already, and have begun anew where this run has them.
+    # Keep the files of trackers that this run uses: they are already open, and have started again.
     names = [
         *LEFT,
         *([] if settings.tensorboard.enabled else [TENSORBOARD_FOLDER]),
@@ -254,10 +252,10 @@ def _remove_run(settings: Settings) -> None:
 
 
 def save_model_assets(folder: Path, model: Any, tokenizer: Any, image_processor: Any, dtype: str) -> None:
-    """All of the model in training but its weights: with them beside it, a whole checkpoint.
+    """Save the model's files except the weights: with a weights file, they form a complete Hugging Face model.
 
     Args:
-        image_processor: None where the network does not see page images.
+        image_processor: None if the network does not use page images.
     """
     model.config.architectures = [type(model).__name__]
     model.config.dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
@@ -268,7 +266,7 @@ def save_model_assets(folder: Path, model: Any, tokenizer: Any, image_processor:
 
 
 def environment(ranks: "Ranks") -> dict[str, Any]:
-    """Versions, commit, ranks and device; no variable of the environment, so no secret."""
+    """Versions, commit, ranks and device. No environment variables, which may contain secrets."""
     packages = ("torch", "deepspeed", "transformers", "tokenizers", "pydantic", "seqeval", "wandb")
     return {
         "layoutner": __version__,
@@ -283,18 +281,18 @@ def environment(ranks: "Ranks") -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write as `write_text` does."""
+    """Write JSON atomically, as `write_text` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _git_commit() -> str | None:
-    """Commit of the layoutner that runs, where it runs from a checkout."""
+    """Git commit of layoutner, if it runs from a checkout; else None."""
     top = Path(__file__).parents[2]
     if not (top / ".git").exists():
         return None
     command = ["git", "-C", str(top), "rev-parse", "HEAD"]
     try:
-        # What git complains of may name a path in any encoding.
+        # Capture bytes, not text: git's error messages may contain paths in any encoding.
         return subprocess.run(command, capture_output=True, check=True, timeout=10).stdout.decode("ascii").strip()
     except (OSError, subprocess.SubprocessError):
         return None

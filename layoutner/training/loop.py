@@ -27,7 +27,7 @@ class TrainingRun:
 
     plan: Plan
     engine: Engine
-    state: TrainState  # where it stands: step 0, or that of the checkpoint it resumes from
+    state: TrainState  # the initial state: step 0, or that of the checkpoint it resumes from
     tracker: Trackers
 
 
@@ -110,5 +110,5 @@ def _line(step: int, total: int, metrics: dict[str, float]) -> str:
     return (
         f"step {step}/{total} loss {metrics['train/loss']:.4f} lr {metrics['train/lr']:.3g} "
         f"grad norm {metrics['train/grad_norm']:.3g} {metrics['throughput/tokens_per_s']:.0f} tokens/s "
-        f"{metrics['time/step_s']:.2f} s a step{skipped}"
+        f"{metrics['time/step_s']:.2f} s/step{skipped}"
     )

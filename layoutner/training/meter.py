@@ -1,4 +1,4 @@
-"""What is measured over optimizer steps: throughput, and fp16 overflows in a row."""
+"""Metrics over optimizer steps: throughput and consecutive fp16 overflows."""
 
 import logging
 import time
@@ -10,11 +10,11 @@ from layoutner.training.step import StepResult
 
 logger = logging.getLogger(__name__)
 
-OVERFLOWS = 10  # skipped steps in a row that are worth a warning
+OVERFLOWS = 10  # number of consecutive skipped steps that causes a warning
 
 
 class Meter:
-    """Time and tokens of the steps since the last logged one, without evaluating and saving."""
+    """Time and tokens of the steps since the last logged step, without evaluation and saving."""
 
     def __init__(self, precision: PrecisionSettings) -> None:
         self._precision = precision
@@ -35,12 +35,12 @@ class Meter:
         self._overflows = 0 if result.applied else self._overflows + 1
 
     def metrics(self, result: StepResult, skipped_steps: int, peak_memory_gib: float) -> dict[str, float]:
-        """The metrics of a logged step. Counting starts again.
+        """The metrics of a logged step. Resets the counters.
 
         Args:
-            result: of this step.
-            skipped_steps: of the whole run.
-            peak_memory_gib: of the rank that has used most.
+            result: result of this step.
+            skipped_steps: number of skipped steps in the whole run.
+            peak_memory_gib: peak memory of the rank that used the most.
         """
         found = {
             "train/loss": result.loss,
@@ -56,11 +56,11 @@ class Meter:
         return found
 
     def warn_of_overflow(self, step: int, loss_scale: float) -> None:
-        """Warn while DeepSpeed still goes on: an overflow at the floor of the loss scale ends the run.
+        """Warn of repeated overflows before the run fails: an overflow at the minimum loss scale ends it.
 
         Args:
-            step: number of the step that was counted last.
-            loss_scale: of the next step.
+            step: number of the last step.
+            loss_scale: loss scale of the next step.
         """
         precision = self._precision
         at_floor = precision.loss_scale == 0 and loss_scale <= precision.min_loss_scale
@@ -68,9 +68,9 @@ class Meter:
             floor = f"precision.min_loss_scale = {precision.min_loss_scale}, where the next overflow may end the run"
             now = f"its floor, {floor}" if at_floor else f"{loss_scale:g}"
             logger.warning(
-                "warning: step %d is the %d. in a row that fp16 overflowed and skipped; the loss scale is at %s. "
-                "precision.dtype = bf16 does away with it; a lower optimizer.lr, more schedule.warmup_steps or, where "
-                "the scale is fixed, a lower precision.loss_scale may help",
+                "warning: step %d: fp16 overflowed and the step was skipped, %d times in a row; the loss scale is at "
+                "%s. Use precision.dtype = bf16, or try a lower optimizer.lr, more schedule.warmup_steps or, if the "
+                "loss scale is fixed, a lower precision.loss_scale",
                 step,
                 self._overflows,
                 now,

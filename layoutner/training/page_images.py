@@ -1,4 +1,4 @@
-"""Page images that cannot be read, found by all ranks together before any of them needs one."""
+"""Find page images that cannot be read, on all ranks together, before training needs them."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from layoutner.pages.page import Problem
 
 
 def require_images(documents: Sequence[Document], pages: PageImages, ranks: Ranks) -> None:
-    """Read every page image whole, once: a torn one met in a step would stop its rank and leave the others waiting.
+    """Decode every page image once. A damaged one found during a step would stop one rank while the others wait.
 
-    All ranks call it, and each reads its share. What was read is kept as `PageImages` says.
+    All ranks call it, and each reads a part of the images. `PageImages` caches what it reads.
 
     Raises:
-        DataError: pages whose image is lacking, all of them by name, the same on every rank.
+        DataError: images are missing or unreadable; the message names their pages, and is the same on every rank.
     """
     problems = image_problems(documents, pages, ranks)
     what = f"{len(problems)} of {len(documents)} documents have a page image that cannot be read"
@@ -23,7 +23,7 @@ def require_images(documents: Sequence[Document], pages: PageImages, ranks: Rank
 
 
 def image_problems(documents: Sequence[Document], pages: PageImages, ranks: Ranks) -> dict[int, Problem]:
-    """Index of a document -> what keeps the network from seeing it, on every rank; each rank reads its share."""
+    """Index of a document -> problem with its page image. All ranks call it, and each checks a part of them."""
     found: dict[int, Problem] = {}
     for index in range(ranks.rank, len(documents), ranks.size):
         if what := _problem(documents[index], pages):

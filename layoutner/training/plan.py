@@ -1,4 +1,4 @@
-"""Everything a run derives before a model is loaded, so that what is wrong is said before a GPU is held."""
+"""Everything that a run derives before a model is loaded, so that errors are reported before a GPU is used."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -27,13 +27,13 @@ from layoutner.training.tracking import require_packages
 
 Doing = Callable[[Kind, str], AbstractContextManager[None]]  # Ranks.activity
 
-# Of a checkpoint's configuration: what its weights' shapes follow from.
+# Configuration values that determine the shapes of the weights.
 NETWORK = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, worked out."""
+    """All data and numbers of a run that are known before training."""
 
     settings: Settings
     corpus: Corpus
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How documents become the network's input: what a trained model needs beside weights and tokenizer."""
+        """How documents become network input. A trained model needs this besides its weights and tokenizer."""
         data, labels = self.settings.data, self.corpus.labels
         return {
             "family": self.pretrained.family,
@@ -62,13 +62,13 @@ class Plan:
 
     @property
     def training_pages(self) -> list[str]:
-        """Digests of the pages trained on, those of the model that training starts from among them."""
+        """Digests of the pages trained on, including those that the initial model was trained on."""
         start = read_training_pages(Path(self.pretrained.name)) or frozenset()
         return sorted(start | {page_digest(document) for document in self.corpus.train})
 
     @property
     def identity(self) -> Identity:
-        """What a checkpoint remembers. Ranks, ZeRO stage and micro-batch may change: they compute the same."""
+        """The identity stored in checkpoints. Ranks, ZeRO stage and micro-batch size may change on resume."""
         settings = self.settings
         return Identity(
             must_match={
@@ -89,7 +89,7 @@ class Plan:
         )
 
     def describe(self) -> str:
-        """The arithmetic of the run, for its first lines."""
+        """Description of the run, for the first lines of its log."""
         lines = []
         for role in ("train", "eval", "test"):
             documents, windows = getattr(self.corpus, role), self.windows[role]
@@ -104,16 +104,16 @@ class Plan:
         lines.append(f"labels: {len(labels.tags)} in {labels.scheme}: O and {', '.join(labels.types)}")
         if self.settings.data.label_all_subwords:
             labelled = sum(window.labelled for window in self.windows["train"])
-            lines.append(f"labelled: every sub-word, {labelled} tokens an epoch")
+            lines.append(f"labelled: every sub-word, {labelled} tokens per epoch")
         if self.loss.smoothing or self.loss.weights:
             lines.append(f"loss: {self.loss.describe(labels.tags)}")
         lines += [f"batch: {self.batch}", *self.batch.notes]
         if not self.corpus.eval:
-            lines.append("note: no data.eval, so checkpoints are not compared and the last one is the chosen one")
+            lines.append("note: no data.eval, so checkpoints are not compared and the last one is chosen")
         if self.batch.global_batch_size >= len(self.windows["train"]):
             lines.append(
                 f"note: a step takes all {len(self.windows['train'])} training windows, so an epoch is one step "
-                "(full-batch descent); a smaller batch.global_batch_size makes more of the data"
+                "(full-batch descent); a smaller batch.global_batch_size gives more steps per epoch"
             )
         lines.append(f"schedule: {self.schedule}; peak learning rate {self.settings.optimizer.lr:g}")
         stage = self.ds_config["zero_optimization"]["stage"]
@@ -123,7 +123,7 @@ class Plan:
         return "\n".join(lines)
 
     def _padding(self) -> float:
-        """Share of padding in the first epoch's forwards."""
+        """Fraction of padding in the micro-batches of the first epoch."""
         lengths = [window.length for window in self.windows["train"]]
         tokens = 0
         for step in range(self.schedule.steps_an_epoch or 0):
@@ -134,7 +134,7 @@ class Plan:
 
 
 def _digest(rows: Iterable[object]) -> str:
-    """Tells other data from the same."""
+    """Hash of the rows, to detect different data."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(repr(row).encode("utf-8", "surrogatepass"))
@@ -146,13 +146,13 @@ def _unwatched(_: Kind, __: str) -> AbstractContextManager[None]:
 
 
 def make_plan(settings: Settings, world_size: int, doing: Doing = _unwatched) -> Plan:
-    """Read the data, look at the checkpoint and do the arithmetic.
+    """Read the data and the pretrained model's configuration, and compute the plan.
 
     Args:
-        doing: tells the other ranks what this one does.
+        doing: `Ranks.activity`, which tells the other ranks what this rank does.
 
     Raises:
-        LayoutnerError: anything the user can mend, in data, checkpoint, batch, schedule, preset or installed packages.
+        LayoutnerError: an error in the data, pretrained model, batch, schedule, preset or installed packages.
     """
     require_packages(settings)
     require_predictions(settings)
@@ -167,7 +167,7 @@ def make_plan(settings: Settings, world_size: int, doing: Doing = _unwatched) ->
 def cut_windows(
     settings: Settings, doing: Doing = _unwatched
 ) -> tuple[Corpus, PretrainedModel, dict[str, list[Window]]]:
-    """Documents of every role, and their windows by the checkpoint's tokenizer, cut or out of data.cache."""
+    """Read the documents of every role, and split them into windows or read the windows from data.cache."""
     cache = WindowCache(settings.data.cache)
     corpus = read_corpus(settings.data, settings.run.seed)
     pretrained = open_pretrained(settings.model, settings.data.max_image_mib)
@@ -178,8 +178,8 @@ def cut_windows(
         problems = [f"{document.name}: has no page image" for document in documents if document.image is None]
         raise_gathered(
             DataError,
-            f"{len(problems)} of {len(documents)} documents lack a page image that {pretrained.family} takes "
-            "(model.images = ignore does without, if the family can)",
+            f"{len(problems)} of {len(documents)} documents have no page image, which {pretrained.family} needs "
+            "(model.images = ignore runs without, if the family can)",
             problems,
         )
     splitter = WindowSplitter(
@@ -189,9 +189,9 @@ def cut_windows(
         settings.data.box_level,
         FAMILIES[pretrained.family].special_boxes,
     )
-    # Scores read words by their first sub-word, so that is all that evaluation labels.
+    # Evaluation scores only first sub-words, so only training may label all sub-words.
     everywhere = {"train": settings.data.label_all_subwords}
-    # With a cache not "local": the ranks of another node may have the windows kept and wait long for these.
+    # With a cache, not "local": another node may already have the windows in its cache and wait long for this one.
     with doing("main" if settings.data.cache else "local", "cutting windows"):
         windows = {
             role: cache.windows(splitter, getattr(corpus, role), corpus.labels, everywhere.get(role, False))

@@ -1,4 +1,4 @@
-"""What the ranks must share before they train together: versions, settings and what they read."""
+"""Check that all ranks have the same versions, settings and data before training."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from layoutner.settings.tree import Settings
 from layoutner.training.plan import Plan
 
 COLUMNS = ("rank", "host", "device", "CPUs", "threads", "torch", "deepspeed", "transformers", "layoutner", "settings")
-SHARED = COLUMNS[5:]  # what must be the same on all ranks
+SHARED = COLUMNS[5:]  # columns that must be the same on all ranks
 
 
 def table(settings: Settings, ranks: Ranks) -> str:
-    """One row a rank, with a heading; one line for a rank that is alone. All ranks call it.
+    """A table with one row per rank and a heading; for a single rank, one line. All ranks call it.
 
     Raises:
-        RanksDisagree: on every rank: versions or settings that differ, and on which ranks.
+        RanksDisagree: on every rank: versions or settings differ; the message names the values and ranks.
     """
     tree = settings.model_dump(mode="json")
     row = {
@@ -48,10 +48,10 @@ def table(settings: Settings, ranks: Ranks) -> str:
 
 
 def require_same_plan(plan: Plan, ranks: Ranks) -> None:
-    """Compare what the ranks have read and worked out. All ranks call it.
+    """Check that all ranks have the same data and plan. All ranks call it.
 
     Raises:
-        RanksDisagree: on every rank: what differs, and on which ranks.
+        RanksDisagree: on every rank: something differs; the message names the values and ranks.
     """
     parts = {name.replace("_", " "): _digest(value) for name, value in plan.identity.must_match.items()}
     parts["test documents"] = _digest([(d.name, d.words, d.boxes, d.tags) for d in plan.corpus.test])
@@ -62,9 +62,9 @@ def require_same_plan(plan: Plan, ranks: Ranks) -> None:
 
 
 def _require_same(what: str, *gathered: list[dict[str, Any]]) -> None:
-    """Compare the ranks' dictionaries with what most of them hold, between equals with what the lowest rank holds.
+    """Compare each rank's values with the most common value; in a tie, with that of the lowest rank.
 
-    A name that a rank lacks, as an older layoutner lacks a setting, counts as null there.
+    A name that is missing on a rank, such as a setting that an older layoutner does not have, counts as null.
     """
     by_rank = [{name: value for tree in trees for name, value in tree.items()} for trees in zip(*gathered, strict=True)]
     names = dict.fromkeys(name for rank in by_rank for name in rank)

@@ -1,4 +1,4 @@
-"""One optimizer step: the windows of the step, dealt to ranks and micro-batches, forward, backward and update."""
+"""One optimizer step: assign its windows to ranks and micro-batches, then forward, backward and update."""
 
 import math
 import random
@@ -34,7 +34,7 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
     any communication (see objectives/loss.py).
 
     Args:
-        step: optimizer steps done before. With the seed it determines the windows and all that is drawn at random.
+        step: number of optimizer steps done before. The seed and this number determine the windows and all randomness.
 
     Raises:
         TrainingDiverged: on every rank: the loss or the gradient is not finite.
@@ -59,7 +59,7 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
         engine.backward(summed * (ranks.size / total_weight), last=number == len(micro_batches) - 1)
         summed_loss += summed.detach()
 
-    # Every rank holds the same loss and the same gradient norm, so either all ranks stop or none.
+    # Loss and gradient norm are the same on every rank, so either all ranks stop or none.
     loss = ranks.all_reduce_sum(float(summed_loss)) / total_weight
     _require_finite_loss(plan, loss, step, indices)
     outcome = engine.step(plan.schedule.deepspeed_position(step))
@@ -79,14 +79,14 @@ def _require_finite_loss(plan: Plan, loss: float, step: int, indices: list[int])
         return
     names = sorted({plan.corpus.train[plan.windows["train"][index].document].name for index in indices})
     raise TrainingDiverged(
-        f"the loss of optimizer step {step + 1} is {loss}: training stops before the weights are spoilt. "
+        f"the loss of optimizer step {step + 1} is {loss}: training stops before the weights are corrupted. "
         "A lower optimizer.lr, more warm-up or precision.dtype = bf16 may help. "
         f"Windows: {', '.join(map(str, sorted(indices)[:20]))}. Documents: {', '.join(names[:20])}"
     )
 
 
 def network_inputs(plan: Plan, batch: Batch, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """What the network takes of a batch, on this rank's device."""
+    """The network's inputs for a batch, on this rank's device."""
     return model_inputs(plan.pretrained.family, batch, ranks.device, plan.pretrained.image_processor)
 
 

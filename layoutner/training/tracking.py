@@ -1,4 +1,4 @@
-"""metrics.jsonl, always, and TensorBoard and Weights & Biases where they are asked for: rank 0 alone."""
+"""Log metrics on rank 0: always to metrics.jsonl, optionally to TensorBoard and Weights & Biases."""
 
 import json
 import math
@@ -22,42 +22,42 @@ WANDB_ID_FILE = "wandb_run_id"
 
 
 class Tracker(Protocol):
-    """Takes the metrics of optimizer steps, keys `group/name` with the unit in the name."""
+    """Receives the metrics of optimizer steps, with keys `group/name`; the name contains the unit."""
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Record the metrics of one optimizer step; steps only ever grow."""
+        """Record the metrics of one optimizer step. Steps must increase from call to call."""
 
     def close(self) -> None:
-        """Finish."""
+        """Write everything and close, after a run that ended or was preempted."""
 
     def abandon(self) -> None:
-        """Close its files, at once: the run has failed."""
+        """Close immediately, after a run that failed."""
 
 
 class Trackers:
-    """Several trackers as one, in their order; on every rank but 0 there are none."""
+    """Calls several trackers in order. On ranks other than 0 the list is empty."""
 
     def __init__(self, *trackers: Tracker) -> None:
         self._trackers = trackers
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Hand on to each."""
+        """Log to each tracker."""
         for tracker in self._trackers:
             tracker.log(step, metrics)
 
     def close(self) -> None:
-        """Close each."""
+        """Close each tracker."""
         for tracker in self._trackers:
             tracker.close()
 
     def abandon(self) -> None:
-        """Abandon each."""
+        """Abandon each tracker."""
         for tracker in self._trackers:
             tracker.abandon()
 
     @contextmanager
     def finished_with(self, ranks: "Ranks") -> Iterator[None]:
-        """Close the trackers when a run ends or is preempted, abandon them when it fails. All ranks enter it."""
+        """Close the trackers if the run ends or is preempted; abandon them if it fails. All ranks use it."""
         try:
             yield
         except Preempted:
@@ -74,10 +74,10 @@ class Trackers:
 
 
 class JsonLines:
-    """One JSON object a line; a number that JSON has no word for (inf, nan) becomes null."""
+    """Writes one JSON object per line. Numbers that JSON does not support (inf, nan) become null."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
-        """Continue the file after `resumed_step`: lines of later steps, now to be done again, are dropped.
+        """Continue the file after `resumed_step`. Lines of later steps are dropped, because these steps run again.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -95,11 +95,11 @@ class JsonLines:
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise CheckpointError(
-                f"{path}: cannot be written: {error}; make room, or give another run.output_dir"
+                f"{path}: cannot be written: {error}; free disk space, or change run.output_dir"
             ) from None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Append and flush.
+        """Append a line and flush.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -110,7 +110,7 @@ class JsonLines:
             self._file.flush()
         except OSError as error:
             raise CheckpointError(
-                f"{self._file.name}: step {step} cannot be written: {error}; make room, then go on with "
+                f"{self._file.name}: step {step} cannot be written: {error}; free disk space, then continue with "
                 "run.resume = auto"
             ) from None
 
@@ -122,10 +122,10 @@ class JsonLines:
 
 
 class Wandb:
-    """A Weights & Biases run beside metrics.jsonl; its id is kept in the run folder, so a resumed run goes on in it."""
+    """Logs to a Weights & Biases run. Its id is stored in the run folder, so that a resumed run continues it."""
 
     def __init__(self, settings: Settings, folder: Path, resumed_step: int) -> None:
-        """Start a run, or continue that of a resumed one.
+        """Start a Weights & Biases run, or continue the one of a resumed run.
 
         Raises:
             SettingsError: Weights & Biases refuses or cannot be reached.
@@ -133,7 +133,7 @@ class Wandb:
         import wandb
 
         id_file = folder / WANDB_ID_FILE
-        if not id_file.exists() or not resumed_step:  # W&B drops steps that do not grow: a fresh start is a new run
+        if not id_file.exists() or not resumed_step:  # W&B ignores steps that do not increase: use a new id
             id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
         try:
             self._run = wandb.init(
@@ -150,11 +150,11 @@ class Wandb:
         except wandb.Error as error:
             raise SettingsError(
                 f"wandb.mode = {settings.wandb.mode}: Weights & Biases did not start: {first_line(error)}; "
-                "log in with `wandb login`, or take wandb.mode = offline"
+                "log in with `wandb login`, or set wandb.mode = offline"
             ) from None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Send."""
+        """Send the metrics."""
         self._run.log(metrics, step=step)
 
     def close(self) -> None:
@@ -162,18 +162,18 @@ class Wandb:
         self._run.finish()
 
     def abandon(self) -> None:
-        """Nothing: at the exit of the process it says by itself that the run has failed, and may wait for a network."""
+        """Do nothing: at process exit, wandb itself marks the run as failed, which may wait for the network."""
 
 
 class TensorBoard:
-    """The same metrics as an event file, a new one for each start; steps that are done again are shown once."""
+    """Logs to a TensorBoard event file, a new one per start. Repeated steps of a resumed run are shown only once."""
 
     def __init__(self, folder: Path, takes_back: int | None) -> None:
-        """Begin an event file, which hides what older ones in the folder say of steps after `takes_back`.
+        """Create an event file that hides steps after `takes_back` in older event files of the folder.
 
         Args:
-            folder: of the event files; made.
-            takes_back: a step, or None: hide nothing.
+            folder: folder of the event files; created if needed.
+            takes_back: last step to keep visible; None = hide nothing.
 
         Raises:
             SettingsError: the folder cannot be written.
@@ -186,7 +186,7 @@ class TensorBoard:
             raise SettingsError(f"tensorboard.dir = {folder}: cannot be written: {error}") from None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Append and flush: a run that is killed has shown what metrics.jsonl holds."""
+        """Append and flush, so that after a kill TensorBoard shows the same steps as metrics.jsonl."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -199,7 +199,7 @@ class TensorBoard:
 
 
 def _wandb_mode(mode: Literal["online", "offline", "disabled"]) -> Literal["online", "offline", "disabled"]:
-    """WANDB_MODE=offline, as a compute node without network sets it, turns online into offline."""
+    """The mode to use: WANDB_MODE=offline, often set on compute nodes without network, forces offline mode."""
     return "offline" if os.environ.get("WANDB_MODE") == "offline" else mode
 
 
@@ -219,10 +219,10 @@ def require_packages(settings: Settings) -> None:
 
 
 def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int) -> Trackers:
-    """The trackers of this rank.
+    """Open the trackers of this rank.
 
     Args:
-        resumed_step: optimizer steps already done; what was recorded of later ones counts no more.
+        resumed_step: number of optimizer steps already done; records of later steps are dropped or hidden.
 
     Raises:
         SettingsError, CheckpointError: one of them cannot start.
@@ -232,11 +232,11 @@ def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int) -> Track
     folder = settings.run.output_dir
     others: list[Tracker] = []
     if settings.tensorboard.enabled:
-        # In a folder of the user's, a run that begins may meet the curves of others.
+        # A folder given by the user may contain curves of other runs, which a fresh start must not hide.
         given = settings.tensorboard.dir
         takes_back = resumed_step if resumed_step or given is None or settings.run.overwrite else None
         others.append(TensorBoard(given or folder / TENSORBOARD_FOLDER, takes_back))
     if settings.wandb.mode != "disabled":
         others.append(Wandb(settings, folder, resumed_step))
-    # Opened last, so that one of the others that fails leaves its lines as they were; written first.
+    # metrics.jsonl is opened last, so that it is unchanged if another tracker fails to open; it is written first.
     return Trackers(JsonLines(folder / METRICS_FILE, resumed_step), *others)

@@ -38,7 +38,7 @@ def test_render_prints_json_alone_and_the_arithmetic_beside(capsys: pytest.Captu
     assert config["train_batch_size"] == 16
     assert config["scheduler"]["params"]["total_num_steps"] == 1002  # 1000, and 2 that stand for a warm-up of 0
     assert config["fp16"]["enabled"] is True
-    assert "16 windows a step = 8 a forward x 1 accumulation x 2 ranks" in err
+    assert "16 windows per step = 8 per forward x 1 accumulation x 2 ranks" in err
     assert "1000 optimizer steps (100 epochs x 10 steps)" in err
 
 
@@ -57,7 +57,7 @@ def test_render_counts_the_windows_of_the_data(
     ]
     code, _, err = call(capsys, *arguments, f"--model.name_or_path={checkpoints['layoutlm']}")
     assert code == 0
-    assert "2 steps an epoch = 18 windows / 16 a step, rounded up, the last of them with 2 windows" in err
+    assert "2 steps per epoch = 18 windows / 16 per step, rounded up, the last of them with 2 windows" in err
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_render_counts_the_windows_of_the_data(
         (["train", "--learning_rate", "1"], "an option of run_seq_labeling.py; `layoutner config migrate -- OLD"),
         (["train", "--epochs=1"], "did you mean '--schedule.epochs'?"),
         (["train", "--labels", "x"], "an option of run_seq_labeling.py; `layoutner config migrate -- OLD"),
-        (["train", "--output-format=json"], "`layoutner train` does not take it; --help lists what it takes"),
+        (["train", "--output-format=json"], "`layoutner train` does not take it; --help lists its options"),
         (["predict", "x", "--model", "y", "--devise", "cpu"], "did you mean '--device'?"),
         (["predict", "x", "--model", "y", "--draww", "z"], "unknown argument --draww: did you mean '--draw'?"),
         (["evaluate", "x", "--draw", "z"], "--draw: `layoutner evaluate` does not take it"),
@@ -97,13 +97,13 @@ def test_plan_says_what_fits(capsys: pytest.CaptureFixture[str], checkpoints: di
     base.append(f"--model.name_or_path={checkpoints['layoutlm']}")
     code, out, _ = call(capsys, *base, "--gpu-memory", "24GiB")
     assert code == 0
-    assert "16 windows a step = 8 a forward x 1 accumulation x 2 ranks" in out
+    assert "16 windows per step = 8 per forward x 1 accumulation x 2 ranks" in out
     assert "fits into 24.00 GiB" in out
     code, out, _ = call(capsys, *base, "--gpu-memory", "1MiB")
     assert code == 0
     assert "is more than 1.0 MiB" in out
     code, _, err = call(capsys, *base, "--gpu-memory", "lots")
-    assert (code, "is no amount of memory" in err) == (2, True)
+    assert (code, "is not a memory size" in err) == (2, True)
     code, _, err = call(capsys, *base[:-1])
     assert (code, "model.name_or_path is missing" in err) == (2, True)
 
@@ -162,7 +162,7 @@ def test_a_cpu_that_is_out_of_memory_is_one_message(
     code, _, err = call(capsys, "train")
     assert (code, len(err.splitlines())) == (2, 1)
     assert said in err
-    assert "a smaller batch.micro_batch_size (predict, evaluate: --batch) needs less" in err
+    assert "reduce batch.micro_batch_size (predict, evaluate: --batch)" in err
 
 
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,4 +266,4 @@ def test_a_config_json_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "config.json").write_text("null")
     base = ["config", "plan", "--config", "demo", "--world-size", "1", "--windows", "20"]
     code, _, said = call(capsys, *base, "--model.name_or_path", tmp_path)
-    assert (code, "config.json: holds no object but NoneType" in said) == (2, True)
+    assert (code, "config.json: expected a JSON object with a model config, not NoneType" in said) == (2, True)

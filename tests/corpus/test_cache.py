@@ -244,7 +244,7 @@ def test_a_full_disk_costs_a_warning(call: Call, tmp_path: Path, caplog: pytest.
     with small_files(4096):
         assert kept.windows(*call) == splitter.split(*rest)
         assert kept.windows(*call) == splitter.split(*rest)
-    assert caplog.text.count("cannot be written: [Errno 27] File too large; this run goes on without") == 1
+    assert caplog.text.count("cannot be written: [Errno 27] File too large; this run writes no more") == 1
     assert kept.notes == ()
     assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
 
@@ -267,13 +267,13 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
         if os.access(folder, os.W_OK):
             pytest.skip("this user may write anywhere")
     assert WindowCache(folder).windows(*call) == splitter.split(*rest)
-    assert caplog.text.count("this run goes on without") == 1
+    assert caplog.text.count("this run writes no more windows to the cache") == 1
     assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match=r"data.cache = .*file: is no folder"):
+    with pytest.raises(SettingsError, match=r"data.cache = .*file: not a folder"):
         cut_windows(load(None, {"data": {"cache": str(tmp_path / "file")}}))  # said before anything is read
 
 
@@ -301,7 +301,7 @@ def test_a_lock_that_is_never_given_back(
         start = time.monotonic()
         fresh = WindowCache(tmp_path).windows(*call)
         assert time.monotonic() - start >= 0.6
-    assert caplog.text.count("another process holds it, to cut the same windows; waiting for it") == 1
+    assert caplog.text.count("locked by another process, which computes the same windows; waiting for it") == 1
     splitter, *rest = call
     assert fresh == splitter.split(*rest)
     assert len(entries(tmp_path)) == 1

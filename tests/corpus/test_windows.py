@@ -177,7 +177,7 @@ def test_a_word_longer_than_a_window_keeps_its_first_sub_words(checkpoints: dict
 
 def test_room_for_nothing(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
-    with pytest.raises(SettingsError, match="leaves 6 sub-words beside 2 special tokens"):
+    with pytest.raises(SettingsError, match="leaves 6 sub-words after 2 special tokens"):
         WindowSplitter(tokenizer, 8, 6).split([], None)
 
 

@@ -42,7 +42,7 @@ def test_the_demo_spares_what_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     done = fork(["layoutner", "demo", "--run.output_dir", tmp_path])
     assert done.returncode == 2
-    assert "holds something that is not a demo" in done.stderr
+    assert "holds files not made by a demo" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 

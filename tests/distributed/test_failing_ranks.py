@@ -125,7 +125,7 @@ def test_a_killed_rank(launcher: str, victim: int, job: Callable[..., Job]) -> N
     os.kill(one.ranks()[victim], signal.SIGKILL)
     print(f"MEASURED kill {launcher} {victim}: {one.ends():.1f} s")
     assert f"lost rank {victim}" in one.message()
-    assert "it ended without a word" in one.message()
+    assert "it ended without an error message" in one.message()
     assert "/layoutner/training/loop.py" not in one.errors()  # no traceback of ours; torchrun shows one of its own
 
 
@@ -252,7 +252,7 @@ def test_no_rank_ends_before_rank_0_has_said_the_whole_message(
     """The launcher ends rank 0, too, when another rank ends."""
     done = end_of(launcher, "late", train_arguments(tmp_path / "run", **more))
     assert done.returncode != 0
-    said = "the loss of optimizer step .*: training stops before the weights are spoilt.* Documents: train-"
+    said = "the loss of optimizer step .*: training stops before the weights are corrupted.* Documents: train-"
     assert len(re.findall(rf"^layoutner: error: {said}", done.stderr, re.MULTILINE)) == 1, done.stderr
     assert len(re.findall(rf"^layoutner: rank 1: error: {said}", done.stderr, re.MULTILINE)) == 1, done.stderr
     assert "lost rank" not in done.stderr
@@ -303,7 +303,7 @@ def test_a_rank_that_fails_does_not_wait_for_ever(rank: int, monkeypatch: pytest
     ("more", "warnings", "last"),
     [
         # The first step is fine; each of the others overflows and halves the scale: 256, 128, 64 and the floor, 32.
-        ({"precision__initial_scale_power": 8, "precision__min_loss_scale": 32}, ["3"], "at its floor of 32"),
+        ({"precision__initial_scale_power": 8, "precision__min_loss_scale": 32}, ["3"], "at its minimum of 32"),
         ({"precision__loss_scale": 8, "schedule__max_steps": 14}, ["10"], ""),
     ],
 )
@@ -313,8 +313,8 @@ def test_fp16_that_overflows_again_and_again(
     values = {"precision__dtype": "fp16", "precision__hysteresis": 1, "deepspeed__zero_stage": 1, **more}
     values |= {"batch__micro_batch_size": 4, "schedule__max_steps": more.get("schedule__max_steps", 20)}
     done = end_of("forks", "overflow", train_arguments(tmp_path / "run", **values))
-    assert re.findall(r"warning: step \d+ is the (\d+)\. in a row that fp16 overflowed", done.stdout) == warnings
-    assert "precision.dtype = bf16 does away with it" in done.stdout
+    assert re.findall(r"warning: step \d+: fp16 overflowed .*, (\d+) times in a row", done.stdout) == warnings
+    assert "Use precision.dtype = bf16, or try a lower optimizer.lr" in done.stdout
     assert (done.returncode == 0) == (not last), done.stderr[-3000:]
     assert last in done.stderr
     assert "/layoutner/training/loop.py" not in done.stderr

@@ -133,7 +133,7 @@ def test_pages_that_are_there_twice_come_with_their_split(capsys: pytest.Capture
     write(tmp_path / "test.jsonl", {"d": [*long, word("stamp")]})
     code, out, _ = call(capsys, "data", "check", tmp_path, "--data.format=jsonl")
     assert code == 0
-    assert "note: pages that are there twice: 2 pair(s), 1 across splits\n" in out
+    assert "note: duplicate pages: 2 pair(s), 1 across splits\n" in out
     across = "  train train.jsonl line 1 and test test.jsonl line 1: near-identical\n"
     inside = "  train train.jsonl line 2 and train train.jsonl line 3: identical\n"
     assert across + inside in out

@@ -43,8 +43,8 @@ def test_training_notes_a_type_that_looks_like_no_entity(tmp_path: Path) -> None
     found = corpus(train=write(tmp_path / "a"))
     assert found.labels.types == ("DATE", "OTHERS", "TOTAL")
     assert found.notes == (
-        "note: OTHERS (6 of 12 entities) looks like no entity, and is learnt and scored as one; data.ignore_types = "
-        "OTHERS reads it as O",
+        "note: OTHERS (6 of 12 entities) looks like a label for words outside entities, but is trained and scored as "
+        "an entity type; data.ignore_types = OTHERS reads it as O",
     )
 
 
@@ -59,7 +59,7 @@ def test_a_list_of_labels_loses_the_ignored_ones(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("OTHERS\nTOTAL\nDATE\n")
     train = write(tmp_path / "a")
     assert corpus(train=train, labels=tmp_path / "labels.txt", ignore_types="OTHERS").labels.types == ("TOTAL", "DATE")
-    with pytest.raises(SettingsError, match="data.ignore_types = OTHERS,TOTAL,DATE leaves none of its labels"):
+    with pytest.raises(SettingsError, match="data.ignore_types = OTHERS,TOTAL,DATE removes all of its labels"):
         corpus(train=train, labels=tmp_path / "labels.txt", ignore_types="OTHERS,TOTAL,DATE")
 
 
@@ -74,7 +74,8 @@ def test_a_label_that_training_lacks_is_told_once_with_the_remedy(tmp_path: Path
         corpus(train=train, test=test)
     assert str(caught.value) == (
         "1 label problem(s); the labels are those of the training documents, DATE, OTHERS, TOTAL; data.labels = FILE "
-        "names more, which are then scored though never learnt, or read types as O with data.ignore_types: data.test: "
+        "can list more, which are scored though the training data has none of them, or read types as O with "
+        "data.ignore_types: data.test: "
         "TAX is not one of the labels; 3 word(s) have it, the first: page 0: word 5 'w0x5'"
     )
     (tmp_path / "labels.txt").write_text("DATE\nOTHERS\nTOTAL\nTAX\n")

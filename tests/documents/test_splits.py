@@ -208,13 +208,13 @@ def test_choosing_by_test_pages_is_refused_unless_it_is_said(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"selection_split": "test"}, "selection_split = test and no test: give data.test"),
+        ({"selection_split": "test"}, "selection_split = test needs data.test"),
         ({"selection_split": "test", "test": "x", "eval": "0.1"}, "selection_split = test and eval = 0.1"),
         ({"selection_split": "test", "test": "x", "folds": "3", "fold": "1"}, "selection_split = test and folds = 3"),
-        ({"fold": "1"}, "fold = 1 of how many"),
+        ({"fold": "1"}, "fold = 1 without folds"),
         ({"folds": "3", "fold": "4"}, "fold = 4 is not one of the 3 folds"),
-        ({"folds": "3", "fold": "1", "eval": "0.1"}, "with folds, a fold is what eval is"),
-        ({"folds": "3"}, "data.folds = 3 without data.fold: `layoutner cross-validate`"),
+        ({"folds": "3", "fold": "1", "eval": "0.1"}, "with folds, a fold is used as eval"),
+        ({"folds": "3"}, "data.folds = 3 without data.fold: use `layoutner cross-validate`"),
     ],
 )
 def test_settings_that_contradict_each_other(data: dict[str, str], message: str) -> None:
@@ -319,8 +319,8 @@ def test_groups_come_from_the_pages_or_from_their_names(tmp_path: Path) -> None:
 def test_names_that_look_like_pages_get_one_note(tmp_path: Path) -> None:
     found = corpus(train=multi_page(tmp_path / "train", INVOICES), eval="0.34")
     assert found.notes == (
-        "note: 12 of 12 page names look like pages of 6 documents, such as the 2 of 'invoice-000'; data.group_by keeps "
-        "the pages of a document together, and without it a split may part them, which flatters the score",
+        "note: 12 of 12 page names look like pages of 6 documents, such as the 2 of 'invoice-000'; set "
+        "data.group_by to keep the pages of a document together: a split that separates them inflates the score",
     )
 
 
@@ -355,18 +355,19 @@ def test_documents_with_pages_in_two_files_are_named(tmp_path: Path) -> None:
     train = multi_page(tmp_path / "train", INVOICES)
     test = multi_page(tmp_path / "test", ["invoice-001-p3", "invoice-004-p3", "invoice-009-p1"], first=50)
     assert corpus(train=train, test=test, group_by=r"(.+)-p\d+$").notes == (
-        "note: 2 of 3 pages of data.test are of documents that data.train has pages of: invoice-001, invoice-004",
+        "note: 2 of 3 pages of data.test belong to documents that also have pages in "
+        "data.train: invoice-001, invoice-004",
     )
 
 
 def test_an_expression_that_fits_no_name_is_refused_and_one_that_fits_some_is_noted(tmp_path: Path) -> None:
     train = multi_page(tmp_path / "train", [*INVOICES, "receipt"])
-    with pytest.raises(DataError, match=r"group_by = \(x\) does not match the page name 'invoice-000-p1', nor any"):
+    with pytest.raises(DataError, match=r"group_by = \(x\) does not match the page name 'invoice-000-p1' or any other"):
         corpus(train=train, group_by="(x)")
     assert corpus(train=train, group_by="(.+)-p").notes == (
-        f"train: note: {train}: data.group_by = (.+)-p does not match the page name 'receipt', whose page is a "
-        "document of its own; it matches 12 others",
+        f"train: note: {train}: data.group_by = (.+)-p does not match the page name 'receipt', so that page "
+        "counts as a document of its own; it matches 12 other names",
     )
-    for expression, why in (("(", "not a regular expression"), (".+", "captures 0 groups"), ("(a)(b)", "captures 2")):
+    for expression, why in (("(", "not a regular expression"), (".+", "has 0 groups"), ("(a)(b)", "has 2 groups")):
         with pytest.raises(SettingsError, match=f"data.*group_by = .*: {why}"):
             corpus(train=train, group_by=expression)

@@ -96,7 +96,7 @@ def test_more_processes_than_devices(device: DeviceName, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-    with pytest.raises(SettingsError, match=rf"device = {device}: 2 CUDA device\(s\) here, at least 3 processes"):
+    with pytest.raises(SettingsError, match=rf"device = {device}: 2 CUDA device\(s\) for at least 3 processes"):
         _has_gpu(device, 2)
 
 
@@ -207,4 +207,4 @@ def test_more_processes_than_gpus(train_arguments: Arguments, tmp_path: Path) ->
     environment = {"RANK": str(count), "LOCAL_RANK": str(count), "WORLD_SIZE": str(count + 1)}
     done = run("layoutner", "train", *train_arguments(tmp_path / "run", run__device="cuda"), **environment)
     assert done.returncode == 2
-    assert f"{count} CUDA device(s) here, at least {count + 1} processes" in done.stderr
+    assert f"{count} CUDA device(s) for at least {count + 1} processes" in done.stderr

@@ -19,9 +19,9 @@ FEWER_STAGES = ("0", pytest.param("1", marks=SLOW), "2", pytest.param("3", marks
 RANKS = (1, 2)
 # On 3 ranks, by global batch and largest micro-batch.
 SPLITS = {
-    "8/8": "8 windows a step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks",
-    "8/1": "8 windows a step = 1 forward of 0 + 8 of 1, in 3 accumulation x 3 ranks",
-    "2/8": "2 windows a step = 1 forward of 0 + 2 of 1 (at most 8), in 1 accumulation x 3 ranks",
+    "8/8": "8 windows per step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks",
+    "8/1": "8 windows per step = 1 forward of 0 + 8 of 1, in 3 accumulation x 3 ranks",
+    "2/8": "2 windows per step = 1 forward of 0 + 2 of 1 (at most 8), in 1 accumulation x 3 ranks",
 }
 
 Results = dict[int, dict[str, Any]]

@@ -221,7 +221,7 @@ def test_a_page_of_several_is_the_one_that_is_named(tiff: Path) -> None:
         page, size = find_page(tiff, frame)
         assert (page, size) == (PageImage(tiff, frame), (10 + frame, 20))
         assert (pixels(page) == 100 + frame).all()
-    with pytest.raises(DataError, match=r'three.tif: holds 3 pages, and nothing says .*"frame", here one of 0, 1, 2$'):
+    with pytest.raises(DataError, match=r'three.tif: holds 3 pages, and the page .*"frame", here one of 0, 1, 2$'):
         find_page(tiff)
     with pytest.raises(DataError, match=r'three.tif: "frame" is 3, and the file has the frames 0 to 2$'):
         find_page(tiff, 3)

@@ -55,7 +55,7 @@ def test_what_cannot_be_exported_over_or_from(run: Path, tmp_path: Path) -> None
     (tmp_path / "file").touch()
     (tmp_path / "full" / "mine").mkdir(parents=True)
     for there in ("file", "full"):
-        with pytest.raises(SettingsError, match=f"{there}: there is something already; export into a new folder"):
+        with pytest.raises(SettingsError, match=f"{there}: already exists; give a new folder"):
             export(run, tmp_path / there)
     assert names(tmp_path / "full") == ["mine"]
     with pytest.raises(CheckpointError, match="holds no complete checkpoint"):

@@ -206,7 +206,7 @@ def test_a_page_in_points_is_drawn_larger_and_a_strip_no_larger_than_any(tmp_pat
     [
         (["export", "/nowhere", "out"], "/nowhere: no such run folder"),
         (["export", "RUN/model", "out"], "holds no complete checkpoint"),
-        (["export", "RUN", "RUN"], "there is something already"),
+        (["export", "RUN", "RUN"], "already exists; give a new folder"),
         (["predict", "--model", "/nowhere", "--input", "FORMS"], "--model /nowhere: no such folder"),
         (["predict", "--model", "RUN", "--input", "/nowhere"], "--input /nowhere: no such file or folder"),
         (["predict", "--model", "RUN/checkpoints", "--input", "FORMS"], "not a model exported by layoutner"),
@@ -273,7 +273,7 @@ def test_a_score_on_pages_trained_on_says_so(run: Path, exported: Path, forms: P
     trained = fork(["layoutner", "evaluate", forms, "--model", exported, "--split", "train"])
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["counts"]["documents_trained_on"] == 19
-    assert "note: the model was trained on 19 of these 24 pages, which flatters the score" in trained.stderr
+    assert "note: the model was trained on 19 of these 24 pages, which inflates the score" in trained.stderr
     new = fork(["layoutner", "evaluate", forms, "--model", exported])
     assert json.loads(new.stdout)["counts"]["documents_trained_on"] == 0
     assert "trained on" not in new.stderr

@@ -15,7 +15,7 @@ def test_pages_without_an_image_stop_or_are_counted_as_data_bad_pages_says() -> 
     stats, lost = ReportingStats(), [Problem("d1", "no page image", "has no page image")]
     lost_pages(DataSettings(bad_pages="skip"), stats)(lost)
     assert stats.skipped == 1
-    with pytest.raises(DataError, match=r"1 document\(s\) lack the page image that the model takes: d1: has no page"):
+    with pytest.raises(DataError, match=r"1 document\(s\) have no page image, which the model needs: d1: has no page"):
         lost_pages(DataSettings(bad_pages="stop"), stats)(lost)
     assert stats.skipped == 1
 

@@ -157,7 +157,7 @@ def test_an_input_without_a_page_is_an_error(model: Path, tmp_path: Path, capsys
     [
         ([], "give one INPUT, not none"),
         (["a", "--input", "b"], "give one INPUT, not two"),
-        (["-", "--data.format", "funsd"], "standard input is read as jsonl"),
+        (["-", "--data.format", "funsd"], "standard input is always read as jsonl"),
         (["nowhere"], "--input nowhere: no such file or folder"),
         ([".", "--data.format", "pdf"], "invalid choice: 'pdf'"),
     ],
@@ -495,7 +495,7 @@ def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
         "d2: has no page image",
     ]
     assert labeller.evaluate(documents, "test", 8, lost.extend).counts["documents"] == 2
-    with pytest.raises(DataError, match=r"1 document\(s\) lack the page image that the model takes: d1: page"):
+    with pytest.raises(DataError, match=r"1 document\(s\) have no page image, which the model needs: d1: page"):
         labeller.label(documents, 8, take)
 
 
@@ -554,7 +554,7 @@ def test_drawings_stay_in_their_folder_each_in_its_own_file(tmp_path: Path) -> N
     assert made[10:] == ["_.png", "hid.png", "x_2.png", "x.png", "x~2.png"]
     assert left_behind(tmp_path / "drawn") == sorted(made)
     assert left_behind(tmp_path) == ["drawn"]
-    with pytest.raises(DataError, match="cannot be made a folder"):
+    with pytest.raises(DataError, match="cannot create this folder"):
         Drawings(tmp_path / "drawn" / "x.png", ("A",))
 
 

@@ -1075,7 +1075,7 @@ def test_a_local_rank_behind_the_command_arrives(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no old command line; put it behind --"),
+        ([], "no old command line; give it after --"),
         (REQUIRED, "--data_dir: "),
         (["--gpus", "two", "--", *TRAINING], "invalid int value: 'two'"),
         (["--gpus", "3", "--", CUDA, *TRAINING], "--gpus 3: CUDA_VISIBLE_DEVICES=2,3 in the line is 2; leave one"),

@@ -73,7 +73,7 @@ def run(old_folder: Path, train_arguments: Arguments, tmp_path_factory: pytest.T
     )
     done = fork(["layoutner", "train", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"labels of the documents of data.test in {folder / 'test_predictions.txt'}" in done.stdout
+    assert f"predictions for data.test written to {folder / 'test_predictions.txt'}" in done.stdout
     return folder
 
 
@@ -139,7 +139,7 @@ def test_every_checkpoint_is_scored(
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table[:3]] == ["step", "2", "4"]
     assert table[1].split()[4] == f"{found['2']['loss']:.4f}"
-    assert table[3].endswith("a choice made on these test documents")
+    assert table[3].endswith("means choosing on these test documents")
     assert sorted(path.name for path in run.iterdir() if path.name.startswith((".", "tmp"))) == [".lock"]
 
 
@@ -235,14 +235,14 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
             {"run.overwrite": "false", "run.predictions": "none", "run.resume": "auto"},
             "holds scores.json, test_results.txt, but it is no run folder of layoutner",
         ),
-        (["export/mine.txt", *RECORD], {}, "not of layoutner, which would remove it: export;"),
-        (["export/config.json", *RECORD], {}, "not of layoutner, which would remove it: export;"),
+        (["export/mine.txt", *RECORD], {}, "would remove what layoutner did not write: export;"),
+        (["export/config.json", *RECORD], {}, "would remove what layoutner did not write: export;"),
         (
             ["model/x", "export/layoutner.json", "export/README.md", *RECORD],
             {"run.overwrite": "false", "run.resume": "auto"},
-            "not of layoutner, which would remove it: export/README.md;",
+            "would remove what layoutner did not write: export/README.md;",
         ),
-        (["checkpoints/mine/a", *RECORD], {}, "not of layoutner, which would remove it: checkpoints/mine;"),
+        (["checkpoints/mine/a", *RECORD], {}, "would remove what layoutner did not write: checkpoints/mine;"),
         (
             ["model/config.json"],
             {"run.overwrite": "false", "run.resume": "auto"},
@@ -267,12 +267,12 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
         (
             ["export/layoutner.json", "scores.json", *RECORD],
             {"run.overwrite": "false", "run.predictions": "none"},
-            "holds export, scores.json of a run whose checkpoints are gone",
+            "holds export, scores.json of a run whose checkpoints are missing",
         ),
         (
             ["test_results.txt", *RECORD],
             {"run.overwrite": "false", "run.resume": "auto"},
-            "holds test_results.txt of a run whose checkpoints are gone",
+            "holds test_results.txt of a run whose checkpoints are missing",
         ),
         (
             ["pytorch_model.bin", "config.json"],
@@ -326,7 +326,7 @@ def test_an_export_that_is_a_link_stays(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "layoutner.json").touch()
     (tmp_path / "run" / "export").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="would remove it: export; move it elsewhere"):
+    with pytest.raises(CheckpointError, match="would remove what layoutner did not write: export; move it elsewhere"):
         require_folder(load(None, {"run": {"output_dir": str(tmp_path / "run"), "resume": "auto"}}))
 
 
@@ -377,7 +377,7 @@ def test_the_model_of_a_run_is_its_export(
 ) -> None:
     command = ["predict", str(old_folder), "--data.format", "unilm", "--model"]
     code, out, said = call(capsys, *command, run)
-    assert (code, said) == (0, f"--model {run} is a run folder: its model is {run / 'export'}\n")
+    assert (code, said) == (0, f"--model {run} is a run folder: using its exported model {run / 'export'}\n")
     assert (out, code) == (call(capsys, *command, run / "export")[1], 0)
     # Another trainer's config.json, as in a folder that two have written to: its outputs mean other labels.
     shutil.copytree(run / "export", tmp_path / "mixed")
@@ -396,7 +396,7 @@ def test_checkpoints_without_what_makes_them_models(
         (tmp_path / name).symlink_to(run / name)
     command = ["evaluate", str(old_folder), "--data.format", "unilm", "--checkpoints", tmp_path]
     code, _, said = call(capsys, *command)
-    assert (code, f"{tmp_path}: {missing} missing, without which its checkpoints are no models" in said) == (2, True)
+    assert (code, f"{tmp_path}: {missing} missing, so its checkpoints cannot be exported" in said) == (2, True)
 
 
 def test_two_ranks_score_all_checkpoints_as_one_does(run: Path, old_folder: Path, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_two_ranks_score_all_checkpoints_as_one_does(run: Path, old_folder: Path
 
 
 def test_overwriting_and_resuming_contradict_each_other() -> None:
-    with pytest.raises(SettingsError, match="overwrite = true and resume = auto: remove the earlier run, or go on"):
+    with pytest.raises(SettingsError, match="overwrite = true and resume = auto: remove the earlier run, or resume it"):
         load(None, {"run": {"overwrite": "true", "resume": "auto"}})
 
 

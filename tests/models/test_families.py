@@ -53,8 +53,8 @@ def page(tmp_path: Path) -> Document:
         ({"id2label": "x"}, r"does not take id2label = 'x' in its config\.json: 'str' object has no"),
         ({"num_labels": None}, r"does not take num_labels = None in its config\.json: "),
         ({"quantization_config": 3}, r"does not take a value in its config\.json: "),
-        ({"model_type": ["bert"]}, r"does not take what stands in its config\.json: "),
-        (None, r"does not take what stands in its config\.json: "),
+        ({"model_type": ["bert"]}, r"does not take the model description in its config\.json: "),
+        (None, r"does not take the model description in its config\.json: "),
     ],
 )
 def test_a_config_that_transformers_does_not_take_is_said(
@@ -64,7 +64,7 @@ def test_a_config_that_transformers_does_not_take_is_said(
     config = json.loads((checkpoints["layoutlm"] / "config.json").read_text())
     file.write_text(json.dumps(None if broken is None else config | broken))
     with pytest.raises(
-        ModelError, match=rf"^model\.name_or_path = {tmp_path}: transformers \S+ {said}.*; mend it there"
+        ModelError, match=rf"^model\.name_or_path = {tmp_path}: transformers \S+ {said}.*; fix it there"
     ):
         opened(tmp_path)
 
@@ -186,7 +186,7 @@ def test_a_pretrained_head_layer_is_kept(checkpoints: dict[str, Path]) -> None:
 
 def test_layoutlmv2_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "layoutlmv2"}')
-    with pytest.raises(ModelError, match="layoutlmv2: its image backbone needs detectron2, which is not installed"):
+    with pytest.raises(ModelError, match="layoutlmv2 needs detectron2 for its image backbone, and it is not installed"):
         opened(tmp_path)
 
 
@@ -213,18 +213,18 @@ def test_a_tokenizer_that_pads_otherwise_than_the_network_is_refused(
 
 def test_images_need_the_image_processor_of_the_checkpoint(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     bare = without(checkpoints["layoutlmv3"], tmp_path / "bare", "preprocessor_config.json")
-    with pytest.raises(ModelError, match="image processor cannot be opened.*model.images = ignore does without"):
+    with pytest.raises(ModelError, match="image processor cannot be opened.*set model.images = ignore to run without"):
         opened(bare)
     assert opened(bare, images="ignore").image_processor is None
     other = without(checkpoints["layoutlmv3"], tmp_path / "other")
     text = (other / "preprocessor_config.json").read_text()
     (other / "preprocessor_config.json").write_text(text.replace(": 32", ": 48"))
-    with pytest.raises(ModelError, match="makes 48 x 48 pixels, its network takes 32 x 32"):
+    with pytest.raises(ModelError, match="makes 48 x 48 pixels, its network needs 32 x 32"):
         opened(other)
     blind = without(checkpoints["layoutlmv3"], tmp_path / "blind")
     text = (blind / "config.json").read_text()
     (blind / "config.json").write_text(text.replace('"visual_embed": true', '"visual_embed": false'))
-    with pytest.raises(ModelError, match="was made without page images"):
+    with pytest.raises(ModelError, match="was trained without page images"):
         opened(blind)
 
 
@@ -327,10 +327,10 @@ def test_the_head_is_kept_for_the_same_labels_and_new_for_others(checkpoints: di
     ("name", "family", "kind", "message"),
     [
         (None, None, SettingsError, "model.name_or_path is missing"),
-        ("/nowhere/at/all", None, ModelError, "no config.json in it"),
+        ("/nowhere/at/all", None, ModelError, "it has no config.json"),
         ("nobody/nothing", None, ModelError, "cannot be opened"),
-        ("layoutlm", "bert", SettingsError, "only a bert checkpoint can start another family"),
-        ("bert", "roberta", SettingsError, "only a bert checkpoint can start another family"),
+        ("layoutlm", "bert", SettingsError, "the only change of family is from a bert checkpoint"),
+        ("bert", "roberta", SettingsError, "the only change of family is from a bert checkpoint"),
     ],
 )
 def test_what_cannot_be_opened(
@@ -362,7 +362,7 @@ def test_a_checkpoint_without_tokenizer_is_refused(checkpoints: dict[str, Path],
     [
         ((False, True), "which needs a package to be read: pip install sentencepiece protobuf$"),
         ((True, False), "which needs a package to be read: pip install sentencepiece protobuf$"),
-        ((True, True), "its sentencepiece model is damaged; take the checkpoint anew from where it came$"),
+        ((True, True), "its sentencepiece model is damaged; download the checkpoint again$"),
     ],
 )
 @pytest.mark.parametrize("family", ["xlm-roberta", "lilt"])

@@ -130,7 +130,7 @@ def test_layoutlmv3_s_head_keeps_its_answers_where_it_gets_or_loses_a_layer(
     again = build(opened(tmp_path, images="ignore"), tags, 0.0).eval()
     assert isinstance(again.classifier, nn.Linear) == (len(tags) < 10)
     assert torch.equal(again(**inputs).logits[..., :9].argmax(-1), truth)
-    assert f"head: 9 of {len(tags)} tags kept from {tmp_path} (as the head has another number of layers" in caplog.text
+    assert f"head: 9 of {len(tags)} tags kept from {tmp_path} (with a different number of layers" in caplog.text
 
 
 def test_the_log_says_what_became_of_the_head(

@@ -64,7 +64,7 @@ def test_the_table_names_the_best_step() -> None:
 
 def test_standard_input_is_not_read_once_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "evaluate", "-", "--checkpoints", tmp_path)
-    assert (code, "standard input can be read once; give a file" in err) == (2, True)
+    assert (code, "standard input can be read only once; give a file" in err) == (2, True)
 
 
 def test_what_predict_writes_scores_as_evaluate_says(

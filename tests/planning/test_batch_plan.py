@@ -60,12 +60,12 @@ def test_every_recipe_fits_any_number_of_ranks(recipe: str, ranks: int) -> None:
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
-        ((16, 8, 2), "16 windows a step = 8 a forward x 1 accumulation x 2 ranks"),
-        ((64, 16, 1), "64 windows a step = 16 a forward x 4 accumulation x 1 rank"),
-        ((16, 8, 8), "16 windows a step = 2 a forward (at most 8) x 1 accumulation x 8 ranks"),
-        ((16, 8, 3), "16 windows a step = 2 forwards of 5 + 1 of 6 (at most 8), in 1 accumulation x 3 ranks"),
-        ((16, 3, 2), "16 windows a step = 2 forwards of 2 + 4 of 3, in 3 accumulation x 2 ranks"),
-        ((16, 8, 64), "16 windows a step = 48 forwards of 0 + 16 of 1 (at most 8), in 1 accumulation x 64 ranks"),
+        ((16, 8, 2), "16 windows per step = 8 per forward x 1 accumulation x 2 ranks"),
+        ((64, 16, 1), "64 windows per step = 16 per forward x 4 accumulation x 1 rank"),
+        ((16, 8, 8), "16 windows per step = 2 per forward (at most 8) x 1 accumulation x 8 ranks"),
+        ((16, 8, 3), "16 windows per step = 2 forwards of 5 + 1 of 6 (at most 8), in 1 accumulation x 3 ranks"),
+        ((16, 3, 2), "16 windows per step = 2 forwards of 2 + 4 of 3, in 3 accumulation x 2 ranks"),
+        ((16, 8, 64), "16 windows per step = 48 forwards of 0 + 16 of 1 (at most 8), in 1 accumulation x 64 ranks"),
     ],
 )
 def test_the_arithmetic_is_shown(numbers: tuple[int, int, int], text: str) -> None:
@@ -75,10 +75,10 @@ def test_the_arithmetic_is_shown(numbers: tuple[int, int, int], text: str) -> No
 def test_what_differs_from_the_settings_is_noted() -> None:
     assert plan_batch(16, 8, 2).notes == plan_batch(16, 8, 8).notes == []
     (product,) = plan_batch(16, 8, 3).notes
-    assert "train_batch_size is 18 = 6 x 1 x 3; a step is 16 windows" in product
+    assert "train_batch_size is 18 = 6 x 1 x 3; a step still has 16 windows" in product
     idle, product = plan_batch(16, 8, 64).notes
-    assert "64 ranks share 16 windows, so in every step 48 of them have none" in idle
-    assert "train_batch_size is 64 = 1 x 1 x 64; a step is 16 windows" in product
+    assert "64 ranks share 16 windows, so in every step 48 of them have nothing to do" in idle
+    assert "train_batch_size is 64 = 1 x 1 x 64; a step still has 16 windows" in product
 
 
 def test_no_rank() -> None:

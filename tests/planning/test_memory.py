@@ -98,9 +98,9 @@ def test_a_bert_that_starts_a_layoutlm_is_counted_as_one(checkpoints: dict[str, 
 
 def test_a_config_without_sizes_is_the_base_size() -> None:
     assert BASE.parameters == 112_633_351  # LayoutLM base with 7 tags, as transformers builds it
-    with pytest.raises(ModelError, match="a 't5': memory can be planned for bert, roberta and layoutlm"):
+    with pytest.raises(ModelError, match="memory cannot be planned for 't5', only for bert, roberta and layoutlm"):
         Network.from_config({}, "t5", 7)
-    with pytest.raises(ModelError, match="hidden_size = '768' is no whole number"):
+    with pytest.raises(ModelError, match="hidden_size = '768' is not a whole number"):
         Network.from_config({"hidden_size": "768"}, "bert", 7)
 
 
@@ -114,7 +114,7 @@ def test_memory_is_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GiB", "0", "-3G", "24 apples", "24GiBs", "1e3G"])
 def test_other_text_is_refused_with_what_is_accepted(text: str) -> None:
-    with pytest.raises(SettingsError, match="a number and a unit, as in 24GiB, 24GB, 40G or 800MiB"):
+    with pytest.raises(SettingsError, match="give number and unit, as in 24GiB, 24GB, 40G or 800MiB"):
         parse_memory(text)
 
 
@@ -159,7 +159,7 @@ def test_advice_names_every_change_in_order_with_its_numbers() -> None:
     case = case_of()
     assert advice(case, 24 * GiB) == []
     lines = advice(case, 3 * GiB)
-    words = ["a rank is more than 3.00 GiB", "batch.micro_batch_size = 3 (", "zero_stage = 2", "zero_stage = 3"]
+    words = ["per rank is more than 3.00 GiB", "batch.micro_batch_size = 3 (", "zero_stage = 2", "zero_stage = 3"]
     words += ["dtype = bf16", "4 ranks", "max_length = 256", "zero3-offload"]
     assert len(lines) == len(words)
     for line, word in zip(lines, words, strict=True):
@@ -176,8 +176,8 @@ def test_a_rank_that_is_alone_is_not_told_to_shard() -> None:
 def test_the_plan_is_readable() -> None:
     case = case_of(2, "bf16")
     text = describe(case.settings, case.batch, case.schedule, BASE, 512, 24 * GiB)
-    assert "batch: 32 windows a step = 8 a forward x 2 accumulation x 2 ranks" in text
-    assert "100 optimizer steps (schedule.max_steps), of them 10 warming up; peak learning rate 5e-05" in text
+    assert "batch: 32 windows per step = 8 per forward x 2 accumulation x 2 ranks" in text
+    assert "100 optimizer steps (schedule.max_steps), 10 of them warm-up; peak learning rate 5e-05" in text
     rows = [line.split() for line in text.splitlines() if line.strip()[:2] in ("0 ", "1 ", "*2", "3 ")]
     assert [row[0] for row in rows] == ["0", "1", "*2", "3"]
     assert "fits into 24.00 GiB" in text

@@ -46,7 +46,7 @@ def test_warmup_decay_lr_at_its_position_gives_the_factor(warmup: int, total: in
 def test_epochs_count_the_last_smaller_step() -> None:
     plan = plan_schedule(ScheduleSettings(epochs=100, warmup_ratio=0.1), 16, 150)
     assert (plan.total, plan.warmup, plan.steps_an_epoch) == (1000, 100, 10)
-    assert "10 steps an epoch = 150 windows / 16 a step, rounded up, the last of them with 6 windows" in str(plan)
+    assert "10 steps per epoch = 150 windows / 16 per step, rounded up, the last of them with 6 windows" in str(plan)
 
 
 def test_warmup_ratio_rounds_up() -> None:

@@ -19,7 +19,7 @@ from layoutner.settings.data import DataSettings
 from tests.builders import inputs, jsonl
 from tests.builders.processes import call
 
-JSONL = ", which is not read as it is; write its pages as jsonl, one per line (README, Your own forms)"
+JSONL = ", which layoutner does not read; write its pages as jsonl, one per line (README, Your own forms)"
 LABEL_STUDIO = [
     {
         "id": 1,
@@ -100,9 +100,9 @@ def test_images_pdfs_tables_and_archives_have_their_own_advice(tmp_path: Path) -
     Image.new("L", (9, 9)).save(tmp_path / "a.png")
     assert str(recognise(tmp_path / "a.png")).endswith("a.png is an image: data.format = ocr")
     for name, content, what in (
-        ("a.pdf", b"%PDF-1.7\n", "a PDF, which is not read as it is; make images of its pages for data.format = ocr"),
+        ("a.pdf", b"%PDF-1.7\n", "a PDF, which layoutner does not read; make images of its pages for"),
         ("a.parquet", b"PAR1\x15", "a Parquet file: data.format = hub"),
-        ("a.zip", b"PK\3\4\x14", "an archive, which is not read as it is; unpack it"),
+        ("a.zip", b"PK\3\4\x14", "an archive, which layoutner does not read; unpack it"),
     ):
         (tmp_path / name).write_bytes(content)
         assert f"{name} is {what}" in str(recognise(tmp_path / name))

@@ -163,10 +163,10 @@ def test_bad_rows_are_problems_and_the_others_go_on(tmp_path: Path) -> None:
         read(path)
     _, *lines = str(caught.value).splitlines()
     said = [line.partition("x.parquet train ")[2] for line in lines]
-    assert said[0] == "row 1: 1 words, 3 boxes, 3 tags: expected one of each a word"
+    assert said[0] == "row 1: 1 words, 3 boxes, 3 tags: expected one of each per word"
     assert said[1] == "row 2: word 0: box [1, 2, 3]; expected four numbers"
     assert said[2].startswith("row 3: word 0 'Order': box [1, 2, 3, 1001] leaves the page")
-    assert said[5] == "row 4: word 2: tag -1 is none of the dataset's 4 classes"
+    assert said[5] == "row 4: word 2: tag -1 is not one of the dataset's 4 classes"
     assert said[6].startswith("row 5: words None, boxes [[10, ")
     assert "cannot identify image file" in said[7]
     assert said[8] == "row 7: word 1 None: a word must be text, not NoneType"
@@ -176,7 +176,7 @@ def test_bad_rows_are_problems_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_numbers_without_names_and_missing_columns(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", row(), tags=datasets.List(datasets.Value("int64")))
-    with pytest.raises(DataError, match=r"word 0: tag 1 is a number, and the dataset holds no names of classes"):
+    with pytest.raises(DataError, match=r"word 0: tag 1 is a number, but the dataset has no class names"):
         read(path)
     datasets.Dataset.from_dict({"text": ["a"], "words": [["a"]]}).to_parquet(path)
     with pytest.raises(DataError, match=r"has no column bboxes or bbox or boxes; its columns: text, words$"):
@@ -219,7 +219,7 @@ def test_configurations_and_revisions_are_named_after_the_dataset(
         return datasets.DatasetDict({"train": table(row())})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"; take the copy that the hub makes of it: a/b:c@refs/convert/parquet$"):
+    with pytest.raises(DataError, match=r"; use the copy that the hub has converted: a/b:c@refs/convert/parquet$"):
         read(Path("a/b:c"))
     assert len(read(Path("a/b:c@refs/convert/parquet"))) == 1
     assert asked == [("a/b", "c", None), ("a/b", "c", "refs/convert/parquet")]

@@ -81,7 +81,7 @@ def test_a_line_that_is_not_utf_8_is_read_if_that_is_sure(tmp_path: Path) -> Non
 def test_a_file_in_utf_16_is_refused_as_that(tmp_path: Path) -> None:
     file = write(tmp_path / "d.jsonl", page("a"), page("b"))
     file.write_bytes(file.read_bytes().decode().encode("utf-16"))
-    with pytest.raises(DataError, match=r"^d.jsonl: is UTF-16, and JSON lines are UTF-8; convert it, for instance"):
+    with pytest.raises(DataError, match=r"^d.jsonl: is UTF-16, but JSON lines must be UTF-8; convert it, for instance"):
         read(file)
 
 
@@ -93,7 +93,7 @@ def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_end(tmp_path: Pat
     write(tmp_path / "x.jsonl", page(), page())
     with (tmp_path / "x.jsonl").open("ab") as file:
         file.write(b"\n" + json.dumps(page()).encode()[:-9])
-    with pytest.raises(DataError, match=r"1 problem\(s\) .*: x.jsonl line 4: not JSON: .*; one document a line"):
+    with pytest.raises(DataError, match=r"1 problem\(s\) .*: line 4: not JSON: .*; expected one document per line"):
         read(tmp_path / "x.jsonl")
 
 
@@ -152,7 +152,7 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ({"image": "\ud800"}, "is no path"),
         ({"image": "p.png", "frame": -1}, '"frame" is -1; expected a whole number from 0'),
         ({"image": "p.png", "frame": True}, '"frame" is True; expected a whole number from 0'),
-        ({"frame": 0}, '"frame" is 0, and there is no "image" that it could be in'),
+        ({"frame": 0}, '"frame" is 0, but the line has no "image"'),
         ({"image": "none.png"}, "none.png: [Errno 2] No such file"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_line_without_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -
     first, problem, last = jsonl.read(jsonl.STDIN, "test")
     assert max(asked) == limit + 1
     assert (first.name, last.name) == ("first", "last")  # type: ignore[union-attr]
-    assert problem == Problem("stdin line 2", "unreadable", "longer than 1 MiB; one document a line")
+    assert problem == Problem("stdin line 2", "unreadable", "longer than 1 MiB; expected one document per line")
 
 
 def test_the_longest_line_is_still_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,7 +234,7 @@ def test_a_decompression_bomb_is_named_and_not_unpacked(
         ("cord", "json/f.json", "f.json: cannot be read: its 104,857,600 bytes are more than 67,108,864"),
         ("sroie", "entities/f.json", "f.json: cannot be read: its 104,857,600 bytes are more than 65,536"),
         ("xfund", "zh.train.json", "zh.train.json: not JSON: "),
-        ("jsonl", "f.jsonl", "f.jsonl line 1: longer than 64 MiB; one document a line"),
+        ("jsonl", "f.jsonl", "f.jsonl line 1: longer than 64 MiB; expected one document per line"),
     ],
 )
 def test_a_json_of_100_mib_is_named(

@@ -161,7 +161,7 @@ def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.Mo
     page().save(tmp_path / "a.png")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        SettingsError, match=r"needs the program tesseract.* none on PATH: apt-get install tesseract-ocr"
+        SettingsError, match=r"needs the program tesseract.* not install: apt-get install tesseract-ocr"
     ):
         read(tmp_path)
     code = (
@@ -173,7 +173,7 @@ def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.Mo
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
         "data.format = ocr needs the package pytesseract: pip install 'layoutner[ocr]'; and the program tesseract, "
-        "which pip does not install, and there is none on PATH: apt-get install tesseract-ocr, or brew install "
+        "which is not on PATH and which pip does not install: apt-get install tesseract-ocr, or brew install "
         "tesseract\n"
     )
 

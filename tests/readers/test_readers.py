@@ -62,7 +62,7 @@ def test_funsd_gives_each_role_its_split(forms: Path) -> None:
     assert len(read("funsd", forms, "test")) == 8
     assert len(read("funsd", forms / "testing_data", "train")) == 8
     assert len(read("funsd", forms / "testing_data" / "annotations" / "test-0000.json", "eval")) == 1
-    with pytest.raises(NoSplitError, match="none of them for data.eval; name one of them in full, or give a fraction"):
+    with pytest.raises(NoSplitError, match="data.eval; give the full path of one of them, or give a fraction"):
         read("funsd", forms, "eval")
 
 
@@ -253,8 +253,8 @@ def test_unilm_without_labels(tmp_path: Path) -> None:
         (("a\tO", "a\t0 0 1 1", "a\t1 2 3 4\t0 5\tp.png"), "a page of 0 x 5; expected width and height"),
         (row("a", "B-X", "0 0 1", "p.png"), "expected 'word<TAB>x0 y0 x1 y1'"),
         (row("a", "X", "0 0 1 1", "p.png"), "label 'X' is neither O nor"),
-        (("a\tO", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "out of step: 'a', 'b', 'a'"),
-        (("", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "out of step"),
+        (("a\tO", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "do not match line by line: 'a', 'b', 'a'"),
+        (("", "b\t0 0 1 1", "a\t1 2 3 4\t5 5\tp.png"), "do not match line by line"),
         (row("a", None, "0 0 1 1", "p.png"), "some words have a label and some have none"),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_fraction_is_split_off_by_document_and_seed() -> None:
     assert sorted(rest + chosen, key=lambda d: int(d.name)) == everything
     assert split(everything, 0.1, seed=42) == (rest, chosen)
     assert split(everything, 0.1, seed=43) != (rest, chosen)
-    with pytest.raises(SettingsError, match="none would be left over"):
+    with pytest.raises(SettingsError, match="training and evaluation need at least one document each"):
         split(documents(3), 0.1, seed=42)
 
 
@@ -330,8 +330,8 @@ def test_labels_by_file_and_a_label_that_is_not_in_it(forms: Path, tmp_path: Pat
         read_corpus(settings.data, 1)
     lines = str(caught.value).splitlines()
     assert lines[0] == (
-        f"12 label problem(s); the labels are those of {labels}, SENDER, DUE: add what is lacking there, or read types "
-        "as O with data.ignore_types:"
+        f"12 label problem(s); the labels are those of {labels}, SENDER, DUE: add the missing ones there, or read "
+        "types as O with data.ignore_types:"
     )
     assert len(lines) == 13  # one line for each type of each role, however many words have it
     first = "data.test: TOTAL is not one of the labels; 8 word(s) have it, the first: test-0000: word 1 "
@@ -443,7 +443,7 @@ def test_images_that_belong_to_no_form_are_noted_where_forms_lack_theirs(tmp_pat
         "a.json: page image a.png (or .jpg, .jpeg, .tif ...): No such file in images/, image/, img/"
     )
     assert (str(note), note.fatal) == (
-        f"{tmp_path / 'images'}: none of its 1 images is used, such as scan-a.png: none has the name of a page that "
-        "lacks one, such as a.png",
+        f"{tmp_path / 'images'}: none of its 1 images is used, such as scan-a.png: none of them has the name "
+        "of a page without an image, such as a.png",
         False,
     )

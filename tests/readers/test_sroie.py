@@ -164,7 +164,7 @@ def test_page_sizes_stand_in_for_images(tmp_path: Path) -> None:
     assert isinstance(first, Page)
     assert (first.page_size, first.image) == ((500, 600), None)
     assert isinstance(second, Problem)
-    assert "b.csv: the size of its page is not known: neither img/b.jpg nor a line of page_sizes.tsv" in str(second)
+    assert "b.csv: the size of its page is not known: add img/b.jpg, or a line to page_sizes.tsv" in str(second)
     assert isinstance(third, Page)
     assert third.page_size == SIZE
     (folder / "page_sizes.tsv").write_text("key\twidth_px\theight_px\na\t500\n")
@@ -227,7 +227,7 @@ def test_roles_have_their_folders(tmp_path: Path) -> None:
         ("entities/a.json", b'{"total": "\xff\xff"}', "cannot be read: not UTF-8: byte 0xFF at offset 11; convert it"),
         ("box/a.csv", b" " * (2**16 + 1), "its 65,537 bytes are more than 65,536"),
         ("entities/a.json", b"[1", "not JSON"),
-        ("entities/a.json", b"[1]", "not an object of key values but list"),
+        ("entities/a.json", b"[1]", "expected an object of key values, not list"),
         ("entities/a.json", b'{"total": 9.0}', "total = 9.0 is not text"),
         ("img/a.jpg", b"no image", "page image"),
     ],
@@ -304,7 +304,7 @@ def test_labels_of_another_kind_are_refused_by_name(content: str, tmp_path: Path
     assert isinstance(problem, Problem)
     assert problem.fatal
     assert "labels/a.txt: " in str(problem)
-    assert str(problem).endswith("; labels/ is read as the key values of receipts, as entities/ is")
+    assert str(problem).endswith("; labels/ must hold the key values of receipts, like entities/")
 
 
 def test_a_stated_size_of_other_proportions_than_the_image_is_noted(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_every_fold_is_a_run_and_the_scores_are_summed_up(run: tuple[Path, str])
     assert summary["counts"]["documents"] == 24
     mean, deviation = summary["f1"]["mean"], summary["f1"]["std"]
     assert f"F1 {mean:.4f}, standard deviation {deviation:.4f}\n" in printed
-    assert "which flatters the score; run.eval_every = 0 takes the last" in printed
+    assert "which inflates the score; run.eval_every = 0 chooses the last" in printed
 
 
 def test_mean_and_deviation_by_hand() -> None:
@@ -130,7 +130,7 @@ def test_an_earlier_summary_stays_until_a_new_fold_is_trained(
     arguments = train_arguments(tmp_path, **SHORT, data__folds=3, run__overwrite="true")
     done = fork(["layoutner", "cross-validate", *arguments])
     assert done.returncode == 2
-    assert "scores.json is not of a cross-validation, as there is no run in fold-1 beside it" in done.stderr
+    assert "scores.json was not written by a cross-validation: there is no run in fold-1 next to it" in done.stderr
     assert scores(tmp_path) == scores(run[0] / "fold-1")
 
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_chosen_by_test_says_so_in_its_score(
     assert found["f1"] == pytest.approx(best["eval/f1"], abs=1e-12)
     assert "note: the checkpoint is chosen by the 8 test pages (data.selection_split = test)" in done.stdout
     assert (
-        "  the checkpoint was chosen on these test pages (data.selection_split = test), which flatters it"
+        "  the checkpoint was chosen on these test pages (data.selection_split = test), which inflates it"
         in done.stdout
     )
 
@@ -175,10 +175,10 @@ def test_a_checkpoint_chosen_by_test_says_so_in_its_score(
     [
         ("cross-validate", {}, "data.folds is missing"),
         ("cross-validate", {"data__folds": 3, "data__fold": 1}, "data.fold = 1: cross-validate trains every fold"),
-        ("cross-validate", {"data__folds": 3, "data__test": "x"}, "cross-validation scores the held-out folds alone"),
-        ("cross-validate", {"data__folds": 3, "data__eval": 0.1}, "with folds, a fold is what eval is"),
+        ("cross-validate", {"data__folds": 3, "data__test": "x"}, "cross-validation scores only the held-out folds"),
+        ("cross-validate", {"data__folds": 3, "data__eval": 0.1}, "with folds, a fold is used as eval"),
         ("cross-validate", {"data__folds": 3, "run__resume": "must"}, "run.resume = must: cross-validation takes"),
-        ("train", {"data__fold": 1}, "fold = 1 of how many"),
+        ("train", {"data__fold": 1}, "fold = 1 without folds"),
     ],
 )
 def test_what_is_no_cross_validation_is_refused(

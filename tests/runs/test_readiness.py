@@ -64,7 +64,7 @@ def test_everything_that_needs_no_model_is_said_together(run: Path, tmp_path: Pa
         "--schedule.warmup_steps=9", "--run.predictions=jsonl", "--deepspeed.preset=zero9", f"--run.output_dir={run}",
     )  # fmt: skip
     expected = [
-        "/folder: there is no config.json in it",
+        "/folder: it has no config.json",
         "schedule.warmup_steps = 9 is more than the 5 optimizer steps",
         "deepspeed.preset = 'zero9': no such file or preset",
         f"data.train = {tmp_path}/no-train: no such file or folder",
@@ -155,7 +155,7 @@ def test_a_model_that_is_none_is_refused_with_what_else_is_wrong(run: Path, tmp_
     assert "`layoutner predict` cannot start:\n" in said
     assert "not a model exported by layoutner (layoutner.json and config.json missing)" in said
     assert f"--input {tmp_path}/nothing: no such file or folder" in said
-    assert f"`layoutner export {run} OUT` does it" in refused("evaluate", tmp_path, "--model", run)
+    assert f"run `layoutner export {run} OUT`" in refused("evaluate", tmp_path, "--model", run)
     assert "no such folder" in refused("predict", tmp_path, "--model", tmp_path / "nothing")
     assert "holds no complete checkpoint" in refused("evaluate", tmp_path, "--checkpoints", tmp_path)
 
@@ -163,7 +163,7 @@ def test_a_model_that_is_none_is_refused_with_what_else_is_wrong(run: Path, tmp_
 def test_an_export_is_refused_or_made_without_torch(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    assert "out: there is something already" in refused("export", run, tmp_path / "out")
+    assert "out: already exists" in refused("export", run, tmp_path / "out")
     assert "holds no complete checkpoint" in refused("export", tmp_path / "out", tmp_path / "new")
     assert "no such run folder" in refused("export", tmp_path / "nothing", tmp_path / "new")
 

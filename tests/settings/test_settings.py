@@ -121,7 +121,7 @@ def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         load(config, {"optimizer": {"lr": "x"}})
     text = str(caught.value)
     assert "the environment: run.seeed: unknown; did you mean 'seed'?" in text
-    assert "the config file: batch.micro_batch_size: true: this setting is no switch" in text
+    assert "the config file: batch.micro_batch_size: true: this setting takes neither true nor false" in text
     assert "the command line: optimizer.lr = 'x'" in text
 
 
@@ -133,12 +133,12 @@ def test_an_environment_variable_of_no_section_is_refused(monkeypatch: pytest.Mo
 
 def test_a_section_as_a_whole_cannot_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYOUTNER_MODEL", "bert")
-    with pytest.raises(SettingsError, match="LAYOUTNER_MODEL: a whole section cannot be given there"):
+    with pytest.raises(SettingsError, match="LAYOUTNER_MODEL: a whole section cannot be set this way"):
         load(None, {})
 
 
 def test_a_key_outside_any_section_is_sent_home(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"lr = 0.1 stands outside any section; it belongs to \[optimizer\]"):
+    with pytest.raises(SettingsError, match=r"lr = 0.1 is outside any section; it belongs to \[optimizer\]"):
         load(write(tmp_path, "lr = 0.1\n"), {})
 
 

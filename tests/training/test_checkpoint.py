@@ -50,7 +50,7 @@ def test_auto_takes_the_newest_or_starts_afresh(tmp_path: Path) -> None:
     assert resumed(tmp_path, "auto") == resumed(tmp_path, "must") == newest
     assert resumed(tmp_path / "other", str(newest)) == newest
     assert resumed(tmp_path, str(newest)) == newest
-    with pytest.raises(CheckpointError, match="step-000020 stands beside it and is newer"):
+    with pytest.raises(CheckpointError, match="step-000020 in the same folder is newer"):
         resumed(tmp_path, str(checkpoint_path(tmp_path, 3)))
 
 
@@ -60,7 +60,7 @@ def test_a_checkpoint_that_leaves_nothing_to_train(tmp_path: Path) -> None:
     assert resumed(tmp_path / "other", str(newest), total=5) == newest
     for run, resume, total in ((tmp_path, "auto", 3), (tmp_path / "other", str(newest), 4)):
         with pytest.raises(
-            CheckpointError, match=f"after 4 optimizer steps, and this run makes {total}: .*longer schedule"
+            CheckpointError, match=f"after 4 optimizer steps, and this run has {total}: .*longer schedule"
         ):
             resumed(run, resume, total=total)
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
         raise OSError(28, "No space left on device") if what == "full" else PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(CheckpointError, match="could not be written.*the checkpoints before it are as they were"):
+    with pytest.raises(CheckpointError, match="could not be written.*the earlier checkpoints are unchanged"):
         checkpoint(tmp_path, 2)
     assert names(tmp_path) == ["step-000001"]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["latest", "step-000001"]
@@ -149,10 +149,10 @@ def test_a_damaged_checkpoint_is_not_exported_or_scored(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match="model.safetensors has other contents than were written"):
+    with pytest.raises(CheckpointError, match="model.safetensors has changed since it was written"):
         export(tmp_path, tmp_path / "out")
     checkpoint(tmp_path, 2)
-    with pytest.raises(CheckpointError, match="^damaged: .*step-000001: model.safetensors has other contents"):
+    with pytest.raises(CheckpointError, match="^damaged: .*step-000001: model.safetensors has changed"):
         undamaged_checkpoints(tmp_path)
 
 
@@ -183,7 +183,7 @@ def test_the_same_command_once_more_goes_on_from_the_runs_own_checkpoints(
     own = checkpoint(tmp_path / "run", 7)
     with caplog.at_level(logging.WARNING):
         assert resumed(tmp_path / "run", str(source)) == own
-    assert "has checkpoints of its own" in caplog.text
+    assert "resumes from its own checkpoints" in caplog.text
 
 
 def test_a_best_checkpoint_that_is_gone_is_not_counted_on(tmp_path: Path) -> None:

@@ -97,9 +97,7 @@ def test_curves_of_others_stay_in_a_folder_that_is_given(tmp_path: Path) -> None
 
 
 def test_a_folder_that_is_given_and_never_written_is_not_passed_over() -> None:
-    with pytest.raises(
-        SettingsError, match=r"\[tensorboard\]: dir = board, but enabled is not given: true writes there"
-    ):
+    with pytest.raises(SettingsError, match=r"\[tensorboard\]: dir = board, but enabled is not given: give enabled ="):
         load(None, {"tensorboard": {"dir": "board"}})
     assert load(None, {"tensorboard": {"dir": "board", "enabled": "false"}}).tensorboard.dir == Path("board")
 

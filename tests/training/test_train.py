@@ -64,7 +64,7 @@ def test_the_run_folder_is_the_record(
     environment = json.loads((run / "environment.json").read_text())
     assert (environment["world_size"], environment["device"]) == (2, "cpu")
     assert environment["versions"]["deepspeed"].startswith("0.19.")
-    assert "batch: 8 windows a step = 2 a forward x 2 accumulation x 2 ranks" in done.stdout
+    assert "batch: 8 windows per step = 2 per forward x 2 accumulation x 2 ranks" in done.stdout
     assert done.stdout.count("schedule: 6 optimizer steps") == 1  # rank 0 alone speaks
     assert "before it has started" not in done.stdout + done.stderr  # what DeepSpeed says of every schedule
     assert not list(run.rglob("*.partial"))
@@ -106,8 +106,8 @@ def test_any_number_of_ranks_trains_the_same_and_goes_on_from_any_other(
     done = launch([*launcher, *train_arguments(run, **arguments, schedule__max_steps=3)])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = done.stdout + done.stderr
-    assert "batch: 8 windows a step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks" in said
-    assert "train_batch_size is 9 = 3 x 1 x 3; a step is 8 windows all the same" in said
+    assert "batch: 8 windows per step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks" in said
+    assert "train_batch_size is 9 = 3 x 1 x 3; a step still has 8 windows" in said
     more = {**arguments, "schedule__max_steps": 6, "run__resume": "must"}
     done = launch(["layoutner", "train", *train_arguments(run, **more)])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -210,7 +210,7 @@ def test_checkpoints_kept_are_the_newest_and_the_best(train_arguments: Arguments
 
 REFUSED: list[tuple[dict[str, object], str]] = [
     ({"data__train": "/nowhere"}, "data.train = /nowhere: no such file or folder"),
-    ({"model__name_or_path": "/nowhere"}, "no config.json in it"),
+    ({"model__name_or_path": "/nowhere"}, "it has no config.json"),
     ({"data__max_length": 512}, "has positions for 256 tokens"),
     ({"data__eval": "/nowhere"}, "data.eval = /nowhere"),
     ({"optimizer__lr": "fast"}, "optimizer.lr = 'fast'"),
@@ -219,7 +219,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"run__resume": "/nowhere"}, "not a complete layoutner checkpoint"),
     ({"run__output_dir": "/proc/nowhere"}, "cannot be written"),
     ({"deepspeed__preset": "PRESET"}, "did you mean 'stage'?"),
-    ({"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}, "training stops before the weights are spoilt"),
+    ({"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}, "training stops before the weights are corrupted"),
 ]
 
 
