@@ -155,8 +155,10 @@ def test_readme_and_quick_start(run_pages: RunPages) -> None:
     folder = run_pages("README.md", "docs/quick-start.md")
     log = (folder / "demo.log").read_text(encoding="utf-8")
     for line in block("README.md", "text").splitlines():
-        if not line.startswith("step 20/"):  # which depends on the machine
+        # bf16 kernels do not repeat themselves, so losses differ in their last digits, and the F1 may.
+        if not re.search("loss|all types|F1", line):
             assert re.search(f"^{re.escape(line).replace(re.escape('...'), '.*')}$", log, re.MULTILINE), line
+    assert float(log.splitlines()[-1].removeprefix("F1 on 80 forms that were not trained on: ")) >= 0.99
     assert len(words(folder / "words.jsonl")) == 8
     assert len(list((folder / "drawn").glob("*.png"))) == 9
     # The picture of the README shows what the demo's model finds.
