@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import layoutner
 from layoutner.demo.checkpoint import make_checkpoint
 from tests.builders import cord, families, sroie
 from tests.builders.markdown import block, blocks, commands
@@ -218,7 +217,6 @@ def test_no_page_is_left_out() -> None:
     assert [page for page in pages if set(commands(page)) - set(BY_CI) and f'"{page}"' not in source] == []
 
 
-@pytest.mark.skipif(not hasattr(layoutner, "load_model"), reason="no Python API yet")
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_the_python_examples(
     page: str,
