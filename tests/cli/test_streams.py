@@ -163,7 +163,7 @@ def test_findings_as_json_are_json(terminal: dict[str, str], tmp_path: Path) -> 
         assert (code, b"gr" in out) == (1, True)
 
 
-@pytest.mark.parametrize("name", ["ascii", "ISO-8859-1"])
+@pytest.mark.parametrize("name", [pytest.param("ascii", marks=pytest.mark.slow), "ISO-8859-1"])
 def test_a_run_loses_no_line(
     name: str,
     train_arguments: Callable[..., list[str]],

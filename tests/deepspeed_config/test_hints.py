@@ -208,6 +208,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_optimizer_or_schedule_is_an_error_just_where_the_engine_refuses_it(
     name: str, started: dict[str, str]
@@ -216,6 +217,7 @@ def test_an_optimizer_or_schedule_is_an_error_just_where_the_engine_refuses_it(
     assert bool(ours) == bool(started[name]), (ours, started[name])
 
 
+@pytest.mark.slow
 def test_every_type_that_is_suggested_is_one_that_the_engine_starts(started: dict[str, str]) -> None:
     for meant in {meant for meant, _ in (*OPTIMIZER_NAMES.values(), *SCHEDULER_NAMES.values())}:
         if meant in NOT_HERE:

@@ -121,6 +121,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Made]:
     return results
 
 
+@pytest.mark.slow
 def test_auto_is_an_error_just_where_the_framework_does_not_fill_it_in(made: list[Made]) -> None:
     wrong, filled = [], 0
     for (framework, path, config), result in zip(AUTO, made, strict=False):
@@ -133,6 +134,7 @@ def test_auto_is_an_error_just_where_the_framework_does_not_fill_it_in(made: lis
     assert filled > 100
 
 
+@pytest.mark.slow
 def test_a_whole_config_has_an_error_just_where_the_framework_refuses_it(made: list[Made]) -> None:
     refused = {name: isinstance(result, str) for name, result in zip(NAMED, made[len(AUTO) :], strict=True)}
     assert {(framework, name): bool(errors(WHOLE[name], framework)) for framework, name in NAMED} == refused

@@ -25,10 +25,9 @@ from tests.builders import jsonl
 from tests.builders.families import make_export
 from tests.builders.inputs import MAKERS, Case, image_input, png, sroie_input, unilm_input
 from tests.builders.mutations import mutated_bytes, mutated_values
-from tests.builders.processes import free_port, launch
+from tests.builders.processes import HANGS_S, free_port, launch
 
 TAGS = ["O", "B-KEY", "I-KEY"]
-LONGEST = 5  # seconds for one input; the slowest, an image through the OCR engine, takes some tenths
 COUNTS = {
     "funsd": 220,
     "image": 180,
@@ -103,14 +102,14 @@ def damaged(case: Case, count: int, seed: int) -> Iterator[tuple[Path, bytes]]:
 
 
 def too_long(_signal: int, _frame: FrameType | None) -> None:
-    raise TimeoutError(f"more than {LONGEST} s")
+    raise TimeoutError(f"more than {HANGS_S} s")
 
 
 def call(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """`layoutner ...` in this process: (exit code, standard output, standard error); other exceptions go on."""
     code = 0
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(LONGEST)
+    signal.alarm(int(HANGS_S))
     try:
         main([str(argument) for argument in arguments])
     except SystemExit as stop:
