@@ -1,5 +1,6 @@
 """The order of the rooms: imports run one way, each dependency has one owner, nothing goes round in a circle."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ OWNERS = {
     "pydantic_settings": "settings/data.py settings/tree.py",  # the Settings tree, in two files
     "datasets": "readers/hub.py",
     "pytesseract": "readers/ocr.py",
+    "filelock": "files/lock.py",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent
@@ -49,6 +51,24 @@ def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
 def test_a_dependency_has_one_owner(package: str, owner: str) -> None:
     users = [str(p.relative_to(PACKAGE)) for p in MODULES if package in {name.split(".")[0] for name in imports(p)}]
     assert users == owner.split()
+
+
+OWNED_CALLS = {"rename", "renames", "fsync", "fdatasync", "flock", "lockf", "mkstemp", "NamedTemporaryFile", "move"}
+
+
+def test_files_get_their_names_in_one_place() -> None:
+    """Locks are the library's; whatever else is written, renamed and synced is so by the functions of one module."""
+    users = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and (
+                node.attr in OWNED_CALLS
+                or (node.attr == "replace" and isinstance(node.value, ast.Name) and node.value.id == "os")
+            ):
+                users.add(str(path.relative_to(PACKAGE)))
+        if "fcntl" in imports(path):
+            users.add(str(path.relative_to(PACKAGE)))
+    assert users == {"files/atomic.py"}
 
 
 def test_no_import_circle() -> None:

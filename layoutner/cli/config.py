@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.cli.streams import print_file
 from layoutner.errors import ModelError, SettingsError
+from layoutner.files.atomic import write_text
 from layoutner.settings.recipes import describe_recipes, recipe_names, recipe_text
 from layoutner.settings.tree import Settings, load
 
@@ -168,7 +169,7 @@ def _import(options: argparse.Namespace) -> None:
             raise SettingsError(f"--out {options.out}: holds {' and '.join(there)} already; give another folder")
         options.out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            (options.out / name).write_text(text, encoding="utf-8")
+            write_text(options.out / name, text)
     for line in imported.report:
         became = f" -> {line.became}" if line.became else ""
         why = f": {line.why}" if line.why else ""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from layoutner.errors import LayoutnerError, first_line
 from layoutner.files.atomic import write_text
@@ -22,7 +22,7 @@ class Artefact(BaseModel):
     NEWEST: ClassVar[int] = 1
     refused_as: ClassVar[type[LayoutnerError]] = LayoutnerError
 
-    format_version: int = 1
+    format_version: int = Field(default=1, ge=1)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -49,7 +49,7 @@ class Artefact(BaseModel):
 
     def to_json(self) -> str:
         """The content of the file."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
 
     def write(self, path: Path) -> None:
         """Write the file, as `write_text` does.

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from layoutner.errors import CheckpointError, ModelError, SettingsError, raise_gathered
 from layoutner.files.atomic import atomic_folder
+from layoutner.models.preprocessing import PREPROCESSING_FILE
 from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
     checkpoint_path,
     complete_checkpoints,
-    read_state,
+    read_record,
     verify,
 )
-from layoutner.training.folder import MODEL_ASSETS_FOLDER, PREPROCESSING_FILE, TRAINING_PAGES_FILE
+from layoutner.training.folder import MODEL_ASSETS_FOLDER, TRAINING_PAGES_FILE
 
 
 def chosen_checkpoint(run: Path) -> Path:
@@ -27,7 +28,7 @@ def chosen_checkpoint(run: Path) -> Path:
     there = complete_checkpoints(run)
     if not there:
         raise CheckpointError(f"{run}: holds no complete checkpoint, so there is nothing to export")
-    best = read_state(there[-1]).best_step
+    best = read_record(there[-1]).state.best_step
     return there[-1] if best is None else checkpoint_path(run, best)
 
 

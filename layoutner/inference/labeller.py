@@ -1,12 +1,10 @@
 """Load an exported model and label documents with it."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,13 +21,14 @@ from layoutner.errors import DataError, ModelError, first_line, raise_gathered
 from layoutner.inference.input import refuse
 from layoutner.models.families import FAMILIES, accept_fp32, model_inputs
 from layoutner.models.loading import open_pages, open_tokenizer, require_packages
+from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
 from layoutner.objectives.evaluate import WordPrediction, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from layoutner.pages.page import Problem
 from layoutner.settings.data import MAX_IMAGE_MIB
-from layoutner.training.folder import PREPROCESSING_FILE, read_training_pages
+from layoutner.training.folder import read_training_pages
 from layoutner.training.page_images import image_problems
 
 # Exceptions that transformers raises for damaged or edited files.
@@ -59,20 +58,17 @@ class Labeller:
             ModelError: not a complete export of layoutner, or it cannot be loaded.
         """
         try:
-            preprocessing: dict[str, Any] = json.loads((folder / PREPROCESSING_FILE).read_text(encoding="utf-8"))
-            self.family: str = preprocessing["family"]
-            tags: list[str] = preprocessing["labels"]
+            preprocessing = Preprocessing.read(folder / PREPROCESSING_FILE)
+            tags = list(preprocessing.labels)
             self.labels = LabelSet.from_tags(tags)
-            max_length, stride = preprocessing["max_length"], preprocessing["stride"]
-            box_level, images = preprocessing["box_level"], preprocessing["images"]
-            # {"chosen_on_test": true} if the checkpoint was chosen on the test split; copied into every score.
-            self.ignore_types: tuple[str, ...] = tuple(preprocessing.get("ignore_types", ()))
-            self.chosen: dict[str, bool] = {k: v for k, v in preprocessing.items() if k == "chosen_on_test"}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise ModelError(
                 f"{folder}: not a model exported by layoutner ({PREPROCESSING_FILE}: {error}); "
                 "`layoutner export RUN OUT` makes one"
             ) from None
+        self.family = preprocessing.family
+        self.ignore_types = preprocessing.ignore_types
+        self.chosen = {"chosen_on_test": True} if preprocessing.chosen_on_test else {}
         if self.family not in FAMILIES or self.labels.tags != tags:
             raise ModelError(
                 f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not supported"
@@ -96,13 +92,15 @@ class Labeller:
                 f"config.json has the labels {names}, its {PREPROCESSING_FILE} {tags}. Export the model again"
             )
         self.tokenizer = open_tokenizer(str(folder), self.family, model.config)
-        self.image_processor = open_pages(str(folder), self.family, model.config, images == "use")
+        self.image_processor = open_pages(str(folder), self.family, model.config, preprocessing.images == "use")
         if self.image_processor is not None:
             self.image_processor = PageImages(
                 self.image_processor.processor, max_image_mib, CHUNK_PAGES
             )  # pages are not needed after their chunk
         special_boxes = FAMILIES[self.family].special_boxes
-        self.splitter = WindowSplitter(self.tokenizer, max_length, stride, box_level, special_boxes)
+        self.splitter = WindowSplitter(
+            self.tokenizer, preprocessing.max_length, preprocessing.stride, preprocessing.box_level, special_boxes
+        )
         if ranks.device.type == "cpu" and model.dtype == torch.float16:
             model = model.float()
         accept_fp32(self.family, model)

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from layoutner.errors import ModelError
+from layoutner.models.preprocessing import PREPROCESSING_FILE
 from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
-from layoutner.training.folder import EXPORT_FOLDER, PREPROCESSING_FILE
+from layoutner.training.folder import EXPORT_FOLDER
 
 
 def model_folder(given: Path, said: str = "--model ") -> Path:

@@ -1,6 +1,5 @@
 """The folds of a cross-validation: settings, scores and summary. Does not import torch."""
 
-import json
 import statistics
 import tomllib
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from layoutner.errors import CheckpointError, SettingsError
+from layoutner.models.preprocessing import PREPROCESSING_FILE
+from layoutner.runs.scores_file import ScoresFile
 from layoutner.settings.tree import Settings
-from layoutner.training.folder import PREPROCESSING_FILE, SCORES_FILE, SETTINGS_FILE
+from layoutner.training.folder import SCORES_FILE, SETTINGS_FILE
 
 # Settings and sections (with a trailing dot) that do not change the scores of a run: how and where it computes and what
 # it writes.
@@ -73,7 +74,7 @@ def finished_scores(settings: Settings) -> dict[str, Any] | None:
     """With run.resume = auto, the scores of a fold that an earlier call has finished; else None.
 
     Raises:
-        CheckpointError: the earlier call had different settings, or its settings cannot be read.
+        CheckpointError: the earlier call had different settings, or its settings or scores cannot be read.
     """
 
     folder = settings.run.output_dir
@@ -94,8 +95,12 @@ def finished_scores(settings: Settings) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{folder} was trained with other settings: {'; '.join(differs)}; give another run.output_dir"
         )
-    scores: dict[str, Any] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
-    return scores
+    try:
+        return ScoresFile.read(folder / SCORES_FILE).model_dump()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / SCORES_FILE}: cannot be read: {error}; remove it, and the fold is scored again"
+        ) from None
 
 
 def _computed(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from layoutner.inference.output import Output, results
 from layoutner.inference.predict import predict
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
+from layoutner.runs.scores_file import ScoresFile
 from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import step_of
@@ -49,7 +50,11 @@ class RunResult:
         """The content of scores.json."""
         assert self.scores is not None, "a run without data.eval and data.test writes no scores"
         on_test = {"chosen_on_test": True} if self.chosen_by == "test f1" else {}
-        return {**self.scores.to_dict(), "checkpoint": {"step": self.step, **on_test, "by": self.chosen_by}}
+        return {
+            "format_version": ScoresFile.NEWEST,
+            **self.scores.to_dict(),
+            "checkpoint": {"step": self.step, **on_test, "by": self.chosen_by},
+        }
 
 
 def run_once(settings: Settings, ranks: Ranks) -> RunResult:

@@ -4,9 +4,8 @@ What is in them, checkpoint_files.py says. Nothing in it depends on the number o
 is a pickle, so nothing in it can run code.
 """
 
-import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,9 @@ from layoutner.training.checkpoint_files import (
     OPTIMIZER_FILE,
     STATE_FILE,
     WEIGHTS_FILE,
+    FileEntry,
+    Manifest,
+    Record,
     TrainState,
     checkpoint_path,
     complete_checkpoints,
@@ -63,28 +65,27 @@ def save(engine: Engine, run: Path, state: TrainState, identity: Identity, keep:
         CheckpointError: on every rank: it could not be written; earlier checkpoints are unchanged.
     """
     weights, moments = engine.weights(), engine.moments()
-    record = {"state": asdict(state), "engine": engine.counters(), **asdict(identity)}
-    ranks.run_on_rank_zero(lambda: _write(run, state, weights, moments, record, keep))
+    record = Record(state=state, engine=engine.counters(), **vars(identity))
+    ranks.run_on_rank_zero(lambda: _write(run, record, weights, moments, keep))
 
 
 def _write(
     run: Path,
-    state: TrainState,
+    record: Record,
     weights: dict[str, torch.Tensor],
     moments: dict[str, torch.Tensor],
-    record: dict[str, Any],
     keep: int,
 ) -> None:
-    folder, final = run / FOLDER, checkpoint_path(run, state.step)
+    folder, final = run / FOLDER, checkpoint_path(run, record.state.step)
     try:
         remove_leftovers(folder, "step-*")
         # What it replaces is a damaged one, or one that this run did not go on from.
         with atomic_folder(final, replace=True) as partial:
             save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
             save_file(moments, partial / OPTIMIZER_FILE)
-            (partial / STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
+            record.write(partial / STATE_FILE)
             files = {name: _entry(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE)}
-            (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
+            Manifest(files=files).write(partial / MANIFEST_FILE)
         write_text(folder / LATEST_FILE, final.name + "\n")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -92,7 +93,7 @@ def _write(
             "unchanged: free disk space, then continue with run.resume = auto"
         ) from None
     if keep:
-        _remove_old(run, state, keep)
+        _remove_old(run, record.state, keep)
 
 
 def _remove_old(run: Path, state: TrainState, keep: int) -> None:
@@ -107,9 +108,8 @@ def _remove_old(run: Path, state: TrainState, keep: int) -> None:
                 logger.warning("%s could not be removed: %s", old, error)
 
 
-def _entry(path: Path) -> dict[str, Any]:
-    """What the manifest says of a file."""
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(bytes=path.stat().st_size, sha256=sha256(path))
 
 
 class CheckpointReader:
@@ -117,7 +117,7 @@ class CheckpointReader:
 
     def __init__(self, checkpoint: Path, ranks: Ranks) -> None:
         self.path = checkpoint
-        self.record: dict[str, Any] = ranks.run_on_rank_zero(lambda: read_record(checkpoint))
+        self.record: Record = ranks.run_on_rank_zero(lambda: read_record(checkpoint))
         self._ranks = ranks
         self._files: dict[str, Any] = {}  # on rank 0
         self._names: dict[str, list[str]] = ranks.run_on_rank_zero(self._open)
@@ -129,7 +129,7 @@ class CheckpointReader:
     @property
     def state(self) -> TrainState:
         """The train state at the checkpoint."""
-        return TrainState(**self.record["state"])
+        return self.record.state
 
     def load_model(self, model: nn.Module) -> None:
         """Load the weights into an fp32 model; for trained parameters, the fp32 master weights of the optimizer file.
@@ -146,7 +146,7 @@ class CheckpointReader:
 
     def load_engine(self, engine: Engine) -> None:
         """Load the optimizer state and the counters into the engine, and close the files, which may then be removed."""
-        engine.restore(self.record["engine"], lambda name, shape: self._read(name, None, shape))
+        engine.restore(self.record.engine, lambda name, shape: self._read(name, None, shape))
         self._files.clear()
 
     def _read(self, name: str, else_weight: str | None, shape: torch.Size) -> torch.Tensor:
@@ -203,7 +203,7 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
     if checkpoint is None:
         return None
     record = read_record(checkpoint)
-    saved = record["must_match"]
+    saved = record.must_match
     differs = [
         f"{key} = {saved.get(key)} there, {value} here"
         for key, value in identity.must_match.items()
@@ -211,7 +211,7 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
     ]
     if differs:
         raise CheckpointError(f"{checkpoint}: cannot be resumed by this run: {'; '.join(differs)}")
-    step, own = record["state"]["step"], checkpoint.resolve().parent == (run / FOLDER).resolve()
+    step, own = record.state.step, checkpoint.resolve().parent == (run / FOLDER).resolve()
     if step > total or (step == total and not own):
         raise CheckpointError(
             f"{checkpoint} was saved after {step} optimizer steps, and this run has {total}: nothing is left to train; "
@@ -234,13 +234,11 @@ def _newest_undamaged(checkpoints: list[Path]) -> Path | None:
     return None
 
 
-def changes(saved: dict[str, Any], identity: Identity) -> list[str]:
+def changes(saved: Record, identity: Identity) -> list[str]:
     """Changes since the checkpoint was written: number of ranks, and settings except run.resume and run.output_dir."""
-    found = (
-        [f"ranks {saved['world_size']} -> {identity.world_size}"] if saved["world_size"] != identity.world_size else []
-    )
+    found = [f"ranks {saved.world_size} -> {identity.world_size}"] if saved.world_size != identity.world_size else []
     for section, values in identity.settings.items():
-        before = saved["settings"].get(section, {})
+        before = saved.settings.get(section, {})
         for key, value in values.items():
             if before.get(key) != value and (section, key) not in (("run", "resume"), ("run", "output_dir")):
                 found.append(f"{section}.{key} {before.get(key)} -> {value}")

@@ -8,13 +8,15 @@ RUN/checkpoints/step-000123/
 """
 
 import hashlib
-import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from layoutner.errors import CheckpointError, first_line
+from pydantic import BaseModel, ConfigDict
+
+from layoutner.errors import CheckpointError, LayoutnerError, first_line
+from layoutner.files.artefact import Artefact
 from layoutner.settings.tree import RunSettings
 
 FOLDER = "checkpoints"
@@ -36,6 +38,35 @@ class TrainState:
     best_loss: float = 0.0  # if F1 is equal, the checkpoint with the lower loss is better
 
 
+class Record(Artefact):
+    """The file state.json."""
+
+    refused_as: ClassVar[type[LayoutnerError]] = CheckpointError
+
+    state: TrainState
+    engine: dict[str, Any]  # counters of the engine
+    must_match: dict[str, Any]  # what another run must share, or the numbers would mean something else
+    settings: dict[str, dict[str, Any]]  # the whole tree, to say what has changed
+    world_size: int
+
+
+class FileEntry(BaseModel):
+    """What the manifest says of a file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(Artefact):
+    """The file manifest.json."""
+
+    refused_as: ClassVar[type[LayoutnerError]] = CheckpointError
+
+    files: dict[str, FileEntry]
+
+
 def checkpoint_path(run: Path, step: int) -> Path:
     """Folder of the checkpoint after `step` optimizer steps."""
     return run / FOLDER / f"step-{step:06d}"
@@ -52,19 +83,18 @@ def is_own(name: str) -> bool:
     return name == LATEST_FILE or NAME.fullmatch(name) is not None
 
 
-def manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    files: dict[str, dict[str, Any]] = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
-    return files
-
-
 def torn(checkpoint: Path) -> str | None:
-    """What is missing in a checkpoint according to its manifest; None if every file has its full length."""
+    """What is missing in a checkpoint according to its manifest; None if every file has its full length.
+
+    Raises:
+        CheckpointError: a newer layoutner has written it.
+    """
     try:
-        for name, expected in manifest(checkpoint).items():
+        for name, expected in Manifest.read(checkpoint / MANIFEST_FILE).files.items():
             size = (checkpoint / name).stat().st_size
-            if size != expected["bytes"]:
-                return f"{name} has {size} bytes instead of {expected['bytes']}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if size != expected.bytes:
+                return f"{name} has {size} bytes instead of {expected.bytes}"
+    except (OSError, ValueError) as error:
         return first_line(error)
     return None
 
@@ -73,8 +103,8 @@ def verify(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if all checksums are correct. Reads all files."""
     if problem := torn(checkpoint):
         return problem
-    for name, expected in manifest(checkpoint).items():
-        if sha256(checkpoint / name) != expected.get("sha256"):
+    for name, expected in Manifest.read(checkpoint / MANIFEST_FILE).files.items():
+        if sha256(checkpoint / name) != expected.sha256:
             return f"{name} has changed since it was written"
     return None
 
@@ -84,21 +114,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_state(checkpoint: Path) -> TrainState:
-    """Train state of a complete checkpoint.
+def read_record(checkpoint: Path) -> Record:
+    """Record of a complete checkpoint.
 
     Raises:
-        CheckpointError: not a complete checkpoint.
+        CheckpointError: not a complete checkpoint, or a newer layoutner has written it.
     """
-    state = read_record(checkpoint)["state"]
-    return TrainState(**{field.name: state[field.name] for field in fields(TrainState)})
-
-
-def read_record(checkpoint: Path) -> dict[str, Any]:
-    if problem := torn(checkpoint):
-        raise CheckpointError(f"{checkpoint}: not a complete layoutner checkpoint: {problem}")
-    record: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    return record
+    try:
+        if not (problem := torn(checkpoint)):
+            return Record.read(checkpoint / STATE_FILE)
+    except (OSError, ValueError) as error:
+        problem = f"{STATE_FILE}: {first_line(error)}"
+    raise CheckpointError(f"{checkpoint}: not a complete layoutner checkpoint: {problem}")
 
 
 def step_of(checkpoint: Path) -> int:

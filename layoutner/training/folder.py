@@ -17,6 +17,7 @@ from layoutner.errors import CheckpointError, DataError, ModelError, SettingsErr
 from layoutner.files.atomic import remove, write_text
 from layoutner.files.lock import Lock
 from layoutner.files.text import read_text
+from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
 from layoutner.training.checkpoint_files import WEIGHTS_FILE, complete_checkpoints, is_own
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 MODEL_ASSETS_FOLDER = "model"
 SCORES_FILE = "scores.json"
-PREPROCESSING_FILE = "layoutner.json"  # how documents become network input; part of every export
 TRAINING_PAGES_FILE = "training_pages.txt"  # digests of the pages trained on, one per line; part of every export
 CONFIG_FILE = "ds_config.json"
 SETTINGS_FILE = "settings.toml"
@@ -215,7 +215,7 @@ def read_training_pages(folder: Path) -> frozenset[str] | None:
 def open_folder(
     settings: Settings,
     ds_config: dict[str, Any],
-    preprocessing: dict[str, Any],
+    preprocessing: Preprocessing,
     training_pages: Iterable[str],
     ranks: "Ranks",
 ) -> None:
@@ -231,7 +231,7 @@ def open_folder(
     try:
         if settings.run.overwrite:
             _remove_run(settings)
-        write_json(folder / PREPROCESSING_FILE, preprocessing)
+        preprocessing.write(folder / PREPROCESSING_FILE)
         write_text(folder / TRAINING_PAGES_FILE, "".join(f"{digest}\n" for digest in training_pages))
         write_json(folder / CONFIG_FILE, ds_config)
         write_text(folder / SETTINGS_FILE, settings.to_toml())

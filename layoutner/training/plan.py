@@ -16,6 +16,7 @@ from layoutner.documents.roles import Corpus, read_corpus, require_predictions
 from layoutner.errors import DataError, raise_gathered
 from layoutner.models.families import FAMILIES
 from layoutner.models.loading import PretrainedModel, open_pretrained
+from layoutner.models.preprocessing import Preprocessing
 from layoutner.objectives.loss import Loss, make_loss
 from layoutner.planning.batch_plan import BatchPlan, plan_batch
 from layoutner.planning.render import render
@@ -45,20 +46,20 @@ class Plan:
     ds_config: dict[str, Any]
 
     @property
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self) -> Preprocessing:
         """How documents become network input. A trained model needs this besides its weights and tokenizer."""
         data, labels = self.settings.data, self.corpus.labels
-        return {
-            "family": self.pretrained.family,
-            "scheme": labels.scheme,
-            "labels": labels.tags,
-            "max_length": data.max_length,
-            "stride": data.stride,
-            "box_level": data.box_level,
-            "images": "ignore" if self.pretrained.image_processor is None else "use",
-            **({"ignore_types": list(data.ignore_types)} if data.ignore_types else {}),
-            **({"chosen_on_test": True} if data.selection_split == "test" else {}),
-        }
+        return Preprocessing(
+            family=self.pretrained.family,
+            scheme=labels.scheme,
+            labels=tuple(labels.tags),
+            max_length=data.max_length,
+            stride=data.stride,
+            box_level=data.box_level,
+            images="ignore" if self.pretrained.image_processor is None else "use",
+            ignore_types=tuple(data.ignore_types),
+            chosen_on_test=data.selection_split == "test",
+        )
 
     @property
     def training_pages(self) -> list[str]:
@@ -78,7 +79,7 @@ class Plan:
                 "seed": settings.run.seed,
                 "optimizer": settings.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm"}),
                 "loss": settings.loss.model_dump(mode="json"),
-                "preprocessing": self.preprocessing,
+                "preprocessing": self.preprocessing.to_match(),
                 "training_windows": _digest(
                     (window.document, window.input_ids, window.boxes, window.labels) for window in self.windows["train"]
                 ),

@@ -134,7 +134,7 @@ class Wandb:
 
         id_file = folder / WANDB_ID_FILE
         if not id_file.exists() or not resumed_step:  # W&B ignores steps that do not increase: use a new id
-            id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
+            write_text(id_file, uuid.uuid4().hex[:8])
         try:
             self._run = wandb.init(
                 mode=_wandb_mode(settings.wandb.mode),

@@ -105,9 +105,9 @@ def test_a_model_remembers_what_it_was_told_to_ignore(
         {"data": data, "model": {"name_or_path": str(checkpoints["layoutlm"])}, "schedule": {"max_steps": "1"}},
     )
     preprocessing = make_plan(settings, world_size=1).preprocessing
-    assert preprocessing["ignore_types"] == ["OTHERS"]
-    model = make_export(checkpoints["layoutlm"], tmp_path / "models", preprocessing["labels"])
-    (model / "layoutner.json").write_text(json.dumps(preprocessing))
+    assert preprocessing.ignore_types == ("OTHERS",)
+    model = make_export(checkpoints["layoutlm"], tmp_path / "models", list(preprocessing.labels))
+    preprocessing.write(model / "layoutner.json")
     code, out, err = call(capsys, "evaluate", train, "--model", model)
     assert code == 0, err
     assert json.loads(out)["counts"]["entities"] == 6

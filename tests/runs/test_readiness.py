@@ -1,6 +1,5 @@
 """What is wrong with a run, a prediction or an export is said at once, all of it, before torch is imported."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import pytest
 from layoutner.errors import LayoutnerError, SettingsError
 from layoutner.runs.readiness import require_ready
 from layoutner.settings.tree import load
-from layoutner.training.checkpoint_files import MANIFEST_FILE, WEIGHTS_FILE
+from layoutner.training.checkpoint_files import MANIFEST_FILE, WEIGHTS_FILE, FileEntry, Manifest, Record, TrainState
 from tests.builders.processes import ROOT, call
 
 # The command line, and what it has imported when it ends.
@@ -42,8 +41,8 @@ def run(tmp_path: Path) -> Path:
     checkpoint = folder / "checkpoints" / "step-000003"
     checkpoint.mkdir(parents=True)
     (checkpoint / WEIGHTS_FILE).write_bytes(b"weights")
-    (checkpoint / "state.json").write_text('{"state": {"step": 3, "best_step": null, "best_f1": 0, "best_loss": 0}}')
-    (checkpoint / MANIFEST_FILE).write_text(json.dumps({"files": {WEIGHTS_FILE: {"bytes": 7}}}))
+    Record(state=TrainState(3), engine={}, must_match={}, settings={}, world_size=1).write(checkpoint / "state.json")
+    Manifest(files={WEIGHTS_FILE: FileEntry(bytes=7, sha256="")}).write(checkpoint / MANIFEST_FILE)
     (folder / "layoutner.json").write_text("{}")
     return folder
 

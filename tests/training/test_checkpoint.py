@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,14 @@ from layoutner.errors import CheckpointError
 from layoutner.inference.export import chosen_checkpoint, export, undamaged_checkpoints
 from layoutner.settings.tree import load
 from layoutner.training.checkpoint import Identity, changes, has_best, select_checkpoint
-from layoutner.training.checkpoint_files import TrainState, checkpoint_path, complete_checkpoints, read_state, verify
+from layoutner.training.checkpoint_files import (
+    Record,
+    TrainState,
+    checkpoint_path,
+    complete_checkpoints,
+    read_record,
+    verify,
+)
 from tests.builders.checkpoints import IDENTITY, checkpoint
 
 
@@ -112,7 +118,7 @@ def test_resume_is_fatal_when_asked_for_and_not_to_be_had(tmp_path: Path) -> Non
 
 
 def test_what_has_changed_is_listed() -> None:
-    saved: dict[str, Any] = vars(IDENTITY)
+    saved = Record(state=TrainState(1), engine={}, **vars(IDENTITY))
     assert changes(saved, IDENTITY) == []
     now = Identity({"seed": 1}, {"optimizer": {"lr": 0.2}, "run": {"resume": "auto"}}, world_size=3)
     assert changes(saved, now) == ["ranks 2 -> 3", "optimizer.lr 0.1 -> 0.2"]
@@ -160,7 +166,7 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     with pytest.raises(CheckpointError, match="not a complete layoutner checkpoint"):
-        read_state(tmp_path)
+        read_record(tmp_path)
     assert json.loads((folder / "manifest.json").read_text())["files"].keys() == set(FILES) - {"manifest.json"}
 
 

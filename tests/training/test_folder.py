@@ -11,12 +11,16 @@ import torch
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import CheckpointError, SettingsError
+from layoutner.models.preprocessing import Preprocessing
 from layoutner.settings.tree import load
 from layoutner.training.folder import LOCK_FILE, RECORD, held_folders, lock, open_folder, require_folder
 from tests.builders.forks import fork
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
 
+PREPROCESSING = Preprocessing(
+    family="bert", scheme="BIO", labels=("O",), max_length=64, stride=8, box_level="word", images="ignore"
+)
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
 
@@ -41,7 +45,7 @@ def test_a_link_is_removed_and_not_what_it_names(tmp_path: Path) -> None:
     (run / "checkpoints").symlink_to(tmp_path / "scratch")
     settings = load(None, {"run": {"output_dir": str(run), "overwrite": "true"}})
     require_folder(settings)
-    open_folder(settings, {}, {}, [], ALONE)
+    open_folder(settings, {}, PREPROCESSING, [], ALONE)
     assert sorted(path.name for path in run.iterdir()) == sorted([LOCK_FILE, *RECORD, "notes.txt"])
     assert (tmp_path / "scratch" / "step-000001" / "manifest.json").exists()
 

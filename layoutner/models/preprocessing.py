@@ -1,0 +1,28 @@
+"""How documents become a network's input: what a trained model needs beside weights and tokenizer."""
+
+from typing import Any, ClassVar, Literal
+
+from layoutner.errors import LayoutnerError, ModelError
+from layoutner.files.artefact import Artefact
+
+PREPROCESSING_FILE = "layoutner.json"  # in every run folder, and in every export
+
+
+class Preprocessing(Artefact):
+    """The file layoutner.json."""
+
+    refused_as: ClassVar[type[LayoutnerError]] = ModelError
+
+    family: str
+    scheme: str
+    labels: tuple[str, ...]  # tags, by class id
+    max_length: int  # sub-words per window, special tokens included
+    stride: int
+    box_level: Literal["word", "segment"]
+    images: Literal["use", "ignore"]
+    ignore_types: tuple[str, ...] = ()  # entity types that were read as O
+    chosen_on_test: bool = False  # whether the checkpoint was: every score of it says so
+
+    def to_match(self) -> dict[str, Any]:
+        """What two runs must share, or one cannot go on from the other."""
+        return self.model_dump(mode="json", exclude={"format_version"}, exclude_defaults=True)

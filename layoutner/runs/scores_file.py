@@ -1,0 +1,24 @@
+"""The scores of a run as a file, which a later cross-validation reads back."""
+
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
+
+from layoutner.errors import CheckpointError, LayoutnerError
+from layoutner.files.artefact import Artefact
+
+
+class ScoresFile(Artefact):
+    """The file scores.json: what is read back of it. It holds all that `Scores.to_dict` gives."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    refused_as: ClassVar[type[LayoutnerError]] = CheckpointError
+
+    f1: float
+    precision: float
+    recall: float
+    loss: float
+    scheme: str
+    box_level: str
+    counts: dict[str, int]
+    checkpoint: dict[str, Any]
