@@ -90,7 +90,7 @@ def test_data_check_counts_types_and_names_those_that_look_like_none(
     code, out, _ = call(capsys, "data", "check", file, "--data.format", "jsonl")
     assert code == 0
     assert re.search(r"^  OTHERS +6$", out, re.M)
-    assert "note: OTHERS (6 of 12 entities) looks like no entity" in out
+    assert "note: OTHERS (6 of 12 entities) looks like a label for words outside entities" in out
     code, out, _ = call(capsys, "data", "check", file, "--data.format", "jsonl", "--data.ignore_types", "OTHERS")
     assert (code, "looks like" in out, "all: 9 word(s) of OTHERS read as O" in out) == (0, False, True)
 

@@ -413,7 +413,7 @@ def test_overwriting_and_resuming_contradict_each_other() -> None:
 
 
 def test_predictions_need_documents() -> None:
-    with pytest.raises(SettingsError, match="run.predictions = unilm without data.test"):
+    with pytest.raises(SettingsError, match="run.predictions = unilm needs data.test"):
         make_plan(load(None, {"run": {"predictions": "unilm"}}), 1)
 
 

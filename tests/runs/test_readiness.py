@@ -69,7 +69,7 @@ def test_everything_that_needs_no_model_is_said_together(run: Path, tmp_path: Pa
         f"data.train = {tmp_path}/no-train: no such file or folder",
         f"data.eval = {tmp_path}/no-eval: no such file or folder",
         f"{tmp_path}/no-labels: cannot be read",
-        "run.predictions = jsonl without data.test",
+        "run.predictions = jsonl needs data.test",
         "holds 1 checkpoint(s), the newest step-000003: run.resume = auto goes on from there",
     ]
     lines = said.splitlines()
