@@ -37,7 +37,7 @@ class AtomicFile:
         """
         self._path = path
         self._partial = _partial(path, shared)
-        self.file: IO[bytes] = self._partial.open("xb" if shared else "wb")
+        self.file: IO[bytes] = self._partial.open("xb") if shared else self._partial.open("wb")
 
     def commit(self) -> None:
         """Give the file its name, in place of what stands there.

@@ -429,5 +429,5 @@ def test_truncated_weights_are_refused(checkpoints: dict[str, Path], tmp_path: P
 
 def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(ModelError, match="is a 't5'; layoutner builds bert, roberta, xlm-roberta, layoutlm, "):
+    with pytest.raises(ModelError, match="is a 't5'; layoutner supports bert, roberta, xlm-roberta, layoutlm, "):
         opened(tmp_path)

@@ -75,10 +75,10 @@ def test_the_arithmetic_is_shown(numbers: tuple[int, int, int], text: str) -> No
 def test_what_differs_from_the_settings_is_noted() -> None:
     assert plan_batch(16, 8, 2).notes == plan_batch(16, 8, 8).notes == []
     (product,) = plan_batch(16, 8, 3).notes
-    assert "train_batch_size is 18 = 6 x 1 x 3; a step still has 16 windows" in product
+    assert "so it is 18 = 6 x 1 x 3; a step still has 16 windows" in product
     idle, product = plan_batch(16, 8, 64).notes
     assert "64 ranks share 16 windows, so in every step 48 of them have nothing to do" in idle
-    assert "train_batch_size is 64 = 1 x 1 x 64; a step still has 16 windows" in product
+    assert "so it is 64 = 1 x 1 x 64; a step still has 16 windows" in product
 
 
 def test_no_rank() -> None:

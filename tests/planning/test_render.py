@@ -104,7 +104,7 @@ def test_a_preset_by_path(tmp_path: Path) -> None:
         ('{"zero_optimization": null}', "zero_optimization: null where"),
         ('{"zero_optimization": true}', "give an object with a stage"),
         ('{"data_types": {"grad_accum_dtype": "fp32"}}', "contradicts itself(.|\n)*fails to start at ZeRO 0"),
-        ('{"dataloader_drop_last": true}', "dataloader_drop_last is not engine policy"),
+        ('{"dataloader_drop_last": true}', "dataloader_drop_last is not allowed in a preset"),
         ("[]", "holds list, not an object"),
         ("{", "not readable as JSON"),
     ],

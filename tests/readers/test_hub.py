@@ -232,7 +232,7 @@ def test_a_local_folder_with_two_configurations(tmp_path: Path) -> None:
     configs = "".join(f"- config_name: {name}\n  data_files: {name}/*.parquet\n" for name in ("old", "new"))
     (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     assert [document.name for document in read(Path(f"{folder}:new"))] == ["new"]
-    with pytest.raises(DataError, match=r"onfig name is missing.*NAME picks one"):
+    with pytest.raises(DataError, match=r"onfig name is missing.*choose one with .*:NAME"):
         read(folder)
 
 

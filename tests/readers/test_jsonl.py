@@ -93,7 +93,7 @@ def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_end(tmp_path: Pat
     write(tmp_path / "x.jsonl", page(), page())
     with (tmp_path / "x.jsonl").open("ab") as file:
         file.write(b"\n" + json.dumps(page()).encode()[:-9])
-    with pytest.raises(DataError, match=r"1 problem\(s\) .*: line 4: not JSON: .*; expected one document per line"):
+    with pytest.raises(DataError, match=r"1 problem\(s\) .* line 4: not JSON: .*; expected one document per line"):
         read(tmp_path / "x.jsonl")
 
 
@@ -148,8 +148,8 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ({"image": 3}, '"image" is 3; expected a path relative to'),
         ({"image": "../x.png"}, "'../x.png' leads out of"),
         ({"image": "/etc/passwd"}, "'/etc/passwd' leads out of"),
-        ({"image": "a\0b"}, "is no path"),
-        ({"image": "\ud800"}, "is no path"),
+        ({"image": "a\0b"}, "is not a valid path"),
+        ({"image": "\ud800"}, "is not a valid path"),
         ({"image": "p.png", "frame": -1}, '"frame" is -1; expected a whole number from 0'),
         ({"image": "p.png", "frame": True}, '"frame" is True; expected a whole number from 0'),
         ({"frame": 0}, '"frame" is 0, but the line has no "image"'),
@@ -244,7 +244,7 @@ def test_a_linked_folder_of_images_is_followed(tmp_path: Path) -> None:
     (document,) = read(write(tmp_path / "data" / "x.jsonl", page(image="images/p.png")))
     assert document.image == PageImage(tmp_path / "data" / "images" / "p.png")
     (tmp_path / "data" / "circle").symlink_to(tmp_path / "data" / "circle")
-    with pytest.raises(DataError, match="'circle/p.png' is no path"):
+    with pytest.raises(DataError, match="'circle/p.png' is not a valid path"):
         read(write(tmp_path / "data" / "x.jsonl", page(image="circle/p.png")))
 
 

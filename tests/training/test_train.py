@@ -107,7 +107,7 @@ def test_any_number_of_ranks_trains_the_same_and_goes_on_from_any_other(
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = done.stdout + done.stderr
     assert "batch: 8 windows per step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks" in said
-    assert "train_batch_size is 9 = 3 x 1 x 3; a step still has 8 windows" in said
+    assert "so it is 9 = 3 x 1 x 3; a step still has 8 windows" in said
     more = {**arguments, "schedule__max_steps": 6, "run__resume": "must"}
     done = launch(["layoutner", "train", *train_arguments(run, **more)])
     assert done.returncode == 0, done.stderr[-3000:]
