@@ -109,7 +109,7 @@ def test_the_linter_stands_alone() -> None:
 @pytest.mark.parametrize("name", [name for name in ROOMS if name not in ("errors", "api", "deepspeed_config")])
 def test_a_room_can_be_walked_through(name: str) -> None:
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (PACKAGE / name).rglob("*.py"))
-    assert 0 < lines <= 1750
+    assert 0 < lines <= 1600
 
 
 @pytest.mark.parametrize(
