@@ -3,6 +3,7 @@
 import fcntl
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from tests.builders.processes import ROOT
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+# A shell starts background jobs, and so all their children, with SIGINT ignored: tests that send it would hang.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
