@@ -9,22 +9,18 @@ import torch
 
 from layoutner.corpus.batches import Batch, assign_to_ranks, collate, step_windows
 from layoutner.distributed.ranks import Ranks
-from layoutner.engine.engine import Engine
+from layoutner.engine.engine import Engine, Step
 from layoutner.errors import TrainingDiverged
 from layoutner.models.families import model_inputs
 from layoutner.training.plan import Plan
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """The numbers of one optimizer step, the same on every rank."""
+class StepResult(Step):
+    """The numbers of one optimizer step, the same on every rank: those of the update, and of its global batch."""
 
     loss: float  # mean over the labelled tokens of the global batch
     tokens: int  # of the global batch, without padding
-    applied: bool  # False if fp16 overflowed and the update was skipped
-    lr: float  # learning rate of the update
-    grad_norm: float  # 2-norm of the gradient of the global batch before clipping; inf if fp16 overflowed
-    loss_scale: float  # scale that the step was computed with; 1 without fp16
 
 
 def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepResult:
@@ -70,7 +66,7 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
             "warm-up or clipping (optimizer.max_grad_norm) may help"
         )
     tokens = sum(lengths[index] for index in indices)
-    return StepResult(loss, tokens, outcome.applied, outcome.lr, outcome.grad_norm, outcome.loss_scale)
+    return StepResult(**vars(outcome), loss=loss, tokens=tokens)
 
 
 def _require_finite_loss(plan: Plan, loss: float, step: int, indices: list[int]) -> None:

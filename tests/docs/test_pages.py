@@ -104,9 +104,13 @@ def test_settings_that_a_page_names_exist(page: str) -> None:
     assert [name for name in named if name not in known and not files.search(name)] == []
 
 
-def test_the_pages_name_no_place_of_this_machine() -> None:
+def test_the_pages_name_no_place_outside_the_checkout() -> None:
+    absolute = r"(?<![\w.])/(?:work|home|root|tmp|mnt|opt|usr|var)/"
     for path in PAGES:
-        assert not re.search(r"/work/|\.library|shared/", path.read_text(encoding="utf-8")), path
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(rf"{absolute}|{re.escape(str(ROOT.parent))}/", text), path
+        for relative in re.findall(r"(?:\.\./)+[\w./-]*", text):
+            assert (path.parent / relative).resolve().is_relative_to(ROOT), (path, relative)
 
 
 def test_the_site_has_every_page() -> None:
