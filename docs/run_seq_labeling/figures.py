@@ -10,12 +10,13 @@ from xml.sax.saxutils import escape
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from layoutner.corpus.batches import assign_to_ranks, padded, step_windows
+from layoutner.corpus.batches import assign_to_ranks, step_windows
 from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
 from layoutner.demo.forms import make_forms
 from layoutner.documents.roles import read_documents
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, labels_of
+from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import ScheduleSettings
@@ -97,7 +98,7 @@ def accumulation() -> str:
     rng = Random(seed)
     lengths = [rng.randrange(80, 513) for _ in range(FUNSD_WINDOWS)]
     indices = step_windows(seed, 0, 0, FUNSD_WINDOWS, whole)
-    dealt = assign_to_ranks(indices, lengths, micro, ranks)
+    dealt = assign_to_ranks(indices, lengths, MicroBatchLimit(micro), ranks, packed=True)
     picture = Drawing(960, 560, "One accumulation window on two ranks")
     picture.text(20, 30, "One optimizer step: 16 windows = 2 a forward x 4 accumulation x 2 ranks", 17, bold=True)
     picture.text(
@@ -107,10 +108,10 @@ def accumulation() -> str:
         picture.box(20 + place * 46, 66, 40, 24, fill="#eef3fa", stroke=BLUE)
         picture.text(40 + place * 46, 83, str(index), 12, anchor="middle")
     picture.arrow(386, 94, 386, 116, GREY)
-    picture.text(398, 110, "sorted by length, cut into 8 micro-batches, dealt back and forth", 13, GREY)
+    picture.text(398, 110, "8 micro-batches of similar size, dealt back and forth", 13, GREY)
 
     left, wide, lane, top = 84, 164, 118, 146
-    tokens = 132 / 512  # of a bar's width
+    tokens = 132 / 1024  # of a bar's width
     for number in range(4):
         picture.text(left + number * wide + 76, top - 8, f"micro-batch {number + 1}", 13, anchor="middle", bold=True)
     for rank, forwards in enumerate(dealt):
@@ -119,12 +120,12 @@ def accumulation() -> str:
         for number, one in enumerate(forwards):
             x = left + number * wide
             picture.box(x, y, 152, lane, fill="#fafafa", stroke=GREY)
-            columns = padded(max(lengths[index] for index in one))
+            start = x + 10
             for row, index in enumerate(one):
-                bar = y + 10 + row * 40
-                picture.box(x + 10, bar, columns * tokens, 16, fill=PALE)
-                picture.box(x + 10, bar, lengths[index] * tokens, 16, fill=BLUE)
-                picture.text(x + 10, bar + 30, f"window {index}: {lengths[index]} tokens", 11)
+                picture.box(start, y + 12, lengths[index] * tokens, 20, fill=BLUE if row % 2 == 0 else GREEN)
+                start += lengths[index] * tokens
+                fill = BLUE if row % 2 == 0 else GREEN
+                picture.text(x + 10, y + 52 + row * 20, f"window {index}: {lengths[index]} tokens", 11, fill)
             picture.text(x + 10, y + lane - 10, "forward, backward: add", 11, ORANGE)
     # The all-reduce and the optimizer step.
     x = left + 4 * wide + 8
@@ -146,7 +147,7 @@ def accumulation() -> str:
         picture.text(centre, base + 24, "engine.backward", 12, ORANGE, "middle", bold=True)
         picture.text(centre, base + 41, f"last={last}", 12, ORANGE, "middle")
     notes = (
-        "blue: tokens; grey: padding, to the longest window of the micro-batch and a multiple of 8 (made-up lengths)",
+        "blue and green: the tokens of two windows, packed into one row without padding (made-up lengths)",
         "orange bar: the ranks' gradients are averaged. ZeRO 0 and 1: here, once a step. ZeRO 2 and 3: with every",
         "backward, each piece to the rank that owns it. No weight changes before engine.step.",
     )

@@ -122,11 +122,11 @@ def _network_config(name: str) -> dict[str, Any]:
 
 def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Schedule]":
     """Settings, batch and schedule for --world-size ranks and --windows windows; default: count those of the data."""
-    from layoutner.planning.batch_plan import plan_batch
+    from layoutner.planning.batch_plan import plan_settings
     from layoutner.planning.schedule import plan_schedule
 
     settings = load(options.config, overrides(options))
-    batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, options.world_size)
+    batch = plan_settings(settings, options.world_size)
     windows = options.windows
     if windows is not None and windows < 1:
         raise SettingsError(f"--windows {windows}: at least one window is needed")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.cli.ending import ending_together
 from layoutner.errors import CheckpointError, SettingsError, require_all
+from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import RunSettings, load
 
@@ -92,7 +93,7 @@ def _predict(options: argparse.Namespace) -> None:
             settings = _settings(options, labeller)
             found = documents(settings, options.input, options.split, stats, "ignore")
             lost = lost_pages(settings, stats)
-            predict(labeller, found, options.batch, output, options.output_format, options.draw, lost)
+            predict(labeller, found, MicroBatchLimit(options.batch), output, options.output_format, options.draw, lost)
         finally:
             output.discard()
         _report(stats)
@@ -141,7 +142,7 @@ def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[S
     labeller = ranks.run_on_all_ranks(lambda: Labeller(model, ranks, options.data.max_image_mib))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, stats, "require")
-    scores = labeller.evaluate(found, options.split, options.batch, lost_pages(settings, stats))
+    scores = labeller.evaluate(found, options.split, MicroBatchLimit(options.batch), lost_pages(settings, stats))
     _report(stats)
     if ranks.is_rank_zero and scores.note is not None:
         print(scores.note, file=sys.stderr)

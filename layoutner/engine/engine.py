@@ -160,7 +160,7 @@ class Engine:
         """Set evaluation mode, without dropout."""
         self._engine.eval()
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Logits, B x T x L. At ZeRO 3 all ranks must call it the same number of times."""
         logits: torch.Tensor = self._engine(**inputs).logits
         return logits

@@ -19,6 +19,7 @@ from layoutner.documents.duplicates import page_digest
 from layoutner.documents.roles import check_labels
 from layoutner.errors import DataError, ModelError, first_line, raise_gathered
 from layoutner.inference.input import refuse
+from layoutner.models.attention import attention_options
 from layoutner.models.families import FAMILIES, accept_fp32, model_inputs
 from layoutner.models.loading import open_pages, open_tokenizer, require_packages
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
@@ -27,6 +28,7 @@ from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from layoutner.pages.page import Problem
+from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import MAX_IMAGE_MIB
 from layoutner.training.folder import read_training_pages
 from layoutner.training.page_images import image_problems
@@ -80,7 +82,12 @@ class Labeller:
         # Keep the dtype that the weights were trained in, so that scores are reproducible. On a CPU, fp16 becomes fp32.
         try:
             model, report = AutoModelForTokenClassification.from_pretrained(
-                folder, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
+                folder,
+                dtype="auto",
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **attention_options(self.family),
             )
         except BROKEN as error:
             raise ModelError(f"{folder}: its network cannot be loaded: {first_line(error)}") from None
@@ -114,7 +121,7 @@ class Labeller:
     def label(
         self,
         documents: Iterable[Document],
-        batch_size: int,
+        limit: MicroBatchLimit,
         take: Callable[[Labelled], None],
         lost: Callable[[list[Problem]], None] = refuse,
     ) -> None:
@@ -124,24 +131,26 @@ class Labeller:
 
         Args:
             documents: read on rank 0 only.
-            batch_size: windows per forward pass.
+            limit: the largest batch.
             take: called on rank 0 with each labelled chunk, in order. If it or reading fails, all ranks raise.
             lost: called on rank 0 with the pages without a usable image, if the network needs images. If it does not
                 raise, these pages are skipped.
         """
         for chunk in self._chunks(documents, lost):
             windows = self.splitter.split(chunk, None)
-            answers, _ = label_words(self._forward, windows, batch_size, self.tokenizer.pad_token_id, self.ranks)
+            answers, _ = label_words(
+                self._forward, windows, limit, self.tokenizer.pad_token_id, self.ranks, FAMILIES[self.family].packs
+            )
             self.ranks.run_on_rank_zero(partial(_hand_over, take, chunk, answers))
 
     def evaluate(
         self,
         documents: Iterable[Document],
         split: str,
-        batch_size: int,
+        limit: MicroBatchLimit,
         lost: Callable[[list[Problem]], None] = refuse,
     ) -> Scores:
-        """Score the labelled documents of rank 0; the result is the same on every rank. `lost`: see `label`.
+        """Score the labelled documents of rank 0; the result is the same on every rank. `limit`, `lost`: see `label`.
 
         counts["documents_trained_on"] is the number of pages that the model was trained on. It is missing if the model
         folder has no list of training pages.
@@ -156,9 +165,10 @@ class Labeller:
             self.labels,
             split,
             self.splitter.box_level,
-            batch_size,
+            limit,
             self.tokenizer.pad_token_id,
             self.ranks,
+            FAMILIES[self.family].packs,
         )
         if self._training_pages is None:
             return scores

@@ -12,6 +12,7 @@ from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.inference.model_folder import model_folder
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
+from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import MAX_IMAGE_MIB
 from layoutner.settings.tree import DeviceName, load
 
@@ -54,7 +55,7 @@ class Model:
         def take(labelled: Labelled) -> None:
             pages.extend(label_page(document, answers, self._labeller.labels) for document, answers in labelled)
 
-        self._labeller.label(self._read(documents, split, "ignore", data), batch_size, take)
+        self._labeller.label(self._read(documents, split, "ignore", data), MicroBatchLimit(batch_size), take)
         return pages
 
     def evaluate(self, documents: Source, *, batch_size: int = 8, split: str = "test", **data: Any) -> Scores:
@@ -66,7 +67,8 @@ class Model:
         Raises:
             DataError: the documents cannot be read, have no labels, or have labels that the model does not know.
         """
-        return self._labeller.evaluate(self._read(documents, split, "require", data), split, batch_size)
+        found = self._read(documents, split, "require", data)
+        return self._labeller.evaluate(found, split, MicroBatchLimit(batch_size))
 
     def _read(self, documents: Source, split: str, labels: Labels, data: dict[str, Any]) -> Iterable[Document]:
         """Return Document objects unchanged; read a path with the settings of the model's training."""

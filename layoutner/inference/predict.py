@@ -10,12 +10,13 @@ from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.inference.output import PREDICTIONS, Output
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem
+from layoutner.planning.batch_plan import MicroBatchLimit
 
 
 def predict(
     labeller: Labeller,
     documents: Iterable[Document],
-    batch_size: int,
+    limit: MicroBatchLimit,
     output: Output,
     output_format: str,
     draw: Path | None = None,
@@ -24,7 +25,7 @@ def predict(
     """Label documents and write the predictions, chunk by chunk. All ranks call it; rank 0 reads, writes and draws.
 
     Args:
-        documents, batch_size, lost: see `Labeller.label`.
+        documents, limit, lost: see `Labeller.label`.
         output: already open on rank 0; `predict` finishes it.
         output_format: a key of `PREDICTIONS`.
         draw: folder for drawings of the pages with their entities; None = no drawings.
@@ -47,5 +48,5 @@ def predict(
             for page, (document, _) in zip(pages, labelled, strict=True):
                 drawings.add(page, document.image)
 
-    labeller.label(documents, batch_size, take, lost)
+    labeller.label(documents, limit, take, lost)
     ranks.run_on_rank_zero(output.finish)

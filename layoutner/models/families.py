@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -39,14 +40,15 @@ class Family:
     unused: tuple[str, ...] = ()  # parameters that do not affect the logits, or that get no gradient
     visual: tuple[str, ...] = ()  # parameters that are only used with page images
     fp32_inputs: tuple[str, ...] = ()  # modules that take boxes or pixels in fp32, whatever the dtype of the weights
+    packs: bool = False  # windows can be packed into one row: its attention goes through transformers' interface
     kept_head: tuple[str, ...] = ()  # pretrained modules outside the backbone that fine-tuning continues to train
 
 
 FAMILIES = {
-    "bert": Family(),
-    "roberta": Family(tokenizer_options=SPACED, positions_after_padding=True),
-    "xlm-roberta": Family(positions_after_padding=True),
-    "layoutlm": Family(boxes="thousandths", unused=(".pooler.",)),
+    "bert": Family(packs=True),
+    "roberta": Family(tokenizer_options=SPACED, positions_after_padding=True, packs=True),
+    "xlm-roberta": Family(positions_after_padding=True, packs=True),
+    "layoutlm": Family(boxes="thousandths", unused=(".pooler.",), packs=True),
     "layoutlmv2": Family(
         boxes="thousandths",
         image="image",
@@ -86,13 +88,13 @@ FAMILIES = {
     ),
     # In bf16, coordinates between 0.5 and 1 would be rounded to steps of about 1/256 of the page.
     "bros": Family(boxes="fractions", unused=(".pooler.",), fp32_inputs=("bros.bbox_embeddings.bbox_projection",)),
-    "modernbert": Family(tokenizer_options=SPACED, kept_head=("head",)),
+    "modernbert": Family(tokenizer_options=SPACED, kept_head=("head",), packs=True),
 }
 
 
 def model_inputs(
     family: str, batch: Batch, device: torch.device | str, pages: PageImages | None = None
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """Keyword arguments of the family's forward, for a network that `accept_fp32` has prepared.
 
     Token types are omitted: every token has type 0. Inputs that are not indices are in fp32.
@@ -104,14 +106,24 @@ def model_inputs(
         DataError: a page image cannot be read.
     """
     row = FAMILIES[family]
-    tensors = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
+    tensors = {"input_ids": batch.input_ids_BT}
+    others: dict[str, Any] = {}
+    if batch.packed:
+        # The padding at the end is a window of its own.
+        lengths = (*batch.window_lengths, batch.input_ids_BT.shape[1] - sum(batch.window_lengths))
+        others["window_lengths"] = lengths = tuple(length for length in lengths if length)
+        tensors["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        first = batch.pad_token_id + 1 if row.positions_after_padding else 0
+        tensors["position_ids"] = batch.positions_BT + first
+    else:
+        tensors["attention_mask"] = batch.attention_mask_BT
     if row.boxes == "thousandths":
         tensors["bbox"] = batch.boxes_BT4
     elif row.boxes == "fractions":
         tensors["bbox"] = batch.boxes_BT4 / 1000
     if row.image is not None and pages is not None:
         tensors[row.image] = pages.pixels(batch.images)
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return {name: tensor.to(device) for name, tensor in tensors.items()} | others
 
 
 def untrained(family: str, model: Any, sees_images: bool) -> Iterator[str]:

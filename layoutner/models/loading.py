@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pickle import UnpicklingError
@@ -29,17 +28,15 @@ from transformers.utils import is_detectron2_available, is_protobuf_available, i
 from layoutner.corpus.batches import padded
 from layoutner.corpus.pixels import PageImages
 from layoutner.errors import ModelError, SettingsError, first_line
+from layoutner.models.attention import attention_options
 from layoutner.models.families import FAMILIES, accept_fp32, untrained
 from layoutner.models.head import carry_over
+from layoutner.models.layout_tables import init_layout_tables
 from layoutner.models.source import checkpoint_name
 from layoutner.settings.data import MAX_IMAGE_MIB
 from layoutner.settings.tree import ModelSettings
 
 logger = logging.getLogger(__name__)
-
-# Scale of newly initialised layout embeddings, relative to the word embeddings they are added to (standard deviations
-# per element). Six of them are summed; at scale 1 they would dominate the text.
-LAYOUT_SCALE = 0.1
 
 # Maximum share of tokens with capitals in a lower-case vocabulary: words that a user has added to vocab.txt.
 STRAY_CAPITALS = 0.01
@@ -75,6 +72,11 @@ class PretrainedModel:
         """Maximum window length, in tokens."""
         first = int(self.config.pad_token_id) + 1 if FAMILIES[self.family].positions_after_padding else 0
         return int(self.config.max_position_embeddings) - first
+
+    @property
+    def packs(self) -> bool:
+        """Whether the network takes packed rows."""
+        return FAMILIES[self.family].packs
 
     def require_length(self, length: int) -> None:
         """Refuse data.max_length = `length` if the network has fewer positions than the padded length.
@@ -302,7 +304,9 @@ def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -
     config = _as_layoutlm(pretrained.config) if adapted else copy.deepcopy(pretrained.config)
     config.id2label = dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
-    model = AutoModelForTokenClassification.from_config(_with_dropout(config, dropout), dtype=torch.float32)
+    model = AutoModelForTokenClassification.from_config(
+        _with_dropout(config, dropout), dtype=torch.float32, **attention_options(pretrained.family)
+    )
     its_tags = [pretrained.config.id2label.get(index) for index in range(pretrained.config.num_labels)]
     shares_tags = not set(tags).isdisjoint(its_tags)
     is_classifier = any(name.endswith("ForTokenClassification") for name in pretrained.config.architectures or ())
@@ -391,28 +395,3 @@ def _with_dropout(config: Any, dropout: float | None) -> Any:
             if hasattr(config, key):
                 setattr(config, key, dropout)
     return config
-
-
-@torch.no_grad()
-def init_layout_tables(embeddings: Any, scale: float = LAYOUT_SCALE) -> None:
-    """Initialise layout embeddings with sinusoids, so that neighbouring coordinates have similar embeddings.
-
-    In a few hundred pages most coordinates occur a few times or never, so random embeddings could not all be learnt.
-    Columns 2i and 2i+1 of a table are sine and cosine, with a wavelength that falls from 2000 to 20 thousandths of the
-    page (as in Vaswani et al. 2017, section 3.5). Each table is multiplied by its own random rotation, so that the six
-    summed embeddings of x0, y0, x1, y1, h and w remain distinguishable.
-
-    Args:
-        embeddings: LayoutLM's embeddings module.
-        scale: standard deviation of a table's elements, relative to that of the word embeddings.
-    """
-    size = float(embeddings.word_embeddings.weight.std()) * scale
-    for axis in "xyhw":
-        table = getattr(embeddings, f"{axis}_position_embeddings").weight
-        coordinate = torch.arange(table.shape[0], dtype=torch.float32)[:, None]
-        wavelength = 2000 * (20 / 2000) ** torch.linspace(0, 1, -(-table.shape[1] // 2))[None]
-        angle = 2 * math.pi * coordinate / wavelength
-        waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, : table.shape[1]]
-        rotation, _ = torch.linalg.qr(torch.randn(table.shape[1], table.shape[1]))
-        mixed = (waves - waves.mean(0)) @ rotation  # zero mean, so that the mean embedding does not shift
-        table.copy_(mixed * (size / mixed.std()))

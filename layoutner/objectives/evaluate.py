@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from layoutner.corpus.batches import Batch, collate
+from layoutner.corpus.batches import Batch, assign_to_ranks, collate
 from layoutner.corpus.windows import Window
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import DataError
@@ -15,6 +15,7 @@ from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
+from layoutner.planning.batch_plan import MicroBatchLimit
 
 Forward = Callable[[Batch], torch.Tensor]  # a Batch -> logits, B x T x L
 
@@ -28,30 +29,39 @@ class WordPrediction(NamedTuple):
 
 @torch.no_grad()
 def label_words(
-    forward: Forward, windows: Sequence[Window], batch_size: int, pad_token_id: int, ranks: Ranks
+    forward: Forward,
+    windows: Sequence[Window],
+    limit: MicroBatchLimit,
+    pad_token_id: int,
+    ranks: Ranks,
+    packed: bool = False,
 ) -> tuple[dict[tuple[int, int], WordPrediction], float]:
     """Predict a label for every word that a window owns.
 
     All ranks call it and run the same number of forward passes (at ZeRO 3 each one is a collective). A rank without
-    windows runs a batch of padding.
+    windows runs a batch of padding. The batches do not depend on the number of ranks.
+
+    Args:
+        limit: the largest batch.
+        packed: whether the network takes packed rows.
 
     Returns:
         On rank 0: {(document, word): prediction}, and the cross-entropy summed over the labelled words. On other ranks:
         only that rank's part.
     """
-    order = sorted(range(len(windows)), key=lambda index: -windows[index].length)
-    forwards = math.ceil(len(order) / (batch_size * ranks.size))
+    (batches,) = assign_to_ranks(range(len(windows)), [one.length for one in windows], limit, 1, packed)
+    forwards = math.ceil(len(batches) / ranks.size)
     answers: dict[tuple[int, int], WordPrediction] = {}
     loss = 0.0
     for number in range(forwards):
-        start = (number * ranks.size + ranks.rank) * batch_size
-        mine = [windows[index] for index in order[start : start + batch_size]]
+        place = number * ranks.size + ranks.rank
+        mine = [windows[index] for index in (batches[place] if place < len(batches) else ())]
         with ranks.activity("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
-            batch = collate(mine, pad_token_id)
+            batch = collate(mine, pad_token_id, packed)
         with ranks.activity("shared", "evaluating"):
             logits_BTL = forward(batch).float().cpu()
         loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
-        for window, logits_TL in zip(mine, logits_BTL, strict=False):
+        for window, logits_TL in zip(mine, batch.of_windows(logits_BTL), strict=True):
             tokens = [token for token, _ in window.owned_words]
             probabilities, labels = logits_TL[tokens].softmax(-1).max(-1)
             for (_, word), label, probability in zip(
@@ -91,14 +101,16 @@ def evaluate(
     labels: LabelSet,
     split: str,
     box_level: str,
-    batch_size: int,
+    limit: MicroBatchLimit,
     pad_token_id: int,
     ranks: Ranks,
+    packed: bool = False,
 ) -> Scores:
     """Score labelled documents. All ranks call it, and get the same result.
 
     Args:
         parts: chunks of documents with their windows, the same on every rank. Only the tags are kept in memory.
+        limit, packed: see `label_words`.
 
     Raises:
         DataError: there is no word to score.
@@ -126,7 +138,7 @@ def evaluate(
         )
 
     for documents, windows in parts:
-        answers, part = label_words(forward, windows, batch_size, pad_token_id, ranks)
+        answers, part = label_words(forward, windows, limit, pad_token_id, ranks, packed)
         ranks.run_on_rank_zero(partial(keep, documents, answers))
         loss, count = loss + part, count + len(windows)
     result: Scores = ranks.run_on_rank_zero(scores)

@@ -4,14 +4,24 @@ import math
 from dataclasses import dataclass
 
 from layoutner.errors import SettingsError
+from layoutner.settings.tree import Settings
+
+
+@dataclass(frozen=True)
+class MicroBatchLimit:
+    """The largest micro-batch of one rank."""
+
+    windows: int
+    tokens: int | None = None  # with padding; None: no limit but `windows`
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Split of one full optimizer step into as few micro-batches as possible, whose sizes differ by at most one window.
+    """Split of one full optimizer step into micro-batches: as few as possible, of at most `micro_batch_size` windows.
 
-    `corpus.batches.assign_to_ranks` assigns windows in this way. The loss is divided by the weight of the whole global
-    batch, so micro-batches of different sizes, or empty ones, do not change the gradient.
+    `corpus.batches.assign_to_ranks` assigns the windows. It makes more micro-batches where windows of very different
+    lengths would be padded, or where `tokens_limit` asks for it. The loss is divided by the weight of the whole global
+    batch, so micro-batches of different sizes, more of them, or empty ones do not change the gradient.
     """
 
     global_batch_size: int  # windows per optimizer step, all ranks
@@ -19,6 +29,12 @@ class BatchPlan:
     accumulation: int  # gradient accumulation steps: micro-batches of one rank per full optimizer step
     world_size: int
     limit: int  # the largest micro-batch allowed, settings.batch.micro_batch_size
+    tokens_limit: int | None = None  # settings.batch.micro_batch_tokens
+
+    @property
+    def micro_batch_limit(self) -> MicroBatchLimit:
+        """The largest micro-batch of a step."""
+        return MicroBatchLimit(self.micro_batch_size, self.tokens_limit)
 
     @property
     def micro_batches(self) -> int:
@@ -36,13 +52,14 @@ class BatchPlan:
     def __str__(self) -> str:
         ranks = f"{self.accumulation} accumulation x {self.world_size} rank{'s' * (self.world_size > 1)}"
         limit = f" (at most {self.limit})" * (self.micro_batch_size < self.limit)
+        tokens = "" if self.tokens_limit is None else f", each of at most {self.tokens_limit} tokens"
         small, larger = divmod(self.global_batch_size, self.micro_batches)
         if not larger:
-            return f"{self.global_batch_size} windows per step = {small} per forward{limit} x {ranks}"
+            return f"{self.global_batch_size} windows per step = {small} per forward{limit} x {ranks}{tokens}"
         smaller = self.micro_batches - larger
         return (
             f"{self.global_batch_size} windows per step = {smaller} forward{'s' * (smaller > 1)} of {small} "
-            f"+ {larger} of {small + 1}{limit}, in {ranks}"
+            f"+ {larger} of {small + 1}{limit}, in {ranks}{tokens}"
         )
 
     @property
@@ -61,17 +78,25 @@ class BatchPlan:
                 f"note: DeepSpeed's train_batch_size must be such a product, so it is {self.deepspeed_batch_size} = "
                 f"{product}; a step still has {self.global_batch_size} windows"
             )
+        if self.tokens_limit is not None:
+            notes.append(
+                f"note: a step with long windows has more micro-batches than DeepSpeed's gradient_accumulation_steps = "
+                f"{self.accumulation}, so that none exceeds {self.tokens_limit} tokens; its gradient is the same"
+            )
         return notes
 
 
-def plan_batch(global_batch_size: int, micro_batch_size: int, world_size: int) -> BatchPlan:
+def plan_batch(
+    global_batch_size: int, micro_batch_size: int, world_size: int, micro_batch_tokens: int | None = None
+) -> BatchPlan:
     """Split a global batch over ranks and gradient accumulation steps.
 
     accumulation = global batch / (maximum micro-batch x ranks), rounded up, and then
     micro-batch = global batch / (accumulation x ranks), rounded up.
 
     Args:
-        micro_batch_size: maximum size, settings.batch.micro_batch_size.
+        micro_batch_size: maximum windows of a micro-batch, settings.batch.micro_batch_size.
+        micro_batch_tokens: maximum tokens of a micro-batch, settings.batch.micro_batch_tokens.
 
     Raises:
         SettingsError: world_size is less than 1.
@@ -80,4 +105,19 @@ def plan_batch(global_batch_size: int, micro_batch_size: int, world_size: int) -
         raise SettingsError(f"world size = {world_size}: at least one rank is needed")
     accumulation = math.ceil(global_batch_size / (micro_batch_size * world_size))
     largest = math.ceil(global_batch_size / (accumulation * world_size))
-    return BatchPlan(global_batch_size, largest, accumulation, world_size, limit=micro_batch_size)
+    return BatchPlan(global_batch_size, largest, accumulation, world_size, micro_batch_size, micro_batch_tokens)
+
+
+def plan_settings(settings: Settings, world_size: int) -> BatchPlan:
+    """`plan_batch` for the settings of a run.
+
+    Raises:
+        SettingsError: batch.micro_batch_tokens is too small for a window of data.max_length.
+    """
+    batch, max_length = settings.batch, settings.data.max_length
+    if batch.micro_batch_tokens is not None and batch.micro_batch_tokens < max_length:
+        raise SettingsError(
+            f"batch.micro_batch_tokens = {batch.micro_batch_tokens} is less than data.max_length = {max_length}, so a "
+            "full window would not fit into a micro-batch: raise it, or lower data.max_length"
+        )
+    return plan_batch(batch.global_batch_size, batch.micro_batch_size, world_size, batch.micro_batch_tokens)

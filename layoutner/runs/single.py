@@ -75,12 +75,12 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
         labelled: list[Document] = getattr(plan.corpus, split)
         if labelled:
             labeller = ranks.run_on_all_ranks(lambda: Labeller(result.model_dir, ranks, data.max_image_mib))
-            scores = labeller.evaluate(labelled, split, settings.batch.micro_batch_size)
+            scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit)
             result = replace(result, scores=scores)
             ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
             _report(result, scores)
             if settings.run.predictions != "none":
-                _write_predictions(settings, labeller, scores)
+                _write_predictions(plan, labeller, scores)
         logger.info("%s exported to %s", checkpoint.name, result.model_dir)
         return result
 
@@ -99,9 +99,9 @@ def _report(result: RunResult, scores: Scores) -> None:
         logger.info("%s", scores.note)
 
 
-def _write_predictions(settings: Settings, labeller: Labeller, scores: Scores) -> None:
+def _write_predictions(plan: Plan, labeller: Labeller, scores: Scores) -> None:
     """Write predictions for data.test in file order, in the format of run.predictions. All ranks call it."""
-    run, data, ranks = settings.run, settings.data, labeller.ranks
+    run, data, ranks = plan.settings.run, plan.settings.data, labeller.ranks
     assert data.test is not None, "the plan refuses run.predictions without data.test"
     output = Output(run.output_dir / PREDICTION_FILES[run.predictions])
     ranks.run_on_rank_zero(output.open)
@@ -110,7 +110,7 @@ def _write_predictions(settings: Settings, labeller: Labeller, scores: Scores) -
         stats = ReportingStats()
         found = documents(data, data.test, "test", stats, "ignore")
         lost = lost_pages(data, stats)
-        predict(labeller, found, settings.batch.micro_batch_size, output, run.predictions, lost=lost)
+        predict(labeller, found, plan.batch.micro_batch_limit, output, run.predictions, lost=lost)
         if run.predictions == "unilm":
             text = results({"": scores})
             ranks.run_on_rank_zero(lambda: write_text(run.output_dir / RESULTS_FILE, text))

@@ -56,7 +56,12 @@ class BatchSettings(Section):
 
     global_batch_size: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
     micro_batch_size: int = Field(
-        1, ge=1, description="largest micro-batch: windows per forward on one rank; the actual one may be smaller"
+        8, ge=1, description="largest micro-batch: windows per forward on one rank; the actual one may be smaller"
+    )
+    micro_batch_tokens: int | None = Field(
+        None,
+        ge=8,
+        description="largest micro-batch in tokens, with padding; default: no limit but micro_batch_size",
     )
 
 

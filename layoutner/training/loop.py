@@ -99,9 +99,10 @@ def _evaluate(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
         plan.corpus.labels,
         "eval",
         plan.settings.data.box_level,
-        plan.settings.batch.micro_batch_size,
+        plan.batch.micro_batch_limit,
         plan.pretrained.tokenizer.pad_token_id,
         ranks,
+        plan.pretrained.packs,
     )
 
 

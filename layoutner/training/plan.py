@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layoutner.corpus.batches import assign_to_ranks, padded, step_windows
+from layoutner.corpus.batches import assign_to_ranks, row_tokens, step_windows
 from layoutner.corpus.cache import WindowCache
 from layoutner.corpus.windows import Window, WindowSplitter
 from layoutner.distributed.watchdog import Kind
@@ -18,7 +18,7 @@ from layoutner.models.families import FAMILIES
 from layoutner.models.loading import PretrainedModel, open_pretrained
 from layoutner.models.preprocessing import Preprocessing
 from layoutner.objectives.loss import Loss, make_loss
-from layoutner.planning.batch_plan import BatchPlan, plan_batch
+from layoutner.planning.batch_plan import BatchPlan, plan_settings
 from layoutner.planning.render import render
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.tree import Settings
@@ -118,20 +118,25 @@ class Plan:
             )
         lines.append(f"schedule: {self.schedule}; peak learning rate {self.settings.optimizer.lr:g}")
         stage = self.ds_config["zero_optimization"]["stage"]
-        lines.append(
-            f"engine: {self.settings.precision.dtype}, ZeRO {stage}, {self._padding():.1%} of a forward is padding"
-        )
+        lines.append(f"engine: {self.settings.precision.dtype}, ZeRO {stage}, {self._rows()}")
         return "\n".join(lines)
 
-    def _padding(self) -> float:
-        """Fraction of padding in the micro-batches of the first epoch."""
-        lengths = [window.length for window in self.windows["train"]]
-        tokens = 0
-        for step in range(self.schedule.steps_an_epoch or 0):
+    def _rows(self) -> str:
+        """How the windows of the first epoch are put into rows: the padding, and the micro-batches."""
+        lengths, packs = [window.length for window in self.windows["train"]], self.pretrained.packs
+        limit, world_size = self.batch.micro_batch_limit, self.batch.world_size
+        steps = self.schedule.steps_an_epoch or 0
+        tokens, micro_batches = 0, 0
+        for step in range(steps):
             indices = step_windows(self.settings.run.seed, 0, step, len(lengths), self.batch.global_batch_size)
-            for forwards in assign_to_ranks(indices, lengths, self.batch.micro_batch_size, self.batch.world_size):
-                tokens += sum(len(one) * padded(max(lengths[i] for i in one)) for one in forwards if one)
-        return 1 - sum(lengths) / tokens
+            for dealt in assign_to_ranks(indices, lengths, limit, world_size, packs):
+                tokens += sum(row_tokens([lengths[i] for i in one], packs) for one in dealt)
+                micro_batches += len(dealt)
+        text = f"{'packed' if packs else 'padded'} rows, {1 - sum(lengths) / tokens:.1%} of a forward is padding"
+        each = micro_batches / (steps * world_size)
+        if each <= self.batch.accumulation:
+            return text
+        return f"{text}, {each:.1f} micro-batches per rank and step"
 
 
 def _digest(rows: Iterable[object]) -> str:
@@ -157,7 +162,7 @@ def make_plan(settings: Settings, world_size: int, doing: Doing = _unwatched) ->
     """
     require_packages(settings)
     require_predictions(settings)
-    batch = plan_batch(settings.batch.global_batch_size, settings.batch.micro_batch_size, world_size)
+    batch = plan_settings(settings, world_size)
     corpus, pretrained, windows = cut_windows(settings, doing)
     schedule = plan_schedule(settings.schedule, settings.batch.global_batch_size, len(windows["train"]))
     ds_config = render(settings, batch, schedule)

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
@@ -40,7 +41,8 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
     indices = step_windows(seed, epoch, place, len(windows), batch_plan.global_batch_size)
     total_weight = plan.loss.total_weight(windows[index] for index in indices)
     lengths = [window.length for window in windows]
-    micro_batches = assign_to_ranks(indices, lengths, batch_plan.micro_batch_size, ranks.size)[ranks.rank]
+    packs, limit = plan.pretrained.packs, batch_plan.micro_batch_limit
+    micro_batches = assign_to_ranks(indices, lengths, limit, ranks.size, packs)[ranks.rank]
 
     # Dropout masks depend on seed, step and rank alone, so a resumed run draws the same ones.
     seed_generators((seed * 1_000_003 + step) * 4099 + ranks.rank)
@@ -48,7 +50,7 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
     summed_loss = torch.zeros((), device=ranks.device)
     for number, micro_batch in enumerate(micro_batches):
         with ranks.activity("local", f"reading the windows of step {step + 1}"):
-            batch = collate([windows[index] for index in micro_batch], plan.pretrained.tokenizer.pad_token_id)
+            batch = collate([windows[index] for index in micro_batch], plan.pretrained.tokenizer.pad_token_id, packs)
             inputs = network_inputs(plan, batch, ranks)
         logits_BTL = engine.forward(inputs)
         summed = plan.loss.summed(logits_BTL, batch.labels_BT.to(ranks.device))
@@ -81,7 +83,7 @@ def _require_finite_loss(plan: Plan, loss: float, step: int, indices: list[int])
     )
 
 
-def network_inputs(plan: Plan, batch: Batch, ranks: Ranks) -> dict[str, torch.Tensor]:
+def network_inputs(plan: Plan, batch: Batch, ranks: Ranks) -> dict[str, Any]:
     """The network's inputs for a batch, on this rank's device."""
     return model_inputs(plan.pretrained.family, batch, ranks.device, plan.pretrained.image_processor)
 

@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
-from layoutner.corpus.batches import assign_to_ranks, collate, step_windows
+from layoutner.corpus.batches import SHORTEST, assign_to_ranks, collate, row_tokens, step_windows
 from layoutner.corpus.windows import IGNORED, Window
+from layoutner.planning.batch_plan import MicroBatchLimit
 
 
 def test_an_epoch_takes_every_window_once_in_an_order_of_its_own() -> None:
@@ -31,7 +32,7 @@ def test_ranks_share_a_step(windows: int, micro: int, ranks: int) -> None:
     rng = random.Random(windows)
     lengths = [rng.randrange(10, 512) for _ in range(100)]
     indices = rng.sample(range(100), windows)
-    dealt = assign_to_ranks(indices, lengths, micro, ranks)
+    dealt = assign_to_ranks(indices, lengths, MicroBatchLimit(micro), ranks, packed=True)
     assert sorted(i for rank in dealt for forward in rank for i in forward) == sorted(indices)
     assert len({len(rank) for rank in dealt}) == 1
     assert max(len(forward) for rank in dealt for forward in rank) <= micro
@@ -41,7 +42,7 @@ def test_ranks_share_a_step(windows: int, micro: int, ranks: int) -> None:
 def test_little_is_padded_and_ranks_are_even() -> None:
     rng = random.Random(0)
     lengths = [min(512, int(rng.lognormvariate(5.3, 0.5))) for _ in range(64)]
-    dealt = assign_to_ranks(range(64), lengths, 4, 2)
+    dealt = assign_to_ranks(range(64), lengths, MicroBatchLimit(4), 2)
     padded = [sum(len(f) * max(lengths[i] for i in f) for f in rank) for rank in dealt]
     assert sum(padded) < 1.1 * sum(lengths)
     assert max(padded) < 1.1 * min(padded)
@@ -66,3 +67,45 @@ def test_a_rank_without_windows_runs_padding_that_counts_for_nothing() -> None:
     assert batch.input_ids_BT.shape == (1, 8)
     assert (batch.labels_BT == IGNORED).all()
     assert batch.attention_mask_BT.sum() == 1
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("windows", [0, 1, 2, 5, 16, 23, 64])
+@pytest.mark.parametrize(("micro", "tokens", "ranks"), [(8, 600, 1), (64, 1024, 2), (1, 4096, 3), (64, None, 1)])
+def test_no_micro_batch_is_larger_than_allowed(
+    windows: int, micro: int, tokens: int | None, ranks: int, packed: bool
+) -> None:
+    rng = random.Random(windows)
+    lengths = [rng.randrange(10, 512) for _ in range(100)]
+    indices = rng.sample(range(100), windows)
+    dealt = assign_to_ranks(indices, lengths, MicroBatchLimit(micro, tokens), ranks, packed)
+    assert sorted(i for rank in dealt for one in rank for i in one) == sorted(indices)
+    assert len({len(rank) for rank in dealt}) == 1
+    for one in (one for rank in dealt for one in rank if one):
+        assert len(one) <= micro
+        assert tokens is None or row_tokens([lengths[i] for i in one], packed) <= tokens
+        assert packed or min(lengths[i] for i in one) >= SHORTEST * max(lengths[i] for i in one)
+
+
+def test_packed_micro_batches_are_equally_large() -> None:
+    rng = random.Random(0)
+    lengths = [min(512, int(rng.lognormvariate(5.3, 0.5))) for _ in range(64)]
+    dealt = assign_to_ranks(range(64), lengths, MicroBatchLimit(8), 2, packed=True)
+    sizes = [sum(lengths[i] for i in one) for rank in dealt for one in rank]
+    assert len(sizes) == 8
+    assert max(sizes) < 1.05 * min(sizes)
+    assert sum(lengths) >= 0.99 * sum(row_tokens([lengths[i] for i in one], True) for rank in dealt for one in rank)
+
+
+def test_collate_packs_windows_into_one_row() -> None:
+    batch = collate([window(5), window(9)], pad_token_id=0, packed=True)
+    assert batch.input_ids_BT.tolist() == [[2, 7, 7, 7, 3, 2, *[7] * 7, 3, 0, 0]]
+    assert batch.positions_BT.tolist() == [[*range(5), *range(9), 0, 1]]
+    assert batch.window_lengths == (5, 9)
+    assert (batch.labels_BT != IGNORED).sum().item() == 3 + 7
+    assert [part.tolist() for part in batch.of_windows(batch.positions_BT)] == [[*range(5)], [*range(9)]]
+
+
+def test_values_of_windows_are_those_of_padded_rows_without_padding() -> None:
+    batch = collate([window(5), window(9)], pad_token_id=0)
+    assert [part.tolist() for part in batch.of_windows(batch.positions_BT)] == [[*range(5)], [*range(9)]]

@@ -36,6 +36,7 @@ from layoutner.inference.labeller import Labeller
 from layoutner.models.parameters import decay_groups
 from layoutner.objectives.evaluate import evaluate
 from layoutner.pages.labels import read_labels
+from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import ScheduleSettings, Settings, load
 from layoutner.training.plan import cut_windows
@@ -602,7 +603,13 @@ def test_the_order_follows_from_seed_and_epoch_alone(shows: Shows) -> None:
     def same(one: object, other: object) -> str:
         return "yes" if one == other else "no"
 
-    dealt = [i for step in steps(42, 0) for rank in assign_to_ranks(step, [100] * 150, 4, 4) for f in rank for i in f]
+    dealt = [
+        i
+        for step in steps(42, 0)
+        for rank in assign_to_ranks(step, [100] * 150, MicroBatchLimit(4), 4)
+        for f in rank
+        for i in f
+    ]
     theirs, plain, evaluated = by_rank(42), random_sampler(False), random_sampler(True)
     assert plain[0] == evaluated[0]
     assert plain[0] != plain[1]
@@ -685,10 +692,10 @@ def test_padding_stops_at_the_longest_window(data: Path, starts: dict[str, Path]
     assert lengths == [int(window["attention_mask"].sum()) for window in theirs]
     computed = 0
     for step in range(5):
-        for forward in assign_to_ranks(step_windows(42, 0, step, len(ours), 2), lengths, 2, 1)[0]:
-            computed += collate(
-                [ours[index] for index in forward], checkpoint.tokenizer.pad_token_id
-            ).input_ids_BT.numel()
+        step_indices = step_windows(42, 0, step, len(ours), 2)
+        for micro_batch in assign_to_ranks(step_indices, lengths, MicroBatchLimit(2), 1, packed=True)[0]:
+            batch = collate([ours[index] for index in micro_batch], checkpoint.tokenizer.pad_token_id, packed=True)
+            computed += batch.input_ids_BT.numel()
     shows(
         {
             "tokens of its windows": (sum(int(window["attention_mask"].sum()) for window in theirs), sum(lengths)),
@@ -804,7 +811,8 @@ def test_scores_are_of_words_and_whole_pages(data: Path, starts: dict[str, Path]
     assert corpus.labels.tags == labels
     parts = [(corpus.test, by_role["test"])]
     pad = checkpoint.tokenizer.pad_token_id
-    ours, again = (evaluate(forward, parts, corpus.labels, "test", "word", n, pad, ALONE) for n in (3, 1))
+    limits = MicroBatchLimit(3), MicroBatchLimit(1)
+    ours, again = (evaluate(forward, parts, corpus.labels, "test", "word", n, pad, ALONE) for n in limits)
     assert (theirs.f1, ours.f1) == (one.f1, again.f1)
     shows(
         {

@@ -25,6 +25,7 @@ from layoutner.objectives.evaluate import WordPrediction, in_document_order, lab
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, Span, rewrite, to_spans, to_tags
+from layoutner.planning.batch_plan import MicroBatchLimit
 
 # Neither how long an example takes nor any other of hypothesis's measures of health depends on what is tested here.
 drawn = settings(
@@ -174,7 +175,7 @@ def merged(documents: Sequence[Document], windows: Sequence[Window], labels: Lab
         numbers_BT = batch.boxes_BT4[..., 0] + 1001 * batch.boxes_BT4[..., 1]
         return torch.nn.functional.one_hot(table[numbers_BT], len(labels.tags)).float() * 9
 
-    answers, _ = label_words(forward, windows, 4, 0, ALONE)
+    answers, _ = label_words(forward, windows, MicroBatchLimit(4), 0, ALONE)
     return [[labels.tags[answer.label] for answer in page] for page in in_document_order(answers, documents)]
 
 

@@ -30,6 +30,7 @@ from layoutner.inference.output import Output, to_unilm
 from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem
+from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import DataSettings
 from tests.builders.disk import SMALL_FILES
 from tests.builders.families import make_export
@@ -488,15 +489,15 @@ def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
     def take(labelled: Labelled) -> None:
         taken.extend(document.name for document, _ in labelled)
 
-    labeller.label(iter(documents), 8, take, lost.extend)
+    labeller.label(iter(documents), MicroBatchLimit(8), take, lost.extend)
     assert taken == ["d0", "d3"]
     assert [str(problem) for problem in lost] == [
         f"d1: page image {tmp_path / 'gone.png'}: gone",
         "d2: has no page image",
     ]
-    assert labeller.evaluate(documents, "test", 8, lost.extend).counts["documents"] == 2
+    assert labeller.evaluate(documents, "test", MicroBatchLimit(8), lost.extend).counts["documents"] == 2
     with pytest.raises(DataError, match=r"1 document\(s\) have no page image, which the model needs: d1: page"):
-        labeller.label(documents, 8, take)
+        labeller.label(documents, MicroBatchLimit(8), take)
 
 
 def test_documents_are_read_chunk_by_chunk(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,7 +512,7 @@ def test_documents_are_read_chunk_by_chunk(model: Path, monkeypatch: pytest.Monk
             yield Document(f"d{read}", ("x",) * count, ((0, 0, 1, 1),) * count, None, (9, 9))
 
     chunks: list[tuple[int, int]] = []
-    Labeller(model, ALONE).label(documents(), 8, lambda labelled: chunks.append((len(labelled), read)))
+    Labeller(model, ALONE).label(documents(), MicroBatchLimit(8), lambda labelled: chunks.append((len(labelled), read)))
     assert chunks == [(3, 3), (2, 5), (2, 7)]
 
 

@@ -16,6 +16,7 @@ from layoutner.files.image import PageImage
 from layoutner.inference.labeller import Labelled, Labeller
 from layoutner.models.families import FAMILIES
 from layoutner.pages.document import Document
+from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
 from layoutner.training.plan import cut_windows
@@ -124,7 +125,7 @@ def test_transformers_alone_reads_the_export_alike(case: str, out: Path, forms: 
     folder = out / f"{case}-0"
     documents = read_documents(DataSettings(), forms, "test")[:3]
     found: Labelled = []
-    Labeller(folder, ALONE).label(documents, 1, found.extend)
+    Labeller(folder, ALONE).label(documents, MicroBatchLimit(1), found.extend)
     assert [document.name for document, _ in found] == [document.name for document in documents]
     for document, answers in found:
         probabilities = by_transformers(case, folder, document)
@@ -139,6 +140,6 @@ def test_what_is_on_the_page_matters_to_a_network_that_sees_it(out: Path, forms:
     blackened = Document(**{**vars(document), "image": PageImage(tmp_path / "black.png")})
     for case, differs in (("layoutlmv3", True), ("layoutlmv3:ignore", False)):
         found: Labelled = []
-        Labeller(out / f"{case}-0", ALONE).label([document, blackened], 1, found.extend)
+        Labeller(out / f"{case}-0", ALONE).label([document, blackened], MicroBatchLimit(1), found.extend)
         seen, black = ([answer.probability for answer in answers] for _, answers in found)
         assert (seen != black) == differs

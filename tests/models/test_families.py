@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil, PreTrainedTokenizerFast
 
-from layoutner.corpus.batches import Batch, collate
+from layoutner.corpus.batches import collate
 from layoutner.corpus.pixels import PageImages
 from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
 from layoutner.errors import LayoutnerError, ModelError, SettingsError
@@ -194,7 +194,7 @@ def test_layoutlmv2_pictures_are_blue_first_and_not_normalised(page: Document) -
     # The picture is all that can be tried without its backbone.
     Image.new("RGB", (30, 40), (10, 20, 30)).save(page.image.path)
     pages = PageImages(LayoutLMv2ImageProcessorPil(apply_ocr=False))
-    batch = Batch(*[torch.zeros(1, 1, 4, dtype=torch.long)] * 4, images=(page.image,))
+    batch = collate([Window(0, [7], [(0, 0, 1, 1)], [IGNORED], [], page.image)], pad_token_id=0)
     inputs = model_inputs("layoutlmv2", batch, "cpu", pages)
     assert inputs.keys() == {"input_ids", "attention_mask", "bbox", "image"}
     assert inputs["image"].shape == (1, 3, 224, 224)

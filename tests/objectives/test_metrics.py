@@ -10,6 +10,7 @@ from layoutner.objectives.evaluate import WordPrediction, evaluate, in_document_
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
+from layoutner.planning.batch_plan import MicroBatchLimit
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
@@ -68,14 +69,16 @@ def test_words_are_labelled_once_from_the_window_that_answers() -> None:
         Window(0, [0, 11, 12, 0], [box] * 4, [-100, 1, 0, -100], [(1, 0), (2, 1)]),
         Window(0, [0, 12, 13, 0], [box] * 4, [-100, -100, 1, -100], [(2, 2)]),
     ]
-    answers, loss = label_words(fixed, windows, 1, 0, ALONE)
+    answers, loss = label_words(fixed, windows, MicroBatchLimit(1), 0, ALONE)
     (page,) = in_document_order(answers, documents)
     assert [answer.label for answer in page] == [1, 0, 1]
     expected = torch.tensor([[0.0, 10, 0], [10, 0, 0], [0, 10, 0]])
     reference = torch.nn.functional.cross_entropy(expected, torch.tensor([1, 0, 1]), reduction="sum")
     assert loss == pytest.approx(float(reference), rel=1e-6)
     assert page[0].probability == pytest.approx(float(expected[0].softmax(0).max()))
-    scores = evaluate(fixed, [(documents, windows)], LabelSet("BIO", ("X",)), "eval", "word", 2, 0, ALONE)
+    scores = evaluate(
+        fixed, [(documents, windows)], LabelSet("BIO", ("X",)), "eval", "word", MicroBatchLimit(2), 0, ALONE
+    )
     assert (scores.f1, scores.counts["entities"]) == (1.0, 2)
     assert scores.loss == pytest.approx(loss / 3)
 

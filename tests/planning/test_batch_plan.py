@@ -43,7 +43,7 @@ def test_every_recipe_fits_any_number_of_ranks(recipe: str, ranks: int) -> None:
     assert plan.micro_batch_size <= allowed
     assert plan.accumulation == -(-whole // (allowed * ranks))
     # The windows as they are dealt are those of the plan, each once.
-    dealt = assign_to_ranks(range(whole), list(range(10, 10 + whole)), plan.micro_batch_size, ranks)
+    dealt = assign_to_ranks(range(whole), list(range(10, 10 + whole)), plan.micro_batch_limit, ranks, packed=True)
     sizes = [len(micro_batch) for rank in dealt for micro_batch in rank]
     assert {len(rank) for rank in dealt} == {plan.accumulation}
     assert len(sizes) == plan.micro_batches

@@ -17,6 +17,7 @@ from steps import measure
 from layoutner.distributed.ranks import Ranks
 from layoutner.inference.export import export
 from layoutner.inference.labeller import Labeller
+from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import load
 
@@ -56,8 +57,8 @@ def main() -> None:
             plan, chosen = train_model(load(None, settings), ranks)
             ranks.run_on_rank_zero(lambda chosen=chosen, name=name: export(chosen, Path(out) / name))
             labeller = Labeller(Path(out) / name, ranks)
-            found["scores"] = labeller.evaluate(plan.corpus.test, "test", 3).to_dict()
-            found["eval"] = labeller.evaluate(plan.corpus.eval, "eval", 2).loss
+            found["scores"] = labeller.evaluate(plan.corpus.test, "test", MicroBatchLimit(3)).to_dict()
+            found["eval"] = labeller.evaluate(plan.corpus.eval, "eval", MicroBatchLimit(2)).loss
             found["step"] = int(chosen.name.removeprefix("step-"))
             results[name] = found
     if ranks.is_rank_zero:

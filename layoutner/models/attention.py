@@ -1,0 +1,103 @@
+"""Attention in packed rows: every window attends to itself alone, and nothing is padded."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from layoutner.models.families import FAMILIES
+
+PACKED = "layoutner_packed"  # the name by which a network's configuration selects it
+
+
+def packed_attention(
+    module: nn.Module,
+    query_1HTD: torch.Tensor,
+    key_1HTD: torch.Tensor,
+    value_1HTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    window_lengths: tuple[int, ...] | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one packed row of T tokens, H heads and D features per head; a function for transformers.
+
+    On a GPU in fp16 or bf16 without attention dropout, one kernel computes all windows. Otherwise they are computed
+    one after the other. Without `window_lengths` the rows are padded, and this is transformers' own "sdpa".
+
+    Args:
+        module: the attention layer.
+        attention_mask: of padded rows; not used for a packed row.
+        scaling: factor of the scores.
+        window_lengths: tokens of each window, in order; they sum to T.
+        cu_seq_lens_q: the first token of each window, and T; int32, on the device of the row.
+        dropout: probability of dropping an attention probability.
+        sliding_window: if given, a token attends to those less than this far away.
+
+    Returns:
+        The attended values, 1 x T x H x D, and no probabilities.
+    """
+    if window_lengths is None or cu_seq_lens_q is None:
+        attended, _ = sdpa_attention_forward(
+            module, query_1HTD, key_1HTD, value_1HTD, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+        return attended, None
+    if query_1HTD.is_cuda and query_1HTD.dtype != torch.float32 and not dropout:
+        return _in_one_kernel(
+            query_1HTD, key_1HTD, value_1HTD, scaling, window_lengths, cu_seq_lens_q, sliding_window
+        ), None
+    row, lengths = (query_1HTD, key_1HTD, value_1HTD), list(window_lengths)
+    windows = [
+        functional.scaled_dot_product_attention(
+            query, key, value, _band(query, sliding_window), dropout_p=dropout, scale=scaling
+        )
+        for query, key, value in zip(*(torch.split(tensor, lengths, dim=2) for tensor in row), strict=True)
+    ]
+    return torch.cat(windows, dim=2).transpose(1, 2), None
+
+
+def _in_one_kernel(
+    query_1HTD: torch.Tensor,
+    key_1HTD: torch.Tensor,
+    value_1HTD: torch.Tensor,
+    scaling: float,
+    window_lengths: tuple[int, ...],
+    cu_seq_lens: torch.Tensor,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # needs flash attention, which CPU builds do not have
+
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1HTD, key_1HTD, value_1HTD))
+    longest = max(window_lengths)
+    reach = -1 if sliding_window is None else sliding_window - 1
+    attended = varlen_attn(
+        query, key, value, cu_seq_lens, cu_seq_lens, longest, longest, scale=scaling, window_size=(reach, reach)
+    )
+    assert isinstance(attended, torch.Tensor)  # a tuple only where an auxiliary result is asked for
+    return attended[None]
+
+
+def _band(query_1HTD: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
+    """Which tokens attend to which, T x T; None if all do."""
+    tokens = query_1HTD.shape[2]
+    if sliding_window is None or tokens <= sliding_window:
+        return None
+    position = torch.arange(tokens, device=query_1HTD.device)
+    return (position[:, None] - position[None, :]).abs() < sliding_window
+
+
+def attention_options(family: str) -> dict[str, str]:
+    """transformers' arguments that let a network take packed rows, if its family can."""
+    return {"attn_implementation": PACKED} if FAMILIES[family].packs else {}
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
