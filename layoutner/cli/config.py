@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,7 @@ def _plan(options: argparse.Namespace) -> None:
     if settings.model.dropout is not None:
         config["attention_probs_dropout_prob"] = settings.model.dropout
     network = Network.from_config(config, settings.model.family or str(config.get("model_type")), labels=13)
+    network = replace(network, rank_free=settings.model.dropout_masks == "rank-free")
     print(describe(settings, batch, schedule, network, settings.data.max_length, limit))
 
 

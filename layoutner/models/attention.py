@@ -9,6 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from layoutner.models.dropout import Dropout
 from layoutner.models.families import FAMILIES
 
 PACKED = "layoutner_packed"  # the name by which a network's configuration selects it
@@ -26,6 +27,7 @@ def packed_attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    position_bias: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one packed row of T tokens, H heads and D features per head; a function for transformers.
@@ -39,15 +41,31 @@ def packed_attention(
         scaling: factor of the scores.
         window_lengths: tokens of each window, in order; they sum to T.
         cu_seq_lens_q: the first token of each window, and T; int32, on the device of the row.
-        dropout: probability of dropping an attention probability.
+        dropout: probability of dropping an attention probability. If the layer has a `models.dropout.Dropout`, it drops
+            them, otherwise torch does.
         sliding_window: if given, a token attends to those less than this far away.
+        position_bias: added to the scores of padded rows.
 
     Returns:
         The attended values, 1 x T x H x D, and no probabilities.
     """
+    own = getattr(module, "dropout", None)
+    drop = own if dropout and isinstance(own, Dropout) else None
     if window_lengths is None or cu_seq_lens_q is None:
+        if drop is not None:
+            masks = [mask for mask in (position_bias, attention_mask) if mask is not None]
+            attended = _attend_dropping(query_1HTD, key_1HTD, value_1HTD, scaling, masks, drop, first=0)
+            return attended.transpose(1, 2), None
         attended, _ = sdpa_attention_forward(
-            module, query_1HTD, key_1HTD, value_1HTD, attention_mask, dropout=dropout, scaling=scaling, **others
+            module,
+            query_1HTD,
+            key_1HTD,
+            value_1HTD,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            position_bias=position_bias,
+            **others,
         )
         return attended, None
     if query_1HTD.is_cuda and query_1HTD.dtype != torch.float32 and not dropout:
@@ -55,13 +73,44 @@ def packed_attention(
             query_1HTD, key_1HTD, value_1HTD, scaling, window_lengths, cu_seq_lens_q, sliding_window
         ), None
     row, lengths = (query_1HTD, key_1HTD, value_1HTD), list(window_lengths)
-    windows = [
-        functional.scaled_dot_product_attention(
-            query, key, value, _band(query, sliding_window), dropout_p=dropout, scale=scaling
-        )
-        for query, key, value in zip(*(torch.split(tensor, lengths, dim=2) for tensor in row), strict=True)
-    ]
+    windows: list[torch.Tensor] = []
+    first = 0
+    for query, key, value in zip(*(torch.split(tensor, lengths, dim=2) for tensor in row), strict=True):
+        band = _band(query, sliding_window)
+        if drop is not None:
+            windows.append(_attend_dropping(query, key, value, scaling, [] if band is None else [band], drop, first))
+        else:
+            windows.append(
+                functional.scaled_dot_product_attention(query, key, value, band, dropout_p=dropout, scale=scaling)
+            )
+        first += query.shape[2]
     return torch.cat(windows, dim=2).transpose(1, 2), None
+
+
+def _attend_dropping(
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    scaling: float,
+    masks: list[torch.Tensor],
+    drop: Dropout,
+    first: int,
+) -> torch.Tensor:
+    """Attention with dropout. Its probabilities are in memory: no kernel takes a mask of what to drop.
+
+    Args:
+        masks: booleans of what is attended to, or floats to add to the scores.
+        first: index in the row of the first of these tokens.
+    """
+    scores_BHTT = (query_BHTD * scaling) @ key_BHTD.transpose(-1, -2)
+    for mask in masks:
+        if mask.dtype == torch.bool:  # made a float while it is small, the same for all heads
+            lowest = torch.finfo(scores_BHTT.dtype).min
+            mask = torch.zeros_like(mask, dtype=scores_BHTT.dtype).masked_fill_(~mask, lowest)
+        scores_BHTT = scores_BHTT + mask
+    probabilities_BHTT = scores_BHTT.softmax(dim=-1, dtype=torch.float32).to(query_BHTD.dtype)
+    dropped_BHTT: torch.Tensor = drop(probabilities_BHTT, first)
+    return dropped_BHTT @ value_BHTD
 
 
 def _in_one_kernel(

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -28,7 +28,8 @@ from transformers.utils import is_detectron2_available, is_protobuf_available, i
 from layoutner.corpus.batches import padded
 from layoutner.corpus.pixels import PageImages
 from layoutner.errors import ModelError, SettingsError, first_line
-from layoutner.models.attention import attention_options
+from layoutner.models.attention import PACKED, attention_options
+from layoutner.models.dropout import replace_dropout, set_probability
 from layoutner.models.families import FAMILIES, accept_fp32, untrained
 from layoutner.models.head import carry_over
 from layoutner.models.layout_tables import init_layout_tables
@@ -45,16 +46,6 @@ STRAY_CAPITALS = 0.01
 # classifier does not have, and constants that some versions of transformers save and others do not.
 HEADS = ("classifier.", "cls.", "lm_head.", "qa_outputs.", "pooler.", "head.", "decoder.")
 CONSTANTS = ("embeddings.position_ids", "visual_bbox", "inv_freq", "num_batches_tracked")
-
-DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "classifier_dropout_prob",
-    "embedding_dropout",
-    "attention_dropout",
-    "mlp_dropout",
-)
 
 
 @dataclass(frozen=True)
@@ -286,7 +277,12 @@ def _put_space_before_words(tokenizer: Any) -> None:
             part.add_prefix_space = True
 
 
-def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -> nn.Module:
+def build(
+    pretrained: PretrainedModel,
+    tags: list[str],
+    dropout: float | None,
+    dropout_masks: Literal["rank-free", "torch"] = "rank-free",
+) -> nn.Module:
     """Build a token classifier from the pretrained weights, with one output per tag.
 
     Outputs of tags that the pretrained head has too are copied by name; the others are newly initialised. A log line
@@ -295,6 +291,7 @@ def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -
     Args:
         tags: id -> tag.
         dropout: replaces every dropout probability of the network; None keeps those of the pretrained model.
+        dropout_masks: settings.model.dropout_masks. With "rank-free", training needs `models.dropout.masks_from`.
 
     Raises:
         ModelError: weights are missing, left over or have another shape; the message lists them. Exceptions are the
@@ -304,9 +301,10 @@ def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -
     config = _as_layoutlm(pretrained.config) if adapted else copy.deepcopy(pretrained.config)
     config.id2label = dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
-    model = AutoModelForTokenClassification.from_config(
-        _with_dropout(config, dropout), dtype=torch.float32, **attention_options(pretrained.family)
-    )
+    if dropout is not None:
+        set_probability(config, dropout)
+    options = attention_options(pretrained.family)
+    model = AutoModelForTokenClassification.from_config(config, dtype=torch.float32, **options)
     its_tags = [pretrained.config.id2label.get(index) for index in range(pretrained.config.num_labels)]
     shares_tags = not set(tags).isdisjoint(its_tags)
     is_classifier = any(name.endswith("ForTokenClassification") for name in pretrained.config.architectures or ())
@@ -334,6 +332,10 @@ def build(pretrained: PretrainedModel, tags: list[str], dropout: float | None) -
         if has_head
         else f"new, for {len(tags)} tags",
     )
+    if dropout_masks == "rank-free":
+        replace_dropout(model)
+        if model._supports_sdpa:  # its attention goes through transformers' interface
+            model.set_attn_implementation(PACKED)
     return _prepared(model, pretrained)
 
 
@@ -387,11 +389,3 @@ def _require_none(name: str, what: str, keys: Iterable[str], allowed: tuple[str,
             f"{name}: {len(keys)} weights are {what}, so this would not be the pretrained network: "
             f"{', '.join(keys[:10])}{', ...' if len(keys) > 10 else ''}"
         )
-
-
-def _with_dropout(config: Any, dropout: float | None) -> Any:
-    if dropout is not None:
-        for key in DROPOUTS:
-            if hasattr(config, key):
-                setattr(config, key, dropout)
-    return config

@@ -9,7 +9,7 @@ measurements. Facts that are not obvious:
 - fp16 at stage 1 also accumulates full fp32 gradients on every rank, in the parameters' `grad_accum`.
 - Stages 1 and 2 with gradient accumulation keep all low-precision gradients in addition to the rank's partition.
 - Stage 3 has all weights gathered at the peak, if the network has fewer than stage3_max_live_parameters (1e9).
-- On a CPU, attention with dropout stores its T x T probabilities; on a GPU it does not.
+- Attention with rank-free dropout stores its T x T probabilities. With torch's it does so on a CPU only.
 """
 
 import re
@@ -41,6 +41,7 @@ class Network:
     labels: int
     tensors: tuple[int, ...]  # elements of each trainable tensor
     dropout: bool = True  # in attention
+    rank_free: bool = False  # settings.model.dropout_masks
     attention: Literal["sdpa", "eager"] = "sdpa"  # transformers 5 takes sdpa for all three families
 
     @classmethod
@@ -126,7 +127,7 @@ def activations(network: Network, dtype: str, micro_batch_size: int, window_toke
     item, hidden, inner = BYTES[dtype], network.hidden_size, network.intermediate_size
     tokens = micro_batch_size * window_tokens
     layer = tokens * ((8 * hidden + 2 * inner) * item + 2 * hidden)
-    if network.attention == "eager" or (device == "cpu" and network.dropout):
+    if network.attention == "eager" or (network.dropout and (network.rank_free or device == "cpu")):
         each = 2 * item + 1 + (8 if device == "cpu" and item == 2 else 0)  # measured: a CPU also keeps fp32 copies
         layer += micro_batch_size * network.heads * window_tokens**2 * each + 2 * tokens * hidden * item
     # Embeddings before and after LayerNorm, the last output and its dropout; logits, their fp32 copy and softmax; and

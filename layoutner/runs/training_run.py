@@ -94,7 +94,11 @@ def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engin
     settings = plan.settings
     seed_generators(settings.run.seed)  # the new head is the same on every rank
     with ranks.activity("local", "loading the checkpoint"):
-        model = ranks.run_on_all_ranks(lambda: build(plan.pretrained, plan.corpus.labels.tags, settings.model.dropout))
+        model = ranks.run_on_all_ranks(
+            lambda: build(
+                plan.pretrained, plan.corpus.labels.tags, settings.model.dropout, settings.model.dropout_masks
+            )
+        )
     reader = CheckpointReader(resumed, ranks) if resumed is not None else None
     if reader is not None:
         reader.load_model(model)

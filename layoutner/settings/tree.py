@@ -49,6 +49,11 @@ class ModelSettings(Section):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="dropout probability in the whole network; default: the checkpoint's own"
     )
+    dropout_masks: Literal["rank-free", "torch"] = Field(
+        "rank-free",
+        description="rank-free = dropout masks depend on seed, step and window, and are the same on any number of "
+        "ranks; torch = torch's own masks, which depend on rank and micro-batch",
+    )
 
 
 class BatchSettings(Section):

@@ -12,6 +12,7 @@ from layoutner.corpus.batches import Batch, assign_to_ranks, collate, step_windo
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine, Step
 from layoutner.errors import TrainingDiverged
+from layoutner.models.dropout import mask_keys, masks_from
 from layoutner.models.families import model_inputs
 from layoutner.training.plan import Plan
 
@@ -44,7 +45,8 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
     packs, limit = plan.pretrained.packs, batch_plan.micro_batch_limit
     micro_batches = assign_to_ranks(indices, lengths, limit, ranks.size, packs)[ranks.rank]
 
-    # Dropout masks depend on seed, step and rank alone, so a resumed run draws the same ones.
+    # What a network draws from torch depends on seed, step and rank alone, so a resumed run draws the same. With
+    # model.dropout_masks = rank-free nothing is drawn.
     seed_generators((seed * 1_000_003 + step) * 4099 + ranks.rank)
     engine.train()
     summed_loss = torch.zeros((), device=ranks.device)
@@ -52,9 +54,10 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
         with ranks.activity("local", f"reading the windows of step {step + 1}"):
             batch = collate([windows[index] for index in micro_batch], plan.pretrained.tokenizer.pad_token_id, packs)
             inputs = network_inputs(plan, batch, ranks)
-        logits_BTL = engine.forward(inputs)
-        summed = plan.loss.summed(logits_BTL, batch.labels_BT.to(ranks.device))
-        engine.backward(summed * (ranks.size / total_weight), last=number == len(micro_batches) - 1)
+        with masks_from(engine.module, mask_keys(seed, step, micro_batch, batch, ranks.device)):
+            logits_BTL = engine.forward(inputs)
+            summed = plan.loss.summed(logits_BTL, batch.labels_BT.to(ranks.device))
+            engine.backward(summed * (ranks.size / total_weight), last=number == len(micro_batches) - 1)
         summed_loss += summed.detach()
 
     # Loss and gradient norm are the same on every rank, so either all ranks stop or none.

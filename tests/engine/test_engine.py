@@ -73,6 +73,20 @@ def test_the_gradient_is_that_of_the_whole_global_batch(stage: str, micro: str, 
     assert max(measured["weights"]) <= 1e-5  # AdamW, decay, clipping and schedule as in plain PyTorch
 
 
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("micro", ["1", "8"])
+@pytest.mark.parametrize("stage", FEWER_STAGES)
+def test_dropout_is_the_same_in_every_micro_batch_and_on_every_rank(
+    stage: str, micro: str, ranks: int, results: Results
+) -> None:
+    measured = results[ranks][f"dropout/{stage}/{micro}"]
+    assert len(measured["gradient"]) == 3
+    assert max(measured["gradient"]) <= 1e-6
+    assert max(map(abs, measured["loss error"])) <= 1e-6
+    without = results[ranks][f"fp32/{stage}/2"]["loss"]
+    assert all(abs(loss / other - 1) > 1e-4 for loss, other in zip(measured["loss"], without, strict=True))
+
+
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_gradient_is_exact_where_the_ranks_do_not_divide_the_batch(

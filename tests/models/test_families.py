@@ -17,6 +17,7 @@ from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
 from layoutner.errors import LayoutnerError, ModelError, SettingsError
 from layoutner.files.image import PageImage
 from layoutner.models import loading
+from layoutner.models.dropout import Dropout
 from layoutner.models.families import FAMILIES, model_inputs
 from layoutner.models.loading import PretrainedModel, build, open_pretrained
 from layoutner.models.parameters import decay_groups
@@ -95,7 +96,7 @@ def test_a_family_takes_its_inputs_and_keeps_its_weights(
     logits = model(**inputs).logits
     assert logits.shape == (*inputs["input_ids"].shape, 3)
     assert model.config.id2label == {0: "O", 1: "B-X", 2: "I-X"}
-    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+    assert {m.p for m in model.modules() if isinstance(m, Dropout)} == {0.0}
 
 
 @pytest.mark.parametrize("family", BUILT)

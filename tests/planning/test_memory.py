@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,16 @@ import pytest
 
 from layoutner.errors import ModelError, SettingsError
 from layoutner.planning.batch_plan import plan_batch
-from layoutner.planning.memory import GiB, Memory, MiB, Network, estimate, largest_micro_batch, parse_memory
+from layoutner.planning.memory import (
+    GiB,
+    Memory,
+    MiB,
+    Network,
+    activations,
+    estimate,
+    largest_micro_batch,
+    parse_memory,
+)
 from layoutner.planning.memory_plan import Case, advice, describe
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import load
@@ -102,6 +112,18 @@ def test_a_config_without_sizes_is_the_base_size() -> None:
         Network.from_config({}, "t5", 7)
     with pytest.raises(ModelError, match="hidden_size = '768' is not a whole number"):
         Network.from_config({"hidden_size": "768"}, "bert", 7)
+
+
+def test_rank_free_dropout_stores_the_probabilities_of_attention() -> None:
+    rank_free, without = replace(BASE, rank_free=True), replace(BASE, rank_free=True, dropout=False)
+    for device in ("cpu", "cuda"):
+        torchs, ours, eager, none = (
+            activations(network, "bf16", 8, 512, device)
+            for network in (BASE, rank_free, replace(BASE, attention="eager"), without)
+        )
+        assert ours == eager
+        assert (torchs == ours) == (device == "cpu")
+        assert none == activations(replace(BASE, dropout=False), "bf16", 8, 512, device) < ours
 
 
 @pytest.mark.parametrize(

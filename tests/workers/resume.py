@@ -27,7 +27,7 @@ def main() -> None:
     for job in jobs:
         values = {
             "model.name_or_path": str(folder / "checkpoint"),
-            "model.dropout": "0",
+            "model.dropout": "0.1",
             "data.format": "unilm",
             "data.train": str(folder / "data"),
             "data.max_length": "128",

@@ -22,6 +22,7 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from layoutner.corpus.batches import collate, step_windows
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import DTYPES, Engine, Step
+from layoutner.models.dropout import mask_keys, masks_from
 from layoutner.models.families import model_inputs
 from layoutner.models.loading import build
 from layoutner.models.parameters import decay_groups
@@ -77,16 +78,17 @@ def plan_for(folder: Path, ranks: Ranks, **overrides: str) -> Plan:
 
 def new_model(plan: Plan) -> Any:
     torch.manual_seed(0)
-    return build(plan.pretrained, plan.corpus.labels.tags, 0.0)
+    return build(plan.pretrained, plan.corpus.labels.tags, plan.settings.model.dropout)
 
 
 def reference_loss(plan: Plan, model: Any, step: int) -> torch.Tensor:
-    """torch's own mean over the whole global batch, in one padded batch."""
+    """torch's own mean over the whole global batch, in one padded batch, with the same dropout masks."""
     windows = plan.windows["train"]
     per_epoch = -(-len(windows) // plan.batch.global_batch_size)
     indices = step_windows(plan.settings.run.seed, *divmod(step, per_epoch), len(windows), plan.batch.global_batch_size)
     batch = collate([windows[i] for i in indices], plan.pretrained.tokenizer.pad_token_id)
-    logits = model(**model_inputs(plan.pretrained.family, batch, "cpu", plan.pretrained.image_processor)).logits
+    with masks_from(model, mask_keys(plan.settings.run.seed, step, indices, batch, "cpu")):
+        logits = model(**model_inputs(plan.pretrained.family, batch, "cpu", plan.pretrained.image_processor)).logits
     weight = None
     if plan.settings.loss.class_weights == "balanced":
         ids = torch.tensor([label for window in windows for label in window.labels if label != -100])
@@ -170,6 +172,9 @@ def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
             overrides = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": micro}
             results[f"fp32/{stage}/{micro}"] = measure(folder, ranks, 3, **overrides)
     for stage in fewer_stages:
+        for micro in ("1", "8"):
+            dropping = {"model.dropout": "0.1", "batch.micro_batch_size": micro, "deepspeed.zero_stage": stage}
+            results[f"dropout/{stage}/{micro}"] = measure(folder, ranks, 3, **dropping)
         half = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": "2"}
         weighted = {"loss.class_weights": "balanced", "loss.label_smoothing": "0.1"}
         skewed = {"data.train": str(folder / "skewed"), "data.label_all_subwords": "true"}
@@ -183,9 +188,8 @@ def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
         results[f"fp16 fixed/{stage}"] = measure(folder, ranks, 2, **{**half, "precision.dtype": "fp16", **fixed})
         huge = {"precision.initial_scale_power": "30", "precision.hysteresis": "2"}
         results[f"fp16 overflow/{stage}"] = measure(folder, ranks, 4, **{**half, "precision.dtype": "fp16", **huge})
-    results["curve"] = measure(folder, ranks, 20, **{"batch.micro_batch_size": "2", "schedule.warmup_steps": "4"})[
-        "loss"
-    ]
+    curve = {"model.dropout": "0.1", "batch.micro_batch_size": "2", "schedule.warmup_steps": "4"}
+    results["curve"] = measure(folder, ranks, 20, **curve)["loss"]
     for warmup, total in ((0, 10), (1, 10), (4, 10), (10, 10)):
         schedule = {"schedule.warmup_steps": str(warmup), "schedule.max_steps": str(total)}
         results[f"lr/{warmup}/{total}"] = measure(folder, ranks, total, **schedule)["lr"]
