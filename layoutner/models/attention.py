@@ -109,8 +109,8 @@ def _attend_dropping(
             mask = torch.zeros_like(mask, dtype=scores_BHTT.dtype).masked_fill_(~mask, lowest)
         scores_BHTT = scores_BHTT + mask
     probabilities_BHTT = scores_BHTT.softmax(dim=-1, dtype=torch.float32).to(query_BHTD.dtype)
-    dropped_BHTT: torch.Tensor = drop(probabilities_BHTT, first)
-    return dropped_BHTT @ value_BHTD
+    # Not as a module: at ZeRO 3 all ranks must call the same modules, and they have other numbers of windows.
+    return drop.forward(probabilities_BHTT, first) @ value_BHTD
 
 
 def _in_one_kernel(

@@ -18,7 +18,7 @@ from layoutner.corpus.batches import Batch, collate
 from layoutner.corpus.windows import Window
 from layoutner.files.image import PageImage
 from layoutner.models.dropout import LEVELS, Dropout, MaskKeys, mask_keys, masks_from, replace_dropout
-from layoutner.models.families import model_inputs
+from layoutner.models.families import FAMILIES, model_inputs
 from layoutner.models.loading import PretrainedModel, build
 from tests.builders.families import BUILT, opened
 
@@ -107,6 +107,14 @@ def test_other_coordinates_other_masks() -> None:
                 mask_BTF = kept(keys_of((0, 1, 2, 999), 16, seed=seed, step=step), 4, 16, 64, p=0.5, name=name)
                 found |= {tuple(row) for row in mask_BTF.flatten(0, 1).tolist()}
     assert len(found) == 2 * 4 * 5 * 4 * 16
+
+
+def test_masks_are_those_of_every_version() -> None:
+    """With others, a resumed run would go on as another one."""
+    keys = keys_of((3,), 8, seed=42, step=7)
+    mask_TF, mask_HTT = kept(keys, 1, 8, 16, p=0.5)[0].int(), kept(keys, 1, 2, 8, 8, p=0.5)[0].int()
+    found = ["".join(map(str, row)) for row in (*mask_TF[:3].tolist(), *mask_HTT[:, 0].tolist())]
+    assert found == ["0000011110100000", "0001000111011000", "1110011111110010", "11111110", "00101010"]
 
 
 def test_no_hash_serves_twice() -> None:
@@ -401,6 +409,25 @@ def test_every_call_has_masks_of_its_own_and_the_probability_of_the_config(
     layers = model.config.num_hidden_layers
     attentions = [call for call in once if call[2] == 4]
     assert len(attentions) == layers * (2 if family == "lilt" else 1)
+
+
+@pytest.mark.parametrize("family", [family for family in BUILT if FAMILIES[family].packs])
+def test_every_micro_batch_calls_the_same_modules(
+    family: str, checkpoints: dict[str, Path], windows: list[Window]
+) -> None:
+    """At ZeRO 3 ranks that call others than their neighbours wait for one another forever."""
+    checkpoint = opened(checkpoints[family])
+    model = network(checkpoint)
+    called: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda _, __, ___, name=name: called.append(name))
+    found = []
+    for micro_batch in (WHOLE[0], ALONE[0], []):
+        gradients(model, checkpoint, windows, [micro_batch], packed=True)
+        found.append(list(called))
+        called.clear()
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) > 20
 
 
 def test_a_head_that_drops_twice_draws_twice(checkpoints: dict[str, Path], windows: list[Window]) -> None:

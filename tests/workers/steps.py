@@ -157,7 +157,7 @@ def measure_splits(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for stage in (FAST if tier == "fast" else ALL)[0]:
         for windows, micro in (("8", "8"), ("8", "1"), ("2", "8")):
-            batch = {"batch.global_batch_size": windows, "batch.micro_batch_size": micro}
+            batch = {"batch.global_batch_size": windows, "batch.micro_batch_size": micro, "model.dropout": "0.1"}
             found: dict[str, Any] = dict(measure(folder, ranks, 3, **batch, **{"deepspeed.zero_stage": stage}))
             found["batch"] = str(plan_for(folder, ranks, **batch).batch)
             results[f"{stage}/{windows}/{micro}"] = found
