@@ -98,7 +98,8 @@ def test_the_gradient_is_exact_where_the_ranks_do_not_divide_the_batch(
     assert max(measured["gradient"]) <= 1e-5
     assert max(map(abs, measured["loss error"])) <= 1e-5
     assert max(map(abs, measured["norm"])) <= 1e-5
-    assert max(measured["weights"]) <= 1e-5
+    # Dropout is on. Adam's first update, g / |g|, magnifies rounding where a small batch has almost no gradient.
+    assert max(measured["weights"]) <= 3e-5
 
 
 @pytest.mark.parametrize("ranks", RANKS)
