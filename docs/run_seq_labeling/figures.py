@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from layoutner.corpus.batches import assign_to_ranks, step_windows
-from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
+from layoutner.corpus.splitter import WindowSplitter
+from layoutner.corpus.windows import IGNORED, Window
 from layoutner.demo.forms import make_forms
 from layoutner.documents.roles import read_documents
 from layoutner.pages.document import Document

@@ -42,13 +42,17 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
 
 def add_settings(parser: argparse.ArgumentParser, config: bool = True) -> None:
     if config:
-        parser.add_argument(
-            "--config", metavar="X", help=f"TOML file, or the name of a recipe: {', '.join(recipe_names())}"
-        )
+        add_config(parser)
     for section, model in sections().items():
         group = parser.add_argument_group(f"[{section}]")
         for key in model.model_fields:
             add_setting(group, section, key)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="X", help=f"TOML file, or the name of a recipe: {', '.join(recipe_names())}"
+    )
 
 
 def add_setting(

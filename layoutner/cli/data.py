@@ -1,11 +1,14 @@
-"""`layoutner data ...`: check documents before training. Imports torch only if a model is given."""
+"""`layoutner data ...`: check documents before training, or build a store. Imports torch only if a model is given."""
 
 import argparse
+import logging
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
+from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides, quiet
+from layoutner.errors import SettingsError
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
 
@@ -22,11 +25,12 @@ KEYS = (
     "max_length", "stride", "max_image_mib",
 )
 # fmt: on
+BUILD_KEYS = ("scheme", "label_all_subwords", "bad_pages")  # more of them for a store
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `data` and its subcommands."""
-    data = commands.add_parser("data", help="check documents")
+    data = commands.add_parser("data", help="check documents, or build a store of them")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     check = add_command(actions, "check", _check, "count documents and words, list problems; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
@@ -36,6 +40,19 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     check.add_argument("--model", metavar="NAME", help="checkpoint whose tokenizer counts windows and tokens")
     check.add_argument("--format", choices=["text", "json"], default="text", help="(default: text)")
     check.add_argument("--all", action="store_true", help="print every problem, not only the first ten of each kind")
+
+    build = add_command(actions, "build", _build, "cut labelled documents into windows once, for any number of runs")
+    build.add_argument("path", type=Path, help="folder or file of documents")
+    build.add_argument(
+        "--out", type=Path, required=True, metavar="STORE", help="folder to write; --data.train takes it"
+    )
+    add_config(build)
+    for key in (*KEYS, *BUILD_KEYS):
+        add_setting(build, "data", key, f"--data.{key}")
+    for key in ("name_or_path", "family"):
+        add_setting(build, "model", key, f"--model.{key}")
+    build.add_argument("--split", choices=["train", "eval", "test"], default="train", help="(default: train)")
+    build.add_argument("--processes", type=int, metavar="N", help="that cut windows (default: one for each CPU)")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -51,7 +68,7 @@ def _check(options: argparse.Namespace) -> None:
 def _counter(name: str, settings: DataSettings) -> "CountWindows":
     """A function that counts windows and tokens of documents, using the tokenizer of a pretrained model."""
     quiet()
-    from layoutner.corpus.windows import WindowSplitter
+    from layoutner.corpus.splitter import WindowSplitter
     from layoutner.models.loading import open_pretrained
     from layoutner.settings.tree import ModelSettings
 
@@ -61,6 +78,30 @@ def _counter(name: str, settings: DataSettings) -> "CountWindows":
 
     def count(documents: "Sequence[Document]") -> tuple[int, int]:
         windows = splitter.split(documents, None)
-        return len(windows), sum(window.length for window in windows)
+        return len(windows), windows.tokens
 
     return count
+
+
+def _build(options: argparse.Namespace) -> None:
+    settings = load(options.config, overrides(options))
+    processes = options.processes
+    if processes is not None and processes < 1:
+        raise SettingsError(f"--processes {processes}: at least one is needed")
+    quiet()
+    from layoutner.corpus.build import build
+    from layoutner.distributed.machine import available_cpus
+    from layoutner.models.families import window_splitter
+    from layoutner.models.loading import open_pretrained
+
+    pretrained = open_pretrained(settings.model, settings.data.max_image_mib)
+    pretrained.require_length(settings.data.max_length)
+    splitter = window_splitter(pretrained.family, pretrained.tokenizer, settings.data)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("layoutner").setLevel(logging.INFO)
+    processes = available_cpus() if processes is None else processes
+    start = time.monotonic()
+    manifest = build(settings.data, splitter, options.path, options.split, options.out, processes)
+    for note in manifest.notes:
+        print(note)
+    print(f"{options.out}: {manifest}, in {time.monotonic() - start:.0f} s")

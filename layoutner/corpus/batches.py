@@ -6,14 +6,14 @@ a restart. The assignment to ranks does not change the result of the step.
 
 import heapq
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
+import numpy as np
 import torch
 
-from layoutner.corpus.windows import IGNORED, Window
+from layoutner.corpus.order import permuted
+from layoutner.corpus.windows import IGNORED, Array, Window
 from layoutner.files.image import PageImage
 from layoutner.planning.batch_plan import MicroBatchLimit
 
@@ -24,18 +24,17 @@ SHORTEST = 0.9
 
 def step_windows(seed: int, epoch: int, step: int, windows: int, global_batch_size: int) -> list[int]:
     """Indices of the windows of step `step` of an epoch; the last step of an epoch may have fewer."""
-    return list(_epoch_order(seed, epoch, windows)[step * global_batch_size : (step + 1) * global_batch_size])
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, windows: int) -> tuple[int, ...]:
-    order = list(range(windows))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return tuple(order)
+    places = np.arange(step * global_batch_size, min(windows, (step + 1) * global_batch_size))
+    indices: list[int] = permuted(places, windows, f"{seed}/{epoch}").tolist()
+    return indices
 
 
 def assign_to_ranks(
-    indices: Sequence[int], lengths: Sequence[int], limit: MicroBatchLimit, world_size: int, packed: bool = False
+    indices: Sequence[int],
+    lengths: Sequence[int] | Array,
+    limit: MicroBatchLimit,
+    world_size: int,
+    packed: bool = False,
 ) -> list[list[list[int]]]:
     """Assign windows to ranks and micro-batches: result[rank][micro-batch] is a list of window indices.
 
@@ -57,7 +56,7 @@ def assign_to_ranks(
 
 
 def _equally_large(
-    by_length: Sequence[int], lengths: Sequence[int], limit: MicroBatchLimit, world_size: int
+    by_length: Sequence[int], lengths: Sequence[int] | Array, limit: MicroBatchLimit, world_size: int
 ) -> list[list[int]]:
     """As few micro-batches as possible, the largest first. Their numbers of windows differ by at most one.
 
@@ -75,7 +74,7 @@ def _equally_large(
 
 
 def _fill(
-    by_length: Sequence[int], lengths: Sequence[int], limit: MicroBatchLimit, number: int
+    by_length: Sequence[int], lengths: Sequence[int] | Array, limit: MicroBatchLimit, number: int
 ) -> list[list[int]] | None:
     """This many micro-batches; None if a window does not fit into any."""
     small, larger = divmod(len(by_length), number)
@@ -98,7 +97,7 @@ def _fill(
 
 
 def _similarly_long(
-    by_length: Sequence[int], lengths: Sequence[int], limit: MicroBatchLimit, world_size: int
+    by_length: Sequence[int], lengths: Sequence[int] | Array, limit: MicroBatchLimit, world_size: int
 ) -> list[list[int]]:
     """Micro-batches of windows of similar length, the largest first."""
     micro_batches: list[list[int]] = []

@@ -1,26 +1,32 @@
-"""Split documents into windows of sub-words that fit the model, and assign each word to exactly one window."""
+"""Windows: the tokens of one document as a network takes them, one by one and many of them as flat arrays."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
-from layoutner.errors import SettingsError
+import numpy as np
+
 from layoutner.files.image import PageImage
-from layoutner.pages.document import Box, Document
-from layoutner.pages.labels import LabelSet, rewrite
 
 IGNORED = -100  # label of a token that is not scored; cross_entropy's ignore_index
+
+Array = np.ndarray[Any, Any]
+
+# Number formats of the arrays of windows, in memory and on disk. All of them are little-endian.
+IDS, BOXES, LABELS, OWNED = np.dtype("<i4"), np.dtype("<u2"), np.dtype("<i2"), np.dtype("<i4")
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Window:
-    """T tokens of one document, special tokens included. `input_ids`, `boxes` and `labels` have length T."""
+    """T tokens of one document, special tokens included. The arrays are views of those of all windows."""
 
     document: int  # index of the document
-    input_ids: list[int]
-    boxes: list[Box]
-    labels: list[int]  # tag id at the first sub-word (or at all sub-words) of the words it owns, else IGNORED
-    owned_words: list[tuple[int, int]]  # (token index of the first sub-word, word index) of the words it owns
+    input_ids: Array  # T
+    boxes: Array  # T x 4; x0, y0, x1, y1 in thousandths of the page
+    labels: Array  # T; tag id at the first sub-word (or at all sub-words) of the words it owns, else IGNORED
+    owned_words: Array  # n x 2; (token index of the first sub-word, word index) of the words it owns
     image: PageImage | None = None  # image of the document's page
 
     @property
@@ -30,135 +36,114 @@ class Window:
     @property
     def labelled(self) -> int:
         """Number of tokens with a label: the terms of the loss."""
-        return len(self.labels) - self.labels.count(IGNORED)
+        return int(np.count_nonzero(np.asarray(self.labels) != IGNORED))
 
 
-# Names of the structural tokens of a tokenizer: those that mark begin, end, padding, masked and unknown text.
-STRUCTURAL = ("bos", "eos", "cls", "sep", "pad", "mask", "unk")
+class Windows(Sequence[Window]):
+    """N windows as flat arrays, in the order of their documents. `corpus/store.py` has those on disk."""
 
+    lengths: Array  # N; tokens of each window
+    labelled: Array  # N; labelled tokens of each window
+    documents: Array  # N; index of each window's document
 
-def structural_ids(tokenizer: Any) -> set[int]:
-    """Ids of the structural tokens: those named in STRUCTURAL, and those that the tokenizer puts around the words.
+    def __init__(self, windows: Iterable[Window]) -> None:
+        """Append the windows to arrays, one by one; none of them is kept."""
+        columns = [(bytearray(), dtype) for dtype in (IDS, BOXES, LABELS, OWNED)]
+        documents, lengths, owned = [], [], []
+        self._images: dict[int, PageImage] = {}
+        for window in windows:
+            values = (window.input_ids, window.boxes, window.labels, window.owned_words)
+            for (column, dtype), own in zip(columns, values, strict=True):
+                column += np.asarray(own, dtype).tobytes()
+            documents.append(window.document)
+            lengths.append(window.length)
+            owned.append(len(window.owned_words))
+            if window.image is not None:
+                self._images[window.document] = window.image
+        self.documents, self.lengths = np.array(documents, np.int32), np.array(lengths, np.int32)
+        flat = [np.frombuffer(column, dtype) for column, dtype in columns]
+        self.input_ids, self.boxes, self.labels = flat[0], flat[1].reshape(-1, 4), flat[2]
+        self.owned_words = flat[3].reshape(-1, 2)
+        self.starts, self.owned_starts = ends_of(self.lengths), ends_of(owned)
+        before = np.concatenate([[0], np.cumsum(self.labels != IGNORED)])
+        self.labelled = (before[self.starts[1:]] - before[self.starts[:-1]]).astype(np.int32)
 
-    Tokens that a user added as special (additional_special_tokens) are not among them.
-    """
-    named = {getattr(tokenizer, f"{name}_token_id") for name in STRUCTURAL} - {None}
-    return named | set(tokenizer.backend_tokenizer.encode([], is_pretokenized=True).ids)
+    def __len__(self) -> int:
+        return len(self.lengths)
 
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Window]: ...
+    def __getitem__(self, index: int | slice) -> Window | list[Window]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        return self._window(range(len(self))[index])
 
-@dataclass(frozen=True)
-class WindowSplitter:
-    """Splits documents into windows. `tokenizer` is a fast transformers tokenizer."""
+    def _window(self, index: int) -> Window:
+        tokens = slice(self.starts[index], self.starts[index + 1])
+        owned = self.owned_words[self.owned_starts[index] : self.owned_starts[index + 1]]
+        document = int(self.documents[index])
+        image = self._images.get(document)
+        return Window(document, self.input_ids[tokens], self.boxes[tokens], self.labels[tokens], owned, image)
 
-    tokenizer: Any
-    max_length: int  # tokens per window, special tokens included
-    stride: int  # tokens that neighbouring windows share, at most
-    box_level: str = "word"  # or "segment": every word gets the bounding box of its segment
-    # Boxes of the special tokens before and after the words; those of LayoutLM.
-    special_boxes: tuple[Box, Box] = ((0, 0, 0, 0), (1000, 1000, 1000, 1000))
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all windows."""
+        return int(self.lengths.sum(dtype=np.int64))
 
-    def split(self, documents: Sequence[Document], labels: LabelSet | None, all_subwords: bool = False) -> list[Window]:
-        """All windows of all documents, in order. With `labels`, the documents' tags become label ids.
+    def label_counts(self, tags: int, indices: Sequence[int] | None = None) -> list[int]:
+        """Number of tokens with each label, by label id.
 
-        The label of a word is at its first sub-word, where predictions are read too. With `all_subwords`, its other
-        sub-words are labelled as well; see `LabelSet.continued`.
-
-        Windows overlap, but each word is owned by exactly one window: the one with the most context around the word.
-        Only this window labels and predicts the word, so no word is counted twice.
-
-        Raises:
-            SettingsError: max_length leaves no room for words, or stride is too large for it.
+        Args:
+            tags: number of tags.
+            indices: of the windows to count; None = all windows.
         """
-        self.tokenizer.backend_tokenizer.no_truncation()
-        self.tokenizer.backend_tokenizer.no_padding()
-        special = self.tokenizer.backend_tokenizer.encode([], is_pretokenized=True).ids
-        room = self.max_length - len(special)
-        if room < 1 or self.stride >= room:
-            raise SettingsError(
-                f"data.max_length = {self.max_length} leaves {room} sub-words after {len(special)} special tokens; "
-                f"data.stride = {self.stride} must be less than {room}"
-            )
-        found = []
-        for index, document in enumerate(documents):
-            if document.words:
-                tags = None
-                if labels is not None and document.tags is not None:
-                    ids = labels.ids
-                    firsts = [ids[tag] for tag in rewrite(document.tags, labels.scheme)]
-                    continued = labels.continued
-                    tags = [(first, continued[first] if all_subwords else IGNORED) for first in firsts]
-                found.extend(self._cut(index, document, tags, room))
-        return found
+        counts = np.zeros(tags, np.int64)
+        for index in range(len(self)) if indices is None else indices:
+            labels = self[index].labels
+            counts += np.bincount(labels[labels != IGNORED], minlength=tags)
+        return [int(count) for count in counts]
 
-    def _cut(self, index: int, document: Document, tags: list[tuple[int, int]] | None, room: int) -> list[Window]:
-        """Windows of one document. `tags`: per word, the label ids of its first and of its later sub-words."""
-        prefix, pieces, suffix = self._pieces(document.words)
-        pieces = [piece[:room] for piece in pieces]
-        word_boxes = document.segment_boxes() if self.box_level == "segment" else document.boxes
-        starts = [0]  # token at which word w starts; starts[-1] is the number of tokens
-        for piece in pieces:
-            starts.append(starts[-1] + len(piece))
-        # Windows as (first word, word after the last), cut between words.
-        spans: list[tuple[int, int]] = []
-        first = 0
-        while True:
-            after = first + 1
-            while after < len(pieces) and starts[after + 1] - starts[first] <= room:
-                after += 1
-            spans.append((first, after))
-            if after == len(pieces):
-                break
-            first = next(
-                w for w in range(first + 1, after + 1) if w == after or starts[after] - starts[w] <= self.stride
-            )
+    def digests(self, tags: Sequence[str]) -> Array:
+        """A digest of each window, N x DIGEST_BYTES: of its tokens, boxes, tags and owned words; see `window_digest`.
 
-        def context(word: int, span: tuple[int, int]) -> int:
-            """Context of a word in a window: tokens before it or after it, whichever are fewer."""
-            return min(starts[word] - starts[span[0]], starts[span[1]] - starts[word] - 1)
+        Args:
+            tags: label id -> tag.
+        """
+        codes = tag_codes(tags)
+        found = b"".join(window_digest(window, codes) for window in self)
+        return np.frombuffer(found, np.uint8).reshape(-1, DIGEST_BYTES)
 
-        owner: dict[int, int] = {}  # word -> number of the window that owns it
-        for number, span in enumerate(spans):
-            for word in range(*span):
-                if word not in owner or context(word, span) > context(word, spans[owner[word]]):
-                    owner[word] = number
+    def digest(self, tags: Sequence[str]) -> str:
+        """Digest of all windows, 16 hexadecimal digits: equal for equal windows in the same order."""
+        whole = hashlib.sha256(np.ascontiguousarray(self.documents, "<i4").data)
+        whole.update(np.ascontiguousarray(self.digests(tags)).data)
+        return whole.hexdigest()[:16]
 
-        windows = []
-        for number, (first, after) in enumerate(spans):
-            input_ids, boxes, owned_words = [*prefix], [self.special_boxes[0]] * len(prefix), []
-            label_ids = [IGNORED] * len(prefix)
-            for word in range(first, after):
-                first_id, later_id = IGNORED, IGNORED
-                if owner[word] == number:
-                    owned_words.append((len(input_ids), word))
-                    if tags is not None:
-                        first_id, later_id = tags[word]
-                label_ids.extend([first_id, *[later_id] * (len(pieces[word]) - 1)])
-                input_ids.extend(pieces[word])
-                boxes.extend([word_boxes[word]] * len(pieces[word]))
-            input_ids.extend(suffix)
-            boxes.extend([self.special_boxes[1]] * len(suffix))
-            label_ids.extend([IGNORED] * len(suffix))
-            if owned_words:  # skip a window whose words are all owned by its neighbours
-                windows.append(Window(index, input_ids, boxes, label_ids, owned_words, document.image))
-        return windows
 
-    def _pieces(self, words: Sequence[str]) -> tuple[list[int], list[list[int]], list[int]]:
-        """Special tokens before, sub-words of each word (at least one), special tokens after."""
-        # Call the Rust tokenizer directly: the wrappers of the layout families require boxes, each in its own way.
-        encoding = self.tokenizer.backend_tokenizer.encode(list(words), is_pretokenized=True)
-        ids, word_ids = encoding.ids, encoding.word_ids
-        unknown = self.tokenizer.unk_token_id
-        unknown = self.tokenizer.pad_token_id if unknown is None else unknown
-        structural = structural_ids(self.tokenizer)
-        pieces: list[list[int]] = [[] for _ in words]
-        for token, word in zip(ids, word_ids, strict=True):
-            if word is not None:
-                # "[SEP]" or "</s>" printed on a page is text, so map it to the unknown token. Tokens that a user has
-                # added, special or not, such as "<num>", are kept.
-                pieces[word].append(unknown if token in structural else token)
-        # Give one token to a word whose characters the tokenizer drops, so that it still gets a label.
-        pieces = [piece or [unknown] for piece in pieces]
-        inner = [place for place, word in enumerate(word_ids) if word is not None] or [len(ids) // 2]
-        prefix = ids[: inner[0]]
-        suffix = ids[inner[-1] + 1 :] if any(word is not None for word in word_ids) else ids[inner[0] :]
-        return prefix, pieces, suffix
+def ends_of(lengths: Iterable[int]) -> Array:
+    """Where each piece begins in a flat array, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(np.fromiter(lengths, np.int64))])
+
+
+def tag_codes(tags: Sequence[str]) -> Array:
+    """A number for each tag, by label id + 1, that does not depend on the other tags; the first is for IGNORED."""
+    codes = [int.from_bytes(hashlib.sha256(tag.encode()).digest()[:4], "little") for tag in tags]
+    return np.array([0, *codes], "<u4")
+
+
+def window_digest(window: Window, codes: Array) -> bytes:
+    """Digest of what a window holds, with the tags themselves in place of their ids.
+
+    So it is the same whatever the other labels of the data are.
+
+    Args:
+        codes: of the tags that the window's labels number, from `tag_codes`.
+    """
+    digest = hashlib.blake2b(len(window.input_ids).to_bytes(4, "little"), digest_size=DIGEST_BYTES)
+    digest.update(np.ascontiguousarray(window.input_ids, IDS).data)
+    digest.update(np.ascontiguousarray(window.boxes, BOXES).data)
+    digest.update(codes[np.maximum(window.labels, -1) + 1].data)
+    digest.update(np.ascontiguousarray(window.owned_words, OWNED).data)
+    return digest.digest()

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layoutner.documents.checker import PageChecker
-from layoutner.documents.duplicates import find_pairs
+from layoutner.documents.duplicates import compare, sketches
 from layoutner.documents.roles import labels_file, type_note
 from layoutner.documents.splits import name_note
+from layoutner.documents.store import Store, StoredDocuments, is_store
 from layoutner.errors import DataError, NoSplitError
 from layoutner.pages.document import Document
 from layoutner.pages.labels import read_labels, to_spans
@@ -28,7 +29,7 @@ WHOLE = "all"  # role of a path without splits
 class Split:
     """The documents of one role, with their problems and counts."""
 
-    documents: list[Document] = field(default_factory=list)
+    documents: Sequence[Document] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)  # names of the documents in messages
     problems: list[Problem] = field(default_factory=list)
     stats: ReadStats = field(default_factory=ReadStats)
@@ -176,7 +177,7 @@ def _first(lines: list[str], everything: bool) -> list[str]:
 
 
 def check(settings: DataSettings, path: Path, role: str | None, count: CountWindows | None) -> Report:
-    """Read a path and collect all problems.
+    """Read a path and collect all problems. Of a store, all checksums are compared.
 
     Args:
         settings: how to read the path, such as format and invalid_boxes; the tags are compared with `labels`.
@@ -188,26 +189,24 @@ def check(settings: DataSettings, path: Path, role: str | None, count: CountWind
     """
     if settings.format != "hub" and not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    splits = {role: _read(settings, path, role)} if role else _read_all(settings, path)
+    stored = is_store(path)
+    if stored:
+        splits = {WHOLE: _read_store(settings, path)}
+    else:
+        splits = {role: _read(settings, path, role)} if role else _read_all(settings, path)
     types = _types(settings, path, splits)
     for split in splits.values():
         if types is not None:
             split.problems += _unknown_labels(split, types)
-        if count is not None:
+        if count is not None and not stored:
             split.windows, split.tokens = count(split.documents)
-    everything = [
-        (role, source, document)
-        for role, split in splits.items()
-        for source, document in zip(split.sources, split.documents, strict=True)
-    ]
-    twins = [
-        Twin(*everything[one][:2], *everything[other][:2], identical)
-        for one, other, identical in find_pairs([document for _, _, document in everything])
-    ]
+    everything = [(role, source) for role, split in splits.items() for source in split.sources]
+    pairs = compare([page for split in splits.values() for page in sketches(split.documents)])
+    twins = [Twin(*everything[one], *everything[other], identical) for one, other, identical in pairs]
     # Per split: train-1 and test-1 are not pages of the same document.
     found = [*(name_note(split.documents) for split in splits.values()), type_note(_entities(splits))]
     notes = list(dict.fromkeys(note for note in found if note is not None))
-    return Report(path, settings.format, splits, twins, _parted(splits), notes)
+    return Report(path, "store" if stored else settings.format, splits, twins, _parted(splits), notes)
 
 
 def _entities(splits: dict[str, Split]) -> Counter[str]:
@@ -249,13 +248,33 @@ def _read_all(settings: DataSettings, path: Path) -> dict[str, Split]:
     return splits
 
 
+def _read_store(settings: DataSettings, path: Path) -> Split:
+    """The documents of a store, whose problems were found when it was built.
+
+    Raises:
+        DataError: it is incomplete or damaged.
+        SettingsError: its documents were read with other settings.
+    """
+    store = Store(path)
+    store.require_read_as(settings, "the path")
+    store.verify()
+    documents, entries = StoredDocuments(store), store.manifest.shards
+    return Split(
+        documents,
+        [document.name for document in documents],
+        windows=sum(entry.windows for entry in entries),
+        tokens=sum(entry.tokens for entry in entries),
+    )
+
+
 def _read(settings: DataSettings, path: Path, role: str) -> Split:
     """Read one split.
 
     Raises:
         DataError: nothing can be read. An error after the first page is a problem of the split instead.
     """
-    split = Split()
+    documents: list[Document] = []
+    split = Split(documents)
     checker = PageChecker(settings, split.stats)
     for page in _pages(settings, path, role, split):
         if isinstance(page, Problem) and not page.fatal:
@@ -267,7 +286,7 @@ def _read(settings: DataSettings, path: Path, role: str) -> Split:
             split.unusable += 1
         else:
             assert isinstance(page, Page), "a Problem is no document"
-            split.documents.append(document)
+            documents.append(document)
             split.sources.append(page.source)
     split.problems += checker.finish(path)
     return split

@@ -1,13 +1,15 @@
 """Read the documents of a run by role (train, eval, test) and check them, before a model is loaded."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from layoutner.documents.checker import PageChecker
+from layoutner.documents.columns import Documents, word_counts
 from layoutner.documents.splits import fold, leaks, name_note, split
+from layoutner.documents.store import Store, StoredDocuments, is_store
 from layoutner.errors import DataError, SettingsError, raise_gathered
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, labels_of, read_labels, to_spans, types_like_no_entity
@@ -23,9 +25,9 @@ Labels = Literal["keep", "ignore", "require"]  # how to treat the labels of page
 class Corpus:
     """Labelled documents for training (train), checkpoint selection (eval) and the final score (test)."""
 
-    train: list[Document]
-    eval: list[Document]
-    test: list[Document]
+    train: Sequence[Document]
+    eval: Sequence[Document]
+    test: Sequence[Document]
     labels: LabelSet
     notes: tuple[str, ...] = ()  # log lines: repairs, skipped pages and hints
 
@@ -42,12 +44,15 @@ def read_corpus(settings: DataSettings, seed: int) -> Corpus:
     notes: list[str] = []
     ignored: Counter[str] = Counter()
     train = _read(settings, settings.train, "train", notes, ignored)
-    types = Counter(span.type for document in train for span in to_spans(document.tags or ()))
-    notes += [f"note: {note}" for note in (name_note(train), type_note(types)) if note is not None]
+    if not isinstance(train, Documents):  # a store has its own notes
+        types = Counter(span.type for document in train for span in to_spans(document.tags or ()))
+        notes += [f"note: {note}" for note in (name_note(train), type_note(types)) if note is not None]
     # Labels of all training documents, so that every fold and every fraction has the same label set.
     labels = _label_set(settings, train)
-    test = [] if settings.test is None else _read(settings, settings.test, "test", notes, ignored)
-    evaluation: list[Document] = []
+    test: Sequence[Document] = []
+    if settings.test is not None:
+        test = _read(settings, settings.test, "test", notes, ignored)
+    evaluation: Sequence[Document] = []
     if settings.selection_split == "test":
         evaluation = test
         notes.append(f"note: the checkpoint is chosen by the {len(test)} test pages (data.selection_split = test)")
@@ -126,7 +131,13 @@ def require_path(path: Path, format: str | None, said: str) -> None:
         raise DataError(f"{said}{' ' if said.startswith('--') else ' = '}{path}: no such file or folder")
 
 
-def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> list[Document]:
+def _read(settings: DataSettings, path: Path, role: str, notes: list[str], ignored: Counter[str]) -> Sequence[Document]:
+    if is_store(path):
+        store = Store(path)
+        store.require_read_as(settings, f"data.{role}")
+        notes += [f"{role}: {note}" for note in store.manifest.notes]
+        ignored.update(store.manifest.ignored)
+        return StoredDocuments(store)
     stats = ReadStats()
     documents = read_documents(settings, path, role, stats, labels="require")
     notes += stats.lines(role)
@@ -158,6 +169,9 @@ def stream(
         DataError: the path does not exist, contains nothing in this format, or a problem of the whole split is fatal.
     """
     require_path(path, settings.format, said or f"data.{role}")
+    if is_store(path):
+        yield from _stored(settings, path, said or f"data.{role}", labels)
+        return
     checker = PageChecker(settings, stats)
     for page in read_pages(settings, path, role):
         if isinstance(page, Problem) and not page.fatal:
@@ -180,6 +194,14 @@ def stream(
     problems = checker.finish(path)
     stats.notes += [str(problem) for problem in problems if not problem.fatal]
     raise_gathered(DataError, f"data.{role}", [str(problem) for problem in problems if problem.fatal])
+
+
+def _stored(settings: DataSettings, path: Path, said: str, labels: Labels) -> Iterator[Document]:
+    """Yield the documents of a store in the order of its files."""
+    store = Store(path)
+    store.require_read_as(settings, said)
+    for document in StoredDocuments(store).in_file_order():
+        yield replace(document, tags=None) if labels == "ignore" else document
 
 
 def read_documents(
@@ -209,15 +231,17 @@ def read_documents(
     return documents
 
 
-def _require_words(documents: list[Document], where: str, why: str = "") -> None:
-    if not any(document.words for document in documents):
+def _require_words(documents: Sequence[Document], where: str, why: str = "") -> None:
+    if not word_counts(documents).any():
         raise DataError(f"{where}: {len(documents)} documents and not one word{why}")
 
 
 def check_labels(documents: Sequence[Document], labels: LabelSet, role: str) -> list[str]:
     """Problems with the tags of labelled documents, one line for each page without labels and each unknown type."""
-    problems = []
     known = set(labels.types)
+    if isinstance(documents, Documents) and documents.types <= known:
+        return []
+    problems = []
     first: dict[str, str] = {}  # unknown type -> its first word
     words: Counter[str] = Counter()
     for document in documents:
@@ -265,10 +289,22 @@ def require_ignored(settings: DataSettings, ignored: Counter[str]) -> None:
         raise SettingsError(f"data.ignore_types = {','.join(unseen)}: no page has a word of that type; remove it")
 
 
-def _label_set(settings: DataSettings, train: list[Document]) -> LabelSet:
+def _label_set(settings: DataSettings, train: Sequence[Document]) -> LabelSet:
+    if isinstance(train, StoredDocuments) and settings.labels is None:
+        return LabelSet(settings.scheme, train.store.manifest.types)
     file = None if settings.train is None else labels_file(settings, settings.train)
+    return label_set(settings, file, train)
+
+
+def label_set(settings: DataSettings, file: Path | None, documents: Iterable[Document]) -> LabelSet:
+    """The label set of a labels file, else of labelled documents.
+
+    Raises:
+        SettingsError: data.ignore_types leaves none of the file's labels.
+        DataError: the file cannot be read, or the documents hold no entity.
+    """
     if file is None:
-        return labels_of(train, settings.scheme)
+        return labels_of(documents, settings.scheme)
     labels = read_labels(file, settings.scheme)
     ignored = {kind.casefold() for kind in settings.ignore_types}
     kept = tuple(kind for kind in labels.types if kind.casefold() not in ignored)

@@ -1,5 +1,6 @@
 """What a later run of layoutner reads back: JSON files whose format has a version."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import ClassVar, Self
@@ -8,6 +9,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from layoutner.errors import LayoutnerError, first_line
 from layoutner.files.atomic import write_text
+
+
+class FileEntry(BaseModel):
+    """What a manifest says of a file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The entry of a file as it is. Reads all of it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return cls(bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Artefact(BaseModel):

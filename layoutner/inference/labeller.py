@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -13,9 +14,10 @@ from transformers import AutoModelForTokenClassification
 
 from layoutner.corpus.batches import Batch
 from layoutner.corpus.pixels import PageImages
-from layoutner.corpus.windows import Window, WindowSplitter
+from layoutner.corpus.splitter import WindowSplitter
+from layoutner.corpus.windows import Windows
 from layoutner.distributed.ranks import Ranks
-from layoutner.documents.duplicates import page_digest
+from layoutner.documents.columns import page_digests
 from layoutner.documents.roles import check_labels
 from layoutner.errors import DataError, ModelError, first_line, raise_gathered
 from layoutner.inference.input import refuse
@@ -23,7 +25,7 @@ from layoutner.models.attention import attention_options
 from layoutner.models.families import FAMILIES, accept_fp32, model_inputs
 from layoutner.models.loading import open_pages, open_tokenizer, require_packages
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
-from layoutner.objectives.evaluate import WordPrediction, evaluate, in_document_order, label_words
+from layoutner.objectives.evaluate import Predictions, WordPrediction, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
@@ -176,7 +178,7 @@ class Labeller:
 
     def _labelled_parts(
         self, chunks: Iterable[list[Document]], split: str, trained_on: list[bool]
-    ) -> Iterator[tuple[list[Document], list[Window]]]:
+    ) -> Iterator[tuple[list[Document], Windows]]:
         for chunk in chunks:
             problems = check_labels(chunk, self.labels, split)
             known = ", ".join(self.labels.types)
@@ -184,7 +186,7 @@ class Labeller:
                 DataError, f"{len(problems)} label problem(s); the labels are those of the model, {known}", problems
             )
             if self._training_pages is not None:
-                trained_on += [page_digest(document) in self._training_pages for document in chunk]
+                trained_on += np.isin(page_digests(chunk), self._training_pages).tolist()
             yield chunk, self.splitter.split(chunk, self.labels)
 
     def _chunks(self, documents: Iterable[Document], lost: Callable[[list[Problem]], None]) -> Iterator[list[Document]]:
@@ -212,7 +214,6 @@ def _next_chunk(source: Iterator[Document]) -> list[Document]:
     return chunk
 
 
-def _hand_over(
-    take: Callable[[Labelled], None], chunk: list[Document], answers: dict[tuple[int, int], WordPrediction]
-) -> None:
-    take(list(zip(chunk, in_document_order(answers, chunk), strict=True)))
+def _hand_over(take: Callable[[Labelled], None], chunk: list[Document], answers: Predictions) -> None:
+    ordered = in_document_order(answers, chunk)
+    take([(document, ordered.of(number)) for number, document in enumerate(chunk)])

@@ -296,7 +296,7 @@ class _Migration:
         if self.train and self.on("overwrite_output_dir"):
             why = "removes what a run has written; leave it out of a command that goes on (--run.resume auto)"
             self.say("overwrite_output_dir", "`--run.overwrite true` in the command", why)
-        self.say("overwrite_cache", why="the key of data.cache has all that changes the windows")
+        self.say("overwrite_cache", why="features are not cached; a store of `layoutner data build` is checked")
         cache = shlex.quote(old.text("cache_dir"))
         why = "what an old transformers left there is downloaded anew"
         self.say("cache_dir", f"HF_HUB_CACHE={cache}" * self.on("cache_dir"), why)

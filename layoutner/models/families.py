@@ -11,7 +11,9 @@ from transformers.models.bros.modeling_bros import BrosPositionalEmbedding1D
 
 from layoutner.corpus.batches import Batch
 from layoutner.corpus.pixels import PageImages
+from layoutner.corpus.splitter import WindowSplitter
 from layoutner.pages.document import Box
+from layoutner.settings.data import DataSettings
 
 CORNERS: tuple[Box, Box] = ((0, 0, 0, 0), (1000, 1000, 1000, 1000))
 ORIGIN: tuple[Box, Box] = ((0, 0, 0, 0), (0, 0, 0, 0))
@@ -90,6 +92,11 @@ FAMILIES = {
     "bros": Family(boxes="fractions", unused=(".pooler.",), fp32_inputs=("bros.bbox_embeddings.bbox_projection",)),
     "modernbert": Family(tokenizer_options=SPACED, kept_head=("head",), packs=True),
 }
+
+
+def window_splitter(family: str, tokenizer: Any, data: DataSettings) -> WindowSplitter:
+    """What cuts documents into windows of this family."""
+    return WindowSplitter(tokenizer, data.max_length, data.stride, data.box_level, FAMILIES[family].special_boxes)
 
 
 def model_inputs(

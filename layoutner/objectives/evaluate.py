@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from layoutner.corpus.batches import Batch, assign_to_ranks, collate
-from layoutner.corpus.windows import Window
+from layoutner.corpus.windows import Array, Window, Windows, ends_of
 from layoutner.distributed.ranks import Ranks
+from layoutner.documents.columns import word_counts
 from layoutner.errors import DataError
 from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
@@ -27,15 +30,43 @@ class WordPrediction(NamedTuple):
     probability: float
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for words, in any order, as flat arrays of equal length."""
+
+    documents: Array  # index of the word's document
+    words: Array  # index of the word in its document
+    labels: Array  # ids
+    probabilities: Array  # of these labels, fp32
+
+
+@dataclass(frozen=True)
+class WordPredictions:
+    """One prediction per word of some documents, in their order, as flat arrays."""
+
+    starts: Array  # where the words of each document begin, and where the last one's end
+    labels: Array  # ids
+    probabilities: Array
+
+    def labels_of(self, document: int) -> Array:
+        """Predicted label ids of the words of one document."""
+        return self.labels[self.starts[document] : self.starts[document + 1]]
+
+    def of(self, document: int) -> list[WordPrediction]:
+        """The predictions for the words of one document."""
+        words = slice(self.starts[document], self.starts[document + 1])
+        return list(map(WordPrediction, self.labels[words].tolist(), self.probabilities[words].tolist()))
+
+
 @torch.no_grad()
 def label_words(
     forward: Forward,
-    windows: Sequence[Window],
+    windows: Windows,
     limit: MicroBatchLimit,
     pad_token_id: int,
     ranks: Ranks,
     packed: bool = False,
-) -> tuple[dict[tuple[int, int], WordPrediction], float]:
+) -> tuple[Predictions, float]:
     """Predict a label for every word that a window owns.
 
     All ranks call it and run the same number of forward passes (at ZeRO 3 each one is a collective). A rank without
@@ -46,58 +77,83 @@ def label_words(
         packed: whether the network takes packed rows.
 
     Returns:
-        On rank 0: {(document, word): prediction}, and the cross-entropy summed over the labelled words. On other ranks:
-        only that rank's part.
+        On rank 0: the predictions, and the cross-entropy summed over the labelled words. On other ranks: only that
+        rank's part.
     """
-    (batches,) = assign_to_ranks(range(len(windows)), [one.length for one in windows], limit, 1, packed)
+    (batches,) = assign_to_ranks(range(len(windows)), windows.lengths, limit, 1, packed)
     forwards = math.ceil(len(batches) / ranks.size)
-    answers: dict[tuple[int, int], WordPrediction] = {}
+    found = [Predictions(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int16, np.float32)))]
     loss = 0.0
     for number in range(forwards):
         place = number * ranks.size + ranks.rank
-        mine = [windows[index] for index in (batches[place] if place < len(batches) else ())]
         with ranks.activity("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
+            mine = [windows[index] for index in (batches[place] if place < len(batches) else ())]
             batch = collate(mine, pad_token_id, packed)
         with ranks.activity("shared", "evaluating"):
             logits_BTL = forward(batch).float().cpu()
         loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
-        for window, logits_TL in zip(mine, batch.of_windows(logits_BTL), strict=True):
-            tokens = [token for token, _ in window.owned_words]
-            probabilities, labels = logits_TL[tokens].softmax(-1).max(-1)
-            for (_, word), label, probability in zip(
-                window.owned_words, labels.tolist(), probabilities.tolist(), strict=True
-            ):
-                answers[window.document, word] = WordPrediction(label, probability)
-    gathered = ranks.gather_object((answers, loss))
+        if mine:
+            found.append(_predictions(mine, batch.of_windows(logits_BTL)))
+    own = _joined(found)
+    gathered = ranks.gather_object((own, loss))
     if gathered is None:
-        return answers, loss
-    merged = {key: answer for found, _ in gathered for key, answer in found.items()}
-    return merged, sum(part for _, part in gathered)
+        return own, loss
+    return _joined([part for part, _ in gathered]), sum(part for _, part in gathered)
 
 
-def in_document_order(
-    answers: dict[tuple[int, int], WordPrediction], documents: Sequence[Document]
-) -> list[list[WordPrediction]]:
-    """Predictions as one list per document, with one prediction per word.
+def _predictions(windows: Sequence[Window], logits: Sequence[torch.Tensor]) -> Predictions:
+    """The predictions of the words that the windows of a batch own, at their first sub-words.
+
+    Args:
+        logits: of each window, T x L.
+    """
+    owned = [window.owned_words for window in windows]
+    firsts = [torch.from_numpy(words[:, 0].astype(np.int64)) for words in owned]
+    logits_WL = torch.cat([logits_TL[tokens] for logits_TL, tokens in zip(logits, firsts, strict=True)])
+    probabilities, labels = logits_WL.softmax(-1).max(-1)
+    documents = np.repeat(np.array([window.document for window in windows], np.int32), list(map(len, owned)))
+    return Predictions(
+        documents, np.concatenate(owned)[:, 1].copy(), labels.numpy().astype(np.int16), probabilities.numpy()
+    )
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    columns = zip(*((one.documents, one.words, one.labels, one.probabilities) for one in parts), strict=True)
+    return Predictions(*map(np.concatenate, columns))
+
+
+def in_document_order(found: Predictions, documents: Sequence[Document]) -> WordPredictions:
+    """Predictions in the order of the documents and their words, one per word.
 
     Raises:
-        AssertionError: a word has no prediction, or a prediction has no word. No input causes this: it checks for bugs
-            in the merging of windows.
+        AssertionError: a word has no prediction or several, or a prediction has no word. No input causes this: it
+            checks for bugs in the merging of windows.
     """
-    words = {(index, word) for index, document in enumerate(documents) for word in range(len(document.words))}
-    if wrong := sorted(words ^ answers.keys()):
-        index, word = wrong[0]
-        where = f"{documents[index].name}, word {word}" if wrong[0] in words else f"document {index}, word {word}"
+    starts = ends_of(word_counts(documents))
+    counts = np.diff(starts)
+    known = found.documents < len(counts)
+    known[known] = found.words[known] < counts[found.documents[known]]
+    places = starts[found.documents[known]] + found.words[known]
+    times = np.bincount(places, minlength=int(starts[-1]))
+    wrong, foreign = np.flatnonzero(times != 1), np.flatnonzero(~known)
+    if len(wrong) or len(foreign):
+        if len(wrong):
+            document = int(np.searchsorted(starts, wrong[0], side="right")) - 1
+            where = f"{documents[document].name}, word {wrong[0] - starts[document]}"
+        else:
+            where = f"document {found.documents[foreign[0]]}, word {found.words[foreign[0]]}"
         raise AssertionError(
-            f"coverage: {len(words - answers.keys())} of {len(words)} words have no label, and "
-            f"{len(answers.keys() - words)} labels have no word; the first: {where}"
+            f"coverage: {np.count_nonzero(times == 0)} of {len(times)} words have no label, "
+            f"{np.count_nonzero(times > 1)} have several, and {len(foreign)} labels have no word; the first: {where}"
         )
-    return [[answers[index, word] for word in range(len(document.words))] for index, document in enumerate(documents)]
+    order = np.empty_like(places)
+    order[places] = np.arange(len(places))
+    return WordPredictions(starts, found.labels[order], found.probabilities[order])
 
 
 def evaluate(
     forward: Forward,
-    parts: Iterable[tuple[Sequence[Document], Sequence[Window]]],
+    parts: Iterable[tuple[Sequence[Document], Windows]],
     labels: LabelSet,
     split: str,
     box_level: str,
@@ -117,11 +173,13 @@ def evaluate(
     """
     truth: list[list[str]] = []
     predicted: list[list[str]] = []
-    loss, count, tags = 0.0, 0, labels.tags
+    loss, count, tags = 0.0, 0, np.array(labels.tags, object)
 
-    def keep(documents: Sequence[Document], answers: dict[tuple[int, int], WordPrediction]) -> None:
-        predicted.extend([tags[answer.label] for answer in page] for page in in_document_order(answers, documents))
-        truth.extend(list(document.tags or ()) for document in documents)
+    def keep(documents: Sequence[Document], answers: Predictions) -> None:
+        ordered = in_document_order(answers, documents)
+        for number, document in enumerate(documents):
+            predicted.append(tags[ordered.labels_of(number)].tolist())
+            truth.append(list(document.tags or ()))
 
     def scores() -> Scores:
         if not any(truth):

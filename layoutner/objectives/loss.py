@@ -14,14 +14,13 @@ Evaluation uses no weights, no smoothing and one label per word. Its loss is the
 runs with different training losses can be compared.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
-from layoutner.corpus.windows import IGNORED, Window
+from layoutner.corpus.windows import IGNORED, Windows
 from layoutner.settings.tree import LossSettings
 
 
@@ -40,12 +39,12 @@ class Loss:
             parts.append(f"class weights (labelled tokens / (tags that occur x tokens of the tag)): {weights}")
         return "; ".join(parts)
 
-    def total_weight(self, windows: Iterable[Window]) -> float:
-        """N: the sum of the weights of the labelled tokens; without class weights, their number."""
+    def total_weight(self, windows: Windows, indices: Sequence[int]) -> float:
+        """N: the sum of the weights of the labelled tokens of some windows; without class weights, their number."""
         if self.weights is None:
-            return sum(window.labelled for window in windows)
-        counts = _count(windows)
-        return sum(self.weights[label] * count for label, count in sorted(counts.items()))
+            return int(windows.labelled[indices].sum())
+        counts = windows.label_counts(len(self.weights), indices)
+        return sum(weight * count for weight, count in zip(self.weights, counts, strict=True))
 
     def summed(self, logits_BTL: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
         """S: the loss summed (not averaged) over the labelled tokens; an fp32 scalar.
@@ -69,7 +68,7 @@ def summed_cross_entropy(logits_BTL: torch.Tensor, labels_BT: torch.Tensor) -> t
     return Loss().summed(logits_BTL, labels_BT)
 
 
-def make_loss(settings: LossSettings, windows: Iterable[Window], labels: int) -> Loss:
+def make_loss(settings: LossSettings, windows: Windows, labels: int) -> Loss:
     """Create the loss of a run.
 
     Args:
@@ -80,19 +79,12 @@ def make_loss(settings: LossSettings, windows: Iterable[Window], labels: int) ->
     return Loss(weights, settings.label_smoothing)
 
 
-def balanced_weights(windows: Iterable[Window], labels: int) -> tuple[float, ...]:
+def balanced_weights(windows: Windows, labels: int) -> tuple[float, ...]:
     """Weight of each tag c: N / (K n_c), for N labelled tokens, K tags that occur and n_c tokens of tag c.
 
     This is scikit-learn's class_weight="balanced". The mean weight over tokens is 1. A tag that never occurs has weight
     1, which only matters for label smoothing.
     """
-    counts = _count(windows)
-    total = sum(counts.values())
-    return tuple(total / (len(counts) * counts[label]) if counts[label] else 1.0 for label in range(labels))
-
-
-def _count(windows: Iterable[Window]) -> Counter[int]:
-    """Label id -> number of tokens with this label."""
-    counts = Counter(label for window in windows for label in window.labels)
-    del counts[IGNORED]
-    return counts
+    counts = windows.label_counts(labels)
+    total, occurring = sum(counts), sum(count > 0 for count in counts)
+    return tuple(total / (occurring * count) if count else 1.0 for count in counts)

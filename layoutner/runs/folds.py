@@ -17,8 +17,7 @@ from layoutner.training.folder import SCORES_FILE, SETTINGS_FILE
 # it writes.
 # fmt: off
 NON_NUMERIC_SETTINGS = (
-    "batch.micro_batch_size", "batch.micro_batch_tokens", "data.cache", "data.max_image_mib", "deepspeed.", "wandb.",
-    "tensorboard.",
+    "batch.micro_batch_size", "batch.micro_batch_tokens", "data.max_image_mib", "deepspeed.", "wandb.", "tensorboard.",
     "run.output_dir", "run.log_every", "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite",
     "run.device", "run.rank_timeout",
 )

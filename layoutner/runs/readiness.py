@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from layoutner.documents.roles import require_path, require_predictions, require_roles
+from layoutner.documents.store import Store, is_store
 from layoutner.errors import SettingsError, require_all
 from layoutner.models.source import checkpoint_name
 from layoutner.pages.labels import read_labels
@@ -14,6 +15,7 @@ from layoutner.planning.batch_plan import plan_settings
 from layoutner.planning.render import load_preset, render
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.readers import require_packages as require_reader
+from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import require_resumable
 from layoutner.training.folder import require_replaceable
@@ -44,6 +46,8 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     for role in ("train", "eval", "test"):
         if isinstance(path := getattr(data, role), Path):
             yield partial(require_path, path, data.format, f"data.{role}")
+            if is_store(path):
+                yield partial(_require_store, path, data, role)
     if data.labels is not None:
         yield partial(read_labels, data.labels, data.scheme)
     yield partial(require_predictions, settings)
@@ -53,6 +57,10 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     if os.environ.get("RANK", "0") == "0":  # only rank 0 uses the run folder, which may be local to its node
         yield partial(require_resumable, run)
         yield partial(require_replaceable, settings)
+
+
+def _require_store(path: Path, data: DataSettings, role: str) -> None:
+    Store(path).require_read_as(data, f"data.{role}")
 
 
 def _require_schedule(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from layoutner.distributed.ranks import Ranks
+from layoutner.documents.columns import Chain
 from layoutner.engine.engine import Engine, require_dtype
 from layoutner.models.loading import build
 from layoutner.settings.tree import Settings
@@ -76,7 +77,7 @@ def _make_plan(settings: Settings, ranks: Ranks) -> Plan:
         preflight.require_same_plan(plan, ranks)
     if plan.pretrained.image_processor is not None:
         with ranks.activity("local", "reading page images"):
-            documents = [*plan.corpus.train, *plan.corpus.eval, *plan.corpus.test]
+            documents = Chain([plan.corpus.train, plan.corpus.eval, plan.corpus.test])
             require_images(documents, plan.pretrained.image_processor, ranks)
     return plan
 

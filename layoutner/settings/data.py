@@ -77,9 +77,6 @@ class DataSettings(Section):
         None, ge=2, description="cross-validation: parts of the training documents, one of which is used as data.eval"
     )
     fold: int | None = Field(None, ge=1, description="cross-validation: which part is held out, from 1 to data.folds")
-    cache: Path | None = Field(
-        None, description="folder to cache windows in, for other ranks and later runs; default: no cache"
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -17,6 +17,7 @@ from torch import nn
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
 from layoutner.errors import CheckpointError, first_line
+from layoutner.files.artefact import FileEntry
 from layoutner.files.atomic import atomic_folder, remove, remove_leftovers, write_text
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import (
@@ -26,7 +27,6 @@ from layoutner.training.checkpoint_files import (
     OPTIMIZER_FILE,
     STATE_FILE,
     WEIGHTS_FILE,
-    FileEntry,
     Manifest,
     Record,
     TrainState,
@@ -34,7 +34,6 @@ from layoutner.training.checkpoint_files import (
     complete_checkpoints,
     read_record,
     require_resumable,
-    sha256,
     step_of,
     torn,
     torn_checkpoints,
@@ -84,7 +83,7 @@ def _write(
             save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
             save_file(moments, partial / OPTIMIZER_FILE)
             record.write(partial / STATE_FILE)
-            files = {name: _entry(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE)}
+            files = {name: FileEntry.of(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE)}
             Manifest(files=files).write(partial / MANIFEST_FILE)
         write_text(folder / LATEST_FILE, final.name + "\n")
     except (OSError, SafetensorError) as error:
@@ -106,10 +105,6 @@ def _remove_old(run: Path, state: TrainState, keep: int) -> None:
                 remove(old)
             except OSError as error:
                 logger.warning("%s could not be removed: %s", old, error)
-
-
-def _entry(path: Path) -> FileEntry:
-    return FileEntry(bytes=path.stat().st_size, sha256=sha256(path))
 
 
 class CheckpointReader:
@@ -204,6 +199,13 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
         return None
     record = read_record(checkpoint)
     saved = record.must_match
+    order, own_order = (values.get("window_order") for values in (saved, identity.must_match))
+    if order != own_order:
+        raise CheckpointError(
+            f"{checkpoint}: another release of layoutner wrote it, which puts the windows of an epoch in another order "
+            f"({order or 'shuffled list'} there, {own_order} here): go on with that release, "
+            "or train from an export of the checkpoint as model.name_or_path"
+        )
     differs = [
         f"{key} = {saved.get(key)} there, {value} here"
         for key, value in identity.must_match.items()

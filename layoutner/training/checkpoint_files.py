@@ -7,16 +7,13 @@ RUN/checkpoints/step-000123/
     manifest.json          size and SHA-256 of the other three files; a folder without it is not a checkpoint
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from layoutner.errors import CheckpointError, LayoutnerError, first_line
-from layoutner.files.artefact import Artefact
+from layoutner.files.artefact import Artefact, FileEntry, sha256
 from layoutner.settings.tree import RunSettings
 
 FOLDER = "checkpoints"
@@ -48,15 +45,6 @@ class Record(Artefact):
     must_match: dict[str, Any]  # what another run must share, or the numbers would mean something else
     settings: dict[str, dict[str, Any]]  # the whole tree, to say what has changed
     world_size: int
-
-
-class FileEntry(BaseModel):
-    """What the manifest says of a file."""
-
-    model_config = ConfigDict(frozen=True)
-
-    bytes: int
-    sha256: str
 
 
 class Manifest(Artefact):
@@ -107,11 +95,6 @@ def verify(checkpoint: Path) -> str | None:
         if sha256(checkpoint / name) != expected.sha256:
             return f"{name} has changed since it was written"
     return None
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_record(checkpoint: Path) -> Record:

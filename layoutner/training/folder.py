@@ -5,14 +5,17 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layoutner import __version__
 from layoutner.distributed.machine import available_cpus
+from layoutner.documents.columns import Array, distinct
 from layoutner.errors import CheckpointError, DataError, ModelError, SettingsError
 from layoutner.files.atomic import remove, write_text
 from layoutner.files.lock import Lock
@@ -185,7 +188,7 @@ def lock(folder: Path) -> Lock:
 def _require_removable(settings: Settings) -> None:
     """The checks of `require_folder` that apply with run.overwrite."""
     data, folder = settings.data, settings.run.output_dir
-    uses = [settings.model.name_or_path, data.train, data.eval, data.test, data.labels, data.cache]
+    uses = [settings.model.name_or_path, data.train, data.eval, data.test, data.labels]
     paths = [Path(path).resolve() for path in (*uses, settings.tensorboard.dir) if isinstance(path, str | Path)]
     own = [str(path) for path in paths if any(path.is_relative_to((folder / name).resolve()) for name in LEFT)]
     if own:
@@ -199,30 +202,36 @@ def _require_removable(settings: Settings) -> None:
         )
 
 
-def read_training_pages(folder: Path) -> frozenset[str] | None:
-    """Digests of the pages that the model of a run or export was trained on; None if the file does not exist.
+def read_training_pages(folder: Path) -> Array | None:
+    """Digests of the pages that the model of a run or export was trained on, sorted; None if the file does not exist.
 
     Raises:
         ModelError: the file cannot be read.
     """
     file = folder / TRAINING_PAGES_FILE
     try:
-        return frozenset(read_text(file, LARGEST_TRAINING_PAGES).split()) if file.is_file() else None
+        text = read_text(file, LARGEST_TRAINING_PAGES) if file.is_file() else None
     except DataError as error:
         raise ModelError(str(error)) from None
+    if text is None:
+        return None
+    try:
+        return distinct(np.frombuffer(bytes.fromhex(text), ">u8").astype(np.uint64))
+    except ValueError:
+        raise ModelError(f"{file}: holds something else than digests of 16 hexadecimal digits, one per line") from None
 
 
 def open_folder(
     settings: Settings,
     ds_config: dict[str, Any],
     preprocessing: Preprocessing,
-    training_pages: Iterable[str],
+    training_pages: Array,
     ranks: "Ranks",
 ) -> None:
     """Write the files that describe the run; with run.overwrite, remove the earlier run first. Only rank 0 calls this.
 
     Args:
-        training_pages: digests of the pages that the model will have been trained on at the end of the run.
+        training_pages: digests of the pages that the model will have been trained on at the end of the run, uint64.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -232,12 +241,17 @@ def open_folder(
         if settings.run.overwrite:
             _remove_run(settings)
         preprocessing.write(folder / PREPROCESSING_FILE)
-        write_text(folder / TRAINING_PAGES_FILE, "".join(f"{digest}\n" for digest in training_pages))
+        write_text(folder / TRAINING_PAGES_FILE, _lines(training_pages))
         write_json(folder / CONFIG_FILE, ds_config)
         write_text(folder / SETTINGS_FILE, settings.to_toml())
         write_json(folder / ENVIRONMENT_FILE, environment(ranks))
     except OSError as error:
         raise CheckpointError(f"run.output_dir = {folder}: cannot be written: {error}") from None
+
+
+def _lines(digests: Array) -> str:
+    """One digest per line, in hexadecimal."""
+    return digests.astype(">u8").tobytes().hex("\n", 8) + "\n" * bool(len(digests))
 
 
 def _remove_run(settings: Settings) -> None:

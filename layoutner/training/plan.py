@@ -1,32 +1,42 @@
 """Everything that a run derives before a model is loaded, so that errors are reported before a GPU is used."""
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from layoutner.corpus.batches import assign_to_ranks, row_tokens, step_windows
-from layoutner.corpus.cache import WindowCache
-from layoutner.corpus.windows import Window, WindowSplitter
+from layoutner.corpus.order import ORDER
+from layoutner.corpus.splitter import WindowSplitter
+from layoutner.corpus.store import StoredWindows, cut_as, require_cut_as
+from layoutner.corpus.windows import Windows
 from layoutner.distributed.watchdog import Kind
-from layoutner.documents.duplicates import page_digest
+from layoutner.documents.columns import Array, digest, distinct, page_digests, without_image, word_counts
 from layoutner.documents.roles import Corpus, read_corpus, require_predictions
+from layoutner.documents.store import StoredDocuments
 from layoutner.errors import DataError, raise_gathered
-from layoutner.models.families import FAMILIES
+from layoutner.models.families import window_splitter
 from layoutner.models.loading import PretrainedModel, open_pretrained
 from layoutner.models.preprocessing import Preprocessing
 from layoutner.objectives.loss import Loss, make_loss
+from layoutner.pages.document import Document
+from layoutner.pages.labels import LabelSet
 from layoutner.planning.batch_plan import BatchPlan, plan_settings
 from layoutner.planning.render import render
 from layoutner.planning.schedule import Schedule, plan_schedule
+from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint import Identity
 from layoutner.training.folder import read_training_pages
 from layoutner.training.tracking import require_packages
 
 Doing = Callable[[Kind, str], AbstractContextManager[None]]  # Ranks.activity
+
+COUNTED_STEPS = 500  # steps of the first epoch whose padding is counted; more would take seconds
 
 # Configuration values that determine the shapes of the weights.
 NETWORK = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
@@ -39,7 +49,7 @@ class Plan:
     settings: Settings
     corpus: Corpus
     pretrained: PretrainedModel
-    windows: dict[str, list[Window]]  # by role
+    windows: dict[str, Windows]  # by role
     loss: Loss
     batch: BatchPlan
     schedule: Schedule
@@ -62,12 +72,12 @@ class Plan:
         )
 
     @property
-    def training_pages(self) -> list[str]:
-        """Digests of the pages trained on, including those that the initial model was trained on."""
-        start = read_training_pages(Path(self.pretrained.name)) or frozenset()
-        return sorted(start | {page_digest(document) for document in self.corpus.train})
+    def training_pages(self) -> Array:
+        """Digests of the pages trained on, including those that the initial model was trained on, sorted."""
+        before, own = read_training_pages(Path(self.pretrained.name)), page_digests(self.corpus.train)
+        return distinct(own if before is None else np.concatenate([before, own]))
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         """The identity stored in checkpoints. Ranks, ZeRO stage and micro-batch size may change on resume."""
         settings = self.settings
@@ -80,10 +90,9 @@ class Plan:
                 "optimizer": settings.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm"}),
                 "loss": settings.loss.model_dump(mode="json"),
                 "preprocessing": self.preprocessing.to_match(),
-                "training_windows": _digest(
-                    (window.document, window.input_ids, window.boxes, window.labels) for window in self.windows["train"]
-                ),
-                "eval_documents": _digest((d.name, d.words, d.boxes, d.tags) for d in self.corpus.eval),
+                "training_windows": self.windows["train"].digest(self.corpus.labels.tags),
+                "window_order": ORDER,
+                "eval_documents": digest(self.corpus.eval),
             },
             settings=settings.model_dump(mode="json"),
             world_size=self.batch.world_size,
@@ -95,16 +104,16 @@ class Plan:
         for role in ("train", "eval", "test"):
             documents, windows = getattr(self.corpus, role), self.windows[role]
             if documents:
-                words = sum(len(document.words) for document in documents)
-                tokens = sum(window.length for window in windows)
+                words = int(word_counts(documents).sum())
                 lines.append(
-                    f"{role}: {len(documents)} documents, {words} words, {len(windows)} windows, {tokens} tokens"
+                    f"{role}: {len(documents)} documents, {words} words, {len(windows)} windows, "
+                    f"{windows.tokens} tokens"
                 )
         lines += self.corpus.notes
         labels = self.corpus.labels
         lines.append(f"labels: {len(labels.tags)} in {labels.scheme}: O and {', '.join(labels.types)}")
         if self.settings.data.label_all_subwords:
-            labelled = sum(window.labelled for window in self.windows["train"])
+            labelled = self.windows["train"].labelled.sum()
             lines.append(f"labelled: every sub-word, {labelled} tokens per epoch")
         if self.loss.smoothing or self.loss.weights:
             lines.append(f"loss: {self.loss.describe(labels.tags)}")
@@ -122,29 +131,22 @@ class Plan:
         return "\n".join(lines)
 
     def _rows(self) -> str:
-        """How the windows of the first epoch are put into rows: the padding, and the micro-batches."""
-        lengths, packs = [window.length for window in self.windows["train"]], self.pretrained.packs
+        """How the windows of the first `COUNTED_STEPS` steps are put into rows: the padding, and the micro-batches."""
+        lengths, packs = self.windows["train"].lengths, self.pretrained.packs
         limit, world_size = self.batch.micro_batch_limit, self.batch.world_size
-        steps = self.schedule.steps_an_epoch or 0
-        tokens, micro_batches = 0, 0
+        steps = min(COUNTED_STEPS, self.schedule.steps_an_epoch or 0)
+        tokens, computed, micro_batches = 0, 0, 0
         for step in range(steps):
             indices = step_windows(self.settings.run.seed, 0, step, len(lengths), self.batch.global_batch_size)
+            tokens += int(lengths[indices].sum())
             for dealt in assign_to_ranks(indices, lengths, limit, world_size, packs):
-                tokens += sum(row_tokens([lengths[i] for i in one], packs) for one in dealt)
+                computed += sum(row_tokens([int(lengths[i]) for i in one], packs) for one in dealt)
                 micro_batches += len(dealt)
-        text = f"{'packed' if packs else 'padded'} rows, {1 - sum(lengths) / tokens:.1%} of a forward is padding"
+        text = f"{'packed' if packs else 'padded'} rows, {1 - tokens / computed:.1%} of a forward is padding"
         each = micro_batches / (steps * world_size)
         if each <= self.batch.accumulation:
             return text
         return f"{text}, {each:.1f} micro-batches per rank and step"
-
-
-def _digest(rows: Iterable[object]) -> str:
-    """Hash of the rows, to detect different data."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr(row).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]
 
 
 def _unwatched(_: Kind, __: str) -> AbstractContextManager[None]:
@@ -170,37 +172,39 @@ def make_plan(settings: Settings, world_size: int, doing: Doing = _unwatched) ->
     return Plan(settings, corpus, pretrained, windows, loss, batch, schedule, ds_config)
 
 
-def cut_windows(
-    settings: Settings, doing: Doing = _unwatched
-) -> tuple[Corpus, PretrainedModel, dict[str, list[Window]]]:
-    """Read the documents of every role, and split them into windows or read the windows from data.cache."""
-    cache = WindowCache(settings.data.cache)
+def cut_windows(settings: Settings, doing: Doing = _unwatched) -> tuple[Corpus, PretrainedModel, dict[str, Windows]]:
+    """Read the documents of every role, and split them into windows."""
     corpus = read_corpus(settings.data, settings.run.seed)
     pretrained = open_pretrained(settings.model, settings.data.max_image_mib)
     pretrained.require_length(settings.data.max_length)
-    roles = ("train", "eval", "test")
+    by_role: dict[str, Sequence[Document]] = {"train": corpus.train, "eval": corpus.eval, "test": corpus.test}
     if pretrained.image_processor is not None:
-        documents = [document for role in roles for document in getattr(corpus, role)]
-        problems = [f"{document.name}: has no page image" for document in documents if document.image is None]
+        names = [name for documents in by_role.values() for name in without_image(documents)]
+        problems = [f"{name}: has no page image" for name in names]
         raise_gathered(
             DataError,
-            f"{len(problems)} of {len(documents)} documents have no page image, which {pretrained.family} needs "
-            "(model.images = ignore runs without, if the family can)",
+            f"{len(problems)} of {sum(map(len, by_role.values()))} documents have no page image, which "
+            f"{pretrained.family} needs (model.images = ignore runs without, if the family can)",
             problems,
         )
-    splitter = WindowSplitter(
-        pretrained.tokenizer,
-        settings.data.max_length,
-        settings.data.stride,
-        settings.data.box_level,
-        FAMILIES[pretrained.family].special_boxes,
-    )
-    # Evaluation scores only first sub-words, so only training may label all sub-words.
-    everywhere = {"train": settings.data.label_all_subwords}
-    # With a cache, not "local": another node may already have the windows in its cache and wait long for this one.
-    with doing("main" if settings.data.cache else "local", "cutting windows"):
+    splitter = window_splitter(pretrained.family, pretrained.tokenizer, settings.data)
+    with doing("local", "cutting windows"):
         windows = {
-            role: cache.windows(splitter, getattr(corpus, role), corpus.labels, everywhere.get(role, False))
-            for role in roles
+            role: _windows(splitter, settings.data, role, found, corpus.labels) for role, found in by_role.items()
         }
-    return replace(corpus, notes=(*corpus.notes, *cache.notes)), pretrained, windows
+    return corpus, pretrained, windows
+
+
+def _windows(
+    splitter: WindowSplitter, data: DataSettings, role: str, documents: Sequence[Document], labels: LabelSet
+) -> Windows:
+    """The windows of one role: those of a store, or cut now."""
+    # Evaluation scores only first sub-words, so only training may label all sub-words.
+    all_subwords = role == "train" and data.label_all_subwords
+    if not isinstance(documents, StoredDocuments):
+        return splitter.split(documents, labels, all_subwords)
+    cut = cut_as(splitter, data.scheme, all_subwords)
+    if role != "train":
+        del cut["data.label_all_subwords"]  # a store that labels all sub-words has the first ones, too
+    require_cut_as(documents, cut, f"data.{role}")
+    return StoredWindows(documents, labels, first_subwords=role != "train")

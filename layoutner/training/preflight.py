@@ -12,6 +12,7 @@ import torch
 from layoutner import __version__
 from layoutner.distributed.machine import available_cpus
 from layoutner.distributed.ranks import Ranks
+from layoutner.documents.columns import digest
 from layoutner.errors import RanksDisagree
 from layoutner.settings.tree import Settings
 from layoutner.training.plan import Plan
@@ -54,7 +55,7 @@ def require_same_plan(plan: Plan, ranks: Ranks) -> None:
         RanksDisagree: on every rank: something differs; the message names the values and ranks.
     """
     parts = {name.replace("_", " "): _digest(value) for name, value in plan.identity.must_match.items()}
-    parts["test documents"] = _digest([(d.name, d.words, d.boxes, d.tags) for d in plan.corpus.test])
+    parts["test documents"] = digest(plan.corpus.test)
     parts["checkpoint configuration"] = _digest(plan.pretrained.config.to_dict())
     parts["optimizer steps"] = str(plan.schedule.total)
     parts["DeepSpeed config"] = _digest(plan.ds_config)

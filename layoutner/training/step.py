@@ -40,8 +40,8 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
     windows, seed, batch_plan = plan.windows["train"], plan.settings.run.seed, plan.batch
     epoch, place = divmod(step, math.ceil(len(windows) / batch_plan.global_batch_size))
     indices = step_windows(seed, epoch, place, len(windows), batch_plan.global_batch_size)
-    total_weight = plan.loss.total_weight(windows[index] for index in indices)
-    lengths = [window.length for window in windows]
+    total_weight = plan.loss.total_weight(windows, indices)
+    lengths = windows.lengths
     packs, limit = plan.pretrained.packs, batch_plan.micro_batch_limit
     micro_batches = assign_to_ranks(indices, lengths, limit, ranks.size, packs)[ranks.rank]
 
@@ -70,7 +70,7 @@ def optimizer_step(plan: Plan, engine: Engine, step: int, ranks: Ranks) -> StepR
             "training stops, and run.resume = auto goes on from the last checkpoint. A lower optimizer.lr, more "
             "warm-up or clipping (optimizer.max_grad_norm) may help"
         )
-    tokens = sum(lengths[index] for index in indices)
+    tokens = int(lengths[indices].sum())
     return StepResult(**vars(outcome), loss=loss, tokens=tokens)
 
 
@@ -78,7 +78,7 @@ def _require_finite_loss(plan: Plan, loss: float, step: int, indices: list[int])
     """Stop before the update, so that the weights stay finite."""
     if math.isfinite(loss):
         return
-    names = sorted({plan.corpus.train[plan.windows["train"][index].document].name for index in indices})
+    names = sorted({plan.corpus.train[plan.windows["train"].documents[index]].name for index in indices})
     raise TrainingDiverged(
         f"the loss of optimizer step {step + 1} is {loss}: training stops before the weights are corrupted. "
         "A lower optimizer.lr, more warm-up or precision.dtype = bf16 may help. "

@@ -1,14 +1,15 @@
 """Documents of a few pages, and what cuts them into windows."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from layoutner.corpus.windows import WindowSplitter
+from layoutner.corpus.splitter import WindowSplitter
+from layoutner.corpus.windows import Window
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
@@ -18,6 +19,20 @@ LABELS = LabelSet("BIO", ("A", "B"))
 
 
 TEXTS = ["brass", "Wheel", "12", "Order", "x", "steel-frame-panel", "\u200b", "Größe", "日本", "😀", "a b", "O'Neil"]
+
+
+def plain(windows: Iterable[Window]) -> list[Window]:
+    """The same windows with lists of Python numbers in place of arrays, which can be compared."""
+    return [
+        replace(
+            window,
+            input_ids=window.input_ids.tolist(),
+            boxes=list(map(tuple, window.boxes.tolist())),
+            labels=window.labels.tolist(),
+            owned_words=list(map(tuple, window.owned_words.tolist())),
+        )
+        for window in windows
+    ]
 
 
 Call = tuple[WindowSplitter, list[Document], LabelSet | None, bool]
@@ -50,8 +65,10 @@ def change_tokenizer(change: Callable[[Any], object]) -> Callable[[Call], Call]:
     return changed
 
 
-def settings_of(forms: Path, model: Path, cache: Path | None, **data: object) -> Settings:
-    values = {"train": forms, "eval": 0.25, "test": forms, "max_length": 64, "stride": 16, **data}
-    values |= {} if cache is None else {"cache": cache}
-    tree = {"model": {"name_or_path": str(model)}, "data": {key: str(value) for key, value in values.items()}}
+def settings_of(train: Path, model: Path, **data: object) -> Settings:
+    values = {"train": train, "eval": 0.25, "max_length": 64, "stride": 16, **data}
+    tree = {
+        "model": {"name_or_path": str(model)},
+        "data": {key: str(value) for key, value in values.items() if value is not None},
+    }
     return load(None, tree)

@@ -12,7 +12,8 @@ from seqeval.metrics import f1_score
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from layoutner.corpus.batches import Batch
-from layoutner.corpus.windows import IGNORED, WindowSplitter
+from layoutner.corpus.splitter import WindowSplitter
+from layoutner.corpus.windows import IGNORED
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import SettingsError
 from layoutner.models.families import FAMILIES
@@ -20,6 +21,7 @@ from layoutner.objectives.evaluate import evaluate
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from tests.builders.forks import fork
+from tests.builders.windows import plain
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
@@ -47,7 +49,7 @@ def test_every_word_is_answered_for_once(
     splitter = WindowSplitter(tokenizer, max_length, stride)
     rng = random.Random(max_length + stride)
     documents = [document(rng, rng.randrange(0, 120)) for _ in range(20)]
-    windows = splitter.split(documents, LABELS)
+    windows = plain(splitter.split(documents, LABELS))
     answered = [(w.document, word) for w in windows for _, word in w.owned_words]
     assert sorted(answered) == [(d, w) for d, doc in enumerate(documents) for w in range(len(doc.words))]
     for window in windows:
@@ -66,7 +68,7 @@ def test_every_word_is_answered_for_once(
 def test_a_word_is_answered_for_where_it_has_most_context(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("x",) * 20, ((0, 0, 1, 1),) * 20, None, (10, 10))
-    first, second, *_ = WindowSplitter(tokenizer, 12, 4).split([page], None)
+    first, second, *_ = plain(WindowSplitter(tokenizer, 12, 4).split([page], None))
     # Windows of 10 words that share 4: words 0-9 and 6-15. Of the shared 6, 7, 8, 9 each takes two.
     assert [word for _, word in first.owned_words] == [0, 1, 2, 3, 4, 5, 6, 7]
     assert [word for _, word in second.owned_words][:2] == [8, 9]
@@ -75,7 +77,7 @@ def test_a_word_is_answered_for_where_it_has_most_context(checkpoints: dict[str,
 def test_sub_words_follow_their_word(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("steel-frame", "x"), ((1, 2, 3, 4), (5, 6, 7, 8)), ("B-A", "O"), (10, 10))
-    (window,) = WindowSplitter(tokenizer, 64, 0).split([page], LABELS)
+    (window,) = plain(WindowSplitter(tokenizer, 64, 0).split([page], LABELS))
     pieces = len(tokenizer("steel-frame", add_special_tokens=False)["input_ids"])
     assert pieces > 1
     assert window.labels == [IGNORED, LABELS.ids["B-A"], *[IGNORED] * (pieces - 1), 0, IGNORED]
@@ -87,7 +89,7 @@ def test_all_sub_words_carry_a_label_where_asked(scheme: str, tag: str, checkpoi
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     labels = LabelSet(scheme, ("A", "B"))
     page = Document("d", ("steel-frame", "x-x"), ((1, 2, 3, 4), (5, 6, 7, 8)), ("B-A", "O"), (10, 10))
-    (window,) = WindowSplitter(tokenizer, 64, 0).split([page], labels, all_subwords=True)
+    (window,) = plain(WindowSplitter(tokenizer, 64, 0).split([page], labels, all_subwords=True))
     steel, x = (len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in page.words)
     first, later = labels.ids[tag], labels.ids["I-A"]
     assert window.labels == [IGNORED, first, *[later] * (steel - 1), *[0] * x, IGNORED]
@@ -98,7 +100,7 @@ def test_all_sub_words_carry_a_label_where_asked(scheme: str, tag: str, checkpoi
 def test_a_special_token_printed_on_a_page_is_no_special_token(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("[SEP]", "x", "[PAD]"), ((1, 2, 3, 4),) * 3, None, (10, 10))
-    (window,) = WindowSplitter(tokenizer, 64, 0).split([page], None)
+    (window,) = plain(WindowSplitter(tokenizer, 64, 0).split([page], None))
     unknown, (x,) = tokenizer.unk_token_id, tokenizer("x", add_special_tokens=False)["input_ids"]
     assert window.input_ids == [tokenizer.cls_token_id, unknown, x, unknown, tokenizer.sep_token_id]
 
@@ -122,7 +124,7 @@ def test_a_token_that_the_user_added_is_what_the_page_says(
         assert tokenizer.convert_tokens_to_ids(["<num>", "<cur>", "<date>"]) == [before, before + 1, before + 2]
         words = ("<num>", "<cur>", "x<num>.", "<date>", *structural)
         page = Document("d", words, ((1, 2, 3, 4),) * len(words), None, (10, 10))
-        (window,) = WindowSplitter(tokenizer, 64, 0).split([page], None)
+        (window,) = plain(WindowSplitter(tokenizer, 64, 0).split([page], None))
         starts = [token for token, _ in window.owned_words]
         pieces = [window.input_ids[start:end] for start, end in pairwise([*starts, window.length - 1])]
         assert pieces[:2] == [[before], [before + 1]]
@@ -137,7 +139,7 @@ def test_the_ends_of_a_window_printed_on_a_page_are_text_by_whatever_name(checkp
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
     assert tokenizer.sep_token_id is None
     page = Document("d", ("[SEP]", "[CLS]"), ((1, 2, 3, 4),) * 2, None, (10, 10))
-    (window,) = WindowSplitter(tokenizer, 64, 0).split([page], None)
+    (window,) = plain(WindowSplitter(tokenizer, 64, 0).split([page], None))
     assert tokenizer.convert_ids_to_tokens(window.input_ids) == ["[CLS]", "[UNK]", "[UNK]", "[SEP]"]
 
 
@@ -171,7 +173,7 @@ def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path])
 def test_a_word_longer_than_a_window_keeps_its_first_sub_words(checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     page = Document("d", ("x-" * 50, "x"), ((0, 0, 1, 1),) * 2, ("B-A", "O"), (10, 10))
-    windows = WindowSplitter(tokenizer, 16, 4).split([page], LABELS)
+    windows = plain(WindowSplitter(tokenizer, 16, 4).split([page], LABELS))
     assert [word for window in windows for _, word in window.owned_words] == [0, 1]
 
 
@@ -191,8 +193,8 @@ def test_the_windows_of_funsd(real_data: Path, minilm: Path) -> None:
         splitter.split(read_documents(DataSettings(format="funsd"), real_data / "funsd", role), None)
         for role in ("train", "test")
     )
-    assert (len(train), sum(w.length for w in train)) == (150, 34_066)
-    assert (len(test), sum(w.length for w in test)) == (52, 12_970)
+    assert (len(train), train.tokens) == (150, 34_066)
+    assert (len(test), test.tokens) == (52, 12_970)
 
 
 FORMATS = {"funsd": "funsd", "unilm": "funsd_unilm"}  # format -> folder: the same forms
@@ -211,7 +213,7 @@ def test_both_formats_of_funsd_give_the_same_windows(real_data: Path, minilm: Pa
             [
                 [
                     (window.document, window.input_ids, window.boxes, window.labels, window.owned_words)
-                    for window in splitter.split(documents, corpus.labels)
+                    for window in plain(splitter.split(documents, corpus.labels))
                 ]
                 for documents in (corpus.train, corpus.eval, corpus.test)
             ]

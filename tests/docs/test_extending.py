@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, ElectraConfig, ElectraForTokenClassification
 
 from layoutner.corpus.batches import collate
-from layoutner.corpus.windows import WindowSplitter
+from layoutner.corpus.splitter import WindowSplitter
 from layoutner.documents.roles import read_documents
 from layoutner.errors import DataError, ModelError
 from layoutner.models.families import FAMILIES, model_inputs, untrained

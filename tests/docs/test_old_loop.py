@@ -674,7 +674,7 @@ def test_no_word_is_cut_off(starts: dict[str, Path], tmp_path: Path, shows: Show
             "windows": (1, len(ours)),
             "words with a label": (
                 int((theirs["labels"] != old_loop.IGNORED).sum()),
-                len({word for window in ours for _, word in window.owned_words}),
+                len({word for window in ours for _, word in window.owned_words.tolist()}),
             ),
             "words lost": (
                 700 - int((theirs["labels"] != old_loop.IGNORED).sum()),
@@ -714,7 +714,7 @@ def test_roberta_gets_a_space_and_one_separator(data: Path, starts: dict[str, Pa
     ours = by_role["train"]
     words = [word for piece in pieces for word in piece.words]
     separator = checkpoint.tokenizer.sep_token_id
-    spaced = [checkpoint.tokenizer.convert_ids_to_tokens(w.input_ids[t]) for w in ours for t, _ in w.owned_words]
+    spaced = [checkpoint.tokenizer.convert_ids_to_tokens(int(w.input_ids[t])) for w in ours for t, _ in w.owned_words]
     batch = next(iter(DataLoader(theirs, batch_size=len(theirs))))
     mended = next(iter(DataLoader(windows(data, start), batch_size=len(theirs))))
     model = network(start)
@@ -722,7 +722,7 @@ def test_roberta_gets_a_space_and_one_separator(data: Path, starts: dict[str, Pa
         {
             "separators at the end of a window": (
                 int((theirs[0]["input_ids"] == separator).sum()),
-                ours[0].input_ids.count(separator),
+                ours[0].input_ids.tolist().count(separator),
             ),
             "words that begin with a space": (
                 sum(bare.tokenize(word)[0].startswith("Ġ") for word in words),
@@ -750,7 +750,7 @@ def test_the_tokenizer_decides_about_capitals(data: Path, starts: dict[str, Path
         {
             "words that are `[UNK]`: all with a capital": (
                 lost,
-                sum(window.input_ids.count(unknown) for window in ours),
+                sum(window.input_ids.tolist().count(unknown) for window in ours),
             )
         }
     )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -18,14 +19,16 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from layoutner.corpus.batches import Batch
-from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
+from layoutner.corpus.splitter import WindowSplitter
+from layoutner.corpus.windows import IGNORED, Window, Windows
 from layoutner.distributed.ranks import Ranks
 from layoutner.inference.labelled_page import label_page
-from layoutner.objectives.evaluate import WordPrediction, in_document_order, label_words
+from layoutner.objectives.evaluate import Predictions, WordPrediction, in_document_order, label_words
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, Span, rewrite, to_spans, to_tags
 from layoutner.planning.batch_plan import MicroBatchLimit
+from tests.builders.windows import plain
 
 # Neither how long an example takes nor any other of hypothesis's measures of health depends on what is tested here.
 drawn = settings(
@@ -164,7 +167,7 @@ def check_windows(
     assert sum(window.labelled for window in windows) == sum(tokens)
 
 
-def merged(documents: Sequence[Document], windows: Sequence[Window], labels: LabelSet) -> list[list[str]]:
+def merged(documents: Sequence[Document], windows: Windows, labels: LabelSet) -> list[list[str]]:
     """Tags that come back when a network answers each token by the number in its box alone."""
     table = torch.zeros(1001 * 1001, dtype=torch.long)
     for page in documents:
@@ -175,8 +178,8 @@ def merged(documents: Sequence[Document], windows: Sequence[Window], labels: Lab
         numbers_BT = batch.boxes_BT4[..., 0] + 1001 * batch.boxes_BT4[..., 1]
         return torch.nn.functional.one_hot(table[numbers_BT], len(labels.tags)).float() * 9
 
-    answers, _ = label_words(forward, windows, MicroBatchLimit(4), 0, ALONE)
-    return [[labels.tags[answer.label] for answer in page] for page in in_document_order(answers, documents)]
+    answers = in_document_order(label_words(forward, windows, MicroBatchLimit(4), 0, ALONE)[0], documents)
+    return [[labels.tags[answer.label] for answer in answers.of(index)] for index in range(len(documents))]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,7 +191,7 @@ def test_encode_then_merge_gives_back_every_word_once_with_its_own_label(
     labels = LabelSet(scheme, TYPES)
     splitter = WindowSplitter(tokenizer(kind), *cut, box_level)
     windows = splitter.split(documents, labels, every)
-    check_windows(kind, documents, windows, splitter, labels, every)
+    check_windows(kind, documents, plain(windows), splitter, labels, every)
     by_word = windows if box_level == "word" else WindowSplitter(tokenizer(kind), *cut).split(documents, labels)
     truth = [to_tags(to_spans(page.tags), len(page.words), scheme) for page in documents]
     assert merged(documents, by_word, labels) == truth
@@ -197,7 +200,7 @@ def test_encode_then_merge_gives_back_every_word_once_with_its_own_label(
         for index, page in enumerate(documents):
             owned = sorted(
                 (word, window.labels[token : token + len(pieces_of(kind, page.words[word])[: cut[0] - 2])])
-                for window in windows
+                for window in plain(windows)
                 if window.document == index
                 for token, word in window.owned_words
             )
@@ -214,9 +217,9 @@ def test_a_page_without_words_and_one_with_ten_thousand(kind: str, words: int) -
     page = Document("long", texts, boxes, tuple(["B-A", "I-A", "O"][i % 3] for i in range(words)), (100, 100))
     labels, splitter = LabelSet("BIOES", TYPES), WindowSplitter(tokenizer(kind), 512, 128)
     windows = splitter.split([page], labels)
-    check_windows(kind, [page], windows, splitter, labels, False)
+    check_windows(kind, [page], plain(windows), splitter, labels, False)
     assert merged([page], windows, labels) == [to_tags(to_spans(page.tags or ()), words, "BIOES")]
-    assert bool(windows) == bool(words)
+    assert bool(len(windows)) == bool(words)
 
 
 @drawn
@@ -225,18 +228,25 @@ def test_a_lost_or_a_foreign_answer_fails_the_run(
     documents: list[Document], cut: tuple[int, int], data: st.DataObject
 ) -> None:
     windows = WindowSplitter(tokenizer("BPE"), *cut).split(documents, None)
-    answers = {(window.document, word): WordPrediction(0, 1.0) for window in windows for _, word in window.owned_words}
-    assert sum(map(len, in_document_order(answers, documents))) == len(answers)
+    keys = [(window.document, word) for window in plain(windows) for _, word in window.owned_words]
+
+    def predictions(words: list[tuple[int, int]]) -> Predictions:
+        columns = np.array(words, np.int32).reshape(-1, 2).T
+        return Predictions(*columns, np.zeros(len(words), np.int16), np.ones(len(words), np.float32))
+
+    assert len(in_document_order(predictions(keys), documents).labels) == len(keys)
     foreign = (len(documents), 0)
-    with pytest.raises(AssertionError, match=f"0 of {len(answers)} words have no label, and 1 labels have no word"):
-        in_document_order({**answers, foreign: WordPrediction(0, 1.0)}, documents)
-    if answers:
-        index, word = data.draw(st.sampled_from(sorted(answers)))
-        lost = {key: answer for key, answer in answers.items() if key != (index, word)}
-        with pytest.raises(
-            AssertionError, match=f"1 of {len(answers)} words have no label.*: {'abc'[index]}, word {word}"
+    with pytest.raises(AssertionError, match=f"0 of {len(keys)} words have no label, .* and 1 labels have no word"):
+        in_document_order(predictions([*keys, foreign]), documents)
+    if keys:
+        index, word = data.draw(st.sampled_from(sorted(keys)))
+        lost = [key for key in keys if key != (index, word)]
+        for wrong, what in (
+            (lost, "1 of .* have no label, 0 have"),
+            ([*keys, (index, word)], "no label, 1 have several"),
         ):
-            in_document_order(lost, documents)
+            with pytest.raises(AssertionError, match=f"{what}.*: {'abc'[index]}, word {word}"):
+                in_document_order(predictions(wrong), documents)
 
 
 tags = st.one_of(st.just("O"), st.builds("{}-{}".format, st.sampled_from("BIES"), st.sampled_from(TYPES)))

@@ -183,7 +183,7 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
     ("no_cuda", ["--no_cuda"], "kept", {"run.device": "cpu"}, "run.device = cpu"),
     ("overwrite_output_dir", [], "not given", {"run.overwrite": None}, ""),
     ("overwrite_output_dir", ["--overwrite_output_dir"], "replaced", {"run.overwrite": None}, "`--run.overwrite true`"),
-    ("overwrite_cache", ["--overwrite_cache"], "dropped", {"data.cache": None}, "data.cache"),
+    ("overwrite_cache", ["--overwrite_cache"], "dropped", {}, "layoutner data build"),
     ("seed", ["--seed", "7"], "kept", {"run.seed": 7}, "run.seed = 7"),
     ("fp16", [], "default", {"precision.dtype": "fp32"}, "--fp16 (off) ->"),
     ("fp16", ["--fp16"], "kept", {"precision.dtype": "fp16"}, ""),

@@ -256,7 +256,6 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
         ),
         (["checkpoints/step-000001/mine", *RECORD], {"model.name_or_path": "checkpoints/start"}, "checkpoints/start"),
         (["model/x", *RECORD], {"data.train": "model/forms"}, "would remove what this run uses"),
-        (["model/x", *RECORD], {"data.cache": "checkpoints/cache"}, "would remove what this run uses"),
         (
             ["model/x", *RECORD],
             {"tensorboard.dir": "model/tb", "tensorboard.enabled": "true"},

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, LayoutLMv2ImageProcessorPil, PreTrainedT
 
 from layoutner.corpus.batches import collate
 from layoutner.corpus.pixels import PageImages
-from layoutner.corpus.windows import IGNORED, Window, WindowSplitter
+from layoutner.corpus.splitter import WindowSplitter
+from layoutner.corpus.windows import IGNORED, Window
 from layoutner.errors import LayoutnerError, ModelError, SettingsError
 from layoutner.files.image import PageImage
 from layoutner.models import loading

@@ -9,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 
 from layoutner.corpus.batches import collate
-from layoutner.corpus.windows import IGNORED, Window
+from layoutner.corpus.windows import IGNORED, Window, Windows
 from layoutner.objectives.loss import Loss, make_loss, summed_cross_entropy
 from layoutner.settings.tree import LossSettings
 
@@ -17,7 +17,7 @@ TAGS = 7
 NEVER = 5  # a tag of the scheme that no word has
 
 
-def windows(seed: int) -> list[Window]:
+def windows(seed: int) -> Windows:
     """12 windows of 2 to 40 tokens, a third of them without a label; tag 0 is the common one."""
     rng = random.Random(seed)
     found = []
@@ -25,7 +25,7 @@ def windows(seed: int) -> list[Window]:
         length = rng.randrange(2, 41)
         ids = [rng.choice([IGNORED, 0, 0, 0, 1, 2, 3, 4, 6][: 1 if number % 3 == 2 else 9]) for _ in range(length)]
         found.append(Window(number, [1] * length, [(0, 0, 1, 1)] * length, ids, [(0, 0)]))
-    return found
+    return Windows(found)
 
 
 def logits(labels_BT: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_micro_batches_add_up_to_torch_s_mean_over_all(weights: str, smoothing: 
     truth = cross_entropy(truth_BTL.flatten(0, 1), whole.flatten(), weight=weight, label_smoothing=smoothing)
     truth.backward()
     mine_BTL = truth_BTL.detach().clone().requires_grad_()
-    total = loss.total_weight(pages)
+    total = loss.total_weight(pages, range(len(pages)))
     parts = 0.0
     for rows in (slice(0, 1), slice(1, 8), slice(8, 12)):  # the third window alone has no label
         part = loss.summed(mine_BTL[rows], whole[rows]) / total
@@ -73,7 +73,9 @@ def test_the_plain_loss_counts_labelled_tokens() -> None:
     pages = windows(3)
     loss = make_loss(LossSettings(), pages, TAGS)
     assert loss == Loss(None, 0.0)
-    assert loss.total_weight(pages) == sum(label != IGNORED for page in pages for label in page.labels)
+    assert loss.total_weight(pages, range(len(pages))) == sum(
+        label != IGNORED for page in pages for label in page.labels
+    )
     assert loss.describe(["O"] * TAGS) == ""
     labels_BT = collate(pages, 0).labels_BT
     logits_BTL = logits(labels_BT)

@@ -1,12 +1,13 @@
 """Entity scores against seqeval, and the merge of windows before them."""
 
+import numpy as np
 import pytest
 import torch
 
 from layoutner.corpus.batches import Batch
-from layoutner.corpus.windows import Window
+from layoutner.corpus.windows import Window, Windows
 from layoutner.distributed.ranks import Ranks
-from layoutner.objectives.evaluate import WordPrediction, evaluate, in_document_order, label_words
+from layoutner.objectives.evaluate import Predictions, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
@@ -65,12 +66,14 @@ def fixed(batch: Batch) -> torch.Tensor:
 def test_words_are_labelled_once_from_the_window_that_answers() -> None:
     box = (0, 0, 1, 1)
     documents = [Document("d", ("a", "b", "c"), (box,) * 3, ("B-X", "O", "B-X"), (10, 10))]
-    windows = [
-        Window(0, [0, 11, 12, 0], [box] * 4, [-100, 1, 0, -100], [(1, 0), (2, 1)]),
-        Window(0, [0, 12, 13, 0], [box] * 4, [-100, -100, 1, -100], [(2, 2)]),
-    ]
+    windows = Windows(
+        [
+            Window(0, [0, 11, 12, 0], [box] * 4, [-100, 1, 0, -100], [(1, 0), (2, 1)]),
+            Window(0, [0, 12, 13, 0], [box] * 4, [-100, -100, 1, -100], [(2, 2)]),
+        ]
+    )
     answers, loss = label_words(fixed, windows, MicroBatchLimit(1), 0, ALONE)
-    (page,) = in_document_order(answers, documents)
+    page = in_document_order(answers, documents).of(0)
     assert [answer.label for answer in page] == [1, 0, 1]
     expected = torch.tensor([[0.0, 10, 0], [10, 0, 0], [0, 10, 0]])
     reference = torch.nn.functional.cross_entropy(expected, torch.tensor([1, 0, 1]), reduction="sum")
@@ -85,10 +88,13 @@ def test_words_are_labelled_once_from_the_window_that_answers() -> None:
 
 def test_a_word_without_an_answer_is_a_failure() -> None:
     documents = [Document("d", ("a", "b"), ((0, 0, 1, 1),) * 2, None, (10, 10))]
-    with pytest.raises(
-        AssertionError, match="coverage: 1 of 2 words have no label, and 0 labels .* the first: d, word 1"
+    for documents_of, words, what in (
+        ([0], [0], "coverage: 1 of 2 words have no label, 0 have several, and 0 labels .* the first: d, word 1"),
+        ([0, 0, 3], [0, 1, 4], "coverage: 0 of 2 words .* 1 labels have no word; the first: document 3, word 4"),
+        ([0, 0, 0], [0, 1, 2], "coverage: 0 of 2 words .* 1 labels have no word; the first: document 0, word 2"),
+        ([0, 0, 0], [0, 1, 1], "coverage: 0 of 2 words have no label, 1 have several, .* the first: d, word 1"),
     ):
-        in_document_order({(0, 0): WordPrediction(0, 1.0)}, documents)
-    answers = {(0, 0): WordPrediction(0, 1.0), (0, 1): WordPrediction(0, 1.0), (3, 4): WordPrediction(0, 1.0)}
-    with pytest.raises(AssertionError, match="coverage: 0 of 2 words .* 1 labels have no word; the first: document 3"):
-        in_document_order(answers, documents)
+        count = len(words)
+        found = Predictions(np.array(documents_of), np.array(words), np.zeros(count, int), np.ones(count))
+        with pytest.raises(AssertionError, match=what):
+            in_document_order(found, documents)

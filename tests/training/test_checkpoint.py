@@ -117,6 +117,14 @@ def test_resume_is_fatal_when_asked_for_and_not_to_be_had(tmp_path: Path) -> Non
         resumed(tmp_path, "auto", Identity({"seed": 2}, {}, 2))
 
 
+def test_a_run_that_put_windows_in_another_order_is_refused_in_one_message(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 1)  # as an earlier release wrote it, which named no order
+    with pytest.raises(CheckpointError) as refused:
+        resumed(tmp_path, "auto", Identity({"seed": 2, "window_order": "feistel"}, {}, 2))
+    assert "puts the windows of an epoch in another order (shuffled list there, feistel here)" in str(refused.value)
+    assert "seed" not in str(refused.value)
+
+
 def test_what_has_changed_is_listed() -> None:
     saved = Record(state=TrainState(1), engine={}, **vars(IDENTITY))
     assert changes(saved, IDENTITY) == []

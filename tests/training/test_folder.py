@@ -6,14 +6,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import CheckpointError, SettingsError
+from layoutner.errors import CheckpointError, ModelError, SettingsError
 from layoutner.models.preprocessing import Preprocessing
 from layoutner.settings.tree import load
-from layoutner.training.folder import LOCK_FILE, RECORD, held_folders, lock, open_folder, require_folder
+from layoutner.training.folder import (
+    LOCK_FILE,
+    RECORD,
+    held_folders,
+    lock,
+    open_folder,
+    read_training_pages,
+    require_folder,
+)
 from tests.builders.forks import fork
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
@@ -45,8 +54,15 @@ def test_a_link_is_removed_and_not_what_it_names(tmp_path: Path) -> None:
     (run / "checkpoints").symlink_to(tmp_path / "scratch")
     settings = load(None, {"run": {"output_dir": str(run), "overwrite": "true"}})
     require_folder(settings)
-    open_folder(settings, {}, PREPROCESSING, [], ALONE)
+    open_folder(settings, {}, PREPROCESSING, np.array([5, 2**64 - 1], np.uint64), ALONE)
     assert sorted(path.name for path in run.iterdir()) == sorted([LOCK_FILE, *RECORD, "notes.txt"])
+    assert (run / "training_pages.txt").read_text() == "0000000000000005\nffffffffffffffff\n"
+    pages = read_training_pages(run)
+    assert pages is not None
+    assert pages.tolist() == [5, 2**64 - 1]
+    (run / "training_pages.txt").write_text("page-1\n")
+    with pytest.raises(ModelError, match="holds something else than digests of 16 hexadecimal digits"):
+        read_training_pages(run)
     assert (tmp_path / "scratch" / "step-000001" / "manifest.json").exists()
 
 
