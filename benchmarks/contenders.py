@@ -126,9 +126,9 @@ def limit(plan: Plan, model: Any, ranks: Ranks) -> Step:
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
     windows = plan.windows["train"]
     flat = {
-        "input_ids": torch.tensor([token for window in windows for token in window.input_ids]),
-        "bbox": torch.tensor([box for window in windows for box in window.boxes]),
-        "labels": torch.tensor([label for window in windows for label in window.labels]),
+        "input_ids": torch.tensor([token for window in windows for token in window.input_ids.tolist()]),
+        "bbox": torch.tensor([box for window in windows for box in window.boxes.tolist()]),
+        "labels": torch.tensor([label for window in windows for label in window.labels.tolist()]),
     }
     available = len(flat["input_ids"]) // ROW
     rows = max(1, round(GLOBAL * len(flat["input_ids"]) / len(windows) / ROW / RANKS))
@@ -215,7 +215,7 @@ def trainer(plan: Plan, model: Any) -> tuple[float, int]:
         return padded_inputs(plan, [windows[one["index"]] for one in examples])
 
     # The sampler that groups by length asks for the input ids.
-    dataset = [{"index": index, "input_ids": window.input_ids} for index, window in enumerate(windows)]
+    dataset = [{"index": index, "input_ids": window.input_ids.tolist()} for index, window in enumerate(windows)]
     random.Random(SEED).shuffle(dataset)
     with tempfile.TemporaryDirectory() as folder:
         micro = min(MICRO, max(1, GLOBAL // RANKS))

@@ -91,7 +91,7 @@ def reference_loss(plan: Plan, model: Any, step: int) -> torch.Tensor:
         logits = model(**model_inputs(plan.pretrained.family, batch, "cpu", plan.pretrained.image_processor)).logits
     weight = None
     if plan.settings.loss.class_weights == "balanced":
-        ids = torch.tensor([label for window in windows for label in window.labels if label != -100])
+        ids = torch.tensor([label for window in windows for label in window.labels.tolist() if label != -100])
         counts = ids.bincount(minlength=len(plan.corpus.labels.tags))
         assert (counts > 0).all()
         assert counts.max() > 4 * counts.min()
