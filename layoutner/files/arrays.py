@@ -4,8 +4,10 @@ The file is of the safetensors format: a JSON header, then the arrays' bytes.
 """
 
 import json
+import math
 import mmap
 import resource
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,28 +57,25 @@ class MappedArrays(Mapping[str, Array]):
         begin = 8 + int.from_bytes(self._map[:8], "little")
         if begin > len(self._map):
             raise ValueError("is cut off")
-        self._arrays: dict[str, Array] = {}
+        # Not the arrays themselves, which take more memory: hundreds of files may be open.
+        self._places: dict[str, tuple[str, tuple[int, ...], int]] = {}  # format, shape, first byte
         for name, entry in json.loads(self._map[8:begin]).items():
             if name == "__metadata__":
                 continue
             start, end = entry["data_offsets"]
             if begin + end > len(self._map):
                 raise ValueError("is cut off")
-            dtype, shape = np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
-            if end == start:
-                self._arrays[name] = np.zeros(shape, dtype)
-            else:
-                count = (end - start) // dtype.itemsize
-                self._arrays[name] = np.frombuffer(self._map, dtype, count, begin + start).reshape(shape)
+            self._places[sys.intern(name)] = DTYPES[entry["dtype"]], tuple(entry["shape"]), begin + start
 
     def __getitem__(self, name: str) -> Array:
-        return self._arrays[name]
+        dtype, shape, start = self._places[name]
+        return np.ndarray(shape, dtype, self._map, start) if math.prod(shape) else np.zeros(shape, dtype)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self._places)
 
     def release(self) -> None:
         """Let go of the memory of what was looked at, which is read again from the file where it is needed again."""
