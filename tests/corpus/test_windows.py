@@ -20,6 +20,7 @@ from layoutner.models.families import FAMILIES
 from layoutner.objectives.evaluate import evaluate
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
+from layoutner.planning.batch_plan import MicroBatchLimit
 from tests.builders.forks import fork
 from tests.builders.windows import plain
 
@@ -163,7 +164,9 @@ def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path])
     counts = set()
     for cut in ((512, 128), (256, 0), (64, 16), (16, 7), (8, 3), (8, 0)):
         windows = WindowSplitter(tokenizer, *cut).split(pages, LABELS)
-        scores = evaluate(forward, [(pages, windows)], LABELS, "test", "word", 3, tokenizer.pad_token_id, ALONE)
+        scores = evaluate(
+            forward, [(pages, windows)], LABELS, "test", "word", MicroBatchLimit(3), tokenizer.pad_token_id, ALONE
+        )
         assert scores.f1 == pytest.approx(truth, abs=1e-12)
         assert scores.counts["words"] == 188
         counts.add(scores.counts["windows"])
