@@ -113,7 +113,7 @@ def model_inputs(
         DataError: a page image cannot be read.
     """
     row = FAMILIES[family]
-    tensors = {"input_ids": batch.input_ids_BT}
+    tensors = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
     others: dict[str, Any] = {}
     if batch.packed:
         # The padding at the end is a window of its own.
@@ -122,8 +122,6 @@ def model_inputs(
         tensors["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
         first = batch.pad_token_id + 1 if row.positions_after_padding else 0
         tensors["position_ids"] = batch.positions_BT + first
-    else:
-        tensors["attention_mask"] = batch.attention_mask_BT
     if row.boxes == "thousandths":
         tensors["bbox"] = batch.boxes_BT4
     elif row.boxes == "fractions":
