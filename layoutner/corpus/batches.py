@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from layoutner.corpus.order import permuted
-from layoutner.corpus.windows import IGNORED, Array, Window
+from layoutner.corpus.windows import IGNORED, Window
+from layoutner.files.arrays import Array
 from layoutner.files.image import PageImage
 from layoutner.planning.batch_plan import MicroBatchLimit
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from layoutner.corpus.windows import Array
+from layoutner.files.arrays import Array
 
 ORDER = "feistel"  # name of this order in checkpoints: a run that goes on needs the same one
 ROUNDS = 6  # each mixes both numbers

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from layoutner.corpus.windows import Array, Windows, ends_of
+from layoutner.corpus.windows import Windows, ends_of
 from layoutner.documents.columns import DIGEST_BYTES, content_digest, group_hash, page_digest
-from layoutner.documents.duplicates import Sketch, compare, roots, sketch
+from layoutner.documents.duplicates import compare, roots, sketch
 from layoutner.documents.splits import group_pairs
-from layoutner.documents.store import piece, place_in
+from layoutner.documents.store import StoredSketches
+from layoutner.files.arrays import Array
 from layoutner.pages.document import Document
-from layoutner.pages.encoded import image_from_bytes, image_to_bytes
+from layoutner.pages.encoded import image_to_bytes
 from layoutner.pages.labels import LabelSet
 
 Arrays = Mapping[str, Array]
@@ -78,7 +79,7 @@ def make_index(shards: Sequence[Arrays], names: Sequence[str]) -> dict[str, Arra
         return np.concatenate(arrays)[window_places]
 
     group_hashes = of_documents("group_hashes")
-    pairs = [*compare(_Sketches(shards, document_starts, places)), *group_pairs(group_hashes)]
+    pairs = [*compare(StoredSketches(shards.__getitem__, document_starts, places)), *group_pairs(group_hashes)]
     return {
         "document_places": places,
         "word_counts": of_documents("word_counts"),
@@ -94,20 +95,3 @@ def make_index(shards: Sequence[Arrays], names: Sequence[str]) -> dict[str, Arra
         "window_owned": of_windows([np.diff(shard["owned_words_starts"]).astype(np.int32) for shard in shards]),
         "window_digests": of_windows([shard["window_digests"] for shard in shards]),
     }
-
-
-class _Sketches(Sequence[Sketch]):
-    """The sketches of the documents of shards, in the order of their names."""
-
-    def __init__(self, shards: Sequence[Arrays], starts: Array, places: Array) -> None:
-        self._shards, self._starts, self._places = shards, starts, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: Any) -> Any:
-        number, own = place_in(self._starts, int(self._places[index]))
-        shard = self._shards[number]
-        image = image_from_bytes(bytes(piece(shard, "images", own)))
-        digest = int(shard["page_digests"][own]) if shard["word_counts"][own] else None
-        return Sketch(digest, image, piece(shard, "grams", own), piece(shard, "numbers", own))

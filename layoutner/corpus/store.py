@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from layoutner.corpus.splitter import WindowSplitter, structural_ids
-from layoutner.corpus.windows import IGNORED, LABELS, Array, Window, Windows, tag_codes, window_digest
+from layoutner.corpus.windows import IGNORED, LABELS, Window, Windows, tag_codes, window_digest
 from layoutner.documents.store import StoredDocuments, differing, piece, place_in, shard_file
 from layoutner.errors import SettingsError
+from layoutner.files.arrays import Array
 from layoutner.pages.labels import LabelSet
 
 # The code that cuts windows. Its text is recorded, because a checkout changes without a new version number.

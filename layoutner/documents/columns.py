@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from layoutner.files.arrays import Array
 from layoutner.pages.document import Document
-
-Array = np.ndarray[Any, Any]
 
 DIGEST_BYTES = 16
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layoutner.documents.columns import Array, Documents, page_digest
+from layoutner.documents.columns import Documents, page_digest
+from layoutner.files.arrays import Array
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
 

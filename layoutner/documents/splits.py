@@ -12,9 +12,10 @@ from itertools import chain, combinations
 
 import numpy as np
 
-from layoutner.documents.columns import Array, Documents, group_hashes, page_digests, word_counts
+from layoutner.documents.columns import Documents, group_hashes, page_digests, word_counts
 from layoutner.documents.duplicates import Pair, compare, find_pairs, join, roots, sketches
 from layoutner.errors import DataError, SettingsError
+from layoutner.files.arrays import Array
 from layoutner.pages.document import Document
 
 # With a store among them, more pages than this are not compared for near-identical ones at the start of a run.

@@ -12,16 +12,16 @@ it. Nothing in it changes once it is written.
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from layoutner.documents.columns import Array, Documents
+from layoutner.documents.columns import Documents
 from layoutner.documents.duplicates import Sketch
 from layoutner.errors import DataError, LayoutnerError, SettingsError, first_line
-from layoutner.files.arrays import MappedArrays
+from layoutner.files.arrays import Array, MappedArrays
 from layoutner.files.artefact import Artefact, FileEntry, sha256
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document
@@ -219,7 +219,7 @@ class StoredDocuments(Documents):
         return StoredDocuments(self.store, indices if self.selected is None else self.selected[indices])
 
     def sketches(self) -> Sequence[Sketch]:
-        return _Sketches(self)
+        return StoredSketches(self.store.shard, self.store.document_starts, self._places)
 
     def without_image(self) -> list[str]:
         return [self[int(index)].name for index in np.flatnonzero(~self._column("has_image"))]
@@ -249,26 +249,31 @@ class StoredDocuments(Documents):
         number, own = place_in(self.store.document_starts, int(self._places[index]))
         return image_from_bytes(bytes(piece(self.store.shard(number), "images", own)))
 
-    def sketch(self, index: int) -> Sketch:
-        """The sketch of a document's page."""
-        number, own = place_in(self.store.document_starts, int(self._places[index]))
-        shard = self.store.shard(number)
-        grams, numbers = (piece(shard, name, own) for name in ("grams", "numbers"))
-        digest = int(self.page_digests[index]) if self.word_counts[index] else None
-        return Sketch(digest, self.image(index), grams, numbers)
 
+class StoredSketches(Sequence[Sketch]):
+    """The sketches of documents in shards. Each is read when it is asked for."""
 
-class _Sketches(Sequence[Sketch]):
-    def __init__(self, documents: StoredDocuments) -> None:
-        self._documents = documents
+    def __init__(self, shard: Callable[[int], Mapping[str, Array]], starts: Array, places: Array) -> None:
+        """Sketches of some documents.
+
+        Args:
+            shard: number of a shard -> its arrays.
+            starts: number of the first document of each shard.
+            places: numbers of the documents.
+        """
+        self._shard, self._starts, self._places = shard, starts, places
 
     def __len__(self) -> int:
-        return len(self._documents)
+        return len(self._places)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        return self._documents.sketch(range(len(self))[index])
+        number, own = place_in(self._starts, int(self._places[range(len(self))[index]]))
+        shard = self._shard(number)
+        digest = int(shard["page_digests"][own]) if shard["word_counts"][own] else None
+        image = image_from_bytes(bytes(piece(shard, "images", own)))
+        return Sketch(digest, image, piece(shard, "grams", own), piece(shard, "numbers", own))
 
 
 def piece(arrays: Mapping[str, Array], name: str, index: int) -> Array:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from layoutner.corpus.batches import Batch, assign_to_ranks, collate
-from layoutner.corpus.windows import Array, Window, Windows, ends_of
+from layoutner.corpus.windows import Window, Windows, ends_of
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.columns import word_counts
 from layoutner.errors import DataError
+from layoutner.files.arrays import Array
 from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
 from layoutner.pages.document import Document

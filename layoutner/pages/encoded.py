@@ -23,8 +23,7 @@ def document_from_bytes(content: bytes) -> Document:
     tree["boxes"] = tuple(map(tuple, tree["boxes"]))
     for key in ("words", "tags", "page_size", "segments", "breaks"):
         tree[key] = None if tree[key] is None else tuple(tree[key])
-    image = tree["image"]
-    return Document(**{**tree, "image": None if image is None else PageImage(Path(image[0]), image[1])})
+    return Document(**{**tree, "image": _image(tree["image"])})
 
 
 def image_to_bytes(image: PageImage | None) -> bytes:
@@ -34,11 +33,12 @@ def image_to_bytes(image: PageImage | None) -> bytes:
 
 def image_from_bytes(content: bytes) -> PageImage | None:
     """The image of `image_to_bytes`."""
-    if not content:
-        return None
-    path, frame = json.loads(content)
-    return PageImage(Path(path), frame)
+    return _image(json.loads(content)) if content else None
 
 
 def _image_parts(image: PageImage | None) -> tuple[str, int | None] | None:
     return None if image is None else (str(image.path.absolute()), image.frame)
+
+
+def _image(parts: tuple[str, int | None] | None) -> PageImage | None:
+    return None if parts is None else PageImage(Path(parts[0]), parts[1])

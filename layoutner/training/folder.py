@@ -15,8 +15,9 @@ import numpy as np
 
 from layoutner import __version__
 from layoutner.distributed.machine import available_cpus
-from layoutner.documents.columns import Array, distinct
+from layoutner.documents.columns import distinct
 from layoutner.errors import CheckpointError, DataError, ModelError, SettingsError
+from layoutner.files.arrays import Array
 from layoutner.files.atomic import remove, write_text
 from layoutner.files.lock import Lock
 from layoutner.files.text import read_text

@@ -15,10 +15,11 @@ from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.store import StoredWindows, cut_as, require_cut_as
 from layoutner.corpus.windows import Windows
 from layoutner.distributed.watchdog import Kind
-from layoutner.documents.columns import Array, digest, distinct, page_digests, without_image, word_counts
+from layoutner.documents.columns import digest, distinct, page_digests, without_image, word_counts
 from layoutner.documents.roles import Corpus, read_corpus, require_predictions
 from layoutner.documents.store import StoredDocuments
 from layoutner.errors import DataError, raise_gathered
+from layoutner.files.arrays import Array
 from layoutner.models.families import window_splitter
 from layoutner.models.loading import PretrainedModel, open_pretrained
 from layoutner.models.preprocessing import Preprocessing
