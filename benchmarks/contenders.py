@@ -1,6 +1,6 @@
 """One contender of speed.py, on every rank of a process group. Rank 0 prints tokens per second and the peak memory.
 
-torchrun contenders.py NAME DATA FORMAT MODEL GLOBAL_BATCH MICRO_BATCH WARM_UP STEPS
+torchrun contenders.py NAME DATA FORMAT MODEL GLOBAL_BATCH MICRO_BATCH WARM_UP STEPS LENGTH
 """
 
 import json
@@ -31,7 +31,7 @@ from layoutner.training.plan import Plan, make_plan
 from layoutner.training.step import optimizer_step
 
 NAME, DATA, FORMAT, MODEL = sys.argv[1:5]
-GLOBAL, MICRO, WARM_UP, STEPS = map(int, sys.argv[5:9])
+GLOBAL, MICRO, WARM_UP, STEPS, LENGTH = map(int, sys.argv[5:10])
 RANK, RANKS = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 SEED, ROW = 42, 256
 
@@ -46,7 +46,14 @@ def main() -> None:
         None,
         {
             "model": {"name_or_path": MODEL, "family": "layoutlm", "dropout": "0.1"},
-            "data": {"format": FORMAT, "train": DATA, "bad_pages": "skip", "invalid_boxes": "clamp"},
+            "data": {
+                "format": FORMAT,
+                "train": DATA,
+                "max_length": str(LENGTH),
+                "stride": str(LENGTH // 4),
+                "bad_pages": "skip",
+                "invalid_boxes": "clamp",
+            },
             "batch": {"global_batch_size": str(GLOBAL), "micro_batch_size": str(MICRO)},
             "schedule": {"max_steps": str(WARM_UP + STEPS)},
             "precision": {"dtype": "fp32"},
@@ -152,14 +159,14 @@ def limit(plan: Plan, model: Any, ranks: Ranks) -> Step:
 
 
 def script(plan: Plan, model: Any, ranks: Ranks) -> Step:
-    """Plain PyTorch, every window padded to 512 tokens."""
+    """Plain PyTorch, every window padded to LENGTH tokens."""
     optimizer = torch.optim.AdamW(decay_groups(model, 0.01), lr=5e-5)
     network = torch.nn.parallel.DistributedDataParallel(model) if RANKS > 1 else model
 
     def step(number: int) -> int:
         parts = micro_batches(plan, number)
         for part in parts:
-            (network(**padded_inputs(plan, part, 512)).loss / len(parts)).backward()
+            (network(**padded_inputs(plan, part, LENGTH)).loss / len(parts)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         model.zero_grad()
