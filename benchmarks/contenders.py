@@ -27,6 +27,7 @@ from layoutner.models.families import model_inputs
 from layoutner.models.loading import build
 from layoutner.models.parameters import decay_groups
 from layoutner.settings.tree import load
+from layoutner.training.global_batch import global_batches
 from layoutner.training.plan import Plan, make_plan
 from layoutner.training.step import optimizer_step
 
@@ -97,7 +98,7 @@ def micro_batches(plan: Plan, step: int) -> list[list[Window]]:
 def padded_inputs(plan: Plan, windows: list[Window], length: int = 0) -> dict[str, torch.Tensor]:
     """Inputs and labels, padded to the longest window, or to `length` tokens."""
     batch = collate(windows, plan.pretrained.tokenizer.pad_token_id)
-    inputs = {**model_inputs(plan.pretrained.family, batch, "cpu"), "labels": batch.labels_BT}
+    inputs = {**model_inputs(plan.pretrained.family, batch), "labels": batch.labels_BT}
     more = max(0, length - batch.input_ids_BT.shape[1])
     for name, tensor in inputs.items():
         fill = {"labels": -100, "input_ids": batch.pad_token_id}.get(name, 0)
@@ -112,10 +113,11 @@ def real_tokens(windows: list[list[Window]]) -> int:
 
 def layoutner(plan: Plan, model: Any, ranks: Ranks) -> Step:
     engine = Engine(model, plan.ds_config, ranks)
+    batches = global_batches(plan, ranks, 0)
 
-    def step(number: int) -> int:
-        tokens = optimizer_step(plan, engine, number, ranks).tokens  # of all ranks
-        return tokens if RANK == 0 else 0
+    def step(_: int) -> int:
+        lengths = optimizer_step(plan, engine, next(batches), ranks).lengths  # of all ranks
+        return int(lengths.sum()) if RANK == 0 else 0
 
     return step
 

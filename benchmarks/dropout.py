@@ -48,7 +48,7 @@ def windows(rows: int, tokens: int) -> list[Window]:
 def module(title: str, *shape: int) -> None:
     values, gradient = torch.randn(shape, requires_grad=True), torch.randn(shape)
     drop = Dropout(P, "dropout")
-    drop.keys = mask_keys(0, 0, range(shape[0]), collate(windows(shape[0], shape[-2]), 0), "cpu")
+    drop.keys = mask_keys(0, 0, range(shape[0]), collate(windows(shape[0], shape[-2]), 0))
     variants = {
         "torch": lambda: torch.autograd.grad(nn.functional.dropout(values, P), values, gradient),
         "rank-free": lambda: torch.autograd.grad(drop(values), values, gradient),
@@ -60,7 +60,7 @@ def network(rows: int, tokens: int, packed: bool) -> None:
     """A LayoutLM of MiniLM's size."""
     size = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     batch = collate(windows(rows, tokens), 0, packed)
-    inputs = model_inputs("layoutlm", batch, "cpu")
+    inputs = model_inputs("layoutlm", batch)
 
     def variant(p: float, rank_free: bool) -> Callable[[], None]:
         config = LayoutLMConfig(vocab_size=VOCAB, hidden_dropout_prob=p, attention_probs_dropout_prob=p, **size)
@@ -70,7 +70,7 @@ def network(rows: int, tokens: int, packed: bool) -> None:
             replace_dropout(model)
 
         def run() -> None:
-            with masks_from(model, mask_keys(0, 0, range(rows), batch, "cpu")):
+            with masks_from(model, mask_keys(0, 0, range(rows), batch)):
                 model(**inputs).logits.square().mean().backward()
             model.zero_grad(set_to_none=False)
 

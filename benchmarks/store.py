@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def rank(store: Path, model: Path, steps: int) -> None:
     from layoutner.engine.engine import Engine
     from layoutner.models.loading import build as build_model
     from layoutner.settings.tree import load
+    from layoutner.training.global_batch import global_batches
     from layoutner.training.plan import make_plan
     from layoutner.training.step import optimizer_step
 
@@ -124,8 +126,8 @@ def rank(store: Path, model: Path, steps: int) -> None:
     engine = Engine(build_model(plan.pretrained, plan.corpus.labels.tags, 0.0), plan.ds_config, ranks)
     found = []
     start = time.monotonic()
-    for step in range(steps):
-        optimizer_step(plan, engine, step, ranks)
+    for step, batch in enumerate(islice(global_batches(plan, ranks, 0), steps)):
+        optimizer_step(plan, engine, batch, ranks)
         if step + 1 in (steps // 2, steps):
             found.append(memory_mib())
     each = (time.monotonic() - start) / steps

@@ -15,14 +15,15 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # fmt: off
 ROOMS = (
     "errors", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "readers", "documents",
-    "corpus", "models", "distributed", "engine", "objectives", "training", "inference", "runs", "api", "demo", "cli",
+    "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "inference", "runs", "api",
+    "demo", "cli",
 )
 # fmt: on
 OWNERS = {
     "deepspeed": "engine/engine.py",
     "seqeval": "objectives/metrics.py",
-    "wandb": "training/tracking.py",
-    "tensorboard": "training/tracking.py",
+    "wandb": "tracking/trackers.py",
+    "tensorboard": "tracking/trackers.py",
     "tomli_w": "settings/tree.py",
     "pydantic_settings": "settings/data.py settings/tree.py",  # the Settings tree, in two files
     "datasets": "readers/hub.py",

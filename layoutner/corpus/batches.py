@@ -8,6 +8,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,3 +201,8 @@ def collate(windows: Sequence[Window], pad_token_id: int, packed: bool = False) 
     return Batch(
         input_ids_BT, attention_mask_BT, positions_BT, boxes_BT4, labels_BT, lengths, pad_token_id, packed, images
     )
+
+
+def to_device(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """The values on a device; those that are no tensors unchanged. The CPU does not wait for pinned ones."""
+    return {name: one.to(device, non_blocking=True) if hasattr(one, "to") else one for name, one in values.items()}

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from layoutner.distributed.machine import available_cpus, peak_memory_bytes
+from layoutner.distributed.machine import cpus_per_rank, peak_memory_bytes
 from layoutner.distributed.watchdog import Kind, Watchdog, connection_broke
 from layoutner.errors import LayoutnerError, Preempted, RanksDisagree, SettingsError, first_line
 from layoutner.settings.tree import DeviceName
@@ -22,6 +22,7 @@ from layoutner.settings.tree import DeviceName
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
+MAX_PREFETCH_THREADS = 8  # Python itself runs one thread at a time
 
 # How long a failed rank waits for other ranks to fail too. Rank 0 waits less than the watchdog's GRACE, after which the
 # healthy ranks report rank 0 as lost: it has already reported its error itself. The other ranks wait longer than GRACE.
@@ -33,9 +34,9 @@ REPORTS_WITHIN_S = 60.0  # upper limit of the whole wait, including that for fai
 class Ranks:
     """This process as one rank of the run.
 
-    Every method except `is_rank_zero`, `device_name`, `activity` and `part` is a collective: all ranks must call it. As
-    a context manager it leaves the process group on success, and otherwise tells the other ranks why this rank ends. An
-    exception that means that another rank is gone becomes `RanksDisagree`.
+    Every method except `is_rank_zero`, `device_name`, `prefetch_threads`, `activity` and `part` is a collective: all
+    ranks must call it. As a context manager it leaves the process group on success, and otherwise tells the other ranks
+    why this rank ends. An exception that means that another rank is gone becomes `RanksDisagree`.
     """
 
     rank: int
@@ -78,8 +79,7 @@ class Ranks:
         if on_gpu:
             torch.cuda.set_device(local_rank)
         elif "OMP_NUM_THREADS" not in os.environ:
-            beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(size))))
-            torch.set_num_threads(max(1, available_cpus() // beside))
+            torch.set_num_threads(cpus_per_rank(size))
         store, watchdog = None, None
         owns_group = not distributed.is_initialized()
         if owns_group:
@@ -138,6 +138,11 @@ class Ranks:
     def device_name(self) -> str:
         """Name of the device that this rank computes on."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
+    def prefetch_threads(self) -> int:
+        """Number of threads in which this rank reads data while it computes."""
+        return min(MAX_PREFETCH_THREADS, max(1, cpus_per_rank(self.size) - 1))
 
     @contextmanager
     def activity(self, kind: Kind, what: str) -> Iterator[None]:

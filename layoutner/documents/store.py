@@ -14,6 +14,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -118,6 +119,7 @@ class Store:
         self._shards: OrderedDict[int, MappedArrays] = OrderedDict()
         self._touched: set[int] = set()  # shards that were looked at since the last `release`
         self._looks = 0
+        self._opening = Lock()  # windows are read in several threads
 
     def files(self) -> dict[str, FileEntry]:
         """Name -> entry of every file but the manifest."""
@@ -163,19 +165,20 @@ class Store:
         Raises:
             DataError: it is damaged.
         """
-        if number not in self._shards:
-            try:
-                self._shards[number] = MappedArrays(self.path / shard_file(number))
-            except (OSError, ValueError, KeyError) as error:
-                raise self.damaged(f"{shard_file(number)}: {first_line(error)}") from None
-            if len(self._shards) > OPEN_SHARDS:
-                self._shards.popitem(last=False)
-        self._shards.move_to_end(number)
-        self._looks += 1
-        if self._looks % RELEASED_AFTER == 0:
-            self.release()
-        self._touched.add(number)
-        return self._shards[number]
+        with self._opening:
+            if number not in self._shards:
+                try:
+                    self._shards[number] = MappedArrays(self.path / shard_file(number))
+                except (OSError, ValueError, KeyError) as error:
+                    raise self.damaged(f"{shard_file(number)}: {first_line(error)}") from None
+                if len(self._shards) > OPEN_SHARDS:
+                    self._shards.popitem(last=False)
+            self._shards.move_to_end(number)
+            self._looks += 1
+            if self._looks % RELEASED_AFTER == 0:
+                self.release()
+            self._touched.add(number)
+            return self._shards[number]
 
     def release(self) -> None:
         """Let go of the memory of what was looked at; see `MappedArrays.release`."""

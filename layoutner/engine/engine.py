@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import nn
-from torch.distributed import ProcessGroup
+from torch.distributed import ProcessGroup, Work
 
 with contextlib.redirect_stdout(None):  # the accelerator's detection prints
     import deepspeed
@@ -30,12 +30,28 @@ with contextlib.redirect_stdout(None):  # the accelerator's detection prints
     from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
     from deepspeed.utils import groups
 
+from layoutner.corpus.batches import to_device
+from layoutner.distributed.clock import Clock
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import SettingsError, TrainingDiverged, first_line
 from layoutner.models.parameters import decay_groups
 
 # AdamW's state per parameter: the fp32 master weights, and the moving averages of the gradient and of its square.
 MOMENTS = ("master", "exp_avg", "exp_avg_sq")
+
+# Those of DeepSpeed's backend that training calls.
+COLLECTIVES = (
+    "all_gather",
+    "all_gather_coalesced",
+    "all_gather_into_tensor",
+    "all_reduce",
+    "all_reduce_coalesced",
+    "barrier",
+    "broadcast",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -68,6 +84,8 @@ def require_dtype(dtype: str) -> None:
 class Engine:
     """The model on all ranks, with its optimizer and learning rate schedule. All ranks must call every method."""
 
+    clock: Clock  # of this rank; the engine enters its collectives, the training loop everything else
+
     def __init__(self, model: nn.Module, config: dict[str, Any], ranks: Ranks) -> None:
         """Create DeepSpeed's engine around the model.
 
@@ -93,6 +111,8 @@ class Engine:
             raise SettingsError(f"DeepSpeed rejects the config, so the preset is wrong: {error}") from None
         finally:
             deepspeed.utils.logger.removeFilter(_is_news)
+        self.clock = Clock(ranks.device)
+        _time_collectives(self.clock)
         self._stage: int = config["zero_optimization"]["stage"]
         self._fp16: bool = self._engine.fp16_enabled()
         self._forget_building_step()
@@ -161,8 +181,12 @@ class Engine:
         self._engine.eval()
 
     def forward(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """Logits, B x T x L. At ZeRO 3 all ranks must call it the same number of times."""
-        logits: torch.Tensor = self._engine(**inputs).logits
+        """Logits, B x T x L. At ZeRO 3 all ranks must call it the same number of times.
+
+        Args:
+            inputs: from `Collator.collate`, on any device.
+        """
+        logits: torch.Tensor = self._engine(**to_device(inputs, self._engine.device)).logits
         return logits
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
@@ -343,6 +367,31 @@ def _forget_process_groups() -> None:
     for name, value in vars(groups).items():
         if isinstance(value, ProcessGroup):
             setattr(groups, name, None)
+
+
+def _time_collectives(clock: Clock) -> None:
+    """Let DeepSpeed's collectives, and the waiting for those that it starts early, count as communication."""
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def inner(*arguments: Any, **options: Any) -> Any:
+            with clock.part("communication"):
+                result = call(*arguments, **options)
+            return _TimedWork(result, timed(result.wait)) if isinstance(result, Work) else result
+
+        return inner
+
+    for name in COLLECTIVES:
+        setattr(comm.cdb, name, timed(getattr(comm.cdb, name)))
+
+
+class _TimedWork:
+    """A collective that DeepSpeed has started and will wait for."""
+
+    def __init__(self, work: Work, wait: Callable[..., Any]) -> None:
+        self._work, self.wait = work, wait
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

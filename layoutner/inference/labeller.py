@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForTokenClassification
 
-from layoutner.corpus.batches import Batch
+from layoutner.corpus.batches import to_device
 from layoutner.corpus.pixels import PageImages
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.windows import Windows
@@ -22,7 +23,8 @@ from layoutner.documents.roles import check_labels
 from layoutner.errors import DataError, ModelError, first_line, raise_gathered
 from layoutner.inference.input import refuse
 from layoutner.models.attention import attention_options
-from layoutner.models.families import FAMILIES, accept_fp32, model_inputs
+from layoutner.models.collator import Collator
+from layoutner.models.families import FAMILIES, accept_fp32
 from layoutner.models.loading import open_pages, open_tokenizer, require_packages
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
 from layoutner.objectives.evaluate import Predictions, WordPrediction, evaluate, in_document_order, label_words
@@ -113,11 +115,12 @@ class Labeller:
         if ranks.device.type == "cpu" and model.dtype == torch.float16:
             model = model.float()
         accept_fp32(self.family, model)
+        on_gpu = ranks.device.type == "cuda"
+        self._collator = Collator(self.family, self.tokenizer.pad_token_id, self.image_processor, pinned=on_gpu)
         self.model = model.to(ranks.device).eval()
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        inputs = model_inputs(self.family, batch, self.ranks.device, self.image_processor)
-        logits: torch.Tensor = self.model(**inputs).logits
+    def _forward(self, inputs: dict[str, Any]) -> torch.Tensor:
+        logits: torch.Tensor = self.model(**to_device(inputs, self.ranks.device)).logits
         return logits
 
     def label(
@@ -140,9 +143,7 @@ class Labeller:
         """
         for chunk in self._chunks(documents, lost):
             windows = self.splitter.split(chunk, None)
-            answers, _ = label_words(
-                self._forward, windows, limit, self.tokenizer.pad_token_id, self.ranks, FAMILIES[self.family].packs
-            )
+            answers, _ = label_words(self._forward, windows, self._collator, limit, self.ranks)
             self.ranks.run_on_rank_zero(partial(_hand_over, take, chunk, answers))
 
     def evaluate(
@@ -167,10 +168,9 @@ class Labeller:
             self.labels,
             split,
             self.splitter.box_level,
+            self._collator,
             limit,
-            self.tokenizer.pad_token_id,
             self.ranks,
-            FAMILIES[self.family].packs,
         )
         if self._training_pages is None:
             return scores

@@ -88,6 +88,15 @@ class MaskKeys:
     tokens_BT: torch.Tensor  # int64, hashed from (seed, step, window, position in the window)
     _columns: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "MaskKeys":
+        """The same keys on a device."""
+        windows_B, tokens_BT = (keys.to(device, non_blocking=non_blocking) for keys in (self.windows_B, self.tokens_BT))
+        return MaskKeys(windows_B, tokens_BT)
+
+    def pin_memory(self) -> "MaskKeys":
+        """The same keys in page-locked memory."""
+        return MaskKeys(self.windows_B.pin_memory(), self.tokens_BT.pin_memory())
+
     def tokens(self, first: int, number: int, visual: bool) -> torch.Tensor:
         """Keys of `number` tokens of each row from the one with index `first`. Visual tokens follow the T of the text.
 
@@ -114,15 +123,18 @@ class MaskKeys:
         numbers = (heads, features, visual)
         if numbers not in self._columns:
             starts = ((0, features), (VISUAL // LANES, visual))
-            columns_W = torch.cat([start + torch.arange(-(-number // LANES)) for start, number in starts])
+            device = self.tokens_BT.device
+            columns_W = torch.cat(
+                [start + torch.arange(-(-number // LANES), device=device) for start, number in starts]
+            )
             if heads:
-                columns_W = columns_W + torch.arange(1, heads + 1)[:, None, None] * VISUAL
-            self._columns[numbers] = _spread(_signed(MIXER), columns_W.to(self.tokens_BT.device))
+                columns_W = columns_W + torch.arange(1, heads + 1, device=device)[:, None, None] * VISUAL
+            self._columns[numbers] = _spread(_signed(MIXER), columns_W)
         return self._columns[numbers]
 
 
-def mask_keys(seed: int, step: int, indices: Sequence[int], batch: Batch, device: torch.device | str) -> MaskKeys:
-    """The keys of one micro-batch.
+def mask_keys(seed: int, step: int, indices: Sequence[int], batch: Batch) -> MaskKeys:
+    """The keys of one micro-batch, on the CPU.
 
     Args:
         seed: run.seed.
@@ -133,8 +145,8 @@ def mask_keys(seed: int, step: int, indices: Sequence[int], batch: Batch, device
     window_BT = torch.full_like(batch.positions_BT, -1)  # padding has that of none
     for tokens, index in zip(batch.of_windows(window_BT), indices, strict=True):
         tokens.fill_(index)
-    window_BT = _spread(of_step, window_BT.to(device))
-    return MaskKeys(window_BT[:, 0], _spread(window_BT, batch.positions_BT.to(device)))
+    window_BT = _spread(of_step, window_BT)
+    return MaskKeys(window_BT[:, 0], _spread(window_BT, batch.positions_BT))
 
 
 class Dropout(nn.Module):

@@ -99,10 +99,8 @@ def window_splitter(family: str, tokenizer: Any, data: DataSettings) -> WindowSp
     return WindowSplitter(tokenizer, data.max_length, data.stride, data.box_level, FAMILIES[family].special_boxes)
 
 
-def model_inputs(
-    family: str, batch: Batch, device: torch.device | str, pages: PageImages | None = None
-) -> dict[str, Any]:
-    """Keyword arguments of the family's forward, for a network that `accept_fp32` has prepared.
+def model_inputs(family: str, batch: Batch, pages: PageImages | None = None) -> dict[str, Any]:
+    """Keyword arguments of the family's forward, on the CPU, for a network that `accept_fp32` has prepared.
 
     Token types are omitted: every token has type 0. Inputs that are not indices are in fp32.
 
@@ -113,22 +111,21 @@ def model_inputs(
         DataError: a page image cannot be read.
     """
     row = FAMILIES[family]
-    tensors = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
-    others: dict[str, Any] = {}
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
     if batch.packed:
         # The padding at the end is a window of its own.
         lengths = (*batch.window_lengths, batch.input_ids_BT.shape[1] - sum(batch.window_lengths))
-        others["window_lengths"] = lengths = tuple(length for length in lengths if length)
-        tensors["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        inputs["window_lengths"] = lengths = tuple(length for length in lengths if length)
+        inputs["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
         first = batch.pad_token_id + 1 if row.positions_after_padding else 0
-        tensors["position_ids"] = batch.positions_BT + first
+        inputs["position_ids"] = batch.positions_BT + first
     if row.boxes == "thousandths":
-        tensors["bbox"] = batch.boxes_BT4
+        inputs["bbox"] = batch.boxes_BT4
     elif row.boxes == "fractions":
-        tensors["bbox"] = batch.boxes_BT4 / 1000
+        inputs["bbox"] = batch.boxes_BT4 / 1000
     if row.image is not None and pages is not None:
-        tensors[row.image] = pages.pixels(batch.images)
-    return {name: tensor.to(device) for name, tensor in tensors.items()} | others
+        inputs[row.image] = pages.pixels(batch.images)
+    return inputs
 
 
 def untrained(family: str, model: Any, sees_images: bool) -> Iterator[str]:

@@ -29,6 +29,7 @@ from layoutner.corpus.batches import padded
 from layoutner.corpus.pixels import PageImages
 from layoutner.errors import ModelError, SettingsError, first_line
 from layoutner.models.attention import PACKED, attention_options
+from layoutner.models.collator import Collator
 from layoutner.models.dropout import replace_dropout, set_probability
 from layoutner.models.families import FAMILIES, accept_fp32, untrained
 from layoutner.models.head import carry_over
@@ -68,6 +69,11 @@ class PretrainedModel:
     def packs(self) -> bool:
         """Whether the network takes packed rows."""
         return FAMILIES[self.family].packs
+
+    def collator(self, device: torch.device) -> Collator:
+        """What makes the network's inputs, for a network on this device."""
+        pad_token_id = self.tokenizer.pad_token_id
+        return Collator(self.family, pad_token_id, self.image_processor, pinned=device.type == "cuda")
 
     def require_length(self, length: int) -> None:
         """Refuse data.max_length = `length` if the network has fewer positions than the padded length.

@@ -4,24 +4,26 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from layoutner.corpus.batches import Batch, assign_to_ranks, collate
+from layoutner.corpus.batches import Batch, assign_to_ranks
+from layoutner.corpus.prefetch import prefetched
 from layoutner.corpus.windows import Window, Windows, ends_of
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.columns import word_counts
 from layoutner.errors import DataError
 from layoutner.files.arrays import Array
+from layoutner.models.collator import Collator
 from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from layoutner.planning.batch_plan import MicroBatchLimit
 
-Forward = Callable[[Batch], torch.Tensor]  # a Batch -> logits, B x T x L
+Forward = Callable[[dict[str, Any]], torch.Tensor]  # inputs from a Collator -> logits, B x T x L
 
 
 class WordPrediction(NamedTuple):
@@ -63,10 +65,9 @@ class WordPredictions:
 def label_words(
     forward: Forward,
     windows: Windows,
+    collator: Collator,
     limit: MicroBatchLimit,
-    pad_token_id: int,
     ranks: Ranks,
-    packed: bool = False,
 ) -> tuple[Predictions, float]:
     """Predict a label for every word that a window owns.
 
@@ -75,23 +76,27 @@ def label_words(
 
     Args:
         limit: the largest batch.
-        packed: whether the network takes packed rows.
 
     Returns:
         On rank 0: the predictions, and the cross-entropy summed over the labelled words. On other ranks: only that
         rank's part.
     """
-    (batches,) = assign_to_ranks(range(len(windows)), windows.lengths, limit, 1, packed)
+    (batches,) = assign_to_ranks(range(len(windows)), windows.lengths, limit, 1, collator.packs)
     forwards = math.ceil(len(batches) / ranks.size)
+
+    def read(number: int) -> tuple[list[Window], Batch, dict[str, Any]]:
+        place = number * ranks.size + ranks.rank
+        mine = [windows[index] for index in (batches[place] if place < len(batches) else ())]
+        return mine, *collator.collate(mine)
+
+    ahead = prefetched(read, range(forwards), ranks.prefetch_threads)
     found = [Predictions(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int16, np.float32)))]
     loss = 0.0
     for number in range(forwards):
-        place = number * ranks.size + ranks.rank
         with ranks.activity("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
-            mine = [windows[index] for index in (batches[place] if place < len(batches) else ())]
-            batch = collate(mine, pad_token_id, packed)
+            mine, batch, inputs = next(ahead)
         with ranks.activity("shared", "evaluating"):
-            logits_BTL = forward(batch).float().cpu()
+            logits_BTL = forward(inputs).float().cpu()
         loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
         if mine:
             found.append(_predictions(mine, batch.of_windows(logits_BTL)))
@@ -158,16 +163,15 @@ def evaluate(
     labels: LabelSet,
     split: str,
     box_level: str,
+    collator: Collator,
     limit: MicroBatchLimit,
-    pad_token_id: int,
     ranks: Ranks,
-    packed: bool = False,
 ) -> Scores:
     """Score labelled documents. All ranks call it, and get the same result.
 
     Args:
         parts: chunks of documents with their windows, the same on every rank. Only the tags are kept in memory.
-        limit, packed: see `label_words`.
+        limit: see `label_words`.
 
     Raises:
         DataError: there is no word to score.
@@ -197,7 +201,7 @@ def evaluate(
         )
 
     for documents, windows in parts:
-        answers, part = label_words(forward, windows, limit, pad_token_id, ranks, packed)
+        answers, part = label_words(forward, windows, collator, limit, ranks)
         ranks.run_on_rank_zero(partial(keep, documents, answers))
         loss, count = loss + part, count + len(windows)
     result: Scores = ranks.run_on_rank_zero(scores)

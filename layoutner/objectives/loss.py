@@ -16,6 +16,7 @@ runs with different training losses can be compared.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.nn import functional
@@ -46,21 +47,27 @@ class Loss:
         counts = windows.label_counts(len(self.weights), indices)
         return sum(weight * count for weight, count in zip(self.weights, counts, strict=True))
 
-    def summed(self, logits_BTL: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    def summed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """S: the loss summed (not averaged) over the labelled tokens; an fp32 scalar.
 
         Args:
-            logits_BTL: of any floating-point dtype.
-            labels_BT: label ids, IGNORED for unlabelled tokens; on the same device as the logits.
+            logits: N x L or B x T x L, of any floating-point dtype.
+            labels: N or B x T; label ids, IGNORED for unlabelled tokens; on the same device as the logits.
         """
         return functional.cross_entropy(
-            logits_BTL.float().flatten(0, 1),
-            labels_BT.flatten(),
-            weight=None if self.weights is None else torch.tensor(self.weights, device=logits_BTL.device),
+            logits.float().flatten(0, -2),
+            labels.flatten(),
+            weight=None if self.weights is None else _tensor(self.weights, logits.device),
             ignore_index=IGNORED,
             reduction="sum",
             label_smoothing=self.smoothing,
         )
+
+
+@lru_cache(maxsize=8)
+def _tensor(weights: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """The weights on a device. Kept, because a GPU is waited for each time they are copied to it."""
+    return torch.tensor(weights, device=device)
 
 
 def summed_cross_entropy(logits_BTL: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:

@@ -17,9 +17,9 @@ from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.readers import require_packages as require_reader
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
+from layoutner.tracking.trackers import require_packages
 from layoutner.training.checkpoint_files import require_resumable
 from layoutner.training.folder import require_replaceable
-from layoutner.training.tracking import require_packages
 
 
 def require_ready(*runs: Settings) -> None:

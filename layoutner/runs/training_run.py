@@ -6,19 +6,21 @@ from pathlib import Path
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.columns import Chain
-from layoutner.engine.engine import Engine, require_dtype
+from layoutner.engine.engine import DTYPES, Engine, require_dtype
+from layoutner.models.flops import NetworkFlops, matmul_peak
 from layoutner.models.loading import build
 from layoutner.settings.tree import Settings
+from layoutner.tracking.trackers import open_tracker
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training import preflight
 from layoutner.training.checkpoint import CheckpointReader
 from layoutner.training.checkpoint_files import TrainState, checkpoint_path
 from layoutner.training.folder import open_folder, reacquire_lock, require_folder, save_model_assets
 from layoutner.training.loop import TrainingRun, train
+from layoutner.training.meter import Meter
 from layoutner.training.page_images import require_images
 from layoutner.training.plan import Plan, make_plan
 from layoutner.training.step import seed_generators
-from layoutner.training.tracking import open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     )
     ranks.run_on_rank_zero(lambda: require_folder(settings))
     logger.info("%s", plan.describe())
-    engine, state = _start_engine(plan, resumed, ranks)
+    engine, state, flops = _start_engine(plan, resumed, ranks)
     with ranks.activity("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
         tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step))
     # With run.overwrite this removes an earlier run.
@@ -66,7 +68,9 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
         lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, ranks)
     )
     ranks.run_on_rank_zero(partial(_save_model_assets, plan, engine))
-    return TrainingRun(plan, engine, state, tracker)
+    # All ranks measure at once, as they compute at once.
+    peak = ranks.all_reduce_sum(matmul_peak(ranks.device, DTYPES[settings.precision.dtype]))
+    return TrainingRun(plan, engine, state, tracker, Meter(settings.precision, engine.clock, flops, peak))
 
 
 def _make_plan(settings: Settings, ranks: Ranks) -> Plan:
@@ -87,8 +91,8 @@ def _plan_alone(settings: Settings, ranks: Ranks) -> Plan:
     return make_plan(settings, ranks.size, ranks.activity)
 
 
-def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engine, TrainState]:
-    """Create the engine and the train state, from the checkpoint `resumed` if there is one.
+def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engine, TrainState, NetworkFlops]:
+    """Create the engine and the train state, from the checkpoint `resumed` if there is one; count the network's FLOPs.
 
     All ranks call it.
     """
@@ -103,10 +107,12 @@ def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engin
     reader = CheckpointReader(resumed, ranks) if resumed is not None else None
     if reader is not None:
         reader.load_model(model)
+    # Before ZeRO 3 partitions it.
+    flops = NetworkFlops.of(model, plan.pretrained.family, plan.pretrained.image_processor is not None)
     with ranks.activity("shared", "starting DeepSpeed"):
         engine = Engine(model, plan.ds_config, ranks)
     if reader is None:
-        return engine, TrainState(step=0)
+        return engine, TrainState(step=0), flops
     reader.load_engine(engine)
     state = reader.state
     if ranks.run_on_rank_zero(lambda: not checkpoints.has_best(settings.run.output_dir, state)):
@@ -114,7 +120,7 @@ def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engin
         state = TrainState(step=state.step)
     changed = checkpoints.changes(reader.record, plan.identity)
     logger.info("resumed from %s; changed since: %s", reader.path, "; ".join(changed) or "nothing")
-    return engine, state
+    return engine, state, flops
 
 
 def _save_model_assets(plan: Plan, engine: Engine) -> None:

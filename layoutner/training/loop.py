@@ -2,21 +2,24 @@
 
 import logging
 import signal
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
+from layoutner.distributed.clock import PARTS
 from layoutner.distributed.preemption import PreemptionGuard
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
 from layoutner.errors import Preempted
 from layoutner.objectives.evaluate import evaluate
 from layoutner.objectives.metrics import Scores
+from layoutner.tracking.trackers import Trackers
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training.checkpoint_files import TrainState
-from layoutner.training.meter import Meter
+from layoutner.training.global_batch import global_batches
+from layoutner.training.meter import Meter, shares_text
 from layoutner.training.plan import Plan
-from layoutner.training.step import network_inputs, optimizer_step
-from layoutner.training.tracking import Trackers
+from layoutner.training.step import optimizer_step
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ class TrainingRun:
     engine: Engine
     state: TrainState  # the initial state: step 0, or that of the checkpoint it resumes from
     tracker: Trackers
+    meter: Meter
 
 
 def train(training: TrainingRun, ranks: Ranks) -> TrainState:
@@ -43,14 +47,13 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
     plan, engine, state, tracker = training.plan, training.engine, training.state, training.tracker
-    run, total = plan.settings.run, plan.schedule.total
-    meter = Meter(plan.settings.precision)
+    run, total, meter, clock = plan.settings.run, plan.schedule.total, training.meter, engine.clock
 
-    with PreemptionGuard() as guard:
+    with PreemptionGuard() as guard, closing(global_batches(plan, ranks, state.step)) as batches:
         while state.step < total:
             # All ranks: one optimizer step over the same global batch.
             with ranks.activity("shared", f"training step {state.step + 1}"), meter.timed():
-                result = optimizer_step(plan, engine, state.step, ranks)
+                result = optimizer_step(plan, engine, next(batches), ranks)
             state = replace(state, step=state.step + 1)
             last = state.step == total
             meter.add(result)
@@ -66,7 +69,8 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
             # All ranks: evaluate, and compare with the best checkpoint.
             better = False
             if plan.corpus.eval and (last or _is_due(run.eval_every, state.step)):
-                scores = _evaluate(plan, engine, ranks)
+                with clock.part("evaluation"):
+                    scores = _evaluate(plan, engine, ranks)
                 logger.info("step %d/%d eval f1 %.4f loss %.4f", state.step, total, scores.f1, scores.loss)
                 metrics |= {f"eval/{name}": getattr(scores, name) for name in ("f1", "precision", "recall", "loss")}
                 better = state.best_step is None or (scores.f1, -scores.loss) > (state.best_f1, -state.best_loss)
@@ -78,12 +82,13 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
             # All ranks: save; and stop here together if any rank was asked to.
             asked = int(ranks.all_reduce_max(guard.signal))
             if asked or better or last or _is_due(run.save_every, state.step):
-                with ranks.activity("shared", "saving"):
+                with ranks.activity("shared", "saving"), clock.part("saving"):
                     checkpoints.save(engine, run.output_dir, state, plan.identity, run.keep_checkpoints, ranks)
             if asked and not last:
                 again = "run.resume = auto" + (" with run.overwrite = false" if run.overwrite else "")
                 name = signal.Signals(asked).name
                 raise Preempted(f"{name}: saved after step {state.step} of {total}; {again} goes on from there")
+        logger.info("%s", meter.summary())
     return state
 
 
@@ -94,15 +99,14 @@ def _is_due(every: int, step: int) -> bool:
 def _evaluate(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
     engine.eval()
     return evaluate(
-        lambda batch: engine.forward(network_inputs(plan, batch, ranks)),
+        engine.forward,
         [(plan.corpus.eval, plan.windows["eval"])],
         plan.corpus.labels,
         "eval",
         plan.settings.data.box_level,
+        plan.pretrained.collator(ranks.device),
         plan.batch.micro_batch_limit,
-        plan.pretrained.tokenizer.pad_token_id,
         ranks,
-        plan.pretrained.packs,
     )
 
 
@@ -111,5 +115,6 @@ def _line(step: int, total: int, metrics: dict[str, float]) -> str:
     return (
         f"step {step}/{total} loss {metrics['train/loss']:.4f} lr {metrics['train/lr']:.3g} "
         f"grad norm {metrics['train/grad_norm']:.3g} {metrics['throughput/tokens_per_s']:.0f} tokens/s "
-        f"{metrics['time/step_s']:.2f} s/step{skipped}"
+        f"{metrics['throughput/mfu']:.0%} of peak {metrics['time/step_s']:.2f} s/step{skipped}; "
+        + shares_text({part: metrics[f"share/{part}"] for part in PARTS})
     )

@@ -1,10 +1,13 @@
-"""Metrics over optimizer steps: throughput and consecutive fp16 overflows."""
+"""Metrics over optimizer steps: throughput, shares of the time, and consecutive fp16 overflows."""
 
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from layoutner.distributed.clock import Clock, Part
+from layoutner.models.flops import NetworkFlops, per_second
 from layoutner.settings.tree import PrecisionSettings
 from layoutner.training.step import StepResult
 
@@ -13,12 +16,46 @@ logger = logging.getLogger(__name__)
 OVERFLOWS = 10  # number of consecutive skipped steps that causes a warning
 
 
-class Meter:
-    """Time and tokens of the steps since the last logged step, without evaluation and saving."""
+# Parts of the time in which the gradient is computed and applied.
+GOOD: tuple[Part, ...] = ("forward", "backward", "optimizer")
 
-    def __init__(self, precision: PrecisionSettings) -> None:
-        self._precision = precision
-        self._seconds, self._tokens, self._steps = 0.0, 0, 0
+
+@dataclass
+class Work:
+    """What some optimizer steps took and did, all ranks together."""
+
+    seconds: float = 0.0  # without evaluation and saving
+    tokens: int = 0  # without padding
+    operations: float = 0.0  # model FLOPs
+    steps: int = 0
+
+
+def _shares(before: dict[Part, float], now: dict[Part, float]) -> dict[Part, float]:
+    passed = {part: now[part] - before[part] for part in now}
+    whole = sum(passed.values())
+    return {part: seconds / whole for part, seconds in passed.items()}
+
+
+def shares_text(shares: dict[Part, float]) -> str:
+    """Shares of the time as text, without those that round to 0."""
+    return " ".join(f"{part} {share:.1%}" for part, share in shares.items() if share >= 0.0005)
+
+
+class Meter:
+    """Time and work of the steps since the last logged step, and of all."""
+
+    def __init__(self, precision: PrecisionSettings, clock: Clock, flops: NetworkFlops, peak: float) -> None:
+        """Begin.
+
+        Args:
+            precision: [precision].
+            clock: of this rank.
+            flops: of the network.
+            peak: operations a second of the matrix products of all ranks together, from `matmul_peak`.
+        """
+        self._precision, self._clock, self._flops, self._peak = precision, clock, flops, peak
+        self._begin = self._before = clock.seconds()
+        self._own, self._all = Work(), Work()  # since the last logged step, and since the start
         self._overflows = 0  # in a row
 
     @contextmanager
@@ -26,12 +63,16 @@ class Meter:
         """Measure the time of one step."""
         start = time.perf_counter()
         yield
-        self._seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        for work in (self._own, self._all):
+            work.seconds += seconds
 
     def add(self, result: StepResult) -> None:
         """Count a step."""
-        self._tokens += result.tokens
-        self._steps += 1
+        for work in (self._own, self._all):
+            work.tokens += int(result.lengths.sum())
+            work.operations += self._flops.of_windows(result.lengths)
+            work.steps += 1
         self._overflows = 0 if result.applied else self._overflows + 1
 
     def metrics(self, result: StepResult, skipped_steps: int, peak_memory_gib: float) -> dict[str, float]:
@@ -42,18 +83,37 @@ class Meter:
             skipped_steps: number of skipped steps in the whole run.
             peak_memory_gib: peak memory of the rank that used the most.
         """
-        found = {
+        work, now = self._own, self._clock.seconds()
+        shares = _shares(self._before, now)
+        self._own, self._before = Work(), now
+        return {
             "train/loss": result.loss,
             "train/lr": result.lr,
             "train/grad_norm": result.grad_norm,
             "train/loss_scale": result.loss_scale,
             "train/skipped_steps": skipped_steps,
-            "throughput/tokens_per_s": self._tokens / self._seconds,
-            "time/step_s": self._seconds / self._steps,
+            "throughput/tokens_per_s": work.tokens / work.seconds,
+            "throughput/model_TFLOP_per_s": work.operations / work.seconds / 1e12,
+            "throughput/mfu": work.operations / work.seconds / self._peak,
+            "time/step_s": work.seconds / work.steps,
             "memory/peak_GiB": peak_memory_gib,
+            **{f"share/{part}": share for part, share in shares.items()},
         }
-        self._seconds, self._tokens, self._steps = 0.0, 0, 0
-        return found
+
+    def summary(self) -> str:
+        """Where the time of all steps went, with evaluation and saving."""
+        now, work = self._clock.seconds(), self._all
+        shares = _shares(self._begin, now)
+        seconds = sum(now.values()) - sum(self._begin.values())
+        goodput = sum(shares[part] for part in GOOD)
+        if not work.steps:
+            return "time: no optimizer step"
+        return (
+            f"time: {seconds:.1f} s: {shares_text(shares)}; goodput {goodput:.1%} ({' + '.join(GOOD)}); in the steps "
+            f"{work.tokens / work.seconds:.0f} tokens/s and {per_second(work.operations / work.seconds)}, "
+            f"{work.operations / work.seconds / self._peak:.0%} of the {per_second(self._peak)} measured for matrix "
+            "products"
+        )
 
     def warn_of_overflow(self, step: int, loss_scale: float) -> None:
         """Warn of repeated overflows before the run fails: an overflow at the minimum loss scale ends it.

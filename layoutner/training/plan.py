@@ -31,9 +31,9 @@ from layoutner.planning.render import render
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
+from layoutner.tracking.trackers import require_packages
 from layoutner.training.checkpoint import Identity
 from layoutner.training.folder import read_training_pages
-from layoutner.training.tracking import require_packages
 
 Doing = Callable[[Kind, str], AbstractContextManager[None]]  # Ranks.activity
 

@@ -13,6 +13,7 @@ from layoutner.corpus import batches
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.windows import IGNORED, Window, Windows
 from layoutner.distributed.ranks import Ranks
+from layoutner.models.collator import Collator
 from layoutner.objectives.evaluate import label_words
 from layoutner.objectives.loss import make_loss, summed_cross_entropy
 from layoutner.pages.labels import LabelSet
@@ -96,7 +97,10 @@ def test_predictions_are_bit_for_bit_those_of_one_window_at_a_time(checkpoints: 
     torch.manual_seed(0)
     table_VL = torch.randn(len(tokenizer), len(LABELS.tags))
     pad = tokenizer.pad_token_id
-    found, loss = label_words(lambda batch: table_VL[batch.input_ids_BT], windows, MicroBatchLimit(3), pad, ALONE)
+    collator = Collator("lilt", pad, None, pinned=False)  # a family of padded rows
+    found, loss = label_words(
+        lambda inputs: table_VL[inputs["input_ids"]], windows, collator, MicroBatchLimit(3), ALONE
+    )
     answers = {}
     for window in lists:
         logits_TL = table_VL[torch.tensor(window.input_ids)]

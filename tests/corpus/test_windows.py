@@ -11,11 +11,11 @@ import torch
 from seqeval.metrics import f1_score
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from layoutner.corpus.batches import Batch
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.windows import IGNORED
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import SettingsError
+from layoutner.models.collator import Collator
 from layoutner.models.families import FAMILIES
 from layoutner.objectives.evaluate import evaluate
 from layoutner.pages.document import Document
@@ -152,9 +152,9 @@ def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path])
     def by_piece(piece: int) -> int:
         return piece * 7 % len(LABELS.tags)
 
-    def forward(batch: Batch) -> torch.Tensor:
+    def forward(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         # Answers by the sub-word alone, so that a word gets the same label in any window.
-        return torch.nn.functional.one_hot(by_piece(batch.input_ids_BT), len(LABELS.tags)).float()
+        return torch.nn.functional.one_hot(by_piece(inputs["input_ids"]), len(LABELS.tags)).float()
 
     encode = tokenizer.backend_tokenizer.encode
     pieces = [[encode([word], is_pretokenized=True, add_special_tokens=False).ids for word in d.words] for d in pages]
@@ -165,7 +165,14 @@ def test_f1_is_over_documents_whatever_the_windows(checkpoints: dict[str, Path])
     for cut in ((512, 128), (256, 0), (64, 16), (16, 7), (8, 3), (8, 0)):
         windows = WindowSplitter(tokenizer, *cut).split(pages, LABELS)
         scores = evaluate(
-            forward, [(pages, windows)], LABELS, "test", "word", MicroBatchLimit(3), tokenizer.pad_token_id, ALONE
+            forward,
+            [(pages, windows)],
+            LABELS,
+            "test",
+            "word",
+            Collator("bert", tokenizer.pad_token_id, None, pinned=False),
+            MicroBatchLimit(3),
+            ALONE,
         )
         assert scores.f1 == pytest.approx(truth, abs=1e-12)
         assert scores.counts["words"] == 188

@@ -18,7 +18,7 @@ from layoutner.pages.document import Document
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import ModelSettings
-from layoutner.training.tracking import Trackers
+from layoutner.tracking.trackers import Trackers
 from tests.builders.markdown import blocks
 
 PAGE = "docs/extending.md"
@@ -81,7 +81,7 @@ def test_the_family_is_opened_built_and_gets_gradients(
         model = build(pretrained, ["O", "B-X", "I-X"], dropout=None)
         document = Document("d", ("brass", "wheel"), ((0, 0, 9, 9),) * 2, None, (100, 100))
         windows = WindowSplitter(pretrained.tokenizer, 64, 0).split([document], None)
-        inputs = model_inputs("electra", collate(windows, tokenizer.pad_token_id), "cpu")
+        inputs = model_inputs("electra", collate(windows, tokenizer.pad_token_id))
         model.eval()(**inputs).logits.sum().backward()
         missing = {name for name, parameter in model.named_parameters() if parameter.grad is None}
         assert missing == set(untrained("electra", model, sees_images=False)) == set()

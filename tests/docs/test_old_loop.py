@@ -28,7 +28,7 @@ from transformers import (
     RobertaTokenizerFast,
 )
 
-from layoutner.corpus.batches import Batch, assign_to_ranks, collate, step_windows
+from layoutner.corpus.batches import assign_to_ranks, collate, step_windows
 from layoutner.demo.checkpoint import SIZE
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import DataError, SettingsError
@@ -805,14 +805,14 @@ def test_scores_are_of_words_and_whole_pages(data: Path, starts: dict[str, Path]
     theirs, one = (old_loop.evaluate(lambda ids: logits_VL[ids], pieces, labels, batch) for batch in (3, 1))
     corpus, checkpoint, by_role = cut_windows(settings_for(data, starts["layoutlm"], data__test=tmp_path))
 
-    def forward(batch: Batch) -> torch.Tensor:
-        return logits_VL[batch.input_ids_BT]
+    def forward(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return logits_VL[inputs["input_ids"]]
 
     assert corpus.labels.tags == labels
     parts = [(corpus.test, by_role["test"])]
-    pad = checkpoint.tokenizer.pad_token_id
+    collator = checkpoint.collator(torch.device("cpu"))
     limits = MicroBatchLimit(3), MicroBatchLimit(1)
-    ours, again = (evaluate(forward, parts, corpus.labels, "test", "word", n, pad, ALONE) for n in limits)
+    ours, again = (evaluate(forward, parts, corpus.labels, "test", "word", collator, n, ALONE) for n in limits)
     assert (theirs.f1, ours.f1) == (one.f1, again.f1)
     shows(
         {

@@ -18,11 +18,11 @@ from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from layoutner.corpus.batches import Batch
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.windows import IGNORED, Window, Windows
 from layoutner.distributed.ranks import Ranks
 from layoutner.inference.labelled_page import label_page
+from layoutner.models.collator import Collator
 from layoutner.objectives.evaluate import Predictions, WordPrediction, in_document_order, label_words
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
@@ -174,11 +174,14 @@ def merged(documents: Sequence[Document], windows: Windows, labels: LabelSet) ->
         for box, tag in zip(page.boxes, to_tags(to_spans(page.tags), len(page.words), labels.scheme), strict=True):
             table[box[0] + 1001 * box[1]] = labels.ids[tag]
 
-    def forward(batch: Batch) -> torch.Tensor:
-        numbers_BT = batch.boxes_BT4[..., 0] + 1001 * batch.boxes_BT4[..., 1]
+    def forward(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        numbers_BT = inputs["bbox"][..., 0] + 1001 * inputs["bbox"][..., 1]
         return torch.nn.functional.one_hot(table[numbers_BT], len(labels.tags)).float() * 9
 
-    answers = in_document_order(label_words(forward, windows, MicroBatchLimit(4), 0, ALONE)[0], documents)
+    answers = in_document_order(
+        label_words(forward, windows, Collator("layoutlm", 0, None, pinned=False), MicroBatchLimit(4), ALONE)[0],
+        documents,
+    )
     return [[labels.tags[answer.label] for answer in answers.of(index)] for index in range(len(documents))]
 
 

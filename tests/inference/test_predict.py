@@ -477,7 +477,7 @@ def test_pages_without_the_image_a_network_takes_are_left_out_or_stop(
 ) -> None:
     labeller = Labeller(model, ALONE)
     monkeypatch.setattr(labeller, "image_processor", Pages())
-    monkeypatch.setattr(labeller, "_forward", lambda batch: torch.zeros(*batch.input_ids_BT.shape, len(LABELS.tags)))
+    monkeypatch.setattr(labeller, "_forward", lambda inputs: torch.zeros(*inputs["input_ids"].shape, len(LABELS.tags)))
     monkeypatch.setattr(labeller_module, "CHUNK_PAGES", 2)
     (tmp_path / "there.png").touch()
     there, gone = PageImage(tmp_path / "there.png"), PageImage(tmp_path / "gone.png")

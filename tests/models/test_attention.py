@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from layoutner.corpus.batches import Batch, collate
+from layoutner.corpus.batches import Batch, collate, to_device
 from layoutner.corpus.windows import IGNORED, Window
 from layoutner.models.families import FAMILIES, model_inputs
 from layoutner.models.loading import build
@@ -33,7 +33,7 @@ def windows(vocabulary: int) -> list[Window]:
 def gradient(network: Any, family: str, batch: Batch, device: str = "cpu") -> tuple[list[torch.Tensor], torch.Tensor]:
     """Logits of each window, and the gradient of all parameters as one vector."""
     network.zero_grad()
-    logits_BTL = network(**model_inputs(family, batch, device)).logits
+    logits_BTL = network(**to_device(model_inputs(family, batch), device)).logits
     labels = batch.labels_BT.flatten().to(device)
     functional.cross_entropy(logits_BTL.float().flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum").backward()
     trained = [p.grad.float().flatten() for p in network.parameters() if p.grad is not None]

@@ -34,7 +34,7 @@ def batch_of(rows: int, tokens: int) -> Batch:
 
 def keys_of(indices: Iterable[int], tokens: int, seed: int = SEED, step: int = STEP, device: str = "cpu") -> MaskKeys:
     indices = list(indices)
-    return mask_keys(seed, step, indices, batch_of(len(indices), tokens), device)
+    return mask_keys(seed, step, indices, batch_of(len(indices), tokens)).to(device)
 
 
 def kept(keys: MaskKeys, *shape: int, p: float = 0.1, name: str = "a.dropout", first: int = 0) -> torch.Tensor:
@@ -138,7 +138,7 @@ def test_masks_do_not_depend_on_rows_or_padding() -> None:
 
 def test_masks_do_not_depend_on_packing() -> None:
     windows = [Window(0, [7] * tokens, [(0, 0, 1, 1)] * tokens, [0] * tokens, []) for tokens in (13, 8, 21)]
-    packed, padded = (mask_keys(SEED, STEP, [5, 9, 2], collate(windows, 0, packed), "cpu") for packed in (True, False))
+    packed, padded = (mask_keys(SEED, STEP, [5, 9, 2], collate(windows, 0, packed)) for packed in (True, False))
     row_1TF, rows_BTF = kept(packed, 1, 48, 30), kept(padded, 3, 24, 30)
     first = 0
     for number, window in enumerate(windows):
@@ -273,8 +273,8 @@ def gradients(
     model.zero_grad()
     for indices in micro_batches:
         batch = collate([windows[index] for index in indices], checkpoint.tokenizer.pad_token_id, packed)
-        inputs = model_inputs(checkpoint.family, batch, "cpu", checkpoint.image_processor)
-        with masks_from(model, mask_keys(SEED, STEP, indices, batch, "cpu")):
+        inputs = model_inputs(checkpoint.family, batch, checkpoint.image_processor)
+        with masks_from(model, mask_keys(SEED, STEP, indices, batch)):
             logits_BTL = model(**inputs).logits
             nn.functional.cross_entropy(logits_BTL.flatten(0, 1), batch.labels_BT.flatten(), reduction="sum").backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -465,7 +465,7 @@ def test_nothing_is_left_behind(checkpoints: dict[str, Path], windows: list[Wind
     assert {module.keys for module in model.modules() if isinstance(module, Dropout)} == {None}
     batch = collate(windows, checkpoint.tokenizer.pad_token_id)
     with pytest.raises(RuntimeError, match="no mask keys"):
-        model(**model_inputs("layoutlm", batch, "cpu"))
+        model(**model_inputs("layoutlm", batch))
     empty = collate([], checkpoint.tokenizer.pad_token_id)
-    with masks_from(model, mask_keys(SEED, STEP, [], empty, "cpu")):
-        assert torch.isfinite(model(**model_inputs("layoutlm", empty, "cpu")).logits).all()
+    with masks_from(model, mask_keys(SEED, STEP, [], empty)):
+        assert torch.isfinite(model(**model_inputs("layoutlm", empty)).logits).all()

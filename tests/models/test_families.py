@@ -37,7 +37,7 @@ def inputs_of(checkpoint: PretrainedModel, *documents: Document, length: int = 2
     special_boxes = FAMILIES[checkpoint.family].special_boxes
     windows = WindowSplitter(checkpoint.tokenizer, length, 0, special_boxes=special_boxes).split(documents, None)
     batch = collate(windows, checkpoint.tokenizer.pad_token_id)
-    return model_inputs(checkpoint.family, batch, "cpu", checkpoint.image_processor)
+    return model_inputs(checkpoint.family, batch, checkpoint.image_processor)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_the_full_length_fits_the_positions_and_one_more_does_not(
     def logits(length: int) -> torch.Tensor:
         window = Window(0, [7] * length, [page.boxes[0]] * length, [IGNORED] * length, [], page.image)
         batch = collate([window], checkpoint.tokenizer.pad_token_id)
-        found: torch.Tensor = model(**model_inputs(family, batch, "cpu", checkpoint.image_processor)).logits
+        found: torch.Tensor = model(**model_inputs(family, batch, checkpoint.image_processor)).logits
         return found
 
     assert logits(256).shape == (1, 256, 3)
@@ -197,7 +197,7 @@ def test_layoutlmv2_pictures_are_blue_first_and_not_normalised(page: Document) -
     Image.new("RGB", (30, 40), (10, 20, 30)).save(page.image.path)
     pages = PageImages(LayoutLMv2ImageProcessorPil(apply_ocr=False))
     batch = collate([Window(0, [7], [(0, 0, 1, 1)], [IGNORED], [], page.image)], pad_token_id=0)
-    inputs = model_inputs("layoutlmv2", batch, "cpu", pages)
+    inputs = model_inputs("layoutlmv2", batch, pages)
     assert inputs.keys() == {"input_ids", "attention_mask", "bbox", "image"}
     assert inputs["image"].shape == (1, 3, 224, 224)
     assert inputs["image"].unique(dim=-1).unique(dim=-2).flatten().tolist() == [30, 20, 10]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from layoutner.corpus.batches import Batch
 from layoutner.corpus.windows import Window, Windows
 from layoutner.distributed.ranks import Ranks
+from layoutner.models.collator import Collator
 from layoutner.objectives.evaluate import Predictions, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
@@ -57,9 +57,12 @@ def test_pages_without_entities_score_zero_without_a_warning(predicted: str) -> 
     assert (scores.precision, scores.recall, scores.f1) == (0.0, 0.0, 0.0)
 
 
-def fixed(batch: Batch) -> torch.Tensor:
+COLLATOR = Collator("bert", 0, None, pinned=False)
+
+
+def fixed(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """A network that answers label 1 for odd input ids, else 0."""
-    odd = (batch.input_ids_BT % 2).float()
+    odd = (inputs["input_ids"] % 2).float()
     return torch.stack([1 - odd, odd, torch.zeros_like(odd)], dim=-1) * 10
 
 
@@ -72,7 +75,7 @@ def test_words_are_labelled_once_from_the_window_that_answers() -> None:
             Window(0, [0, 12, 13, 0], [box] * 4, [-100, -100, 1, -100], [(2, 2)]),
         ]
     )
-    answers, loss = label_words(fixed, windows, MicroBatchLimit(1), 0, ALONE)
+    answers, loss = label_words(fixed, windows, COLLATOR, MicroBatchLimit(1), ALONE)
     page = in_document_order(answers, documents).of(0)
     assert [answer.label for answer in page] == [1, 0, 1]
     expected = torch.tensor([[0.0, 10, 0], [10, 0, 0], [0, 10, 0]])
@@ -80,7 +83,7 @@ def test_words_are_labelled_once_from_the_window_that_answers() -> None:
     assert loss == pytest.approx(float(reference), rel=1e-6)
     assert page[0].probability == pytest.approx(float(expected[0].softmax(0).max()))
     scores = evaluate(
-        fixed, [(documents, windows)], LabelSet("BIO", ("X",)), "eval", "word", MicroBatchLimit(2), 0, ALONE
+        fixed, [(documents, windows)], LabelSet("BIO", ("X",)), "eval", "word", COLLATOR, MicroBatchLimit(2), ALONE
     )
     assert (scores.f1, scores.counts["entities"]) == (1.0, 2)
     assert scores.loss == pytest.approx(loss / 3)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from layoutner.distributed.clock import PARTS
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import load
 from tests.builders.disk import SMALL_FILES
@@ -82,6 +83,12 @@ def test_every_logged_step_has_the_agreed_metrics(
         assert (line["train/loss_scale"], line["train/skipped_steps"]) == (1.0, 0)
         assert line["throughput/tokens_per_s"] > 0
         assert line["time/step_s"] > 0
+        assert 0 < line["throughput/mfu"] < 20
+        assert line["throughput/model_TFLOP_per_s"] > 0
+        shares = {part: line[f"share/{part}"] for part in PARTS}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert min(shares.values()) >= 0
+        assert min(shares[part] for part in ("data", "forward", "backward", "communication", "optimizer")) > 0
         assert 0.05 < line["memory/peak_GiB"] < 20
         assert ("eval/f1" in line) == (line["step"] % 2 == 0)
     assert lines[-1]["train/loss"] < lines[0]["train/loss"]

@@ -18,15 +18,15 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.cli import ending, main
 from layoutner.engine.engine import Engine
+from layoutner.models import collator
 from layoutner.runs import training_run
-from layoutner.training import step
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
 
 
 def spoil(fault: str) -> None:
-    collate, backward = step.collate, Engine.backward
+    collate, backward = collator.collate, Engine.backward
     calls = {"collate": 0, "backward": 0}
 
     def spoilt_collate(*arguments: Any) -> Any:
@@ -58,7 +58,7 @@ def spoil(fault: str) -> None:
     if fault == "build" and os.environ["RANK"] == "1":
         training_run.build = spoilt_build
     if fault in ("hang", "raise") and os.environ["RANK"] == "1":
-        step.collate = spoilt_collate
+        collator.collate = spoilt_collate
     if fault == "overflow":
         Engine.backward = spoilt_backward  # type: ignore[method-assign]
 

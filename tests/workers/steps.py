@@ -11,6 +11,8 @@ import logging
 import math
 import random
 import sys
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from layoutner.models.families import model_inputs
 from layoutner.models.loading import build
 from layoutner.models.parameters import decay_groups
 from layoutner.settings.tree import load
+from layoutner.training.global_batch import global_batches
 from layoutner.training.plan import Plan, make_plan
 from layoutner.training.step import optimizer_step
 
@@ -87,8 +90,8 @@ def reference_loss(plan: Plan, model: Any, step: int) -> torch.Tensor:
     per_epoch = -(-len(windows) // plan.batch.global_batch_size)
     indices = step_windows(plan.settings.run.seed, *divmod(step, per_epoch), len(windows), plan.batch.global_batch_size)
     batch = collate([windows[i] for i in indices], plan.pretrained.tokenizer.pad_token_id)
-    with masks_from(model, mask_keys(plan.settings.run.seed, step, indices, batch, "cpu")):
-        logits = model(**model_inputs(plan.pretrained.family, batch, "cpu", plan.pretrained.image_processor)).logits
+    with masks_from(model, mask_keys(plan.settings.run.seed, step, indices, batch)):
+        logits = model(**model_inputs(plan.pretrained.family, batch, plan.pretrained.image_processor)).logits
     weight = None
     if plan.settings.loss.class_weights == "balanced":
         ids = torch.tensor([label for window in windows for label in window.labels.tolist() if label != -100])
@@ -121,8 +124,8 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
     found: dict[str, list[float]] = {
         name: [] for name in ("gradient", "loss", "loss error", "lr", "norm", "scale", "applied", "weights", "skipped")
     }
-    for step in range(steps):
-        outcome = optimizer_step(plan, engine, step, ranks)
+    for batch in islice(global_batches(plan, ranks, 0), steps):
+        step, outcome = batch.step, optimizer_step(plan, engine, batch, ranks)
         optimizer.zero_grad()
         truth = reference_loss(plan, reference, step)
         truth.backward()
@@ -200,7 +203,8 @@ def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     for before in (1, 2):
         random.seed(before)
         numpy.random.seed(before)
-        optimizer_step(plan, engine, 5, ranks)
+        with closing(global_batches(plan, ranks, 5)) as batches:
+            optimizer_step(plan, engine, next(batches), ranks)
         draws.append([random.random(), float(numpy.random.rand()), float(torch.rand(()))])
     results["draws"] = ranks.all_gather_object(draws)
     return results

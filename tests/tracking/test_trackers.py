@@ -18,8 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import CheckpointError, SettingsError
 from layoutner.settings.tree import Settings, load
+from layoutner.tracking.trackers import JsonLines, open_tracker
 from layoutner.training.plan import make_plan
-from layoutner.training.tracking import JsonLines, open_tracker
 from tests.builders.disk import small_files
 from tests.builders.forks import fork
 

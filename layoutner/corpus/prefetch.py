@@ -1,0 +1,40 @@
+"""Work that is done ahead of its use, so that a GPU does not wait for data."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def prefetched(work: Callable[[K], V], keys: Iterable[K], threads: int) -> Generator[V]:
+    """`work(key)` for every key, in their order.
+
+    Threads compute up to two values each ahead of the one that is taken. What they compute does not depend on their
+    number. They are threads and not processes because decoding an image, hashing and copying hold no lock of Python,
+    and a process that is forked from one with CUDA or a process group may hang.
+
+    Args:
+        work: called in the threads.
+        keys: read in the thread that takes the values.
+        threads: number of threads.
+
+    Raises:
+        Exception: that of `work`, where its value would have been taken.
+    """
+    # An operation of torch in these threads takes one CPU: the others compute.
+    pool = ThreadPoolExecutor(threads, "prefetch", torch.set_num_threads, (1,))
+    ahead: deque[Future[V]] = deque()
+    try:
+        for key in keys:
+            ahead.append(pool.submit(work, key))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

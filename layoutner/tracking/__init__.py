@@ -1,0 +1,1 @@
+"""Trackers: what receives the metrics of a run."""
