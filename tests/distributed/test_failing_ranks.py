@@ -114,7 +114,7 @@ def end_of(launcher: str, fault: str, arguments: list[str]) -> subprocess.Comple
     ("launcher", "victim"),
     [
         ("torchrun", 1),
-        ("deepspeed", 0),
+        pytest.param("deepspeed", 0, marks=pytest.mark.slow),
         pytest.param("torchrun", 0, marks=pytest.mark.slow),
         pytest.param("deepspeed", 1, marks=pytest.mark.slow),
     ],

@@ -88,7 +88,7 @@ def test_a_handler_that_is_not_python_s_is_replaced_by_the_default() -> None:
 
 def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Arguments, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
-    settings = {"schedule__max_steps": 120, "model__dropout": 0.1, "run__save_every": 0, "data__eval": 0.25}
+    settings = {"schedule__max_steps": 60, "model__dropout": 0.1, "run__save_every": 0, "data__eval": 0.25}
     ranks = ["torchrun", "--nproc-per-node", 2, "--master-port"]
     process = start([*ranks, free_port(), "-m", "layoutner", "train", *train_arguments(run, **settings)])
     wait_for_step(run, 3, lambda: process.poll() is None)
@@ -97,7 +97,7 @@ def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Ar
     assert process.returncode != 0  # torchrun says 1 whatever a rank says
     (saved,) = (run / "checkpoints").glob("step-*")
     step = int(saved.name.removeprefix("step-"))
-    assert f"SIGTERM: saved after step {step} of 120; run.resume = auto goes on from there" in errors
+    assert f"SIGTERM: saved after step {step} of 60; run.resume = auto goes on from there" in errors
     assert "exitcode  : 75" in errors
     assert "Traceback (most" not in errors.split("ChildFailedError")[0].split("E1")[0]
     for folder, more in ((run, {"run__resume": "auto"}), (whole, {})):
@@ -107,8 +107,8 @@ def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Ar
     computed = ("step", "train/loss", "train/lr", "train/grad_norm", "eval/f1", "eval/loss")
     rows = [[[row.get(key) for key in computed] for row in metrics(folder)] for folder in (run, whole)]
     assert rows[0] == rows[1]
-    assert len(rows[0]) == 120
-    weights = [f / "checkpoints" / "step-000120" / "optimizer.safetensors" for f in (run, whole)]
+    assert len(rows[0]) == 60
+    weights = [f / "checkpoints" / "step-000060" / "optimizer.safetensors" for f in (run, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 

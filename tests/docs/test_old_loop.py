@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
@@ -119,15 +119,6 @@ def shows(request: pytest.FixtureRequest) -> Shows:
         assert not wrong, "row: (the page, measured)"
 
     return compare
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on busy cores make these small networks thirty times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_pages(folder: Path, split: str, lengths: Sequence[int], seed: int = 5, pieces: int = 10**6) -> None:
@@ -330,7 +321,6 @@ def run_old(family: str, data: Path, starts: dict[str, Path], optimizer: Any = t
 @pytest.fixture(scope="module")
 def old(data: Path, starts: dict[str, Path]) -> dict[str, Old]:
     """RECIPE by the old loop with torch's AdamW, in layoutner's order of windows."""
-    torch.set_num_threads(1)
     return {family: run_old(family, data, starts) for family in FAMILIES}
 
 
@@ -437,7 +427,6 @@ class Accumulated:
 
 @pytest.fixture(scope="module")
 def accumulated(data: Path, starts: dict[str, Path]) -> Accumulated:
-    torch.set_num_threads(1)
     gradients, weights = [], []
     dataset, model = windows(data, starts["layoutlm"]), network(starts["layoutlm"])
 

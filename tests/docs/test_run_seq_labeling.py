@@ -267,6 +267,7 @@ def trained(forms: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, [commands[tried], *commands[full + 1 :]]
 
 
+@pytest.mark.slow
 def test_the_afternoon_leads_from_old_data_to_a_trained_model(trained: tuple[Path, list[tuple[str, str]]]) -> None:
     out = trained[0] / "out" / "forms"
     page = TEXTS["index.md"].partition("`out/forms` holds")[2].partition("###")[0]
@@ -282,6 +283,7 @@ def test_the_afternoon_leads_from_old_data_to_a_trained_model(trained: tuple[Pat
     assert [line.split(" ")[0] for line in got] == [line.split("\t")[0] for line in wanted]
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_rest_of_the_afternoon_runs_as_it_stands(trained: tuple[Path, list[tuple[str, str]]]) -> None:
     folder, commands = trained

@@ -284,7 +284,7 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_two_ranks_wait_for_slow_work_and_not_for_a_dead_rank(killed: bool, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     arguments = ["-c", PATIENCE, "predict", "-", "--model", model, "--output", out, "--batch", 128]

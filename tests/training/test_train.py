@@ -154,6 +154,7 @@ def test_wandb_runs_once_and_its_id_is_kept(
     assert offline[0].endswith(identity)
 
 
+@pytest.mark.slow
 def test_torchrun_at_zero_3_in_bf16(train_arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = train_arguments(run, deepspeed__zero_stage=3, precision__dtype="bf16", data__eval=0.25)
