@@ -21,7 +21,6 @@ ROOMS = (
 # fmt: on
 OWNERS = {
     "deepspeed": "engine/engine.py",
-    "seqeval": "objectives/metrics.py",
     "wandb": "tracking/trackers.py",
     "tensorboard": "tracking/trackers.py",
     "tomli_w": "settings/tree.py",
@@ -116,13 +115,13 @@ def test_a_room_can_be_walked_through(name: str) -> None:
 @pytest.mark.parametrize(
     ("start", "absent"),
     [
-        ("from layoutner.inference import labeller, predict, export", ("deepspeed", "seqeval", "wandb")),
+        ("from layoutner.inference import labeller, predict, export", ("deepspeed", "wandb")),
         ("from layoutner.objectives import evaluate", ("deepspeed", "wandb")),
-        ("from layoutner.runs import readiness, folds", ("torch", "transformers", "deepspeed", "seqeval", "wandb")),
-        ("from layoutner.documents import check", ("torch", "transformers", "deepspeed", "seqeval", "wandb")),
+        ("from layoutner.runs import readiness, folds", ("torch", "transformers", "deepspeed", "wandb")),
+        ("from layoutner.documents import check", ("torch", "transformers", "deepspeed", "wandb")),
         (
             "import layoutner.cli",
-            ("torch", "transformers", "deepspeed", "seqeval", "wandb", "layoutner.migration.migrate"),
+            ("torch", "transformers", "deepspeed", "wandb", "layoutner.migration.migrate"),
         ),
     ],
 )

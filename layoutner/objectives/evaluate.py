@@ -17,6 +17,7 @@ from layoutner.documents.columns import word_counts
 from layoutner.errors import DataError
 from layoutner.files.arrays import Array
 from layoutner.models.collator import Collator
+from layoutner.objectives.entities import EntityCounts, count_entities
 from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
 from layoutner.pages.document import Document
@@ -170,39 +171,34 @@ def evaluate(
     """Score labelled documents. All ranks call it, and get the same result.
 
     Args:
-        parts: chunks of documents with their windows, the same on every rank. Only the tags are kept in memory.
+        parts: chunks of documents with their windows, the same on every rank. Nothing of a chunk is kept.
         limit: see `label_words`.
 
     Raises:
         DataError: there is no word to score.
     """
-    truth: list[list[str]] = []
-    predicted: list[list[str]] = []
-    loss, count, tags = 0.0, 0, np.array(labels.tags, object)
+    loss, counts = 0.0, {"documents": 0, "windows": 0, "words": 0}
+    nothing = np.zeros(len(labels.types), np.int64)
+    counted, ids = EntityCounts(nothing, nothing, nothing), labels.ids
 
-    def keep(documents: Sequence[Document], answers: Predictions) -> None:
+    def count(documents: Sequence[Document], answers: Predictions) -> EntityCounts:
         ordered = in_document_order(answers, documents)
-        for number, document in enumerate(documents):
-            predicted.append(tags[ordered.labels_of(number)].tolist())
-            truth.append(list(document.tags or ()))
+        tags = (tag for document in documents for tag in document.tags or ())
+        truth = np.fromiter((ids[tag] for tag in tags), np.int64, len(ordered.labels))
+        return counted + count_entities(truth, ordered.labels, ordered.starts, labels)
 
     def scores() -> Scores:
-        if not any(truth):
-            raise DataError(f"{split}: {len(truth)} documents and not one word to score")
-        mean = loss / sum(map(len, truth))
-        return score(
-            truth,
-            predicted,
-            scheme=labels.scheme,
-            split=split,
-            box_level=box_level,
-            loss=mean,
-            windows=count,
-        )
+        if not counts["words"]:
+            raise DataError(f"{split}: {counts['documents']} documents and not one word to score")
+        mean = loss / counts["words"]
+        return score(counted, labels, counts, split=split, box_level=box_level, loss=mean)
 
     for documents, windows in parts:
         answers, part = label_words(forward, windows, collator, limit, ranks)
-        ranks.run_on_rank_zero(partial(keep, documents, answers))
-        loss, count = loss + part, count + len(windows)
+        counted = ranks.run_on_rank_zero(partial(count, documents, answers))
+        loss += part
+        counts["documents"] += len(documents)
+        counts["windows"] += len(windows)
+        counts["words"] += int(word_counts(documents).sum())
     result: Scores = ranks.run_on_rank_zero(scores)
     return result

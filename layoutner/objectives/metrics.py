@@ -1,10 +1,10 @@
-"""Entity scores, computed with seqeval."""
+"""Entity scores: precision, recall and F1."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from layoutner.pages.labels import Span, to_spans, to_tags
+from layoutner.objectives.entities import EntityCounts
+from layoutner.pages.labels import LabelSet
 
 
 @dataclass(frozen=True)
@@ -45,68 +45,38 @@ class Scores:
 
 
 def score(
-    truth: Sequence[Sequence[str]],
-    predicted: Sequence[Sequence[str]],
+    counted: EntityCounts,
+    labels: LabelSet,
+    counts: dict[str, int],
     *,
-    scheme: str,
     split: str,
     box_level: str,
     loss: float,
-    windows: int,
 ) -> Scores:
-    """Score tag sequences, one per document, by the entities that `to_spans` reads from them.
+    """The scores of counted entities: the numbers of seqeval's strict mode, with 0 for a division by 0.
 
-    `predict` writes the same entities. A tag sequence that is not valid in the scheme has entities too. All sequences
-    are rewritten as valid ones first, because seqeval in strict mode would not count those entities otherwise.
+    Types without an entity, in the data or predicted, are left out.
+
+    Args:
+        counts: "documents", "windows" and "words".
     """
-    # Imported here because it takes two seconds, and prediction does not need it.
-    from seqeval.metrics import classification_report
-    from seqeval.scheme import IOB2, IOBES
-
-    true_spans, predicted_spans = ([to_spans(tags) for tags in side] for side in (truth, predicted))
-    types = sorted({span.type for page in (*true_spans, *predicted_spans) for span in page})
-    # Pass seqeval numbered types: a type's name may equal one of seqeval's averages, or contain a dash, where it cuts.
-    number = {kind: f"T{index}" for index, kind in enumerate(types)}
-
-    def written(pages: Sequence[Sequence[Span]]) -> list[list[str]]:
-        return [
-            to_tags([span._replace(type=number[span.type]) for span in page], len(tags), scheme)
-            for page, tags in zip(pages, truth, strict=True)
-        ]
-
-    report: dict[str, dict[str, float]] = {}
-    if types:
-        report = classification_report(
-            written(true_spans),
-            written(predicted_spans),
-            mode="strict",
-            scheme={"BIO": IOB2, "BIOES": IOBES}[scheme],
-            output_dict=True,
-            zero_division=0,
-        )
-    total = report.get("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0})
+    by_entity = {}
+    for kind, *numbers in zip(labels.types, counted.truth, counted.predicted, counted.correct, strict=True):
+        truth, predicted, correct = map(int, numbers)
+        if truth or predicted:
+            by_entity[kind] = {**_ratios(truth, predicted, correct), "entities": truth}
+    truth, predicted, correct = (int(one.sum()) for one in (counted.truth, counted.predicted, counted.correct))
     return Scores(
-        precision=float(total["precision"]),
-        recall=float(total["recall"]),
-        f1=float(total["f1-score"]),
-        by_entity={
-            kind: {
-                "precision": float(row["precision"]),
-                "recall": float(row["recall"]),
-                "f1": float(row["f1-score"]),
-                "entities": int(row["support"]),
-            }
-            for kind, row in ((kind, report[number[kind]]) for kind in types)
-        },
+        **_ratios(truth, predicted, correct),
+        by_entity=dict(sorted(by_entity.items())),
         loss=loss,
-        counts={
-            "documents": len(truth),
-            "windows": windows,
-            "words": sum(map(len, truth)),
-            "entities": sum(map(len, true_spans)),
-            "predicted_entities": sum(map(len, predicted_spans)),
-        },
-        scheme=scheme,
+        counts={**counts, "entities": truth, "predicted_entities": predicted},
+        scheme=labels.scheme,
         split=split,
         box_level=box_level,
     )
+
+
+def _ratios(truth: int, predicted: int, correct: int) -> dict[str, float]:
+    precision, recall = correct / (predicted or 1), correct / (truth or 1)
+    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / (precision + recall or 1)}

@@ -282,7 +282,7 @@ def save_model_assets(folder: Path, model: Any, tokenizer: Any, image_processor:
 
 def environment(ranks: "Ranks") -> dict[str, Any]:
     """Versions, commit, ranks and device. No environment variables, which may contain secrets."""
-    packages = ("torch", "deepspeed", "transformers", "tokenizers", "pydantic", "seqeval", "wandb")
+    packages = ("torch", "deepspeed", "transformers", "tokenizers", "pydantic", "wandb")
     return {
         "layoutner": __version__,
         "git_commit": _git_commit(),

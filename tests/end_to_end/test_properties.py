@@ -24,10 +24,10 @@ from layoutner.distributed.ranks import Ranks
 from layoutner.inference.labelled_page import label_page
 from layoutner.models.collator import Collator
 from layoutner.objectives.evaluate import Predictions, WordPrediction, in_document_order, label_words
-from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, Span, rewrite, to_spans, to_tags
 from layoutner.planning.batch_plan import MicroBatchLimit
+from tests.builders.scores import score_tags, seqeval_scores
 from tests.builders.windows import plain
 
 # Neither how long an example takes nor any other of hypothesis's measures of health depends on what is tested here.
@@ -296,7 +296,7 @@ def answered(draw: st.DrawFn) -> tuple[LabelSet, list[list[str]], list[list[str]
     return labels, truth, predicted
 
 
-def assign_to_ranks(found: int, of: int) -> float:
+def ratio(found: int, of: int) -> float:
     return found / of if of else 0.0
 
 
@@ -314,25 +314,29 @@ def test_what_predict_writes_is_what_is_scored(case: tuple[LabelSet, list[list[s
     }
     wanted = {(number, *span) for number, page in enumerate(truth) for span in to_spans(page)}
 
-    said = {"split": "test", "box_level": "word", "loss": 0.0, "windows": 0}
-    scores = score(truth, predicted, scheme=labels.scheme, **said)
+    scores = score_tags(truth, predicted, labels)
+    overall, by_type = seqeval_scores(truth, predicted, labels.scheme)
+    assert {key: getattr(scores, key) for key in ("precision", "recall", "f1")} == {
+        key: overall[key] for key in ("precision", "recall", "f1")
+    }
+    assert scores.by_entity == by_type
     assert scores.counts["entities"] == len(wanted)
     assert scores.counts["predicted_entities"] == len(delivered) == sum(len(page["entities"]) for page in written)
-    assert scores.precision == pytest.approx(assign_to_ranks(len(wanted & delivered), len(delivered)))
-    assert scores.recall == pytest.approx(assign_to_ranks(len(wanted & delivered), len(wanted)))
-    assert scores.f1 == pytest.approx(assign_to_ranks(2 * len(wanted & delivered), len(wanted) + len(delivered)))
+    assert scores.precision == pytest.approx(ratio(len(wanted & delivered), len(delivered)))
+    assert scores.recall == pytest.approx(ratio(len(wanted & delivered), len(wanted)))
+    assert scores.f1 == pytest.approx(ratio(2 * len(wanted & delivered), len(wanted) + len(delivered)))
     assert list(scores.by_entity) == sorted({kind for _, kind, *_ in wanted | delivered})
     for kind, row in scores.by_entity.items():
         true, found = ({entity for entity in side if entity[1] == kind} for side in (wanted, delivered))
         assert row["entities"] == len(true)
-        assert row["precision"] == pytest.approx(assign_to_ranks(len(true & found), len(found)))
-        assert row["recall"] == pytest.approx(assign_to_ranks(len(true & found), len(true)))
-        assert row["f1"] == pytest.approx(assign_to_ranks(2 * len(true & found), len(true) + len(found)))
+        assert row["precision"] == pytest.approx(ratio(len(true & found), len(found)))
+        assert row["recall"] == pytest.approx(ratio(len(true & found), len(true)))
+        assert row["f1"] == pytest.approx(ratio(2 * len(true & found), len(true) + len(found)))
 
     # The labels of the words say the same as the entities, legally, so any reading of them gives the same scores.
     tags = [[word["label"] for word in page["words"]] for page in written]
     assert tags == [rewrite(page, labels.scheme) for page in tags]
-    assert score(truth, tags, scheme=labels.scheme, **said) == scores
+    assert score_tags(truth, tags, labels) == scores
     for page, answers, labelled in zip(written, predicted, tags, strict=True):
         assert [Span(one["type"], *one["words"]) for one in page["entities"]] == to_spans(labelled)
         assert [tag[2:] for tag in labelled] == [tag[2:] for tag in answers]  # never another type, nor O

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 
 from layoutner.cli.inference import _table
 from layoutner.documents.roles import read_documents
-from layoutner.objectives.metrics import score
-from layoutner.pages.labels import rewrite, to_spans
+from layoutner.pages.labels import LabelSet, rewrite, to_spans
 from layoutner.settings.data import DataSettings
 from tests.builders.checkpoints import checkpoint
 from tests.builders.families import make_export
 from tests.builders.pages import LABELS, lines, page
 from tests.builders.processes import call
+from tests.builders.scores import score_tags
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_scores_of_all_checkpoints_are_all_of_standard_output(
 
 def test_the_table_names_the_best_step() -> None:
     found = {
-        step: (score([["B-A"]], [[tag]], scheme="BIO", split="test", box_level="word", loss=0.5, windows=1), {})
+        step: (score_tags([["B-A"]], [[tag]], LabelSet("BIO", ("A",))), {})
         for step, tag in (("2", "O"), ("4", "B-A"), ("6", "O"))
     }
     assert "best F1 at step 4;" in _table(found, "test")

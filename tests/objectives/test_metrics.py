@@ -1,5 +1,7 @@
 """Entity scores against seqeval, and the merge of windows before them."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,12 @@ import torch
 from layoutner.corpus.windows import Window, Windows
 from layoutner.distributed.ranks import Ranks
 from layoutner.models.collator import Collator
+from layoutner.objectives.entities import count_entities
 from layoutner.objectives.evaluate import Predictions, evaluate, in_document_order, label_words
-from layoutner.objectives.metrics import score
 from layoutner.pages.document import Document
-from layoutner.pages.labels import LabelSet
+from layoutner.pages.labels import LabelSet, Span, to_tags
 from layoutner.planning.batch_plan import MicroBatchLimit
+from tests.builders.scores import score_tags, seqeval_scores
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
@@ -19,7 +22,7 @@ ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 def test_scores_are_by_entity_and_of_every_entity_that_is_delivered() -> None:
     truth = [["B-A", "I-A", "O", "B-B"], ["B-A", "O"]]
     predicted = [["B-A", "I-A", "O", "B-A"], ["I-A", "O"]]  # a lone I-A is an entity, as `predict` writes it
-    scores = score(truth, predicted, scheme="BIO", split="test", box_level="word", loss=0.5, windows=2)
+    scores = score_tags(truth, predicted, LabelSet("BIO", ("A", "B")), loss=0.5)
     assert (scores.precision, scores.recall) == (2 / 3, 2 / 3)
     assert scores.f1 == pytest.approx(2 / 3)
     assert scores.by_entity["A"] == {"precision": 2 / 3, "recall": 1.0, "f1": pytest.approx(0.8), "entities": 2}
@@ -30,9 +33,9 @@ def test_scores_are_by_entity_and_of_every_entity_that_is_delivered() -> None:
 
 def test_bioes_is_scored_by_its_own_scheme() -> None:
     truth = [["S-A", "B-A", "E-A"]]
-    scores = score(truth, [["B-A", "B-A", "I-A"]], scheme="BIOES", split="test", box_level="word", loss=0.0, windows=1)
+    scores = score_tags(truth, [["B-A", "B-A", "I-A"]], LabelSet("BIOES", ("A",)))
     assert (scores.precision, scores.recall) == (1.0, 1.0)  # without S- and E- they are the same words
-    scores = score(truth, [["S-A", "E-A", "E-A"]], scheme="BIOES", split="test", box_level="word", loss=0.0, windows=1)
+    scores = score_tags(truth, [["S-A", "E-A", "E-A"]], LabelSet("BIOES", ("A",)))
     assert (scores.precision, scores.recall) == (1 / 3, 1 / 2)
 
 
@@ -40,7 +43,7 @@ def test_a_type_is_scored_and_listed_whatever_it_is_called() -> None:
     types = ("day avg", "micro avg", "all types", "macro avg", "O", "B-", "a-b", "b")
     truth = [[f"B-{kind}", f"I-{kind}", "O"] for kind in types]
     predicted = [*truth[:-2], ["B-b", "I-b", "O"], ["B-a-b", "I-a-b", "O"]]  # "a-b" and "b" for each other
-    scores = score(truth, predicted, scheme="BIO", split="test", box_level="word", loss=0.0, windows=8)
+    scores = score_tags(truth, predicted, LabelSet("BIO", types))
     assert list(scores.by_entity) == sorted(types)
     right, wrong = ({"precision": one, "recall": one, "f1": one, "entities": 1} for one in (1.0, 0.0))
     assert scores.by_entity == {kind: wrong if kind in ("a-b", "b") else right for kind in types}
@@ -53,7 +56,7 @@ def test_a_type_is_scored_and_listed_whatever_it_is_called() -> None:
 
 @pytest.mark.parametrize("predicted", ["O", "B-A"])
 def test_pages_without_entities_score_zero_without_a_warning(predicted: str) -> None:
-    scores = score([["O"]], [[predicted]], scheme="BIO", split="eval", box_level="word", loss=0.0, windows=1)
+    scores = score_tags([["O"]], [[predicted]], LabelSet("BIO", ("A",)))
     assert (scores.precision, scores.recall, scores.f1) == (0.0, 0.0, 0.0)
 
 
@@ -101,3 +104,37 @@ def test_a_word_without_an_answer_is_a_failure() -> None:
         found = Predictions(np.array(documents_of), np.array(words), np.zeros(count, int), np.ones(count))
         with pytest.raises(AssertionError, match=what):
             in_document_order(found, documents)
+
+
+@pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
+def test_many_pages_are_scored_as_by_seqeval(scheme: str) -> None:
+    """A tagger that errs often, and breaks the scheme, on 20,000 words."""
+    labels = LabelSet(scheme, ("A", "B-C", "micro avg"))
+    rng = random.Random(5)
+    truth, predicted = [], []
+    for _ in range(400):
+        page: list[str] = []
+        while len(page) < 50:
+            kind, length = rng.choice(labels.types), rng.randint(1, 4)
+            page += rng.choice([["O"] * length, to_tags([Span(kind, 0, length)], length, scheme)])
+        truth.append(page)
+        predicted.append([tag if rng.random() < 0.8 else rng.choice(labels.tags) for tag in page])
+    scores = score_tags(truth, predicted, labels)
+    overall, by_type = seqeval_scores(truth, predicted, scheme)
+    found = {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
+    assert {**found, "entities": scores.counts["entities"]} == overall
+    assert scores.by_entity == by_type
+    assert 0.3 < scores.f1 < 0.7
+    assert scores.counts["entities"] > 4000
+
+
+def test_counts_of_chunks_add_up() -> None:
+    labels = LabelSet("BIO", ("A", "B"))
+    ids = np.random.default_rng(3).integers(0, len(labels.tags), (2, 60))
+    whole = count_entities(*ids, np.array([0, 7, 7, 30, 60]), labels)
+    parts = count_entities(*ids[:, :30], np.array([0, 7, 7, 30]), labels) + count_entities(
+        *ids[:, 30:], np.array([0, 30]), labels
+    )
+    for name in ("truth", "predicted", "correct"):
+        assert getattr(parts, name).tolist() == getattr(whole, name).tolist()
+    assert whole.correct.sum() > 0

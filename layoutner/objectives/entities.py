@@ -1,0 +1,75 @@
+"""Count the entities that two labellings of the same words have in common, with arrays.
+
+The entities are those of `pages.labels.to_spans`, which reads one tag sequence. Counts can be added up, so scores of
+any number of words take the memory of one chunk of documents.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from layoutner.files.arrays import Array
+from layoutner.pages.labels import LabelSet
+
+CONTINUES, ENDS = ("I", "E"), ("E", "S")  # prefixes
+
+
+@dataclass(frozen=True)
+class EntityCounts:
+    """Entities by type, in the order of the label set's types."""
+
+    truth: Array
+    predicted: Array
+    correct: Array  # in both: the same type, first word and last word
+
+    def __add__(self, other: "EntityCounts") -> "EntityCounts":
+        return EntityCounts(self.truth + other.truth, self.predicted + other.predicted, self.correct + other.correct)
+
+
+def count_entities(truth: Array, predicted: Array, starts: Array, labels: LabelSet) -> EntityCounts:
+    """Count the entities of some documents.
+
+    Args:
+        truth: label ids of all words, document after document.
+        predicted: of the same words.
+        starts: where the words of each document begin, and where the last one's end.
+    """
+    reader = _Reader(labels, starts)
+    true_types, *true_places = reader.entities(truth)
+    types, *places = reader.entities(predicted)
+    # An entity has its first word for itself, so entities are paired by it.
+    _, ours, theirs = np.intersect1d(true_places[0], places[0], assume_unique=True, return_indices=True)
+    same = (true_types[ours] == types[theirs]) & (true_places[1][ours] == places[1][theirs])
+    number = len(labels.types)
+    return EntityCounts(
+        *(np.bincount(found, minlength=number) for found in (true_types, types, true_types[ours][same]))
+    )
+
+
+class _Reader:
+    """Finds the entities of labellings."""
+
+    def __init__(self, labels: LabelSet, starts: Array) -> None:
+        parts = [tag.partition("-") for tag in labels.tags]
+        number = {kind: index for index, kind in enumerate(labels.types)}
+        self._types = np.array([number.get(kind, -1) for _, _, kind in parts])
+        self._outside = np.array([prefix == "O" for prefix, _, _ in parts])
+        self._continues = np.array([prefix in CONTINUES for prefix, _, _ in parts])
+        self._ends = np.array([prefix in ENDS for prefix, _, _ in parts])
+        self._is_first = np.zeros(int(starts[-1]) + 1, bool)  # of its document; the last element ends the last one
+        self._is_first[starts] = True
+
+    def entities(self, ids: Array) -> tuple[Array, Array, Array]:
+        """Type, first word and last word of each entity."""
+        types, outside = self._types[ids], self._outside[ids]
+        continues = np.zeros(len(ids) + 1, bool)  # whether a word belongs to the entity of the word before
+        continues[1:-1] = (
+            self._continues[ids[1:]]
+            & ~self._is_first[1:-1]
+            & ~outside[:-1]
+            & ~self._ends[ids[:-1]]
+            & (types[1:] == types[:-1])
+        )
+        first = np.flatnonzero(~outside & ~continues[:-1])
+        last = np.flatnonzero(~outside & ~continues[1:])
+        return types[first], first, last
