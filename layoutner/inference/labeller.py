@@ -25,7 +25,8 @@ from layoutner.inference.input import refuse
 from layoutner.models.attention import attention_options
 from layoutner.models.collator import Collator
 from layoutner.models.families import FAMILIES, accept_fp32
-from layoutner.models.loading import open_pages, open_tokenizer, require_packages
+from layoutner.models.loading import open_pages, open_tokenizer
+from layoutner.models.network import require_packages
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
 from layoutner.objectives.evaluate import Predictions, WordPrediction, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import Scores

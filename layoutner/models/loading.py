@@ -1,6 +1,5 @@
 """Open a pretrained model and build a token classifier from it."""
 
-import copy
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,32 +7,26 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from tokenizers.models import WordPiece
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    LayoutLMConfig,
-    PretrainedConfig,
 )
-from transformers.utils import is_detectron2_available, is_protobuf_available, is_sentencepiece_available
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from layoutner.corpus.batches import padded
 from layoutner.corpus.pixels import PageImages
 from layoutner.errors import ModelError, SettingsError, first_line
-from layoutner.models.attention import PACKED, attention_options
 from layoutner.models.collator import Collator
-from layoutner.models.dropout import replace_dropout, set_probability
-from layoutner.models.families import FAMILIES, accept_fp32, untrained
+from layoutner.models.families import FAMILIES
 from layoutner.models.head import carry_over
 from layoutner.models.layout_tables import init_layout_tables
+from layoutner.models.network import new_network, open_config, require_packages
 from layoutner.models.source import checkpoint_name
 from layoutner.settings.data import MAX_IMAGE_MIB
 from layoutner.settings.tree import ModelSettings
@@ -102,66 +95,12 @@ def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
             page images are used, or a package is missing.
     """
     name = checkpoint_name(settings)
-    try:
-        # trust_remote_code = False, here and below: otherwise transformers asks on the terminal whether to run the
-        # model's own code.
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
-    except (AttributeError, TypeError, StrictDataclassError) as error:
-        why = " ".join(str(error).split())
-        raise ModelError(
-            f"model.name_or_path = {name}: transformers {transformers.__version__} does not take {_refused(name)} in "
-            f"its config.json: {why}; fix it there, or download the checkpoint again"
-        ) from None
-    if config.model_type == "bert" and hasattr(config, "max_2d_position_embeddings"):
-        config = _as_layoutlm(config)  # LayoutLM models of run_seq_labeling.py have model_type "bert"
-    family = settings.family or config.model_type
-    if family not in FAMILIES:
-        raise ModelError(
-            f"model.name_or_path = {name}: is a {config.model_type!r}; layoutner supports {', '.join(FAMILIES)} "
-            "(set model.family only if the checkpoint can start one)"
-        )
-    if family != config.model_type and (config.model_type, family) != ("bert", "layoutlm"):
-        raise SettingsError(
-            f"model.family = {family}, but {name} is a {config.model_type!r}: the only change of family "
-            "is from a bert checkpoint to layoutlm"
-        )
+    family, config = open_config(settings)
     require_packages(family)
     tokenizer = open_tokenizer(name, family, config)
     _require_case(name, tokenizer)
     pages = open_pages(name, family, config, settings.images == "use", max_image_mib)
     return PretrainedModel(name, family, config, tokenizer, pages)
-
-
-def _refused(name: str) -> str:
-    """The values of a config.json that transformers rejects, found by trying each one separately."""
-    try:
-        fields = PretrainedConfig.get_config_dict(name)[0]
-        kind = fields.pop("model_type")
-        AutoConfig.for_model(kind)
-    except Exception:  # not an object, or an unknown model_type; the exceptions vary
-        return "the model description"
-    refused = []
-    for key, value in fields.items():
-        try:
-            AutoConfig.for_model(kind, **{key: value})
-        except Exception:  # the exceptions vary here too
-            refused.append(f"{key} = {value!r}")
-    return ", ".join(refused) or "a value"
-
-
-def require_packages(family: str) -> None:
-    """Refuse a family whose network needs a package that is not installed.
-
-    Raises:
-        ModelError: layoutlmv2 without detectron2.
-    """
-    if family == "layoutlmv2" and not is_detectron2_available():
-        raise ModelError(
-            "layoutlmv2 needs detectron2 for its image backbone, and it is not installed. It is on no package index: "
-            "build it as https://detectron2.readthedocs.io describes, or use layoutlmv3, which does not need it"
-        )
 
 
 def open_pages(name: str, family: str, config: Any, use: bool, max_image_mib: int = MAX_IMAGE_MIB) -> PageImages | None:
@@ -304,13 +243,8 @@ def build(
             pooler, a new head and, if a BERT becomes a LayoutLM, the layout embeddings.
     """
     adapted = pretrained.family != pretrained.config.model_type
-    config = _as_layoutlm(pretrained.config) if adapted else copy.deepcopy(pretrained.config)
-    config.id2label = dict(enumerate(tags))
-    config.label2id = {tag: index for index, tag in enumerate(tags)}
-    if dropout is not None:
-        set_probability(config, dropout)
-    options = attention_options(pretrained.family)
-    model = AutoModelForTokenClassification.from_config(config, dtype=torch.float32, **options)
+    sees_images = pretrained.image_processor is not None
+    model: Any = new_network(pretrained.family, pretrained.config, tags, dropout, dropout_masks, sees_images)
     its_tags = [pretrained.config.id2label.get(index) for index in range(pretrained.config.num_labels)]
     shares_tags = not set(tags).isdisjoint(its_tags)
     is_classifier = any(name.endswith("ForTokenClassification") for name in pretrained.config.architectures or ())
@@ -338,24 +272,7 @@ def build(
         if has_head
         else f"new, for {len(tags)} tags",
     )
-    if dropout_masks == "rank-free":
-        replace_dropout(model)
-        if model._supports_sdpa:  # its attention goes through transformers' interface
-            model.set_attn_implementation(PACKED)
-    return _prepared(model, pretrained)
-
-
-def _prepared(model: nn.Module, pretrained: PretrainedModel) -> nn.Module:
-    """Freeze parameters without a gradient: otherwise the optimizer would decay them, and ranks would wait for them."""
-    accept_fp32(pretrained.family, model)
-    for name in untrained(pretrained.family, model, sees_images=pretrained.image_processor is not None):
-        model.get_parameter(name).requires_grad_(False)
-    return model
-
-
-def _as_layoutlm(config: Any) -> Any:
-    fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
-    return LayoutLMConfig(**fields)
+    return model  # type: ignore[no-any-return]
 
 
 def _load(loader: Any, pretrained: PretrainedModel, new: tuple[str, ...]) -> tuple[Any, set[str]]:
