@@ -3,13 +3,12 @@
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.cli.streams import print_file
-from layoutner.errors import ModelError, SettingsError
+from layoutner.errors import SettingsError
 from layoutner.files.atomic import write_text
 from layoutner.settings.recipes import describe_recipes, recipe_names, recipe_text
 from layoutner.settings.tree import Settings, load
@@ -37,6 +36,8 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     plan.add_argument("--world-size", type=int, required=True, help="number of ranks (GPUs)")
     plan.add_argument("--windows", type=int, help="number of training windows, instead of reading the data")
     plan.add_argument("--gpu-memory", help="memory per rank, such as 24GiB; shows the largest micro-batch that fits")
+    plan.add_argument("--measure", action="store_true", help="time the network on this machine, and predict step times")
+    plan.add_argument("--link", help="with --measure: bytes a second that a rank sends to another, such as 25GB")
 
     check = add_command(actions, "check", _check, "find what is wrong with any DeepSpeed JSON; exits 1 on errors")
     check.add_argument("file", help="DeepSpeed config, JSON or HJSON")
@@ -88,38 +89,35 @@ def _render(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from layoutner.planning.memory import Network, parse_memory
-    from layoutner.planning.memory_plan import describe
+    from layoutner.planning.memory import parse_memory
+    from layoutner.planning.memory_plan import Case, describe, describe_time
 
     limit = None if options.gpu_memory is None else parse_memory(options.gpu_memory)
+    if options.measure and options.link is None and options.world_size > 1:
+        raise SettingsError(
+            "--measure needs --link, the bytes a second that a rank sends to another: about 400GB by NVLink, 25GB by "
+            "InfiniBand of 200 Gb/s, 1GB by Ethernet of 10 Gb/s or between CPU processes"
+        )
+    link = parse_memory(options.link or "1GB")
     settings, batch, schedule = _arithmetic(options)
     if settings.model.name_or_path is None:
         raise SettingsError("model.name_or_path is missing: give the model whose memory is planned")
-    config = _network_config(settings.model.name_or_path)
-    if settings.model.dropout is not None:
-        config["attention_probs_dropout_prob"] = settings.model.dropout
-    network = Network.from_config(config, settings.model.family or str(config.get("model_type")), labels=13)
-    network = replace(network, rank_free=settings.model.dropout_masks == "rank-free")
-    print(describe(settings, batch, schedule, network, settings.data.max_length, limit))
-
-
-def _network_config(name: str) -> dict[str, Any]:
-    """The config.json of a pretrained model: read from a local folder directly, from the hub through transformers."""
-    file = Path(name) / "config.json"
-    if file.is_file():
-        try:
-            config = json.loads(_text(str(file)))
-        except ValueError as error:
-            raise ModelError(f"{file}: not valid JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise ModelError(f"{file}: expected a JSON object with a model config, not {type(config).__name__}")
-        return config
     quiet()
-    from layoutner.models.loading import open_pretrained
-    from layoutner.settings.tree import ModelSettings
+    from layoutner.models.sizes import count_network
 
-    opened: dict[str, Any] = open_pretrained(ModelSettings(name_or_path=name)).config.to_dict()
-    return opened
+    network = count_network(settings, labels=13)
+    print(describe(settings, batch, schedule, network, settings.data.max_length, limit))
+    if options.measure:
+        from layoutner.runs.measurement import measure
+
+        measured = {ranks: measure(settings, ranks, labels=13) for ranks in _ranks_up_to(options.world_size)}
+        case = Case(settings, batch, schedule, network, settings.data.max_length)
+        print(describe_time(case, measured, link))
+
+
+def _ranks_up_to(world_size: int) -> list[int]:
+    """1, 2, 4, 8, ... and the world size."""
+    return [*(2**power for power in range((world_size - 1).bit_length())), world_size]
 
 
 def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Schedule]":

@@ -100,6 +100,9 @@ def new_network(
         tags: id -> tag.
         dropout: replaces every dropout probability; None keeps those of the configuration.
         dropout_masks: settings.model.dropout_masks.
+
+    Raises:
+        ModelError: the configuration describes no network, for example by a negative size.
     """
     config = _as_layoutlm(config) if family != config.model_type else copy.deepcopy(config)
     config.id2label = dict(enumerate(tags))
@@ -107,7 +110,11 @@ def new_network(
     if dropout is not None:
         set_probability(config, dropout)
     options = attention_options(family)
-    model: Any = AutoModelForTokenClassification.from_config(config, dtype=torch.float32, **options)
+    try:
+        model: Any = AutoModelForTokenClassification.from_config(config, dtype=torch.float32, **options)
+    except (RuntimeError, ValueError, AssertionError, ArithmeticError) as error:
+        name = config.name_or_path or "the pretrained model"
+        raise ModelError(f"{name}: its config.json describes no network: {first_line(error)}") from None
     if dropout_masks == "rank-free":
         replace_dropout(model)
         if model._supports_sdpa:  # its attention goes through transformers' interface

@@ -9,15 +9,14 @@ measurements. Facts that are not obvious:
 - fp16 at stage 1 also accumulates full fp32 gradients on every rank, in the parameters' `grad_accum`.
 - Stages 1 and 2 with gradient accumulation keep all low-precision gradients in addition to the rank's partition.
 - Stage 3 has all weights gathered at the peak, if the network has fewer than stage3_max_live_parameters (1e9).
-- Attention with rank-free dropout stores its T x T probabilities. With torch's it does so on a CPU only.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from layoutner.errors import ModelError, SettingsError
+from layoutner.errors import SettingsError
 from layoutner.planning.batch_plan import plan_batch
 
 MiB, GiB = 2**20, 2**30
@@ -28,59 +27,39 @@ Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class Network:
-    """The sizes of a token classifier that determine its memory."""
+class Curve:
+    """A size that depends on the tokens T of a window: constant + linear T + square T^2."""
 
-    parameters: int
-    trainable: int  # without the pooler, which a token classifier does not use
-    hidden_size: int
-    layers: int
-    heads: int
-    intermediate_size: int
-    vocab_size: int
-    labels: int
-    tensors: tuple[int, ...]  # elements of each trainable tensor
-    dropout: bool = True  # in attention
-    rank_free: bool = False  # settings.model.dropout_masks
-    attention: Literal["sdpa", "eager"] = "sdpa"  # transformers 5 takes sdpa for all three families
+    constant: float
+    linear: float
+    square: float
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], family: str, labels: int) -> "Network":
-        """Count the parameters of families.build's network from a checkpoint's config.json.
+    def through(cls, tokens: Sequence[int], sizes: Sequence[float]) -> "Curve":
+        """The curve through three points (Newton's divided differences)."""
+        (a, b, c), (x, y, z) = tokens, sizes
+        first, second = (y - x) / (b - a), (z - y) / (c - b)
+        square = (second - first) / (c - a)
+        linear = first - square * (a + b)
+        return cls(x - linear * a - square * a**2, linear, square)
 
-        Raises:
-            ModelError: another family, or a size in config.json is not a positive integer.
-        """
-        if family not in ("bert", "roberta", "layoutlm"):
-            raise ModelError(f"memory cannot be planned for {family!r}, only for bert, roberta and layoutlm")
-        defaults = {"type_vocab_size": 2, "max_2d_position_embeddings": 1024, "vocab_size": 30522}
-        defaults |= {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-        defaults |= {"intermediate_size": 3072, "max_position_embeddings": 512}
-        size = {key: config.get(key, default) for key, default in defaults.items()}
-        for key, value in size.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ModelError(f"the checkpoint's config.json: {key} = {value!r} is not a whole number above 0")
-        hidden, inner = size["hidden_size"], size["intermediate_size"]
-        rows = [size["vocab_size"], size["max_position_embeddings"], size["type_vocab_size"]]
-        pooler = 0
-        if family == "layoutlm":
-            rows += [size["max_2d_position_embeddings"]] * 4  # x, y, h, w
-            pooler = hidden * hidden + hidden
-        layer = [hidden * hidden, hidden] * 4 + [hidden, hidden] * 2 + [hidden * inner, inner, inner * hidden, hidden]
-        tensors = [r * hidden for r in rows] + [hidden, hidden] + layer * size["num_hidden_layers"]
-        tensors += [hidden * labels, labels]
-        return cls(
-            parameters=sum(tensors) + pooler,
-            trainable=sum(tensors),
-            hidden_size=hidden,
-            layers=size["num_hidden_layers"],
-            heads=size["num_attention_heads"],
-            intermediate_size=inner,
-            vocab_size=size["vocab_size"],
-            labels=labels,
-            tensors=tuple(tensors),
-            dropout=bool(config.get("attention_probs_dropout_prob", 0.1)),
-        )
+    def at(self, tokens: int) -> float:
+        """The size for a window of so many tokens."""
+        return self.constant + self.linear * tokens + self.square * tokens**2
+
+
+@dataclass(frozen=True)
+class Network:
+    """The sizes of a token classifier that determine its memory; from `models.sizes.count_network`."""
+
+    parameters: int
+    trainable: int  # without what does not affect the logits
+    hidden_size: int
+    layers: int
+    intermediate_size: int
+    tensors: tuple[int, ...]  # elements of each trainable tensor
+    layer: Curve  # bytes that autograd keeps of a window in each layer, in the dtype of the run
+    ends: Curve  # bytes that it keeps before and after the layers
 
 
 @dataclass(frozen=True)
@@ -116,24 +95,14 @@ def show(size: int) -> str:
     return f"{size / GiB:.2f} GiB" if size >= GiB else f"{size / MiB:.1f} MiB"
 
 
-def activations(network: Network, dtype: str, micro_batch_size: int, window_tokens: int, device: Device) -> int:
-    """Bytes that autograd keeps between the forward and the backward pass of one micro-batch.
+def activations(network: Network, dtype: str, micro_batch_size: int, window_tokens: int) -> int:
+    """Bytes at the peak of the forward and backward pass of one micro-batch: what autograd keeps, and temporaries.
 
-    A layer keeps 8 h + 2 i elements per token: its input, Q, K, V, the attention output, both sums before LayerNorm,
-    the first LayerNorm's output, and the intermediate layer before and after GELU (see Korthikanti et al. 2022,
-    arXiv:2205.05198, section 4.1). It also keeps 2 h bytes of dropout masks per token. Attention that stores its
-    probabilities adds, per head, T x T elements before and after dropout and a byte mask, and scaled copies of Q and K.
+    The temporaries are those of the first operators of the backward pass: two of the intermediate size.
     """
-    item, hidden, inner = BYTES[dtype], network.hidden_size, network.intermediate_size
-    tokens = micro_batch_size * window_tokens
-    layer = tokens * ((8 * hidden + 2 * inner) * item + 2 * hidden)
-    if network.attention == "eager" or (network.dropout and (network.rank_free or device == "cpu")):
-        each = 2 * item + 1 + (8 if device == "cpu" and item == 2 else 0)  # measured: a CPU also keeps fp32 copies
-        layer += micro_batch_size * network.heads * window_tokens**2 * each + 2 * tokens * hidden * item
-    # Embeddings before and after LayerNorm, the last output and its dropout; logits, their fp32 copy and softmax; and
-    # temporaries of the first operators of the backward pass.
-    ends = tokens * (4 * hidden * item + network.labels * (item + 8)) + tokens * 2 * inner * item
-    return network.layers * layer + ends
+    kept = network.layers * network.layer.at(window_tokens) + network.ends.at(window_tokens)
+    temporaries = window_tokens * 2 * network.intermediate_size * BYTES[dtype]
+    return int(micro_batch_size * (kept + temporaries))
 
 
 def estimate(
@@ -158,7 +127,7 @@ def estimate(
     item, whole = BYTES[dtype], network.trainable
     share = -(-whole // world_size)  # elements of a rank's partition
     frozen = (network.parameters - whole) * item
-    held = activations(network, dtype, micro_batch_size, window_tokens, device)
+    held = activations(network, dtype, micro_batch_size, window_tokens)
     offloads = device != "cpu" and stage > 0 and bool(zero.get("offload_optimizer"))
     bucket = min(int(zero.get("reduce_bucket_size", BUCKET)), BUCKET) * item
     parameters, states, backward, step = whole * item + frozen, 12 * share, 0, 0

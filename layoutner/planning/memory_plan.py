@@ -1,5 +1,6 @@
-"""The output of `layoutner config plan`: batch, schedule, memory by ZeRO stage, and advice."""
+"""The output of `layoutner config plan`: batch, schedule, memory and time by ZeRO stage, and advice."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,7 @@ from layoutner.planning.batch_plan import BatchPlan, plan_batch
 from layoutner.planning.memory import COLUMNS, Device, Memory, Network, estimate, largest_micro_batch, show
 from layoutner.planning.render import render
 from layoutner.planning.schedule import Schedule
+from layoutner.planning.time_plan import Measurement, StepTime, predict_step
 from layoutner.settings.tree import Settings
 
 
@@ -144,10 +146,45 @@ def describe(
         memory = other.memory()
         row = [f"{'*' if stage == case.stage else ''}{stage}", *(show(getattr(memory, name)) for name in COLUMNS)]
         rows.append([*row, *([str(other.largest(limit) or "none fits")] if limit else [])])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines += _columns(rows)
     if limit:
         found = advice(case, limit)
         total = case.memory().total
         lines += ["", *(found or [f"{show(total)} per rank: fits into {show(limit)}"])]
     return "\n".join(lines)
+
+
+def describe_time(case: Case, measured: Mapping[int, Measurement], link: float) -> str:
+    """The part of the output that `--measure` adds.
+
+    Args:
+        measured: number of ranks -> the measurement for it.
+        link: see `predict_step`.
+    """
+    dtype, own = case.settings.precision.dtype, measured[case.batch.world_size]
+
+    def predicted(ranks: int, stage: int) -> StepTime:
+        batch = case.on(ranks, case.batch.limit).batch
+        return predict_step(measured[ranks], case.network, batch, dtype=dtype, stage=stage, link=link)
+
+    this = predicted(case.batch.world_size, case.stage)
+    lines = [
+        "",
+        f"measured here, for {case.batch.world_size} ranks: {own.window:.3g} s for forward and backward of a window of "
+        f"{case.window_tokens} tokens, {own.update:.3g} s for the update of all parameters on one rank",
+        f"this run: {this.total:.3g} s a step of full windows = {this.computing:.3g} computing + "
+        f"{this.communication:.3g} communication at {show(int(link))} a second + {this.update:.3g} update; "
+        "windows that are shorter take less, and what overlaps is not known here",
+        "",
+        "seconds a step, and windows a second, by ranks and ZeRO stage:",
+    ]
+    rows = [["ranks", *(f"ZeRO {stage}" for stage in range(4))]]
+    for ranks in measured:
+        totals = [predicted(ranks, stage).total for stage in range(4)]
+        rows.append([str(ranks), *(f"{total:.3g} ({case.batch.global_batch_size / total:.3g})" for total in totals)])
+    return "\n".join([*lines, *_columns(rows)])
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

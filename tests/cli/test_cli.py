@@ -262,8 +262,19 @@ def test_what_is_none_of_the_choices_is_answered_with_them(
         assert text in err
 
 
-def test_a_config_json_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.json").write_text("null")
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("null", "does not take the model description in its config.json"),
+        ('{"model_type": "bert", "hidden_size": "768"}', "does not take hidden_size = '768' in its config.json"),
+        ('{"model_type": "bert", "hidden_size": -8}', "its config.json describes no network: Trying to create tensor"),
+        ('{"model_type": "bert", "num_attention_heads": 7}', "its config.json describes no network: The hidden size"),
+    ],
+)
+def test_a_config_json_of_no_network(
+    config: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(config)
     base = ["config", "plan", "--config", "demo", "--world-size", "1", "--windows", "20"]
-    code, _, said = call(capsys, *base, "--model.name_or_path", tmp_path)
-    assert (code, "config.json: expected a JSON object with a model config, not NoneType" in said) == (2, True)
+    code, _, err = call(capsys, *base, "--model.name_or_path", tmp_path)
+    assert (code, said in err) == (2, True), err

@@ -1,0 +1,109 @@
+"""Sizes of a network that determine its memory: counted, not computed from formulas, so for every family."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from layoutner.corpus.batches import Batch, collate
+from layoutner.corpus.windows import Window
+from layoutner.models.dropout import mask_keys, masks_from, set_probability
+from layoutner.models.families import FAMILIES, model_inputs
+from layoutner.models.network import new_network, open_config
+from layoutner.planning.memory import Curve, Device, Network
+from layoutner.settings.tree import Settings
+
+LENGTHS = (16, 32, 64)  # tokens of the windows through which the curves are drawn
+ROWS = 1000  # of the token table of the networks that compute: its size does not matter
+ATTENTION = ("attention_probs_dropout_prob", "attention_dropout")  # settings of its dropout
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def count_network(settings: Settings, labels: int, device: Device = "cuda") -> Network:
+    """Count the sizes of the network of some settings, from its configuration alone. Takes a few seconds.
+
+    Parameters are counted in a network on torch's meta device, which takes no memory. What autograd keeps for the
+    backward is counted in the forward of networks with one and two layers of full width, on this CPU.
+
+    Args:
+        settings: [model] and [precision] are used.
+        labels: number of tags.
+        device: what will train. A GPU keeps neither the random bits of dropout nor, without dropout masks of our own,
+            attention probabilities.
+
+    Raises:
+        SettingsError, ModelError: see `open_config`.
+    """
+    family, config = open_config(settings.model)
+    sees_images = FAMILIES[family].image is not None and settings.model.images == "use"
+    if settings.model.dropout is not None:
+        set_probability(config, settings.model.dropout)
+    tags, masks = [str(label) for label in range(labels)], settings.model.dropout_masks
+
+    def network(config: Any) -> Any:
+        return new_network(family, config, tags, None, masks, sees_images)
+
+    with torch.device("meta"):
+        whole = network(config)
+    trained = [parameter.numel() for parameter in whole.parameters() if parameter.requires_grad]
+
+    def saved(layers: int) -> list[int]:
+        shallow = copy.deepcopy(config)
+        shallow.num_hidden_layers, shallow.vocab_size = layers, max(ROWS, (config.pad_token_id or 0) + 1)
+        if getattr(config, "layer_types", None):
+            shallow.layer_types = config.layer_types[:layers]
+        if device == "cuda" and masks == "torch" and whole._supports_sdpa:
+            for name in ATTENTION:
+                if hasattr(shallow, name):
+                    setattr(shallow, name, 0.0)
+        model = network(shallow).to(DTYPES[settings.precision.dtype]).train()
+        return [saved_bytes(model, family, tokens, sees_images, device) for tokens in LENGTHS]
+
+    one, two = saved(1), saved(2)
+    layer = [more - less for less, more in zip(one, two, strict=True)]
+    return Network(
+        parameters=sum(parameter.numel() for parameter in whole.parameters()),
+        trainable=sum(trained),
+        hidden_size=whole.config.hidden_size,
+        layers=whole.config.num_hidden_layers,
+        intermediate_size=whole.config.intermediate_size,
+        tensors=tuple(trained),
+        layer=Curve.through(LENGTHS, layer),
+        ends=Curve.through(LENGTHS, [less - own for less, own in zip(one, layer, strict=True)]),
+    )
+
+
+def inputs_of(family: str, batch: Batch, model: Any, sees_images: bool) -> dict[str, Any]:
+    """The network's inputs, with empty page images if it sees any."""
+    inputs = model_inputs(family, batch)
+    if sees_images:
+        side = getattr(model.config, "input_size", 224)
+        inputs[str(FAMILIES[family].image)] = torch.zeros(len(batch.window_lengths), 3, side, side)
+    return inputs
+
+
+def saved_bytes(model: nn.Module, family: str, tokens: int, sees_images: bool, device: Device) -> int:
+    """Bytes that autograd keeps of a window of so many tokens, and its loss. Weights do not count."""
+    nothing = np.zeros((tokens, 4), np.int64)
+    window = Window(0, nothing[:, 0], nothing, nothing[:, 0], nothing[:0, :2])
+    batch = collate([window], pad_token_id=1, packed=FAMILIES[family].packs)
+    inputs = inputs_of(family, batch, model, sees_images)
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    found: dict[int, torch.Tensor] = {}  # kept, so that no storage takes the place of another
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with masks_from(model, mask_keys(0, 0, [0], batch)), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        logits_BTL = model(**inputs).logits
+        loss = nn.functional.cross_entropy(logits_BTL.float().flatten(0, 1), batch.labels_BT.flatten())
+    del loss
+    random_bits = torch.int16 if device == "cuda" else None
+    return sum(
+        tensor.untyped_storage().nbytes()
+        for storage, tensor in found.items()
+        if storage not in weights and tensor.dtype != random_bits
+    )

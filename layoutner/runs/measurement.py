@@ -1,0 +1,84 @@
+"""Time a network on this machine, before there are data, weights or other ranks."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from layoutner.corpus.batches import collate, to_device
+from layoutner.corpus.windows import Window
+from layoutner.distributed.machine import available_cpus, cpus_per_rank
+from layoutner.distributed.ranks import Ranks
+from layoutner.models.dropout import mask_keys, masks_from
+from layoutner.models.families import FAMILIES
+from layoutner.models.network import new_network, open_config
+from layoutner.models.sizes import DTYPES, inputs_of
+from layoutner.planning.batch_plan import plan_settings
+from layoutner.planning.time_plan import Measurement
+from layoutner.settings.tree import Settings
+
+RUNS = 3  # that are timed, after one that is not
+
+
+def measure(settings: Settings, ranks: int, labels: int) -> Measurement:
+    """Time one rank of a run: on its own GPU, or on its share of the CPUs. Nothing else should run meanwhile.
+
+    It computes the forward and backward of a micro-batch of full windows, and an update, with untrained weights.
+
+    Args:
+        settings: of the run; its data is not read.
+        ranks: number of ranks of the run. On a CPU they share this machine.
+        labels: number of tags.
+
+    Raises:
+        SettingsError, ModelError: see `open_config`; device = cuda without a CUDA device.
+    """
+    device, before = Ranks.alone(settings.run.device).device, torch.get_num_threads()
+    if device.type == "cuda":
+        return _measure(settings, plan_settings(settings, ranks).micro_batch_size, labels, device)
+    torch.set_num_threads(cpus_per_rank(ranks))
+    try:
+        found = _measure(settings, plan_settings(settings, ranks).micro_batch_size, labels, device)
+    finally:
+        torch.set_num_threads(before)
+    crowded = max(1.0, ranks / available_cpus())
+    return Measurement(found.window * crowded, found.update * crowded)
+
+
+def _measure(settings: Settings, micro_batch_size: int, labels: int, device: torch.device) -> Measurement:
+    family, config = open_config(settings.model)
+    sees_images = FAMILIES[family].image is not None and settings.model.images == "use"
+    tags = [str(label) for label in range(labels)]
+    model = new_network(family, config, tags, settings.model.dropout, settings.model.dropout_masks, sees_images)
+    model = model.to(device, DTYPES[settings.precision.dtype]).train()
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=0.0, fused=True)
+    tokens = settings.data.max_length
+    nothing = np.zeros((tokens, 4), np.int64)
+    windows = [Window(0, nothing[:, 0] + 5, nothing, nothing[:, 0], nothing[:0, :2])] * micro_batch_size
+    batch = collate(windows, pad_token_id=1, packed=FAMILIES[family].packs)
+    inputs = to_device(inputs_of(family, batch, model, sees_images), device)
+    keys, labels_BT = mask_keys(0, 0, range(len(windows)), batch).to(device), batch.labels_BT.to(device)
+
+    def compute() -> None:
+        with masks_from(model, keys):
+            logits_BTL = model(**inputs).logits
+            loss = nn.functional.cross_entropy(logits_BTL.float().flatten(0, 1), labels_BT.flatten())
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    return Measurement(_seconds(compute, device) / micro_batch_size, _seconds(optimizer.step, device))
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The median of a few runs."""
+    times = []
+    for _ in range(RUNS + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[RUNS // 2]
