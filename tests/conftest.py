@@ -4,6 +4,7 @@ import fcntl
 import importlib.util
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,9 +41,9 @@ def folders_let_go() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def default_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Port 29500, which launchers take that are not told another, for one module at a time: workers share the file."""
-    with (tmp_path_factory.getbasetemp().parent / "port-29500").open("w") as file:
+def default_port() -> Iterator[None]:
+    """Port 29500, which launchers take that are not told another, for one module at a time on this machine."""
+    with (Path(tempfile.gettempdir()) / "layoutner-tests-port-29500").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -15,8 +15,10 @@ def prefetched(work: Callable[[K], V], keys: Iterable[K], threads: int) -> Gener
     """`work(key)` for every key, in their order.
 
     Threads compute up to two values each ahead of the one that is taken. What they compute does not depend on their
-    number. They are threads and not processes because decoding an image, hashing and copying hold no lock of Python,
-    and a process that is forked from one with CUDA or a process group may hang.
+    number. They are threads and not processes because decoding an image, hashing and copying release the GIL, and a
+    process that is forked from one with CUDA or a process group may hang.
+
+    Until the last value is taken or the generator is closed, torch uses one CPU thread in threads that are started.
 
     Args:
         work: called in the threads.
@@ -26,7 +28,9 @@ def prefetched(work: Callable[[K], V], keys: Iterable[K], threads: int) -> Gener
     Raises:
         Exception: that of `work`, where its value would have been taken.
     """
-    # An operation of torch in these threads takes one CPU: the others compute.
+    # Operations of torch in these threads use one CPU each; the caller computes on the others. What a thread sets is
+    # the default of threads that start later, so it is set back below.
+    own = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, "prefetch", torch.set_num_threads, (1,))
     ahead: deque[Future[V]] = deque()
     try:
@@ -38,3 +42,4 @@ def prefetched(work: Callable[[K], V], keys: Iterable[K], threads: int) -> Gener
             yield ahead.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(own)

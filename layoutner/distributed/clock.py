@@ -4,22 +4,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-# data: waiting for micro-batches. communication: collectives, with the waiting for other ranks in them.
+# data: waiting for micro-batches. communication: collectives of DeepSpeed and of the loss, with the waiting for other
+# ranks in them.
 Part = Literal["data", "forward", "backward", "communication", "optimizer", "evaluation", "saving", "other"]
-PARTS: tuple[Part, ...] = (
-    "data",
-    "forward",
-    "backward",
-    "communication",
-    "optimizer",
-    "evaluation",
-    "saving",
-    "other",
-)
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Clock:

@@ -22,7 +22,7 @@ from layoutner.settings.tree import DeviceName
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-MAX_PREFETCH_THREADS = 8  # Python itself runs one thread at a time
+MAX_PREFETCH_THREADS = 8  # the GIL limits what more would bring
 
 # How long a failed rank waits for other ranks to fail too. Rank 0 waits less than the watchdog's GRACE, after which the
 # healthy ranks report rank 0 as lost: it has already reported its error itself. The other ranks wait longer than GRACE.

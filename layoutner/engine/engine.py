@@ -39,7 +39,7 @@ from layoutner.models.parameters import decay_groups
 # AdamW's state per parameter: the fp32 master weights, and the moving averages of the gradient and of its square.
 MOMENTS = ("master", "exp_avg", "exp_avg_sq")
 
-# Those of DeepSpeed's backend that training calls.
+# Collectives of DeepSpeed's backend that training calls.
 COLLECTIVES = (
     "all_gather",
     "all_gather_coalesced",

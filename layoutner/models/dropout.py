@@ -146,7 +146,7 @@ def mask_keys(seed: int, step: int, indices: Sequence[int], batch: Batch) -> Mas
     for tokens, index in zip(batch.of_windows(window_BT), indices, strict=True):
         tokens.fill_(index)
     window_BT = _spread(of_step, window_BT)
-    return MaskKeys(window_BT[:, 0], _spread(window_BT, batch.positions_BT))
+    return MaskKeys(window_BT[:, 0].contiguous(), _spread(window_BT, batch.positions_BT))
 
 
 class Dropout(nn.Module):

@@ -43,6 +43,7 @@ class Family:
     visual: tuple[str, ...] = ()  # parameters that are only used with page images
     fp32_inputs: tuple[str, ...] = ()  # modules that take boxes or pixels in fp32, whatever the dtype of the weights
     packs: bool = False  # windows can be packed into one row: its attention goes through transformers' interface
+    packed_mask: bool = False  # packed rows need an attention mask, or transformers warns of padding
     kept_head: tuple[str, ...] = ()  # pretrained modules outside the backbone that fine-tuning continues to train
 
 
@@ -50,7 +51,7 @@ FAMILIES = {
     "bert": Family(packs=True),
     "roberta": Family(tokenizer_options=SPACED, positions_after_padding=True, packs=True),
     "xlm-roberta": Family(positions_after_padding=True, packs=True),
-    "layoutlm": Family(boxes="thousandths", unused=(".pooler.",), packs=True),
+    "layoutlm": Family(boxes="thousandths", unused=(".pooler.",), packs=True, packed_mask=True),
     "layoutlmv2": Family(
         boxes="thousandths",
         image="image",
@@ -113,6 +114,9 @@ def model_inputs(family: str, batch: Batch, pages: PageImages | None = None) -> 
     row = FAMILIES[family]
     inputs: dict[str, Any] = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
     if batch.packed:
+        # Nothing is hidden in a packed row, and a mask would be read back from the device to find that out.
+        if not row.packed_mask:
+            del inputs["attention_mask"]
         # The padding at the end is a window of its own.
         lengths = (*batch.window_lengths, batch.input_ids_BT.shape[1] - sum(batch.window_lengths))
         inputs["window_lengths"] = lengths = tuple(length for length in lengths if length)

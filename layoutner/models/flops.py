@@ -26,7 +26,7 @@ class NetworkFlops:
     adds to the attention.
     """
 
-    weights: int  # of linear layers
+    weights: int  # of linear layers that are trained; the others do not affect the logits, see `untrained`
     hidden_size: int
     layers: int
     local_layers: int = 0  # layers among them with a sliding window
@@ -63,7 +63,7 @@ class NetworkFlops:
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a matrix product on this device: the best of several sizes, in a fraction of a second.
 
-    All ranks may call it at the same time, as they compute at the same time.
+    All ranks may call it at the same time, as they compute at the same time. Call it before the device holds a network.
     """
 
     def seconds(size: int) -> float:
@@ -82,6 +82,9 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
         took = seconds(size)
         best = max(best, 2 * size**3 / took)
         size *= 2
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     return best
 
 

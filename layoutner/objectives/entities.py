@@ -1,7 +1,7 @@
 """Count the entities that two labellings of the same words have in common, with arrays.
 
-The entities are those of `pages.labels.to_spans`, which reads one tag sequence. Counts can be added up, so scores of
-any number of words take the memory of one chunk of documents.
+The entities are those of `pages.labels.to_spans`, which reads one tag sequence. Counts can be added up, so
+documents may come in chunks.
 """
 
 from dataclasses import dataclass

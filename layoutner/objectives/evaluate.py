@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -90,17 +91,17 @@ def label_words(
         mine = [windows[index] for index in (batches[place] if place < len(batches) else ())]
         return mine, *collator.collate(mine)
 
-    ahead = prefetched(read, range(forwards), ranks.prefetch_threads)
     found = [Predictions(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int16, np.float32)))]
     loss = 0.0
-    for number in range(forwards):
-        with ranks.activity("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
-            mine, batch, inputs = next(ahead)
-        with ranks.activity("shared", "evaluating"):
-            logits_BTL = forward(inputs).float().cpu()
-        loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
-        if mine:
-            found.append(_predictions(mine, batch.of_windows(logits_BTL)))
+    with closing(prefetched(read, range(forwards), ranks.prefetch_threads)) as ahead:
+        for number in range(forwards):
+            with ranks.activity("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
+                mine, batch, inputs = next(ahead)
+            with ranks.activity("shared", "evaluating"):
+                logits_BTL = forward(inputs).float().cpu()
+            loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
+            if mine:
+                found.append(_predictions(mine, batch.of_windows(logits_BTL)))
     own = _joined(found)
     gathered = ranks.gather_object((own, loss))
     if gathered is None:
@@ -177,28 +178,27 @@ def evaluate(
     Raises:
         DataError: there is no word to score.
     """
-    loss, counts = 0.0, {"documents": 0, "windows": 0, "words": 0}
+    loss, sizes = 0.0, {"documents": 0, "windows": 0, "words": 0}
     nothing = np.zeros(len(labels.types), np.int64)
-    counted, ids = EntityCounts(nothing, nothing, nothing), labels.ids
+    entities = EntityCounts(nothing, nothing, nothing)
 
     def count(documents: Sequence[Document], answers: Predictions) -> EntityCounts:
         ordered = in_document_order(answers, documents)
-        tags = (tag for document in documents for tag in document.tags or ())
-        truth = np.fromiter((ids[tag] for tag in tags), np.int64, len(ordered.labels))
-        return counted + count_entities(truth, ordered.labels, ordered.starts, labels)
+        truth = np.array([label for document in documents for label in labels.ids_of(document.tags or ())], np.int64)
+        return entities + count_entities(truth, ordered.labels, ordered.starts, labels)
 
     def scores() -> Scores:
-        if not counts["words"]:
-            raise DataError(f"{split}: {counts['documents']} documents and not one word to score")
-        mean = loss / counts["words"]
-        return score(counted, labels, counts, split=split, box_level=box_level, loss=mean)
+        if not sizes["words"]:
+            raise DataError(f"{split}: {sizes['documents']} documents and not one word to score")
+        mean = loss / sizes["words"]
+        return score(entities, labels, sizes, split=split, box_level=box_level, loss=mean)
 
     for documents, windows in parts:
         answers, part = label_words(forward, windows, collator, limit, ranks)
-        counted = ranks.run_on_rank_zero(partial(count, documents, answers))
+        entities = ranks.run_on_rank_zero(partial(count, documents, answers))
         loss += part
-        counts["documents"] += len(documents)
-        counts["windows"] += len(windows)
-        counts["words"] += int(word_counts(documents).sum())
+        sizes["documents"] += len(documents)
+        sizes["windows"] += len(windows)
+        sizes["words"] += int(word_counts(documents).sum())
     result: Scores = ranks.run_on_rank_zero(scores)
     return result

@@ -82,6 +82,11 @@ class LabelSet:
         """Tag -> id."""
         return {tag: index for index, tag in enumerate(self.tags)}
 
+    def ids_of(self, tags: Sequence[str]) -> list[int]:
+        """The label ids of a tag sequence. Tags of another scheme are rewritten first; the entities stay the same."""
+        ids = self.ids
+        return [ids[tag] for tag in (tags if ids.keys() >= set(tags) else rewrite(tags, self.scheme))]
+
     @property
     def continued(self) -> list[int]:
         """Id of a word's tag -> label id of its later sub-words, if all sub-words are trained on.

@@ -60,6 +60,9 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     )
     ranks.run_on_rank_zero(lambda: require_folder(settings))
     logger.info("%s", plan.describe())
+    # All ranks measure at once, as they compute at once.
+    own_peak = ranks.run_on_all_ranks(lambda: matmul_peak(ranks.device, DTYPES[settings.precision.dtype]))
+    peak = ranks.all_reduce_sum(own_peak)
     engine, state, flops = _start_engine(plan, resumed, ranks)
     with ranks.activity("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
         tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step))
@@ -68,8 +71,6 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
         lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, ranks)
     )
     ranks.run_on_rank_zero(partial(_save_model_assets, plan, engine))
-    # All ranks measure at once, as they compute at once.
-    peak = ranks.all_reduce_sum(matmul_peak(ranks.device, DTYPES[settings.precision.dtype]))
     return TrainingRun(plan, engine, state, tracker, Meter(settings.precision, engine.clock, flops, peak))
 
 

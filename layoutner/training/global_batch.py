@@ -33,7 +33,8 @@ class GlobalBatch:
 
     step: int  # number of optimizer steps done before
     indices: list[int]  # of its windows among the training windows
-    dealt: list[list[int]]  # of these, the windows of each of this rank's micro-batches
+    total_weight: float  # of the labelled tokens of all ranks, see objectives/loss.py
+    micro_batch_indices: list[list[int]]  # of these, the windows of each of this rank's micro-batches
     micro_batches: Iterator[MicroBatch]  # as many; they are made ahead of their use
 
 
@@ -48,14 +49,14 @@ def global_batches(plan: Plan, ranks: Ranks, first: int) -> Generator[GlobalBatc
     """
     windows, collator, seed = plan.windows["train"], plan.pretrained.collator(ranks.device), plan.settings.run.seed
 
-    def of_step(step: int) -> tuple[int, list[int], list[list[int]]]:
+    def of_step(step: int) -> tuple[int, list[int], float, list[list[int]]]:
         size = plan.batch.global_batch_size
         epoch, place = divmod(step, math.ceil(len(windows) / size))
         indices = step_windows(seed, epoch, place, len(windows), size)
         dealt = assign_to_ranks(
             indices, windows.lengths, plan.batch.micro_batch_limit, ranks.size, plan.pretrained.packs
         )
-        return step, indices, dealt[ranks.rank]
+        return step, indices, plan.loss.total_weight(windows, indices), dealt[ranks.rank]
 
     def read(key: tuple[int, list[int]]) -> MicroBatch:
         step, indices = key
@@ -66,8 +67,9 @@ def global_batches(plan: Plan, ranks: Ranks, first: int) -> Generator[GlobalBatc
         keys = collator.pin({"keys": mask_keys(seed, step, indices, batch)})
         return MicroBatch(inputs, targets, **keys)
 
-    steps, ahead = tee(map(of_step, range(first, plan.schedule.total)))
-    keys = ((step, indices) for step, _, dealt in ahead for indices in dealt)
-    with closing(prefetched(read, keys, ranks.prefetch_threads)) as micro_batches:
-        for step, indices, dealt in steps:
-            yield GlobalBatch(step, indices, dealt, islice(micro_batches, len(dealt)))
+    with closing(prefetched(of_step, range(first, plan.schedule.total), 1)) as of_steps:
+        steps, ahead = tee(of_steps)
+        own = ((step, indices) for step, _, _, dealt in ahead for indices in dealt)
+        with closing(prefetched(read, own, ranks.prefetch_threads)) as micro_batches:
+            for step, indices, weight, dealt in steps:
+                yield GlobalBatch(step, indices, weight, dealt, islice(micro_batches, len(dealt)))

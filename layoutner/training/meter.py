@@ -21,7 +21,7 @@ GOOD: tuple[Part, ...] = ("forward", "backward", "optimizer")
 
 
 @dataclass
-class Work:
+class Totals:
     """What some optimizer steps took and did, all ranks together."""
 
     seconds: float = 0.0  # without evaluation and saving
@@ -55,7 +55,7 @@ class Meter:
         """
         self._precision, self._clock, self._flops, self._peak = precision, clock, flops, peak
         self._begin = self._before = clock.seconds()
-        self._own, self._all = Work(), Work()  # since the last logged step, and since the start
+        self._recent, self._all = Totals(), Totals()  # since the last logged step, and since the start
         self._overflows = 0  # in a row
 
     @contextmanager
@@ -64,12 +64,12 @@ class Meter:
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        for work in (self._own, self._all):
+        for work in (self._recent, self._all):
             work.seconds += seconds
 
     def add(self, result: StepResult) -> None:
         """Count a step."""
-        for work in (self._own, self._all):
+        for work in (self._recent, self._all):
             work.tokens += int(result.lengths.sum())
             work.operations += self._flops.of_windows(result.lengths)
             work.steps += 1
@@ -83,9 +83,9 @@ class Meter:
             skipped_steps: number of skipped steps in the whole run.
             peak_memory_gib: peak memory of the rank that used the most.
         """
-        work, now = self._own, self._clock.seconds()
+        work, now = self._recent, self._clock.seconds()
         shares = _shares(self._before, now)
-        self._own, self._before = Work(), now
+        self._recent, self._before = Totals(), now
         return {
             "train/loss": result.loss,
             "train/lr": result.lr,
@@ -103,11 +103,11 @@ class Meter:
     def summary(self) -> str:
         """Where the time of all steps went, with evaluation and saving."""
         now, work = self._clock.seconds(), self._all
+        if not work.steps:
+            return "time: no optimizer step"
         shares = _shares(self._begin, now)
         seconds = sum(now.values()) - sum(self._begin.values())
         goodput = sum(shares[part] for part in GOOD)
-        if not work.steps:
-            return "time: no optimizer step"
         return (
             f"time: {seconds:.1f} s: {shares_text(shares)}; goodput {goodput:.1%} ({' + '.join(GOOD)}); in the steps "
             f"{work.tokens / work.seconds:.0f} tokens/s and {per_second(work.operations / work.seconds)}, "

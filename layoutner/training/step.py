@@ -36,14 +36,14 @@ def optimizer_step(plan: Plan, engine: Engine, batch: GlobalBatch, ranks: Ranks)
         TrainingDiverged: on every rank: the loss or the gradient is not finite.
     """
     step, windows, clock = batch.step, plan.windows["train"], engine.clock
-    total_weight = plan.loss.total_weight(windows, batch.indices)
 
     # What a network draws from torch depends on seed, step and rank alone, so a resumed run draws the same. With
     # model.dropout_masks = rank-free nothing is drawn.
     seed_generators((plan.settings.run.seed * 1_000_003 + step) * 4099 + ranks.rank)
     engine.train()
     summed_loss = torch.zeros((), device=ranks.device)
-    for number in range(len(batch.dealt)):
+    last = len(batch.micro_batch_indices) - 1
+    for number in range(last + 1):
         with ranks.activity("local", f"reading the windows of step {step + 1}"), clock.part("data"):
             micro_batch = next(batch.micro_batches)
         with masks_from(engine.module, micro_batch.keys.to(ranks.device, non_blocking=True)):
@@ -53,12 +53,12 @@ def optimizer_step(plan: Plan, engine: Engine, batch: GlobalBatch, ranks: Ranks)
                 # The loss, and its conversion to fp32, of labelled tokens alone.
                 summed = plan.loss.summed(logits_BTL.flatten(0, 1)[targets["places"]], targets["labels"])
             with clock.part("backward"):
-                engine.backward(summed * (ranks.size / total_weight), last=number == len(batch.dealt) - 1)
+                engine.backward(summed * (ranks.size / batch.total_weight), last=number == last)
         summed_loss += summed.detach()
 
     # Loss and gradient norm are the same on every rank, so either all ranks stop or none.
     with clock.part("communication"):
-        loss = ranks.all_reduce_sum(float(summed_loss)) / total_weight
+        loss = ranks.all_reduce_sum(float(summed_loss)) / batch.total_weight
     _require_finite_loss(plan, loss, step, batch.indices)
     with clock.part("optimizer"):
         outcome = engine.step(plan.schedule.deepspeed_position(step))

@@ -57,5 +57,10 @@ def test_the_work_takes_one_cpu_and_leaves_those_of_the_caller() -> None:
     try:
         assert set(prefetched(lambda _: torch.get_num_threads(), range(9), 3)) == {1}
         assert torch.get_num_threads() == 2
+        later: list[int] = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [2]
     finally:
         torch.set_num_threads(before)

@@ -284,7 +284,6 @@ def test_the_afternoon_leads_from_old_data_to_a_trained_model(trained: tuple[Pat
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_rest_of_the_afternoon_runs_as_it_stands(trained: tuple[Path, list[tuple[str, str]]]) -> None:
     folder, commands = trained
     for command, shown in commands:

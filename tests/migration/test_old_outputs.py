@@ -13,7 +13,7 @@ import pytest
 from layoutner.cli import main
 from layoutner.errors import CheckpointError, LayoutnerError, SettingsError
 from layoutner.inference.output import results, to_unilm
-from layoutner.objectives.metrics import score
+from layoutner.pages.labels import LabelSet
 from layoutner.pages.page import Page, ReadStats, Word, to_document
 from layoutner.readers.unilm import read
 from layoutner.settings.tree import load
@@ -22,6 +22,7 @@ from layoutner.training.plan import make_plan
 from layoutner.training.step import seed_generators
 from tests.builders.forks import fork
 from tests.builders.processes import ROOT, call
+from tests.builders.scores import score_tags
 
 pytestmark = pytest.mark.usefixtures("folders_let_go")
 
@@ -462,6 +463,6 @@ def test_empty_lines_are_those_of_the_file(lines: list[str], tmp_path: Path) -> 
 
 
 def test_results_name_the_checkpoint_where_there_are_several() -> None:
-    scores = score([["B-A"]], [["B-A"]], scheme="BIO", split="test", box_level="word", loss=0.5, windows=1)
+    scores = score_tags([["B-A"]], [["B-A"]], LabelSet("BIO", ("A",)), loss=0.5)
     assert results({"": scores}) == "f1 = 1.0\nloss = 0.5\nprecision = 1.0\nrecall = 1.0\n"
     assert results({"10": scores, "20": scores}).splitlines()[0] == "10_f1 = 1.0"

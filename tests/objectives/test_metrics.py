@@ -92,6 +92,20 @@ def test_words_are_labelled_once_from_the_window_that_answers() -> None:
     assert scores.loss == pytest.approx(loss / 3)
 
 
+def test_pages_in_another_scheme_are_scored_by_their_entities() -> None:
+    box = (0, 0, 1, 1)
+    documents = [Document("d", ("a", "b", "c"), (box,) * 3, ("B-X", "E-X", "S-X"), (10, 10))]
+    windows = Windows([Window(0, [1, 2, 3], [box] * 3, [1, 2, 1], [(0, 0), (1, 1), (2, 2)])])
+
+    def forward(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        answers = torch.tensor([0, 1, 2, 1])[inputs["input_ids"]]
+        return torch.nn.functional.one_hot(answers, 3).float()
+
+    labels = LabelSet("BIO", ("X",))
+    scores = evaluate(forward, [(documents, windows)], labels, "test", "word", COLLATOR, MicroBatchLimit(2), ALONE)
+    assert (scores.f1, scores.counts["entities"], scores.scheme) == (1.0, 2, "BIO")
+
+
 def test_a_word_without_an_answer_is_a_failure() -> None:
     documents = [Document("d", ("a", "b"), ((0, 0, 1, 1),) * 2, None, (10, 10))]
     for documents_of, words, what in (

@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_takes_the_same(plan: Plan) -> None:
 def test_targets_are_the_labelled_tokens_of_the_windows(plan: Plan) -> None:
     windows = plan.windows["train"]
     for batch in global_batches(plan, ALONE, 0):
-        for indices, micro_batch in zip(batch.dealt, batch.micro_batches, strict=True):
+        for indices, micro_batch in zip(batch.micro_batch_indices, batch.micro_batches, strict=True):
             labels = [int(label) for index in indices for label in windows[index].labels if label != -100]
             assert micro_batch.targets["labels"].tolist() == labels
             assert len(labels) == windows.labelled[indices].sum() > 0
