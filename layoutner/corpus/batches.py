@@ -23,6 +23,8 @@ from layoutner.planning.batch_plan import MicroBatchLimit
 # nothing, and every micro-batch has a cost of its own.
 SHORTEST = 0.9
 
+ALIGNED = 128  # tokens of the shortest padded row that is padded to a multiple of 8
+
 
 def step_windows(seed: int, epoch: int, step: int, windows: int, global_batch_size: int) -> list[int]:
     """Indices of the windows of step `step` of an epoch; the last step of an epoch may have fewer."""
@@ -86,7 +88,7 @@ def _fill(
     sizes = [0] * number
     for index in by_length:
         size, place = open_ones[0]
-        if limit.tokens and size and padded(size + lengths[index]) > limit.tokens:
+        if limit.tokens and size and size + lengths[index] > limit.tokens:
             return None
         micro_batches[place].append(index)
         sizes[place] = size + lengths[index]
@@ -158,26 +160,30 @@ class Batch:
 
 
 def padded(longest: int) -> int:
-    """Padded length of a micro-batch whose longest window has `longest` tokens: a multiple of 8, for tensor cores."""
-    return -(-longest // 8) * 8
+    """Length of the padded rows whose longest window has `longest` tokens: a multiple of 8 from ALIGNED tokens on.
+
+    Tensor cores are faster with it in the T x T products of attention. These are a small part of the work on short
+    rows, of which so much padding would be a larger one. Nothing else in a network needs such a number of tokens.
+    """
+    return longest if longest < ALIGNED else -(-longest // 8) * 8
 
 
 def row_tokens(lengths: Sequence[int], packed: bool) -> int:
     """Tokens that a micro-batch of windows of these lengths computes, with its padding."""
     if packed:
-        return padded(sum(lengths))
+        return sum(lengths)
     return len(lengths) * padded(max(lengths, default=0))
 
 
 def collate(windows: Sequence[Window], pad_token_id: int, packed: bool = False) -> Batch:
     """Put windows into a batch: one padded row per window, or all packed into one row.
 
-    T is a multiple of 8 (see `padded`). Without windows the batch is one row of padding, so that a rank without work
-    can still run the forward pass.
+    A packed row has no padding; for padded rows see `padded`. Without windows the batch is one token of padding, so
+    that a rank without work can still run the forward pass.
     """
     lengths = tuple(window.length for window in windows)
     rows = 1 if packed else max(1, len(windows))
-    columns = padded((sum(lengths) if packed else max(lengths, default=0)) or 1)
+    columns = (sum(lengths) if packed else padded(max(lengths, default=0))) or 1
     input_ids_BT = torch.full((rows, columns), pad_token_id)
     # In a packed row the padding is a window of its own, so no token is hidden.
     attention_mask_BT = torch.full((rows, columns), int(packed))

@@ -143,7 +143,8 @@ class Plan:
             for dealt in assign_to_ranks(indices, lengths, limit, world_size, packs):
                 computed += sum(row_tokens([int(lengths[i]) for i in one], packs) for one in dealt)
                 micro_batches += len(dealt)
-        text = f"{'packed' if packs else 'padded'} rows, {1 - tokens / computed:.1%} of a forward is padding"
+        share = f"{1 - tokens / computed:.1%} of a forward is padding"
+        text = "packed rows, without padding" if packs else f"padded rows, {share}"
         each = micro_batches / (steps * world_size)
         if each <= self.batch.accumulation:
             return text
