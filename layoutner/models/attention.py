@@ -1,6 +1,8 @@
 """Attention in packed rows: every window attends to itself alone, and nothing is padded."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -9,10 +11,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from layoutner.errors import SettingsError
 from layoutner.models.dropout import Dropout
 from layoutner.models.families import FAMILIES
+from layoutner.settings.tree import Attention, Settings
 
-PACKED = "layoutner_packed"  # the name by which a network's configuration selects it
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")  # in transformers' configurations
+OWN_ATTENTION = ("layoutlmv2", "lilt", "bros")  # families whose attention is not transformers' to choose
 
 
 def packed_attention(
@@ -28,6 +33,7 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     position_bias: torch.Tensor | None = None,
+    kernel: Attention = "auto",
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one packed row of T tokens, H heads and D features per head; a function for transformers.
@@ -36,6 +42,7 @@ def packed_attention(
     one after the other. Without `window_lengths` the rows are padded, and this is transformers' own "sdpa".
 
     Args:
+        kernel: settings.model.attention. "sdpa" does without the one kernel, "eager" without any.
         module: the attention layer.
         attention_mask: of padded rows; not used for a packed row.
         scaling: factor of the scores.
@@ -51,10 +58,18 @@ def packed_attention(
     """
     own = getattr(module, "dropout", None)
     drop = own if dropout and isinstance(own, Dropout) else None
+    in_memory = drop is not None or kernel == "eager"
+
+    def dropped(probabilities_BHTT: torch.Tensor, first: int) -> torch.Tensor:
+        if drop is None:
+            return functional.dropout(probabilities_BHTT, dropout)
+        # Not as a module: at ZeRO 3 all ranks must call the same modules, and they have other numbers of windows.
+        return drop.forward(probabilities_BHTT, first)
+
     if window_lengths is None or cu_seq_lens_q is None:
-        if drop is not None:
+        if in_memory:
             masks = [mask for mask in (position_bias, attention_mask) if mask is not None]
-            attended = _attend_dropping(query_1HTD, key_1HTD, value_1HTD, scaling, masks, drop, first=0)
+            attended = _attend(query_1HTD, key_1HTD, value_1HTD, scaling, masks, partial(dropped, first=0))
             return attended.transpose(1, 2), None
         attended, _ = sdpa_attention_forward(
             module,
@@ -68,7 +83,7 @@ def packed_attention(
             **others,
         )
         return attended, None
-    if query_1HTD.is_cuda and query_1HTD.dtype != torch.float32 and not dropout:
+    if query_1HTD.is_cuda and query_1HTD.dtype != torch.float32 and not dropout and kernel in ("auto", "flash"):
         return _in_one_kernel(
             query_1HTD, key_1HTD, value_1HTD, scaling, window_lengths, cu_seq_lens_q, sliding_window
         ), None
@@ -77,8 +92,9 @@ def packed_attention(
     first = 0
     for query, key, value in zip(*(torch.split(tensor, lengths, dim=2) for tensor in row), strict=True):
         band = _band(query, sliding_window)
-        if drop is not None:
-            windows.append(_attend_dropping(query, key, value, scaling, [] if band is None else [band], drop, first))
+        if in_memory:
+            masks = [] if band is None else [band]
+            windows.append(_attend(query, key, value, scaling, masks, partial(dropped, first=first)))
         else:
             windows.append(
                 functional.scaled_dot_product_attention(query, key, value, band, dropout_p=dropout, scale=scaling)
@@ -87,20 +103,19 @@ def packed_attention(
     return torch.cat(windows, dim=2).transpose(1, 2), None
 
 
-def _attend_dropping(
+def _attend(
     query_BHTD: torch.Tensor,
     key_BHTD: torch.Tensor,
     value_BHTD: torch.Tensor,
     scaling: float,
     masks: list[torch.Tensor],
-    drop: Dropout,
-    first: int,
+    dropped: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """Attention with dropout. Its probabilities are in memory: no kernel takes a mask of what to drop.
+    """Attention whose probabilities are in memory: no kernel takes a mask of what to drop.
 
     Args:
         masks: booleans of what is attended to, or floats to add to the scores.
-        first: index in the row of the first of these tokens.
+        dropped: probabilities -> the same after dropout.
     """
     scores_BHTT = (query_BHTD * scaling) @ key_BHTD.transpose(-1, -2)
     for mask in masks:
@@ -109,8 +124,7 @@ def _attend_dropping(
             mask = torch.zeros_like(mask, dtype=scores_BHTT.dtype).masked_fill_(~mask, lowest)
         scores_BHTT = scores_BHTT + mask
     probabilities_BHTT = scores_BHTT.softmax(dim=-1, dtype=torch.float32).to(query_BHTD.dtype)
-    # Not as a module: at ZeRO 3 all ranks must call the same modules, and they have other numbers of windows.
-    return drop.forward(probabilities_BHTT, first) @ value_BHTD
+    return dropped(probabilities_BHTT) @ value_BHTD
 
 
 def _in_one_kernel(
@@ -143,10 +157,48 @@ def _band(query_1HTD: torch.Tensor, sliding_window: int | None) -> torch.Tensor 
     return (position[:, None] - position[None, :]).abs() < sliding_window
 
 
-def attention_options(family: str) -> dict[str, str]:
+def implementation(attention: Attention) -> str:
+    """The name by which a network's configuration selects `packed_attention`."""
+    return f"layoutner_{attention}"
+
+
+def attention_options(family: str, attention: Attention = "auto") -> dict[str, str]:
     """transformers' arguments that let a network take packed rows, if its family can."""
-    return {"attn_implementation": PACKED} if FAMILIES[family].packs else {}
+    return {"attn_implementation": implementation(attention)} if FAMILIES[family].packs else {}
 
 
-AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, sdpa_mask)
+def require_attention(settings: Settings, family: str, config: Any, device: torch.device) -> None:
+    """Refuse a setting of model.attention that would be ignored.
+
+    Args:
+        config: configuration of the pretrained model.
+
+    Raises:
+        SettingsError: the family computes its attention itself, or the kernel cannot compute it.
+    """
+    attention = settings.model.attention
+    if attention in ("auto", "eager"):
+        return
+    if attention == "sdpa":
+        if family in OWN_ATTENTION:
+            raise SettingsError(
+                f"model.attention = sdpa: {family} computes its attention itself, from boxes too; use auto"
+            )
+        return
+    why = []
+    if not FAMILIES[family].packs:
+        why.append(f"{family} adds to its attention, which the kernel cannot")
+    if device.type != "cuda" or settings.precision.dtype == "fp32":
+        why.append(f"the kernel needs a GPU and fp16 or bf16, not {device.type} and {settings.precision.dtype}")
+    drops = settings.model.dropout
+    if drops is None:
+        drops = max(getattr(config, name, 0.0) for name in ATTENTION_DROPOUT)
+    if drops:
+        why.append(f"the kernel has no dropout, and that of attention is {drops:g} (model.dropout = 0 turns it off)")
+    if why:
+        raise SettingsError(f"model.attention = flash: {'; '.join(why)}; use auto")
+
+
+for _kernel in get_args(Attention):
+    AttentionInterface.register(implementation(_kernel), partial(packed_attention, kernel=_kernel))
+    AttentionMaskInterface.register(implementation(_kernel), sdpa_mask)

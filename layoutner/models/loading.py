@@ -29,7 +29,7 @@ from layoutner.models.layout_tables import init_layout_tables
 from layoutner.models.network import new_network, open_config, require_packages
 from layoutner.models.source import checkpoint_name
 from layoutner.settings.data import MAX_IMAGE_MIB
-from layoutner.settings.tree import ModelSettings
+from layoutner.settings.tree import Attention, ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +227,7 @@ def build(
     tags: list[str],
     dropout: float | None,
     dropout_masks: Literal["rank-free", "torch"] = "rank-free",
+    attention: Attention = "auto",
 ) -> nn.Module:
     """Build a token classifier from the pretrained weights, with one output per tag.
 
@@ -237,6 +238,7 @@ def build(
         tags: id -> tag.
         dropout: replaces every dropout probability of the network; None keeps those of the pretrained model.
         dropout_masks: settings.model.dropout_masks. With "rank-free", training needs `models.dropout.masks_from`.
+        attention: settings.model.attention.
 
     Raises:
         ModelError: weights are missing, left over or have another shape; the message lists them. Exceptions are the
@@ -244,7 +246,7 @@ def build(
     """
     adapted = pretrained.family != pretrained.config.model_type
     sees_images = pretrained.image_processor is not None
-    model: Any = new_network(pretrained.family, pretrained.config, tags, dropout, dropout_masks, sees_images)
+    model: Any = new_network(pretrained.family, pretrained.config, tags, dropout, dropout_masks, sees_images, attention)
     its_tags = [pretrained.config.id2label.get(index) for index in range(pretrained.config.num_labels)]
     shares_tags = not set(tags).isdisjoint(its_tags)
     is_classifier = any(name.endswith("ForTokenClassification") for name in pretrained.config.architectures or ())

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModelForTokenClassification, LayoutLMCo
 from transformers.utils import is_detectron2_available
 
 from layoutner.errors import ModelError, SettingsError, first_line
-from layoutner.models.attention import PACKED, attention_options
+from layoutner.models.attention import OWN_ATTENTION, attention_options, implementation
 from layoutner.models.dropout import replace_dropout, set_probability
 from layoutner.models.families import FAMILIES, accept_fp32, untrained
 from layoutner.models.source import checkpoint_name
-from layoutner.settings.tree import ModelSettings
+from layoutner.settings.tree import Attention, ModelSettings
 
 
 def open_config(settings: ModelSettings) -> tuple[str, Any]:
@@ -91,6 +91,7 @@ def new_network(
     dropout: float | None,
     dropout_masks: Literal["rank-free", "torch"],
     sees_images: bool,
+    attention: Attention = "auto",
 ) -> nn.Module:
     """A token classifier with untrained weights. Parameters without a gradient are frozen: the optimizer would decay
     them, and ranks would wait for them.
@@ -99,7 +100,7 @@ def new_network(
         config: configuration of the pretrained model. It is not changed.
         tags: id -> tag.
         dropout: replaces every dropout probability; None keeps those of the configuration.
-        dropout_masks: settings.model.dropout_masks.
+        dropout_masks, attention: settings of [model].
 
     Raises:
         ModelError: the configuration describes no network, for example by a negative size.
@@ -109,7 +110,7 @@ def new_network(
     config.label2id = {tag: index for index, tag in enumerate(tags)}
     if dropout is not None:
         set_probability(config, dropout)
-    options = attention_options(family)
+    options = attention_options(family, attention)
     try:
         model: Any = AutoModelForTokenClassification.from_config(config, dtype=torch.float32, **options)
     except (RuntimeError, ValueError, AssertionError, ArithmeticError) as error:
@@ -117,8 +118,8 @@ def new_network(
         raise ModelError(f"{name}: its config.json describes no network: {first_line(error)}") from None
     if dropout_masks == "rank-free":
         replace_dropout(model)
-        if model._supports_sdpa:  # its attention goes through transformers' interface
-            model.set_attn_implementation(PACKED)
+    if family not in OWN_ATTENTION:
+        model.set_attn_implementation(implementation(attention))
     accept_fp32(family, model)
     for name in untrained(family, model, sees_images):
         model.get_parameter(name).requires_grad_(False)

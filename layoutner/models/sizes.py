@@ -9,6 +9,7 @@ from torch import nn
 
 from layoutner.corpus.batches import Batch, collate
 from layoutner.corpus.windows import Window
+from layoutner.models.attention import ATTENTION_DROPOUT, OWN_ATTENTION
 from layoutner.models.dropout import mask_keys, masks_from, set_probability
 from layoutner.models.families import FAMILIES, model_inputs
 from layoutner.models.network import new_network, open_config
@@ -17,7 +18,6 @@ from layoutner.settings.tree import Settings
 
 LENGTHS = (16, 32, 64)  # tokens of the windows through which the curves are drawn
 ROWS = 1000  # of the token table of the networks that compute: its size does not matter
-ATTENTION = ("attention_probs_dropout_prob", "attention_dropout")  # settings of its dropout
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,7 +43,7 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
     tags, masks = [str(label) for label in range(labels)], settings.model.dropout_masks
 
     def network(config: Any) -> Any:
-        return new_network(family, config, tags, None, masks, sees_images)
+        return new_network(family, config, tags, None, masks, sees_images, settings.model.attention)
 
     with torch.device("meta"):
         whole = network(config)
@@ -54,8 +54,13 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
         shallow.num_hidden_layers, shallow.vocab_size = layers, max(ROWS, (config.pad_token_id or 0) + 1)
         if getattr(config, "layer_types", None):
             shallow.layer_types = config.layer_types[:layers]
-        if device == "cuda" and masks == "torch" and whole._supports_sdpa:
-            for name in ATTENTION:
+        if (
+            device == "cuda"
+            and masks == "torch"
+            and family not in OWN_ATTENTION
+            and settings.model.attention != "eager"
+        ):
+            for name in ATTENTION_DROPOUT:
                 if hasattr(shallow, name):
                     setattr(shallow, name, 0.0)
         model = network(shallow).to(DTYPES[settings.precision.dtype]).train()

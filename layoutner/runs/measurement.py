@@ -11,6 +11,7 @@ from layoutner.corpus.batches import collate, to_device
 from layoutner.corpus.windows import Window
 from layoutner.distributed.machine import available_cpus, cpus_per_rank
 from layoutner.distributed.ranks import Ranks
+from layoutner.models.attention import require_attention
 from layoutner.models.dropout import mask_keys, masks_from
 from layoutner.models.families import FAMILIES
 from layoutner.models.network import new_network, open_config
@@ -51,7 +52,9 @@ def _measure(settings: Settings, micro_batch_size: int, labels: int, device: tor
     family, config = open_config(settings.model)
     sees_images = FAMILIES[family].image is not None and settings.model.images == "use"
     tags = [str(label) for label in range(labels)]
-    model = new_network(family, config, tags, settings.model.dropout, settings.model.dropout_masks, sees_images)
+    own = settings.model
+    require_attention(settings, family, config, device)
+    model = new_network(family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention)
     model = model.to(device, DTYPES[settings.precision.dtype]).train()
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=0.0, fused=True)
     tokens = settings.data.max_length

@@ -7,6 +7,7 @@ from pathlib import Path
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.columns import Chain
 from layoutner.engine.engine import DTYPES, Engine, require_dtype
+from layoutner.models.attention import require_attention
 from layoutner.models.flops import NetworkFlops, matmul_peak
 from layoutner.models.loading import build
 from layoutner.settings.tree import Settings
@@ -89,7 +90,9 @@ def _make_plan(settings: Settings, ranks: Ranks) -> Plan:
 
 def _plan_alone(settings: Settings, ranks: Ranks) -> Plan:
     require_dtype(settings.precision.dtype)
-    return make_plan(settings, ranks.size, ranks.activity)
+    plan = make_plan(settings, ranks.size, ranks.activity)
+    require_attention(settings, plan.pretrained.family, plan.pretrained.config, ranks.device)
+    return plan
 
 
 def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engine, TrainState, NetworkFlops]:
@@ -97,13 +100,11 @@ def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engin
 
     All ranks call it.
     """
-    settings = plan.settings
+    settings, own = plan.settings, plan.settings.model
     seed_generators(settings.run.seed)  # the new head is the same on every rank
     with ranks.activity("local", "loading the checkpoint"):
         model = ranks.run_on_all_ranks(
-            lambda: build(
-                plan.pretrained, plan.corpus.labels.tags, settings.model.dropout, settings.model.dropout_masks
-            )
+            lambda: build(plan.pretrained, plan.corpus.labels.tags, own.dropout, own.dropout_masks, own.attention)
         )
     reader = CheckpointReader(resumed, ranks) if resumed is not None else None
     if reader is not None:

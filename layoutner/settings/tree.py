@@ -36,6 +36,7 @@ FamilyName = Literal[
     "bert", "roberta", "xlm-roberta", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "bros", "modernbert"
 ]
 DeviceName = Literal["auto", "cpu", "cuda"]
+Attention = Literal["auto", "sdpa", "flash", "eager"]
 
 
 class ModelSettings(Section):
@@ -48,6 +49,11 @@ class ModelSettings(Section):
     )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="dropout probability in the whole network; default: the checkpoint's own"
+    )
+    attention: Attention = Field(
+        "auto",
+        description="sdpa = torch's kernels, flash = one kernel for all windows of a micro-batch, eager = none, for "
+        "comparison; auto = the fastest of them that computes the same",
     )
     dropout_masks: Literal["rank-free", "torch"] = Field(
         "rank-free",

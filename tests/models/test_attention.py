@@ -2,6 +2,7 @@
 
 import copy
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch.nn import functional
 
 from layoutner.corpus.batches import Batch, collate, to_device
 from layoutner.corpus.windows import IGNORED, Window
+from layoutner.errors import SettingsError
+from layoutner.models.attention import require_attention
 from layoutner.models.families import FAMILIES, model_inputs
 from layoutner.models.loading import build
+from layoutner.settings.tree import Attention, load
 from tests.builders.families import opened
 
 PACKS = [family for family, row in FAMILIES.items() if row.packs]
@@ -64,6 +68,49 @@ def test_packed_rows_have_the_logits_and_gradient_of_padded_rows(family: str, ch
     assert float((its_gradient - gradient_of_padded).norm() / gradient_of_padded.norm()) < 1e-6
     # The same network takes padded rows too.
     torch.testing.assert_close(gradient(packed, family, collate(some, pad))[1], gradient_of_padded)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", [*PACKS, "layoutlmv3"])
+def test_every_kernel_computes_the_same(family: str, attention: Attention, checkpoints: dict[str, Path]) -> None:
+    checkpoint = opened(checkpoints[family], images="ignore")
+    batch = collate(windows(checkpoint.config.vocab_size), checkpoint.tokenizer.pad_token_id, checkpoint.packs)
+    network = build(checkpoint, TAGS, 0.0, attention=attention).eval()
+    assert network.config._attn_implementation == f"layoutner_{attention}"
+    _, found = gradient(network, family, batch)
+    network.set_attn_implementation("layoutner_auto")
+    _, expected = gradient(network, family, batch)
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "precision", "device", "said"),
+    [
+        ("lilt", {"attention": "sdpa"}, "fp32", "cpu", "sdpa: lilt computes its attention itself"),
+        (
+            "layoutlm",
+            {"attention": "flash", "dropout": "0"},
+            "fp32",
+            "cuda",
+            "fp16 or bf16, not cuda and fp32",
+        ),
+        ("layoutlm", {"attention": "flash", "dropout": "0"}, "bf16", "cpu", "needs a GPU and fp16 or bf16, not cpu"),
+        ("layoutlm", {"attention": "flash"}, "bf16", "cuda", "has no dropout, and that of attention is 0.1"),
+        ("layoutlmv3", {"attention": "flash", "dropout": "0"}, "bf16", "cuda", "layoutlmv3 adds to its attention"),
+        ("layoutlm", {"attention": "flash", "dropout": "0"}, "bf16", "cuda", None),
+        ("layoutlmv3", {"attention": "sdpa"}, "fp32", "cpu", None),
+        ("lilt", {"attention": "eager"}, "fp32", "cpu", None),
+    ],
+)
+def test_a_kernel_that_cannot_be_is_refused(
+    family: str, model: dict[str, str], precision: str, device: str, said: str | None, checkpoints: dict[str, Path]
+) -> None:
+    settings = load(None, {"model": model, "precision": {"dtype": precision}})
+    config = opened(checkpoints[family], images="ignore").config
+    config.attention_probs_dropout_prob = 0.1
+    refused = pytest.raises(SettingsError, match=said) if said else nullcontext()
+    with refused:
+        require_attention(settings, family, config, torch.device(device))
 
 
 @pytest.mark.parametrize("family", PACKS)
