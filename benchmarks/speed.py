@@ -6,7 +6,8 @@
 Every contender trains the same network (a LayoutLM from MiniLM-L6, dropout 0.1) on the same windows in fp32 at ZeRO 1
 with AdamW, with the same global batch. One round runs each of them once, in a process group of its own, so slow moments
 of the machine hit all alike. What has been measured is kept in OUT/measured.jsonl; a second call goes on from there.
-OUT/report.md and OUT/report.json hold the medians, the ratios within a round with their spread, and the versions.
+OUT/report.md and OUT/report.json hold the medians, the ratios within a round with their spread, and the versions;
+OUT/report.svg draws them.
 """
 
 import argparse
@@ -151,7 +152,31 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         ]
     text = "\n".join(lines) + "\n"
     (options.out / "report.md").write_text(text)
+    (options.out / "report.svg").write_text(drawn(table, options.format))
     print(text)
+
+
+def drawn(table: list[dict[str, Any]], data: str) -> str:
+    """A picture of the medians: a bar for each contender, by global batch and ranks."""
+    row, left, width = 18, 330, 420
+    most = max(one["tokens_per_s"] for one in table)
+    parts, y = [f'<text x="8" y="20" font-weight="bold">{data}: real tokens a second</text>'], 40
+    case = None
+    for one in table:
+        if (one["batch"], one["ranks"]) != case:
+            case = (one["batch"], one["ranks"])
+            y += row
+            parts.append(f'<text x="8" y="{y - 4}">global batch {case[0]}, {case[1]} rank(s)</text>')
+        bar = width * one["tokens_per_s"] / most
+        colour = "#2f6f4f" if one["contender"] == "layoutner" else "#9aa5b1"
+        parts += [
+            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{CONTENDERS[one["contender"]][:48]}</text>',
+            f'<rect x="{left}" y="{y + 2}" width="{bar:.1f}" height="{row - 5}" fill="{colour}"/>',
+            f'<text x="{left + bar + 6:.1f}" y="{y + 13}">{one["tokens_per_s"]:.0f}</text>',
+        ]
+        y += row
+    size = f'width="{left + width + 80}" height="{y + 12}" font-family="sans-serif" font-size="12"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(parts)}</svg>\n'
 
 
 if __name__ == "__main__":

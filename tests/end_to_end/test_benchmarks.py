@@ -1,7 +1,9 @@
-"""The benchmark of speed measures every contender, goes on where it stopped, and reports."""
+"""The benchmarks measure, and report what they measured."""
 
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -29,3 +31,29 @@ def test_every_contender_is_measured_once(forms: Path, checkpoints: dict[str, Pa
     report = (tmp_path / "report.md").read_text()
     assert (report.count("\n| 4 | 1 |"), report.count("\n| 4 | 2 |")) == (6, 3)
     assert "no hf, hf-grouped, accelerate on more ranks" in report
+    picture = ElementTree.parse(tmp_path / "report.svg")
+    bars = [float(bar.get("width", 0)) for bar in picture.iter("{http://www.w3.org/2000/svg}rect")]
+    speeds = [row["tokens_per_s"] for row in json.loads((tmp_path / "report.json").read_text())["table"]]
+    assert bars == pytest.approx([420 * speed / max(speeds) for speed in speeds], abs=0.1)
+
+
+@pytest.mark.slow
+def test_evaluation_and_start_are_measured_beside_what_they_need(forms: Path, checkpoints: dict[str, Path]) -> None:
+    command = ["python", ROOT / "benchmarks" / "evaluation.py", forms, "--rounds", 1, "--length", 256]
+    command += ["--model", checkpoints["layoutlm"]]
+    done = launch(command, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for what in ("evaluation / bare forwards", "start of a run / bare imports"):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{what}: ")]
+        ratio, *_, first, second = map(float, re.findall(r"[\d.e-]+(?= |;|\)| s)", line.partition(": ")[2]))
+        assert ratio == pytest.approx(first / second, rel=0.02)
+
+
+@pytest.mark.slow
+def test_predicted_steps_are_put_beside_real_ones(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    command = ["python", ROOT / "benchmarks" / "plan.py", tmp_path, "--ranks", 1, 2, "--stages", 1, "--steps", 3]
+    done = launch([*command, "--model", checkpoints["layoutlm"]], timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line.split(" | ") for line in (tmp_path / "report.md").read_text().splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["| 1", "1"], ["| 2", "1"]]
+    assert all(float(predicted) > 0 and float(measured) > 0 for _, _, predicted, measured, _ in rows)
