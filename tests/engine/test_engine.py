@@ -130,7 +130,9 @@ def test_the_loss_curve_does_not_depend_on_the_ranks(results: Results) -> None:
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize(("warmup", "total"), [(0, 10), (1, 10), (4, 10), (10, 10)])
+@pytest.mark.parametrize(
+    ("warmup", "total"), [pytest.param(0, 10, marks=SLOW), pytest.param(1, 10, marks=SLOW), (4, 10), (10, 10)]
+)
 def test_the_applied_learning_rate_is_the_closed_form(warmup: int, total: int, ranks: int, results: Results) -> None:
     plan = plan_schedule(ScheduleSettings(max_steps=total, warmup_steps=warmup), 8, None)
     expected = [1e-3 * plan.factor(step) for step in range(total)]
