@@ -17,7 +17,7 @@ from transformers import LayoutLMConfig, LayoutLMForTokenClassification
 
 from layoutner.corpus.batches import collate
 from layoutner.corpus.windows import Window
-from layoutner.models.attention import PACKED
+from layoutner.models.attention import implementation
 from layoutner.models.dropout import Dropout, mask_keys, masks_from, replace_dropout
 from layoutner.models.families import model_inputs
 
@@ -65,7 +65,7 @@ def network(rows: int, tokens: int, packed: bool) -> None:
     def variant(p: float, rank_free: bool) -> Callable[[], None]:
         config = LayoutLMConfig(vocab_size=VOCAB, hidden_dropout_prob=p, attention_probs_dropout_prob=p, **size)
         model = LayoutLMForTokenClassification(config).train()
-        model.set_attn_implementation(PACKED)
+        model.set_attn_implementation(implementation("auto"))
         if rank_free:
             replace_dropout(model)
 

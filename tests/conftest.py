@@ -43,7 +43,7 @@ def folders_let_go() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def default_port() -> Iterator[None]:
     """Port 29500, which launchers take that are not told another, for one module at a time on this machine."""
-    with (Path(tempfile.gettempdir()) / "layoutner-tests-port-29500").open("w") as file:
+    with (Path(tempfile.gettempdir()) / f"layoutner-tests-{os.getuid()}-port-29500").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -91,6 +91,7 @@ def _render(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from layoutner.planning.memory import parse_memory
     from layoutner.planning.memory_plan import Case, describe, describe_time
+    from layoutner.planning.time_plan import parse_rate
 
     limit = None if options.gpu_memory is None else parse_memory(options.gpu_memory)
     if options.measure and options.link is None and options.world_size > 1:
@@ -98,7 +99,9 @@ def _plan(options: argparse.Namespace) -> None:
             "--measure needs --link, the bytes a second that a rank sends to another: about 400GB by NVLink, 25GB by "
             "InfiniBand of 200 Gb/s, 1GB by Ethernet of 10 Gb/s or between CPU processes"
         )
-    link = parse_memory(options.link or "1GB")
+    if options.link is not None and not options.measure:
+        raise SettingsError("--link needs --measure, which predicts the time of a step")
+    link = parse_rate(options.link or "1GB")
     settings, batch, schedule = _arithmetic(options)
     if settings.model.name_or_path is None:
         raise SettingsError("model.name_or_path is missing: give the model whose memory is planned")

@@ -40,6 +40,7 @@ def prefetched(work: Callable[[K], V], keys: Iterable[K], threads: int) -> Gener
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+        pool.shutdown()  # waits until every thread has set its own number
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(own)

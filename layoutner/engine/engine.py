@@ -34,7 +34,7 @@ from layoutner.corpus.batches import to_device
 from layoutner.distributed.clock import Clock
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import SettingsError, TrainingDiverged, first_line
-from layoutner.models.parameters import decay_groups
+from layoutner.models.parameters import DTYPES, decay_groups
 
 # AdamW's state per parameter: the fp32 master weights, and the moving averages of the gradient and of its square.
 MOMENTS = ("master", "exp_avg", "exp_avg_sq")
@@ -52,8 +52,6 @@ COLLECTIVES = (
     "reduce_scatter",
     "reduce_scatter_tensor",
 )
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,8 @@ def _band(query_1HTD: torch.Tensor, sliding_window: int | None) -> torch.Tensor 
 
 def implementation(attention: Attention) -> str:
     """The name by which a network's configuration selects `packed_attention`."""
-    return f"layoutner_{attention}"
+    # transformers looks for a package of flash attention if a name has "flash" in it.
+    return f"layoutner_{'one_kernel' if attention == 'flash' else attention}"
 
 
 def attention_options(family: str, attention: Attention = "auto") -> dict[str, str]:
@@ -176,13 +177,20 @@ def require_attention(settings: Settings, family: str, config: Any, device: torc
     Raises:
         SettingsError: the family computes its attention itself, or the kernel cannot compute it.
     """
-    attention = settings.model.attention
+    attention, drops = settings.model.attention, settings.model.dropout
     if attention in ("auto", "eager"):
         return
+    if drops is None:
+        drops = max(getattr(config, name, 0.0) for name in ATTENTION_DROPOUT)
     if attention == "sdpa":
         if family in OWN_ATTENTION:
             raise SettingsError(
                 f"model.attention = sdpa: {family} computes its attention itself, from boxes too; use auto"
+            )
+        if drops and settings.model.dropout_masks == "rank-free":
+            raise SettingsError(
+                f"model.attention = sdpa: the dropout of attention is {drops:g}, and no kernel takes the masks of "
+                "model.dropout_masks = rank-free; use auto, model.dropout = 0, or model.dropout_masks = torch"
             )
         return
     why = []
@@ -190,9 +198,6 @@ def require_attention(settings: Settings, family: str, config: Any, device: torc
         why.append(f"{family} adds to its attention, which the kernel cannot")
     if device.type != "cuda" or settings.precision.dtype == "fp32":
         why.append(f"the kernel needs a GPU and fp16 or bf16, not {device.type} and {settings.precision.dtype}")
-    drops = settings.model.dropout
-    if drops is None:
-        drops = max(getattr(config, name, 0.0) for name in ATTENTION_DROPOUT)
     if drops:
         why.append(f"the kernel has no dropout, and that of attention is {drops:g} (model.dropout = 0 turns it off)")
     if why:

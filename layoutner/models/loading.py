@@ -74,10 +74,13 @@ class PretrainedModel:
         Raises:
             SettingsError: the network has fewer positions.
         """
-        if padded(length) > self.max_length:
+        needed = length if self.packs else padded(length)
+        if needed > self.max_length:
+            most = next(fits for fits in range(self.max_length, 0, -1) if self.packs or padded(fits) <= self.max_length)
+            why = f", which are padded to {needed}" if needed > length else ""
             raise SettingsError(
-                f"data.max_length = {length}, but {self.name} has positions for {self.max_length} tokens, and "
-                f"inputs are padded to a multiple of 8: give at most {self.max_length // 8 * 8}"
+                f"data.max_length = {length}{why}, but {self.name} has positions for {self.max_length} tokens: give at "
+                f"most {most}"
             )
 
 

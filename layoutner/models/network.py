@@ -27,8 +27,7 @@ def open_config(settings: ModelSettings) -> tuple[str, Any]:
     """
     name = checkpoint_name(settings)
     try:
-        # trust_remote_code = False, here and below: otherwise transformers asks on the terminal whether to run the
-        # model's own code.
+        # Otherwise transformers asks on the terminal whether to run the model's own code.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model.name_or_path = {name}: cannot be opened: {first_line(error)}") from None
@@ -103,8 +102,9 @@ def new_network(
         dropout_masks, attention: settings of [model].
 
     Raises:
-        ModelError: the configuration describes no network, for example by a negative size.
+        ModelError: the configuration describes no network, for example by a negative size, or a package is missing.
     """
+    require_packages(family)
     config = _as_layoutlm(config) if family != config.model_type else copy.deepcopy(config)
     config.id2label = dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
@@ -113,7 +113,7 @@ def new_network(
     options = attention_options(family, attention)
     try:
         model: Any = AutoModelForTokenClassification.from_config(config, dtype=torch.float32, **options)
-    except (RuntimeError, ValueError, AssertionError, ArithmeticError) as error:
+    except (RuntimeError, ValueError, LookupError, AssertionError, ArithmeticError) as error:
         name = config.name_or_path or "the pretrained model"
         raise ModelError(f"{name}: its config.json describes no network: {first_line(error)}") from None
     if dropout_masks == "rank-free":

@@ -1,8 +1,11 @@
-"""Parameter groups for weight decay."""
+"""The number formats of parameters, and their groups for weight decay."""
 
 from typing import Any
 
+import torch
 from torch import nn
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,24 +1,26 @@
 """Sizes of a network that determine its memory: counted, not computed from formulas, so for every family."""
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from layoutner.corpus.batches import Batch, collate
+from layoutner.corpus.batches import collate, to_device
 from layoutner.corpus.windows import Window
+from layoutner.errors import ModelError, first_line
 from layoutner.models.attention import ATTENTION_DROPOUT, OWN_ATTENTION
-from layoutner.models.dropout import mask_keys, masks_from, set_probability
+from layoutner.models.dropout import MaskKeys, mask_keys, masks_from, set_probability
 from layoutner.models.families import FAMILIES, model_inputs
 from layoutner.models.network import new_network, open_config
+from layoutner.models.parameters import DTYPES
 from layoutner.planning.memory import Curve, Device, Network
 from layoutner.settings.tree import Settings
 
-LENGTHS = (16, 32, 64)  # tokens of the windows through which the curves are drawn
+LENGTHS = (4, 8, 16)  # tokens of the windows through which the curves are drawn: fewer than any sliding window
 ROWS = 1000  # of the token table of the networks that compute: its size does not matter
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def count_network(settings: Settings, labels: int, device: Device = "cuda") -> Network:
@@ -64,7 +66,12 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
                 if hasattr(shallow, name):
                     setattr(shallow, name, 0.0)
         model = network(shallow).to(DTYPES[settings.precision.dtype]).train()
-        return [saved_bytes(model, family, tokens, sees_images, device) for tokens in LENGTHS]
+        try:
+            return [saved_bytes(model, family, tokens, sees_images, device) for tokens in LENGTHS]
+        except (RuntimeError, ValueError, LookupError) as error:
+            raise ModelError(
+                f"{settings.model.name_or_path}: its config.json describes no network: {first_line(error)}"
+            ) from None
 
     one, two = saved(1), saved(2)
     layer = [more - less for less, more in zip(one, two, strict=True)]
@@ -80,21 +87,40 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
     )
 
 
-def inputs_of(family: str, batch: Batch, model: Any, sees_images: bool) -> dict[str, Any]:
-    """The network's inputs, with empty page images if it sees any."""
-    inputs = model_inputs(family, batch)
-    if sees_images:
-        side = getattr(model.config, "input_size", 224)
-        inputs[str(FAMILIES[family].image)] = torch.zeros(len(batch.window_lengths), 3, side, side)
-    return inputs
+@dataclass(frozen=True)
+class Sample:
+    """A micro-batch of full windows that hold nothing."""
+
+    inputs: dict[str, Any]  # of the network, with empty page images if it sees any
+    labels_BT: torch.Tensor
+    keys: MaskKeys
+
+    @classmethod
+    def make(cls, model: Any, family: str, windows: int, tokens: int, sees_images: bool) -> "Sample":
+        """Windows of so many tokens each."""
+        nothing = np.zeros((tokens, 4), np.int64)
+        window = Window(0, nothing[:, 0], nothing, nothing[:, 0], nothing[:0, :2])
+        batch = collate([window] * windows, pad_token_id=1, packed=FAMILIES[family].packs)
+        inputs = model_inputs(family, batch)
+        if sees_images:
+            side = getattr(model.config, "input_size", 224)
+            inputs[str(FAMILIES[family].image)] = torch.zeros(windows, 3, side, side)
+        return cls(inputs, batch.labels_BT, mask_keys(0, 0, range(windows), batch))
+
+    def loss(self, model: Any) -> torch.Tensor:
+        """The mean loss, by a forward in training."""
+        with masks_from(model, self.keys):
+            logits_BTL = model(**self.inputs).logits
+        return nn.functional.cross_entropy(logits_BTL.float().flatten(0, 1), self.labels_BT.flatten())
+
+    def to(self, device: torch.device) -> "Sample":
+        """The same on a device."""
+        return Sample(to_device(self.inputs, device), self.labels_BT.to(device), self.keys.to(device))
 
 
 def saved_bytes(model: nn.Module, family: str, tokens: int, sees_images: bool, device: Device) -> int:
     """Bytes that autograd keeps of a window of so many tokens, and its loss. Weights do not count."""
-    nothing = np.zeros((tokens, 4), np.int64)
-    window = Window(0, nothing[:, 0], nothing, nothing[:, 0], nothing[:0, :2])
-    batch = collate([window], pad_token_id=1, packed=FAMILIES[family].packs)
-    inputs = inputs_of(family, batch, model, sees_images)
+    sample = Sample.make(model, family, 1, tokens, sees_images)
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     found: dict[int, torch.Tensor] = {}  # kept, so that no storage takes the place of another
 
@@ -102,9 +128,8 @@ def saved_bytes(model: nn.Module, family: str, tokens: int, sees_images: bool, d
         found[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    with masks_from(model, mask_keys(0, 0, [0], batch)), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        logits_BTL = model(**inputs).logits
-        loss = nn.functional.cross_entropy(logits_BTL.float().flatten(0, 1), batch.labels_BT.flatten())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = sample.loss(model)
     del loss
     random_bits = torch.int16 if device == "cuda" else None
     return sum(

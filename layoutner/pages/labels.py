@@ -83,7 +83,7 @@ class LabelSet:
         return {tag: index for index, tag in enumerate(self.tags)}
 
     def ids_of(self, tags: Sequence[str]) -> list[int]:
-        """The label ids of a tag sequence. Tags of another scheme are rewritten first; the entities stay the same."""
+        """The label ids of a tag sequence. One with tags that the set lacks is rewritten, with the same entities."""
         ids = self.ids
         return [ids[tag] for tag in (tags if ids.keys() >= set(tags) else rewrite(tags, self.scheme))]
 

@@ -170,10 +170,11 @@ def describe_time(case: Case, measured: Mapping[int, Measurement], link: float) 
     this = predicted(case.batch.world_size, case.stage)
     lines = [
         "",
-        f"measured here, for {case.batch.world_size} ranks: {own.window:.3g} s for forward and backward of a window of "
-        f"{case.window_tokens} tokens, {own.update:.3g} s for the update of all parameters on one rank",
+        f"measured on {own.device} in {dtype}, for {case.batch.world_size} ranks: {own.window:.3g} s for forward and "
+        f"backward of a window of {case.window_tokens} tokens, {own.update:.3g} s for the update of all parameters on "
+        "one rank",
         f"this run: {this.total:.3g} s a step of full windows = {this.computing:.3g} computing + "
-        f"{this.communication:.3g} communication at {show(int(link))} a second + {this.update:.3g} update; "
+        f"{this.communication:.3g} communication at {link / 1e9:g} GB a second + {this.update:.3g} update; "
         "windows that are shorter take less, and what overlaps is not known here",
         "",
         "seconds a step, and windows a second, by ranks and ZeRO stage:",

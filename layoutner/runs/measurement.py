@@ -3,19 +3,15 @@
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from torch import nn
 
-from layoutner.corpus.batches import collate, to_device
-from layoutner.corpus.windows import Window
 from layoutner.distributed.machine import available_cpus, cpus_per_rank
 from layoutner.distributed.ranks import Ranks
 from layoutner.models.attention import require_attention
-from layoutner.models.dropout import mask_keys, masks_from
 from layoutner.models.families import FAMILIES
 from layoutner.models.network import new_network, open_config
-from layoutner.models.sizes import DTYPES, inputs_of
+from layoutner.models.parameters import DTYPES
+from layoutner.models.sizes import Sample
 from layoutner.planning.batch_plan import plan_settings
 from layoutner.planning.time_plan import Measurement
 from layoutner.settings.tree import Settings
@@ -45,7 +41,7 @@ def measure(settings: Settings, ranks: int, labels: int) -> Measurement:
     finally:
         torch.set_num_threads(before)
     crowded = max(1.0, ranks / available_cpus())
-    return Measurement(found.window * crowded, found.update * crowded)
+    return Measurement(found.window * crowded, found.update * crowded, found.device)
 
 
 def _measure(settings: Settings, micro_batch_size: int, labels: int, device: torch.device) -> Measurement:
@@ -56,21 +52,17 @@ def _measure(settings: Settings, micro_batch_size: int, labels: int, device: tor
     require_attention(settings, family, config, device)
     model = new_network(family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention)
     model = model.to(device, DTYPES[settings.precision.dtype]).train()
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=0.0, fused=True)
-    tokens = settings.data.max_length
-    nothing = np.zeros((tokens, 4), np.int64)
-    windows = [Window(0, nothing[:, 0] + 5, nothing, nothing[:, 0], nothing[:0, :2])] * micro_batch_size
-    batch = collate(windows, pad_token_id=1, packed=FAMILIES[family].packs)
-    inputs = to_device(inputs_of(family, batch, model, sees_images), device)
-    keys, labels_BT = mask_keys(0, 0, range(len(windows)), batch).to(device), batch.labels_BT.to(device)
+    sample = Sample.make(model, family, micro_batch_size, settings.data.max_length, sees_images).to(device)
 
     def compute() -> None:
-        with masks_from(model, keys):
-            logits_BTL = model(**inputs).logits
-            loss = nn.functional.cross_entropy(logits_BTL.float().flatten(0, 1), labels_BT.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
+        sample.loss(model).backward()  # type: ignore[no-untyped-call]
 
-    return Measurement(_seconds(compute, device) / micro_batch_size, _seconds(optimizer.step, device))
+    window = _seconds(compute, device) / micro_batch_size
+    # DeepSpeed updates fp32 weights and moments, whatever the network computes in.
+    masters = [one.detach().float().clone().requires_grad_() for one in model.parameters() if one.requires_grad]
+    for one in masters:
+        one.grad = torch.zeros_like(one)
+    return Measurement(window, _seconds(torch.optim.AdamW(masters, lr=0.0, fused=True).step, device), str(device))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

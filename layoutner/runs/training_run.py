@@ -6,10 +6,11 @@ from pathlib import Path
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.columns import Chain
-from layoutner.engine.engine import DTYPES, Engine, require_dtype
+from layoutner.engine.engine import Engine, require_dtype
 from layoutner.models.attention import require_attention
 from layoutner.models.flops import NetworkFlops, matmul_peak
 from layoutner.models.loading import build
+from layoutner.models.parameters import DTYPES
 from layoutner.settings.tree import Settings
 from layoutner.tracking.trackers import open_tracker
 from layoutner.training import checkpoint as checkpoints

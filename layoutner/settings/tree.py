@@ -52,8 +52,8 @@ class ModelSettings(Section):
     )
     attention: Attention = Field(
         "auto",
-        description="sdpa = torch's kernels, flash = one kernel for all windows of a micro-batch, eager = none, for "
-        "comparison; auto = the fastest of them that computes the same",
+        description="sdpa = torch's kernels, flash = one kernel for all windows of a micro-batch, eager = plain matrix "
+        "products; auto = the fastest of them that the network, the device and dropout allow",
     )
     dropout_masks: Literal["rank-free", "torch"] = Field(
         "rank-free",

@@ -13,7 +13,7 @@ from torch.nn import functional
 from layoutner.corpus.batches import Batch, collate, to_device
 from layoutner.corpus.windows import IGNORED, Window
 from layoutner.errors import SettingsError
-from layoutner.models.attention import require_attention
+from layoutner.models.attention import implementation, require_attention
 from layoutner.models.families import FAMILIES, model_inputs
 from layoutner.models.loading import build
 from layoutner.settings.tree import Attention, load
@@ -70,15 +70,15 @@ def test_packed_rows_have_the_logits_and_gradient_of_padded_rows(family: str, ch
     torch.testing.assert_close(gradient(packed, family, collate(some, pad))[1], gradient_of_padded)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash"])
 @pytest.mark.parametrize("family", [*PACKS, "layoutlmv3"])
 def test_every_kernel_computes_the_same(family: str, attention: Attention, checkpoints: dict[str, Path]) -> None:
     checkpoint = opened(checkpoints[family], images="ignore")
     batch = collate(windows(checkpoint.config.vocab_size), checkpoint.tokenizer.pad_token_id, checkpoint.packs)
     network = build(checkpoint, TAGS, 0.0, attention=attention).eval()
-    assert network.config._attn_implementation == f"layoutner_{attention}"
+    assert network.config._attn_implementation == implementation(attention)
     _, found = gradient(network, family, batch)
-    network.set_attn_implementation("layoutner_auto")
+    network.set_attn_implementation(implementation("auto"))
     _, expected = gradient(network, family, batch)
     assert float((found - expected).norm() / expected.norm()) < 1e-6
 
@@ -98,7 +98,9 @@ def test_every_kernel_computes_the_same(family: str, attention: Attention, check
         ("layoutlm", {"attention": "flash"}, "bf16", "cuda", "has no dropout, and that of attention is 0.1"),
         ("layoutlmv3", {"attention": "flash", "dropout": "0"}, "bf16", "cuda", "layoutlmv3 adds to its attention"),
         ("layoutlm", {"attention": "flash", "dropout": "0"}, "bf16", "cuda", None),
-        ("layoutlmv3", {"attention": "sdpa"}, "fp32", "cpu", None),
+        ("layoutlm", {"attention": "sdpa"}, "fp32", "cpu", "no kernel takes the masks"),
+        ("layoutlm", {"attention": "sdpa", "dropout": "0"}, "fp32", "cpu", None),
+        ("layoutlmv3", {"attention": "sdpa", "dropout_masks": "torch"}, "fp32", "cpu", None),
         ("lilt", {"attention": "eager"}, "fp32", "cpu", None),
     ],
 )

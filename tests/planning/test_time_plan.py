@@ -21,11 +21,11 @@ MEASURED = Measurement(window=0.5, update=0.3)
         (1, 3, 16 * 0.5, 0, 0.3),
         # 2 windows a micro-batch and 4 micro-batches on each of 2 ranks; 4,000 bytes of fp32 weights.
         (2, 0, 8 * 0.5, 2 * 4000 / 2, 0.3),
-        (2, 1, 8 * 0.5, 2 * 4000 / 2, 0.15),
-        (2, 2, 8 * 0.5, 5 * 4000 / 2, 0.15),
+        (2, 1, 8 * 0.5, 3 * 4000 / 2, 0.15),
+        (2, 2, 8 * 0.5, 9 * 4000 / 2, 0.15),
         (2, 3, 8 * 0.5, 12 * 4000 / 2, 0.15),
         # One rank has 6 of 16 windows.
-        (3, 1, 6 * 0.5, 2 * 4000 * 2 / 3, 0.1),
+        (3, 1, 6 * 0.5, 3 * 4000 * 2 / 3, 0.1),
     ],
 )
 def test_a_step_is_computing_communication_and_update(
@@ -49,9 +49,13 @@ def test_the_network_is_timed_here_and_steps_are_predicted(
     code, out, err = call(capsys, *plan)
     assert (code, out) == (2, "")
     assert "--measure needs --link" in err
+    code, out, err = call(capsys, *plan, "--link", "24 apples")
+    assert (code, "is no rate: give bytes a second" in err) == (2, True)
+    code, out, err = call(capsys, *(part for part in plan if part != "--measure"), "--link", "1GB")
+    assert (code, "--link needs --measure" in err) == (2, True)
     code, out, err = call(capsys, *plan, "--link", "1GB")
     assert code == 0, err
-    (measured,) = [line for line in out.splitlines() if line.startswith("measured here, for 3 ranks: ")]
+    (measured,) = [line for line in out.splitlines() if line.startswith("measured on cpu in fp32, for 3 ranks: ")]
     window, update = map(float, re.findall(r"([\d.e-]+) s for", measured))
     assert min(window, update) > 0
     (this,) = [line for line in out.splitlines() if line.startswith("this run: ")]

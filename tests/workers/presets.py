@@ -14,7 +14,7 @@ from pathlib import Path
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.engine.engine import DTYPES
+from layoutner.models.parameters import DTYPES
 from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import load
 

@@ -23,11 +23,11 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.corpus.batches import collate, step_windows
 from layoutner.distributed.ranks import Ranks
-from layoutner.engine.engine import DTYPES, Engine, Step
+from layoutner.engine.engine import Engine, Step
 from layoutner.models.dropout import mask_keys, masks_from
 from layoutner.models.families import model_inputs
 from layoutner.models.loading import build
-from layoutner.models.parameters import decay_groups
+from layoutner.models.parameters import DTYPES, decay_groups
 from layoutner.settings.tree import load
 from layoutner.training.global_batch import global_batches
 from layoutner.training.plan import Plan, make_plan
