@@ -239,6 +239,7 @@ def test_the_benchmark_runs(real_data: Path, minilm: Path, tmp_path: Path, monke
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     few = ["--schedule.epochs=1", "--batch.global_batch_size=64", "--data.max_length=128", "--data.stride=0"]
+    few.append("--precision.dtype=fp32")  # bf16 takes many minutes on a CPU that emulates it
     command = [str(ROOT / "benchmarks" / "funsd.sh"), str(real_data / "funsd"), *few]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
