@@ -128,11 +128,17 @@ def test_the_full_length_fits_the_positions_and_one_more_does_not(
 
 
 def test_positions_that_are_no_multiple_of_eight(checkpoints: dict[str, Path]) -> None:
-    checkpoint = opened(checkpoints["layoutlm"])
-    checkpoint.config.max_position_embeddings = 255
-    checkpoint.require_length(248)
-    with pytest.raises(SettingsError, match="= 250, but .* has positions for 255 tokens, .*: give at most 248"):
-        checkpoint.require_length(250)
+    packs, pads = opened(checkpoints["layoutlm"]), opened(checkpoints["bros"])
+    for checkpoint in (packs, pads):
+        checkpoint.config.max_position_embeddings = 255
+        checkpoint.require_length(248)
+    packs.require_length(255)
+    with pytest.raises(SettingsError, match="= 256, but .* has positions for 255 tokens: give at most 255"):
+        packs.require_length(256)
+    with pytest.raises(SettingsError, match="= 250, which are padded to 256, but .* for 255 tokens: give at most 248"):
+        pads.require_length(250)
+    pads.config.max_position_embeddings = 100
+    pads.require_length(100)
 
 
 @pytest.mark.parametrize("family", BUILT)
