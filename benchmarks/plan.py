@@ -61,18 +61,8 @@ def main() -> None:
         link = float(launched(ranks, ["-c", LINK]).split()[-1]) if ranks > 1 else 2**30
         for stage in options.stages:
             own = [*arguments, "--deepspeed.zero_stage", str(stage)]
-            plan = [
-                "config",
-                "plan",
-                "--world-size",
-                str(ranks),
-                "--windows",
-                "64",
-                "--measure",
-                "--link",
-                f"{link:.0f}",
-            ]
-            done = run([sys.executable, "-m", "layoutner", *plan, *own])
+            plan = ["--world-size", str(ranks), "--windows", "64", "--measure", "--link", f"{link / 1e6:.0f}MB"]
+            done = run([sys.executable, "-m", "layoutner", "config", "plan", *plan, *own])
             predicted = next(float(line.split()[2]) for line in done.splitlines() if line.startswith("this run: "))
             folder = options.out / f"run-{ranks}-{stage}"
             more = ["--data.train", str(data), "--run.output_dir", str(folder), "--run.overwrite", "true"]

@@ -113,7 +113,7 @@ def _plan(options: argparse.Namespace) -> None:
     if options.measure:
         from layoutner.runs.measurement import measure
 
-        measured = {ranks: measure(settings, ranks, labels=13) for ranks in _ranks_up_to(options.world_size)}
+        measured = measure(settings, _ranks_up_to(options.world_size), labels=13)
         case = Case(settings, batch, schedule, network, settings.data.max_length)
         print(describe_time(case, measured, link))
 

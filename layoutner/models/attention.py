@@ -163,9 +163,9 @@ def implementation(attention: Attention) -> str:
     return f"layoutner_{'one_kernel' if attention == 'flash' else attention}"
 
 
-def attention_options(family: str, attention: Attention = "auto") -> dict[str, str]:
+def attention_options(family: str) -> dict[str, str]:
     """transformers' arguments that let a network take packed rows, if its family can."""
-    return {"attn_implementation": implementation(attention)} if FAMILIES[family].packs else {}
+    return {"attn_implementation": implementation("auto")} if FAMILIES[family].packs else {}
 
 
 def require_attention(settings: Settings, family: str, config: Any, device: torch.device) -> None:

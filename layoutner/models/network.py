@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, LayoutLMCo
 from transformers.utils import is_detectron2_available
 
 from layoutner.errors import ModelError, SettingsError, first_line
-from layoutner.models.attention import OWN_ATTENTION, attention_options, implementation
+from layoutner.models.attention import OWN_ATTENTION, implementation
 from layoutner.models.dropout import replace_dropout, set_probability
 from layoutner.models.families import FAMILIES, accept_fp32, untrained
 from layoutner.models.source import checkpoint_name
@@ -110,9 +110,8 @@ def new_network(
     config.label2id = {tag: index for index, tag in enumerate(tags)}
     if dropout is not None:
         set_probability(config, dropout)
-    options = attention_options(family, attention)
     try:
-        model: Any = AutoModelForTokenClassification.from_config(config, dtype=torch.float32, **options)
+        model: Any = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
     except (RuntimeError, ValueError, LookupError, AssertionError, ArithmeticError) as error:
         name = config.name_or_path or "the pretrained model"
         raise ModelError(f"{name}: its config.json describes no network: {first_line(error)}") from None

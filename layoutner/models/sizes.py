@@ -78,7 +78,6 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
     return Network(
         parameters=sum(parameter.numel() for parameter in whole.parameters()),
         trainable=sum(trained),
-        hidden_size=whole.config.hidden_size,
         layers=whole.config.num_hidden_layers,
         intermediate_size=whole.config.intermediate_size,
         tensors=tuple(trained),

@@ -53,10 +53,6 @@ class WordPredictions:
     labels: Array  # ids
     probabilities: Array
 
-    def labels_of(self, document: int) -> Array:
-        """Predicted label ids of the words of one document."""
-        return self.labels[self.starts[document] : self.starts[document + 1]]
-
     def of(self, document: int) -> list[WordPrediction]:
         """The predictions for the words of one document."""
         words = slice(self.starts[document], self.starts[document + 1])

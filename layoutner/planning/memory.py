@@ -54,7 +54,6 @@ class Network:
 
     parameters: int
     trainable: int  # without what does not affect the logits
-    hidden_size: int
     layers: int
     intermediate_size: int
     tensors: tuple[int, ...]  # elements of each trainable tensor

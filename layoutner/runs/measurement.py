@@ -1,7 +1,8 @@
 """Time a network on this machine, before there are data, weights or other ranks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 
@@ -19,32 +20,24 @@ from layoutner.settings.tree import Settings
 RUNS = 3  # that are timed, after one that is not
 
 
-def measure(settings: Settings, ranks: int, labels: int) -> Measurement:
+def measure(settings: Settings, ranks: Sequence[int], labels: int) -> dict[int, Measurement]:
     """Time one rank of a run: on its own GPU, or on its share of the CPUs. Nothing else should run meanwhile.
 
     It computes the forward and backward of a micro-batch of full windows, and an update, with untrained weights.
 
     Args:
         settings: of the run; its data is not read.
-        ranks: number of ranks of the run. On a CPU they share this machine.
+        ranks: numbers of ranks of the run. On a CPU they share this machine.
         labels: number of tags.
+
+    Returns:
+        Number of ranks -> what was measured for it. What two of them have in common is measured once.
 
     Raises:
         SettingsError, ModelError: see `open_config`; device = cuda without a CUDA device.
     """
     device, before = Ranks.alone(settings.run.device).device, torch.get_num_threads()
-    if device.type == "cuda":
-        return _measure(settings, plan_settings(settings, ranks).micro_batch_size, labels, device)
-    torch.set_num_threads(cpus_per_rank(ranks))
-    try:
-        found = _measure(settings, plan_settings(settings, ranks).micro_batch_size, labels, device)
-    finally:
-        torch.set_num_threads(before)
-    crowded = max(1.0, ranks / available_cpus())
-    return Measurement(found.window * crowded, found.update * crowded, found.device)
-
-
-def _measure(settings: Settings, micro_batch_size: int, labels: int, device: torch.device) -> Measurement:
+    on_gpu = device.type == "cuda"
     family, config = open_config(settings.model)
     sees_images = FAMILIES[family].image is not None and settings.model.images == "use"
     tags = [str(label) for label in range(labels)]
@@ -52,17 +45,33 @@ def _measure(settings: Settings, micro_batch_size: int, labels: int, device: tor
     require_attention(settings, family, config, device)
     model = new_network(family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention)
     model = model.to(device, DTYPES[settings.precision.dtype]).train()
-    sample = Sample.make(model, family, micro_batch_size, settings.data.max_length, sees_images).to(device)
-
-    def compute() -> None:
-        sample.loss(model).backward()  # type: ignore[no-untyped-call]
-
-    window = _seconds(compute, device) / micro_batch_size
     # DeepSpeed updates fp32 weights and moments, whatever the network computes in.
     masters = [one.detach().float().clone().requires_grad_() for one in model.parameters() if one.requires_grad]
     for one in masters:
         one.grad = torch.zeros_like(one)
-    return Measurement(window, _seconds(torch.optim.AdamW(masters, lr=0.0, fused=True).step, device), str(device))
+    optimizer = torch.optim.AdamW(masters, lr=0.0, fused=True)
+
+    @cache
+    def window(micro_batch_size: int, _: int) -> float:
+        tokens = settings.data.max_length
+        sample = Sample.make(model, family, micro_batch_size, tokens, sees_images).to(device)
+        return _seconds(lambda: sample.loss(model).backward(), device) / micro_batch_size  # type: ignore[no-untyped-call]
+
+    @cache
+    def update(_: int) -> float:
+        return _seconds(optimizer.step, device)
+
+    found = {}
+    try:
+        for number in ranks:
+            threads = before if on_gpu else cpus_per_rank(number)
+            torch.set_num_threads(threads)
+            crowded = 1.0 if on_gpu else max(1.0, number / available_cpus())
+            each = window(plan_settings(settings, number).micro_batch_size, threads)
+            found[number] = Measurement(each * crowded, update(threads) * crowded, str(device))
+    finally:
+        torch.set_num_threads(before)
+    return found
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

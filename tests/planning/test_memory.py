@@ -36,7 +36,6 @@ CASES = [*((dtype, stage) for dtype in ("fp32", "bf16") for stage in (0, 1, 2, 3
 BASE = Network(
     parameters=112_633_351,
     trainable=112_042_759,
-    hidden_size=768,
     layers=12,
     intermediate_size=3072,
     tensors=(30522 * 768, 512 * 768, *[1024 * 768] * 4, *[768 * 768] * 48, *[3072 * 768] * 24, *[768] * 100),

@@ -10,7 +10,7 @@ from layoutner.planning.memory import Curve, Network
 from layoutner.planning.time_plan import Measurement, predict_step
 from tests.builders.processes import call
 
-NETWORK = Network(1100, 1000, 8, 2, 16, (600, 400), Curve(0, 1, 0), Curve(0, 1, 0))
+NETWORK = Network(1100, 1000, 2, 16, (600, 400), Curve(0, 1, 0), Curve(0, 1, 0))
 MEASURED = Measurement(window=0.5, update=0.3)
 
 
