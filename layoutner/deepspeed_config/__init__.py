@@ -1,4 +1,4 @@
-"""Any DeepSpeed JSON: its schema, and what is wrong with a file. Imports nothing else of layoutner.
+"""The schema of DeepSpeed configs, and a check of any DeepSpeed JSON. Imports nothing else of layoutner.
 
-`data/` holds what scripts/deepspeed_schema.py generates from each DeepSpeed release, `notes/` what is written by hand.
+scripts/deepspeed_schema.py generates `data/` from each DeepSpeed release; `notes/` is written by hand.
 """

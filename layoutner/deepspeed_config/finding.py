@@ -1,4 +1,4 @@
-"""One thing to know about a config file, and how it is printed."""
+"""A finding about a config file, and the formats in which findings are printed."""
 
 import json
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know about a config file."""
+    """An error, a warning or a note about a config file."""
 
-    severity: str
+    severity: str  # ERROR, WARNING or NOTE
     path: str  # dotted, as in zero_optimization.stage; "" for the whole file
     line: int
     column: int
@@ -22,7 +22,7 @@ class Finding:
 
 
 def as_text(file: str, findings: Sequence[Finding]) -> str:
-    """For people: a line and an advice a finding, and a count."""
+    """For people: one line per finding with its advice below it, and the number of findings."""
     lines = []
     for found in findings:
         value = "" if found.value is None or isinstance(found.value, dict | list) else f" = {json.dumps(found.value)}"
@@ -38,7 +38,7 @@ def as_json(file: str, findings: Sequence[Finding]) -> str:
 
 
 def as_github(file: str, findings: Sequence[Finding]) -> str:
-    """For GitHub Actions: workflow commands, which show up beside the line."""
+    """For GitHub Actions: workflow commands, which are shown next to the line."""
     kinds = {ERROR: "error", WARNING: "warning", NOTE: "notice"}
     return "\n".join(
         f"::{kinds[found.severity]} file={_escaped(file, ',:')},line={found.line},col={found.column},"
@@ -48,7 +48,7 @@ def as_github(file: str, findings: Sequence[Finding]) -> str:
 
 
 def _escaped(text: str, more: str) -> str:
-    """As the workflow command syntax wants it: %, line ends and, in properties, commas and colons."""
+    """Escape a text for a workflow command: %, line ends and the characters of `more`."""
     for character in f"%\r\n{more}":
         text = text.replace(character, f"%{ord(character):02X}")
     return text

@@ -1,4 +1,4 @@
-"""What a name that DeepSpeed does not know was meant to be: by meaning, and by spelling where it is a certain slip."""
+"""What is meant by a name that DeepSpeed does not know: from tables of other names, or by an obvious typing error."""
 
 import re
 from collections.abc import Iterable
@@ -15,16 +15,16 @@ from layoutner.deepspeed_config.notes.other_names import (
 )
 from layoutner.deepspeed_config.schema import Schema
 
-_IN_THE_SCRIPT = "make another one in the script and take this block out"
+_IN_THE_SCRIPT = "make another one in the script and remove this block"
 
 
 def removed_optimizer(name: str) -> str | None:
-    """The name DeepSpeed had for an optimizer that is gone, in whichever spelling."""
+    """DeepSpeed's former name of a removed optimizer, for any spelling of it; None for other names."""
     return REMOVED_OPTIMIZERS.get(_compact(name))
 
 
 def optimizer_meant(schema: Schema, name: str) -> tuple[str, str]:
-    """(Type that DeepSpeed can build, advice) for a type that it does not know; the type is "" where none is meant."""
+    """(Type that DeepSpeed can build, advice) for a type that it does not know; the type is "" if no type fits."""
     compact = _compact(name).removeprefix("torchoptim")
     types = schema.deepspeed_types | schema.torch_types
     if compact in types:
@@ -37,47 +37,47 @@ def optimizer_meant(schema: Schema, name: str) -> tuple[str, str]:
     if near:
         return types[near], f"did you mean {types[near]!r}?"
     own = ", ".join(schema.deepspeed_types.values())
-    return "", f"DeepSpeed makes {own} and those of torch.optim; {_IN_THE_SCRIPT}"
+    return "", f"DeepSpeed builds {own} and those of torch.optim; {_IN_THE_SCRIPT}"
 
 
 def scheduler_meant(schema: Schema, name: str, wrapped: bool) -> tuple[str, str]:
-    """(Type that DeepSpeed can build, advice) for a type that it does not know; the type is "" where none is meant.
+    """(Type that DeepSpeed can build, advice) for a type that it does not know; the type is "" if no type fits.
 
     Args:
         schema: the keys and types of a DeepSpeed release.
-        name: what the file says.
-        wrapped: ZeRO, fp16 or bf16 wraps the optimizer, which the schedules of PyTorch do not take.
+        name: the type in the file.
+        wrapped: whether ZeRO, fp16 or bf16 wraps the optimizer; PyTorch's schedules do not accept a wrapped one.
     """
     compact = _compact(name).removeprefix("torchoptim").removeprefix("lrscheduler")
     usable = schema.deepspeed_schedulers if wrapped else schema.schedulers
-    known = {own.lower(): own for own in usable if own != "ReduceLROnPlateau"}  # the engine gives it no figure to watch
+    known = {own.lower(): own for own in usable if own != "ReduceLROnPlateau"}  # the engine gives it no metric
     if compact in known:
         return known[compact], f"write {known[compact]!r}"
     if compact in SCHEDULER_NAMES:
         meant, note = SCHEDULER_NAMES[compact]
         return meant, f"write {meant!r}" + (f", {note}" if note else "")
     if compact in CONSTANT_SCHEDULES:
-        return "", "take the scheduler out: without one the learning rate is constant"
+        return "", "remove the scheduler: without one the learning rate is constant"
     near = nearest(compact, known)
     if near:
         return known[near], f"did you mean {known[near]!r}?"
-    return "", f"DeepSpeed makes {', '.join(schema.deepspeed_schedulers)}; {_IN_THE_SCRIPT}"
+    return "", f"DeepSpeed builds {', '.join(schema.deepspeed_schedulers)}; {_IN_THE_SCRIPT}"
 
 
 def instead(key: Key, value: Any) -> str:
-    """What to write for a deprecated key with this value: an old switch that is off is not moved, or it would be on."""
-    return "take it out: it switches nothing on" if value is None or value is False else key.deprecated
+    """Advice for a deprecated key. A switch that is off is not replaced, because its replacement would turn it on."""
+    return "remove it: it turns nothing on" if value is None or value is False else key.deprecated
 
 
 def key_meant(schema: Schema, name: str, value: Any, kind: str, block: Block, path: str) -> str:
-    """What to do about a key that an object does not have; "" where nothing is certain.
+    """Advice for a key that an object does not have; "" if it is not clear what is meant.
 
     Args:
         schema: the keys of a DeepSpeed release.
         name: the key.
         value: its value.
-        kind: JSON type of the value, which what is suggested must be able to take.
-        block: what the object may hold.
+        kind: JSON type of the value; a suggested key must accept it.
+        block: the keys of the object.
         path: dotted path of the object, "" for the top level.
     """
     for meant in KEY_NAMES.get(name, ()):
@@ -91,9 +91,9 @@ def key_meant(schema: Schema, name: str, value: Any, kind: str, block: Block, pa
             return f"DeepSpeed calls it {meant}, at the top level"
     fp16 = schema.top.keys["fp16"].block
     if path in ("bf16", "bfloat16") and fp16 is not None and name in fp16.keys:
-        return "take it out: it is of fp16, and bf16 needs no loss scale"
+        return "remove it: it belongs to fp16, and bf16 needs no loss scale"
     homes = _homes(schema, name, path, kind)
-    if 0 < len(homes) <= 3:  # a key such as "enabled" has a home everywhere
+    if 0 < len(homes) <= 3:  # a key such as "enabled" exists in many objects
         return f"it belongs under {' or '.join(home or 'the top level' for home in homes)}"
     fitting = [other for other, key in block.keys.items() if _takes(key, kind)]
     near = nearest(name, fitting) or _same_words(name, fitting)
@@ -104,7 +104,7 @@ def key_meant(schema: Schema, name: str, value: Any, kind: str, block: Block, pa
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one known name that a slip of the pen makes into this one: one letter, in long names two."""
+    """The only known name that differs by one typing error, by two in long names; None if there are none or several."""
     allowed = 1 if len(name) <= 6 else 2
     near = sorted((_edits(name.lower(), other.lower()), other) for other in known)
     if not near or near[0][0] > allowed or (len(near) > 1 and near[1][0] == near[0][0]):
@@ -113,7 +113,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def _same_words(name: str, known: Iterable[str]) -> str | None:
-    """The one known name that has the same words in another order, or some words more or fewer."""
+    """The only known name with the same words in another order, or with some words more or fewer."""
     words = set(re.split("[^a-z0-9]+", name.lower()))
     split = {other: set(other.split("_")) for other in known}
     found = [other for other, theirs in split.items() if theirs == words]
@@ -126,10 +126,10 @@ def _same_words(name: str, known: Iterable[str]) -> str | None:
 
 
 def _homes(schema: Schema, name: str, path: str, kind: str) -> list[str]:
-    """Dotted paths where DeepSpeed has this key, of those that somebody may have missed.
+    """Dotted paths of related objects in which DeepSpeed has this key.
 
-    From the top level these are the blocks below it; from a block, those above it, beside it and inside it. A key of
-    the same name in a block that has nothing to do with this one is another thing.
+    Every block is related to the top level. Related to a block are those above it, next to it and inside it. In other
+    blocks, a key of the same name means something else.
     """
     found = []
 
@@ -146,8 +146,8 @@ def _homes(schema: Schema, name: str, path: str, kind: str) -> list[str]:
         ("scheduler.params", [schema.schedulers[own] for own in schema.deepspeed_schedulers]),
     )
     for home, blocks in components:
-        beside = ("", "optimizer", "optimizer.params", "scheduler", "scheduler.params")
-        if path != home and path in beside and any(name in own.keys for own in blocks):
+        nearby = ("", "optimizer", "optimizer.params", "scheduler", "scheduler.params")
+        if path != home and path in nearby and any(name in own.keys for own in blocks):
             found.append(home)
     return found
 
@@ -165,7 +165,7 @@ def _related(at: str, path: str) -> bool:
 
 
 def _takes(key: Key, kind: str) -> bool:
-    """Whether a value of this JSON type may stand here; a string may be "auto", or a number in quotes."""
+    """Whether the key may have a value of this JSON type. A string may be "auto", or a number in quotes."""
     if kind in ("string", "null"):
         return kind == "null" or key.block is None
     return kind in key.types or (kind == "integer" and "number" in key.types)
@@ -176,7 +176,7 @@ def _compact(name: str) -> str:
 
 
 def _edits(one: str, other: str) -> int:
-    """Letters to add, drop, change or swap with their neighbour to make one name into the other."""
+    """Number of letters to add, remove, change or swap with the next one, to turn one name into the other."""
     rows = [list(range(len(other) + 1))]
     for i, a in enumerate(one, 1):
         row = [i]

@@ -1,8 +1,8 @@
-"""A JSON or HJSON file with the place of every key and value.
+"""Read JSON or HJSON, with line and column of every key and value.
 
-DeepSpeed reads its config with the hjson library, so comments, trailing commas and unquoted text are accepted there
-and mean something. That library does not say where a key stands, which a finding needs; this reader does. It follows
-the HJSON syntax (https://hjson.github.io/syntax.html) and is tested to read what the library reads.
+DeepSpeed reads its config with the hjson library, so it accepts comments, trailing commas and unquoted text. That
+library does not give the position of a key, which a finding needs; this reader does. It follows the HJSON syntax
+(https://hjson.github.io/syntax.html). Tests compare what it reads with the library.
 """
 
 import math
@@ -16,7 +16,7 @@ _ESCAPES = {'"': '"', "'": "'", "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n":
 
 
 class SourceError(ValueError):
-    """The text is neither JSON nor HJSON. The message names line and column."""
+    """The text is neither JSON nor HJSON. The message gives line and column."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Node:
     items: list["Node"] | None = None  # of an array
 
     def value(self) -> Any:
-        """As Python data; of a duplicate key the last value."""
+        """The value as Python data. Of a duplicate key, the last value counts."""
         if self.members is not None:
             return {member.key: member.node.value() for member in self.members}
         if self.items is not None:
@@ -40,7 +40,7 @@ class Node:
 
 @dataclass
 class Member:
-    """A key of an object, where it stands, and its value."""
+    """A key of an object, its position, and its value."""
 
     key: str
     line: int
@@ -63,13 +63,13 @@ class _Reader:
         return SourceError(f"line {line} column {column}: {what}")
 
     def peek(self) -> str:
-        """Next character after white space and comments; "" at the end."""
+        """The next character after white space and comments; "" at the end."""
         while self.at < len(self.text):
             two = self.text[self.at : self.at + 2]
             if two == "/*":
                 end = self.text.find("*/", self.at + 2)
                 if end < 0:
-                    raise self.fail("a comment that does not end")
+                    raise self.fail("a comment that is not closed")
                 self.at = end + 2
             elif two == "//" or two[0] == "#":
                 end = self.text.find("\n", self.at)
@@ -86,7 +86,7 @@ class _Reader:
         if first == "{":
             root = self.value()
         else:
-            # The braces around the whole may be left out; a lone value is the other possibility.
+            # HJSON allows the outer braces to be left out. If that fails, the text is a single value.
             try:
                 root = self.object(braces=False)
             except SourceError:
@@ -99,7 +99,7 @@ class _Reader:
     def value(self) -> Node:
         first = self.peek()
         if not first:
-            raise self.fail("the text ends where a value should stand")
+            raise self.fail("the text ends, but a value is expected")
         if first in "{[":
             self.depth += 1
             if self.depth > 100:
@@ -127,11 +127,11 @@ class _Reader:
             if not first and not braces:
                 return node
             if not first:
-                raise self.fail("an object that does not end")
+                raise self.fail("an object that is not closed")
             where = self.place(self.at)
             key = self.quoted() if first in "\"'" else self.key()
             if self.peek() != ":":
-                raise self.fail(f"a colon should follow the key {key!r}")
+                raise self.fail(f"expected a colon after the key {key!r}")
             self.at += 1
             node.members.append(Member(key, *where, self.value()))
             if self.peek() == ",":
@@ -144,7 +144,7 @@ class _Reader:
         self.at += 1
         while self.peek() != "]":
             if not self.peek():
-                raise self.fail("an array that does not end")
+                raise self.fail("an array that is not closed")
             node.items.append(self.value())
             if self.peek() == ",":
                 self.at += 1
@@ -156,7 +156,7 @@ class _Reader:
         while self.at < len(self.text) and self.text[self.at] > " " and self.text[self.at] not in _PUNCTUATION:
             self.at += 1
         if self.at == start:
-            raise self.fail(f"{self.text[start]!r} where a key should stand")
+            raise self.fail(f"expected a key, found {self.text[start]!r}")
         return self.text[start : self.at]
 
     def quoted(self) -> str:
@@ -165,7 +165,7 @@ class _Reader:
         parts: list[str] = []
         while True:
             if self.at >= len(self.text) or self.text[self.at] == "\n":
-                raise self.fail("a quoted text that does not end on its line", start)
+                raise self.fail("a quoted string that is not closed on its line", start)
             character = self.text[self.at]
             self.at += 1
             if character == quote:
@@ -180,7 +180,7 @@ class _Reader:
                     parts.append(_ESCAPES[escape])
                     self.at += 1
                 else:
-                    raise self.fail(f"an unknown escape \\{escape}")
+                    raise self.fail(f"unknown escape \\{escape}")
             else:
                 parts.append(character)
 
@@ -188,10 +188,10 @@ class _Reader:
         _, column = self.place(self.at)
         end = self.text.find("'''", self.at + 3)
         if end < 0:
-            raise self.fail("a ''' text that does not end")
+            raise self.fail("a ''' string that is not closed")
         lines = self.text[self.at + 3 : end].split("\n")
         self.at = end + 3
-        # The indent of the opening quotes is not part of the text, nor is the line break after and before quotes.
+        # Not part of the string: the indentation of the opening quotes, and line breaks next to the quotes.
         stripped = [lines[0], *(line[min(column - 1, len(line) - len(line.lstrip(" \t"))) :] for line in lines[1:])]
         if not stripped[0].strip():
             stripped = stripped[1:]
@@ -201,7 +201,7 @@ class _Reader:
         """A number, true, false, null, or text that runs to the end of its line."""
         start = self.at
         if self.text[start] in _PUNCTUATION:
-            raise self.fail(f"{self.text[start]!r} where a value should stand")
+            raise self.fail(f"expected a value, found {self.text[start]!r}")
         words = {"true": True, "false": False, "null": None}
         while True:
             character = self.text[self.at : self.at + 1]
@@ -213,7 +213,7 @@ class _Reader:
                     return words[found]
                 if _NUMBER.fullmatch(found):
                     number = float(found) if set(found) & set(".eE") else int(found)
-                    # As the library does: 5e8 is the integer that a bucket size must be.
+                    # As in the library: 5e8 becomes an integer, as bucket sizes must be.
                     return int(number) if math.isfinite(number) and number == int(number) else number
                 if at_end:
                     return found
@@ -224,6 +224,6 @@ def read_source(text: str) -> Node:
     """Read JSON or HJSON.
 
     Raises:
-        SourceError: it is neither; with line and column.
+        SourceError: the text is neither. The message gives line and column.
     """
     return _Reader(text).read()

@@ -11,7 +11,7 @@ _AUTO: Json = {"const": "auto"}
 
 
 def json_schema(of: Schema, auto: bool = False) -> Json:
-    """A JSON Schema of a DeepSpeed config; a key that DeepSpeed does not read is an error in it.
+    """A JSON Schema for DeepSpeed configs. It rejects keys that DeepSpeed does not read.
 
     Args:
         of: the keys of a DeepSpeed release.
@@ -21,7 +21,9 @@ def json_schema(of: Schema, auto: bool = False) -> Json:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "DeepSpeed config",
         **_of_block(of.top, auto),
-        "patternProperties": {r"^\$schema$": {"type": "string", "description": "The schema an editor checks against."}},
+        "patternProperties": {
+            r"^\$schema$": {"type": "string", "description": "The schema with which an editor checks this file."}
+        },
     }
     properties = schema["properties"]
     assert isinstance(properties, dict)
@@ -37,7 +39,7 @@ def json_schema(of: Schema, auto: bool = False) -> Json:
 
 
 def _of_block(block: Block, auto: bool) -> Json:
-    """An object with these keys and no others, unless it is open."""
+    """Schema of an object with these keys and, unless it is open, no others."""
     schema: Json = {"type": "object"}
     if block.meaning:
         schema["description"] = block.meaning
@@ -51,7 +53,7 @@ def _of_block(block: Block, auto: bool) -> Json:
 
 
 def _of_key(key: Key, auto: bool, dropped: bool = False) -> Json:
-    """What a key may hold; the text "auto" too where DeepSpeed drops it (`dropped`) or somebody fills it in."""
+    """Schema of a key. It allows "auto" if DeepSpeed drops it (`dropped`) or a framework fills it in (`auto`)."""
     about: Json = {"description": f"{key.meaning} Unit: {key.unit}." if key.unit else key.meaning}
     if key.default is not None or "null" in key.types:
         about["default"] = key.default
@@ -66,7 +68,7 @@ def _of_key(key: Key, auto: bool, dropped: bool = False) -> Json:
 
 
 def _value(key: Key, auto: bool) -> Json:
-    """The value of a key, without its description."""
+    """Schema of the value of a key, without the description."""
     types = [name for name in key.types if not (name == "integer" and "number" in key.types)]
     schema: Json = {"type": types[0] if len(types) == 1 else types}
     if key.block is not None:
@@ -92,18 +94,18 @@ def _value(key: Key, auto: bool) -> Json:
 
 
 def _names(any_case: Sequence[str], exact: Sequence[str]) -> list[Json]:
-    """Texts to offer, and the pattern that takes some of them in any case."""
+    """Schemas of names: a list for editors to offer, and a pattern for `any_case` in upper or lower case."""
     return [{"enum": [*any_case, *exact]}, _any_case(any_case)]
 
 
 def _any_case(names: Sequence[str]) -> Json:
-    """Any of these names in any case; JSON Schema's patterns know no flag for it."""
+    """Schema of these names in upper or lower case. Patterns of JSON Schema have no flag for this."""
     letters = ["".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name) for name in names]
     return {"type": "string", "pattern": f"^(?:{'|'.join(letters)})$"}
 
 
 def _by_type(types: Sequence[tuple[Json, Block]], auto: bool) -> Json:
-    """`params` according to `type`."""
+    """Schema of `params`, depending on `type`."""
     return {
         "allOf": [
             {

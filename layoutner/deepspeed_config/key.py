@@ -1,4 +1,4 @@
-"""What one key of a DeepSpeed config may hold, and what one object of such keys looks like."""
+"""Description of one key of a DeepSpeed config, and of an object with such keys."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ANY = BOOLEAN + INTEGER + NUMBER + STRING + ARRAY + OBJECT + NULL
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a DeepSpeed config. A note (notes/) is a Key that holds only what the generated data lacks."""
+    """One key of a DeepSpeed config. A note (notes/) is a Key with only those fields that the generated data lacks."""
 
     meaning: str
-    """One line, in plain words."""
+    """What the key means, in one line."""
     unit: str = ""
     """What a number counts: "bytes", "elements", "optimizer steps", "milliseconds", "samples", "GPUs", ... or ""."""
     types: tuple[str, ...] = ()
@@ -28,9 +28,9 @@ class Key:
     As in JSON Schema, a number without a fraction (5e8, 2.0) is an integer, and an integer is a number.
     """
     default: object = None
-    """DeepSpeed's default; None where there is none ("null" stands in `types` only if JSON null is accepted)."""
+    """DeepSpeed's default; None if there is none. (JSON null is accepted only if `types` contains "null".)"""
     minimum: float | None = None
-    """Inclusive lower bound that DeepSpeed, or sense, demands."""
+    """Inclusive lower bound, which DeepSpeed enforces or which follows from the meaning."""
     exclusive_minimum: float | None = None
     """Exclusive lower bound."""
     maximum: float | None = None
@@ -38,19 +38,19 @@ class Key:
     exclusive_maximum: float | None = None
     """Exclusive upper bound."""
     choices: tuple[object, ...] = ()
-    """Allowed values, null among them where it is; empty where any value of the types will do."""
+    """Allowed values, with None for null; empty if every value of the types is allowed."""
     case_insensitive: bool = False
-    """Whether strings are compared with `choices` without regard to case."""
+    """Whether upper and lower case are the same when strings are compared with `choices`."""
     block: Block | None = None
     """The keys of a nested object."""
     items: Key | None = None
-    """What the elements of an array are."""
+    """Description of the elements of an array."""
     deprecated: str = ""
-    """What to use instead, where DeepSpeed marks the key as deprecated."""
+    """What to use instead, if DeepSpeed marks the key as deprecated; else ""."""
     auto: bool = False
-    """Whether "auto" is a value with a meaning of its own in DeepSpeed here."""
+    """Whether DeepSpeed itself gives "auto" a meaning here."""
     required: bool = False
-    """Whether DeepSpeed demands the key once the object that holds it is there."""
+    """Whether DeepSpeed requires the key in the object that contains it."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,19 @@ class Block:
 
     keys: dict[str, Key]
     strict: bool
-    """True: DeepSpeed rejects unknown keys here. False: it ignores them without a word."""
+    """True: DeepSpeed rejects unknown keys here. False: it ignores them silently."""
     open: bool = False
-    """Free-form: any key is the user's own (a dict of module names, for one)."""
+    """Whether any key is allowed, such as names of modules."""
     meaning: str = ""
-    """What the object is for, and what it needs, in plain words."""
+    """What the object is for, and what it requires."""
     drops_auto: bool = False
-    """Whether DeepSpeed drops every key here, known or not, whose value is the text "auto", and so takes defaults."""
+    """Whether DeepSpeed drops keys here whose value is "auto", known or not, and uses their defaults."""
     others: Key | None = None
-    """In an open block: what the value of every key not in `keys` is."""
+    """In an open block: description of the keys that are not in `keys`."""
 
 
 Notes = dict[str, str | Key | None]
-"""The notes on the keys of one object: the meaning alone, or a Key that says more.
+"""The notes on the keys of one object: only the meaning, or a Key with more.
 
-"*" stands for any other key, and None for a value that may be anything.
+"*" stands for any other key. None means that the value may be anything.
 """

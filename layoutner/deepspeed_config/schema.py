@@ -1,7 +1,7 @@
-"""The schema of one DeepSpeed release: what was generated from its code (data/), joined with the notes (notes/).
+"""The schema of one DeepSpeed release: data generated from its code (data/), joined with written notes (notes/).
 
-The data hold keys, types, defaults, bounds and allowed values. A note holds the meaning of a key, its unit, and what
-the code does not show in a form that a script can read; it wins where both speak.
+The data contain keys, types, defaults, bounds and allowed values. A note contains the meaning of a key, its unit, and
+what a script cannot read from the code. If both give a value, that of the note is used.
 """
 
 import json
@@ -27,15 +27,15 @@ class Schema:
     release: str
     top: Block
     optimizers: dict[str, Block]
-    """Type in lower case -> what `optimizer.params` may hold."""
+    """Type in lower case -> keys of `optimizer.params`."""
     deepspeed_types: dict[str, str]
-    """Optimizers that DeepSpeed builds itself: lower case to usual spelling; any case will do."""
+    """Optimizers that DeepSpeed builds itself: lower case -> usual spelling. DeepSpeed accepts upper and lower case."""
     torch_types: dict[str, str]
-    """Optimizers found in torch.optim: lower case to the one spelling that works."""
+    """Optimizers of torch.optim: lower case -> the only spelling that works."""
     schedulers: dict[str, Block]
-    """Type -> what `scheduler.params` may hold."""
+    """Type -> keys of `scheduler.params`."""
     deepspeed_schedulers: tuple[str, ...]
-    """The schedules that are DeepSpeed's own."""
+    """DeepSpeed's own schedules."""
     unknown_release: str = ""
     """Why this is not the schema of the installed release; "" if it is."""
 
@@ -46,12 +46,12 @@ def known_releases() -> list[str]:
 
 
 def version_key(release: str) -> tuple[int, ...]:
-    """To sort releases by."""
+    """Sort key of a release."""
     return tuple(int(part) for part in release.split("."))
 
 
 def load_data(release: str) -> dict[str, Any]:
-    """The generated data of a release. The file of an older release holds only what differs from the newest."""
+    """The generated data of a release. The file of an older release contains only what differs from the newest."""
     found: dict[str, Any] = json.loads((DATA / f"{release}.json").read_text(encoding="utf-8"))
     if "like" not in found:
         return found
@@ -64,7 +64,7 @@ def load_data(release: str) -> dict[str, Any]:
 
 @cache
 def installed_schema() -> Schema:
-    """The schema of the installed DeepSpeed, which is not imported; if it is unknown, of the newest known release."""
+    """The schema of the installed DeepSpeed, without importing it; if unknown, that of the newest known release."""
     known = known_releases()
     try:
         release = metadata.version("deepspeed").partition("+")[0]  # a build from source adds "+unknown" or a commit
@@ -113,17 +113,17 @@ def load_schema(release: str) -> Schema:
 
 
 class _Joined:
-    """Generated keys, by dotted path, with their notes."""
+    """Generated keys by dotted path, joined with their notes."""
 
     def __init__(self, keys: Entries) -> None:
-        self.entries: dict[str, Entries] = {}  # of each object, by its dotted path
+        self.entries: dict[str, Entries] = {}  # dotted path of an object -> its keys
         for path, entry in keys.items():
             above, _, name = path.rpartition(".")
             if not entry.get("rejected"):
                 self.entries.setdefault(above, {})[name] = entry
 
     def block(self, path: str, model: bool = False) -> Block:
-        """An object of keys. If no data were generated for it, the notes hold all of them."""
+        """An object of keys. If no data were generated for it, all its keys come from the notes."""
         notes = NOTES[path]
         entries = self.entries.get(path) or {name: {} for name in notes if name != "*"}
         keys: dict[str, Key] = {}
@@ -136,7 +136,7 @@ class _Joined:
         return Block(keys, strict=model, open="*" in notes, drops_auto=model, others=others)
 
     def key(self, path: str, note: str | Key, entry: dict[str, Any]) -> Key:
-        """A key, with the object that it holds, or whose elements do."""
+        """A key, with the block of its object or of its elements."""
         key = _key(note, entry)
         if path in NOTES:
             block = self.block(path, model=entry.get("model", False))
@@ -147,7 +147,7 @@ class _Joined:
 
 
 def _key(note: str | Key, entry: dict[str, Any]) -> Key:
-    """A note, and what was generated wherever the note is silent."""
+    """A key from its note and, for fields that the note leaves out, from the generated data."""
     note = Key(note) if isinstance(note, str) else note
     values = {name: value for name, value in entry.items() if name in _UNSET}
     values |= {name: tuple(values[name]) for name in ("types", "choices") if name in values}
@@ -158,7 +158,7 @@ def _key(note: str | Key, entry: dict[str, Any]) -> Key:
 
 
 def _parameters(entries: Entries, notes: Notes, meaning: str, strict: bool = True) -> Block:
-    """What `params` of an optimizer or a scheduler may hold."""
+    """The keys of `params` of an optimizer or scheduler."""
     keys = {
         name: _key(notes.get(name) or _removed(f"optimizer.params.{name}"), entries[name])
         for name in _in_order(entries, notes)
@@ -167,7 +167,7 @@ def _parameters(entries: Entries, notes: Notes, meaning: str, strict: bool = Tru
 
 
 def _in_order(entries: Entries, notes: Notes) -> list[str]:
-    """Names in the order of the notes, which messages show; names without a note, of older releases, come last."""
+    """Names in the order of the notes, as messages show them. Names without a note (of older releases) come last."""
     return [*(name for name in notes if name in entries), *(name for name in entries if name not in notes)]
 
 

@@ -1,7 +1,7 @@
-"""One pass over a DeepSpeed JSON: every key and value against the schema. What keys say of each other is check.py.
+"""Check every key and value of a DeepSpeed JSON against the schema, in one pass. check.py checks combinations.
 
-The shape is not left to a JSON Schema validator: that sees no duplicate keys, and of a wrong value inside an object
-that may be "auto" too it says only that the whole object fits neither.
+A JSON Schema validator would not do: it does not see duplicate keys, and for a wrong value inside an object that may
+also be "auto" it reports only that the whole object is invalid.
 """
 
 import json
@@ -20,18 +20,17 @@ from layoutner.deepspeed_config.schema import Schema, installed_schema
 
 @dataclass
 class Place:
-    """A key of the file: its value, and where the key stands."""
+    """A key of the file: its value and its position."""
 
     value: Any
     line: int
     column: int
-    wrong: bool = False  # whether an error has been found here: no rule reads the value then
+    wrong: bool = False  # whether it has an error; the rules then ignore the value
 
 
-# Values that a framework fills in where a config says "auto", held against the real ones by
-# tests/engine/test_frameworks.py.
-# Any other "auto" is refused by both when the engine is about to start, even one that DeepSpeed itself understands.
-_ACCELERATE = {  # accelerate's DeepSpeedPlugin and Accelerator.prepare, which the Trainer calls too
+# Keys whose "auto" a framework fills in; tests/engine/test_frameworks.py compares them with the real frameworks. Both
+# refuse any other "auto" before the engine starts, even one that DeepSpeed itself understands.
+_ACCELERATE = {  # accelerate's DeepSpeedPlugin and Accelerator.prepare, which the Trainer also calls
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
     "gradient_accumulation_steps",
@@ -63,13 +62,13 @@ FILLED = {
 
 
 class Walk:
-    """One pass over a file: findings about single keys, and the place of every key for the rules after it."""
+    """One pass over a file. It collects findings about single keys, and the position of every key for the rules."""
 
     def __init__(self, framework: str | None, schema: Schema | None = None) -> None:
         """
         Args:
-            framework: None, "hf-trainer" or "accelerate"; who fills in "auto".
-            schema: the keys of a DeepSpeed release; by default of the one that is installed.
+            framework: "hf-trainer" or "accelerate", if one of them fills in "auto"; else None.
+            schema: the keys of a DeepSpeed release; default: the installed release.
         """
         self.framework = framework
         self.schema = schema or installed_schema()
@@ -77,7 +76,7 @@ class Walk:
         self.places: dict[str, Place] = {}
 
     def add(self, severity: str, path: str, message: str, advice: str, at: Member | Place | None = None) -> None:
-        """Record a finding at a member, or at the place of a path already walked."""
+        """Record a finding at a member, or at the position of a path that was already visited."""
         where = at or self.places.get(path) or Place(None, 1, 1)
         value = where.node.value() if isinstance(where, Member) else where.value
         self.findings.append(Finding(severity, path, where.line, where.column, message, value, advice))
@@ -93,7 +92,7 @@ class Walk:
                 self.add(
                     ERROR,
                     dotted,
-                    f"a duplicate key: it stands in line {first[member.key].line} already",
+                    f"duplicate key: line {first[member.key].line} already has it",
                     "DeepSpeed refuses the file; keep one of the two",
                     member,
                 )
@@ -106,8 +105,8 @@ class Walk:
             if dotted in REMOVED:
                 release, advice = REMOVED[dotted]
                 if dotted in SWITCHES and _is_off(member.node.value()):
-                    advice = "take it out: it is off"
-                severity = ERROR if key is None else WARNING  # a release before that one has the key still
+                    advice = "remove it: it is off"
+                severity = ERROR if key is None else WARNING  # an earlier release still has the key
                 self.add(severity, dotted, f"removed in DeepSpeed {release}", advice, member)
             elif key is not None:
                 self.value(member.node, key, dotted, member)
@@ -122,20 +121,20 @@ class Walk:
             self.add(ERROR, path, f"{' and '.join(missing)} {verb} missing", wanted)
 
     def unknown(self, member: Member, block: Block, path: str, dotted: str) -> None:
-        """A key that DeepSpeed does not have here."""
+        """Report a key that DeepSpeed does not have here."""
         if member.key.startswith(("_", "//", "#")) or "comment" in member.key.lower():
-            advice = "write a comment as // or #, which DeepSpeed's HJSON reader skips"
+            advice = "write comments with // or #, which DeepSpeed's HJSON reader skips"
             severity = ERROR if block.strict else NOTE
             self.add(severity, dotted, f"not a key of DeepSpeed{_reaction(block)}", advice, member)
             return
         advice = key_meant(self.schema, member.key, member.node.value(), _kind(member.node), block, path)
         if not advice and path in ("optimizer.params", "scheduler.params"):
-            advice = f"take it out; this one takes {', '.join(block.keys)}"
-        advice = advice or "take it out"
+            advice = f"remove it; this one takes {', '.join(block.keys)}"
+        advice = advice or "remove it"
         self.add(ERROR, dotted, f"unknown key{_reaction(block)}", advice, member)
 
     def parameters(self, path: str, node: Node) -> Block:
-        """What `params` may hold beside this `type`; anything, where the type is not known."""
+        """The keys of `params` for the given `type`; any key if the type is unknown."""
         kind = str(next((member.node.value() for member in node.members or [] if member.key == "type"), None))
         if path == "scheduler":
             return self.schema.schedulers.get(kind, _ANY)
@@ -154,7 +153,7 @@ class Walk:
             return
         if key.choices and not _is_choice(value, key):
             known = ", ".join(map(str, key.choices))
-            self.add(ERROR, path, f"{value!r} is not one of the values it takes", f"one of: {known}", member)
+            self.add(ERROR, path, f"{value!r} is not an allowed value", f"one of: {known}", member)
         elif bound := _out_of_bounds(value, key):
             self.add(ERROR, path, f"{value!r} is out of range", f"it must be {bound}", member)
         if key.deprecated:
@@ -166,42 +165,42 @@ class Walk:
                 self.value(item, key.items, f"{path}[{index}]", Member(member.key, item.line, item.column, item))
 
     def auto(self, key: Key, path: str, member: Member) -> None:
-        """A value left to somebody else."""
+        """Check a value that is "auto"."""
         if self.framework:
             if path not in FILLED[self.framework]:
-                message = f'"auto", but {self.framework} does not fill this one in'
+                message = f'"auto", but {self.framework} does not fill it in here'
                 own = key.default == "auto"
                 self.add(
-                    ERROR, path, message, "take it out: it is DeepSpeed's default" if own else "write the value", member
+                    ERROR, path, message, "remove it: it is DeepSpeed's default" if own else "write the value", member
                 )
             return
         if key.auto:
             return
         fillers = [name for name, paths in FILLED.items() if path in paths]
-        advice = f"write the value; or, where {' or '.join(fillers)} fills it in, check with --for" if fillers else ""
+        advice = f"write the value; or, if {' or '.join(fillers)} fills it in, check with --for" if fillers else ""
         self.add(ERROR, path, '"auto" means nothing to DeepSpeed itself', advice or "write the value", member)
 
     def wrong_type(self, value: Any, kind: str, key: Key, path: str, member: Member) -> None:
-        """A value of another type; a warning where DeepSpeed converts it."""
+        """Report a value of the wrong type."""
         wanted = " or ".join(key.types)
         if isinstance(value, str) and value.rstrip(",").lower() in ("true", "false", "none"):
             right = {"true": "true", "false": "false", "none": "null"}[value.rstrip(",").lower()]
-            advice = f"write {right}, in lower case: as it stands it is read as the text {value!r}"
+            advice = f"write {right}, in lower case: DeepSpeed reads this as the string {value!r}"
         elif isinstance(value, str) and _reads_as_number(value):
-            advice = f"take the quotes off: {value}"
+            advice = f"remove the quotes: {value}"
         elif value is False and key.block is not None:
-            advice = "take it out: without it, it is off"
+            advice = "remove it: it is off by default"
         elif value is True and key.block is not None and key.block.keys.keys() & _ON.keys():
             name = next(name for name in _ON if name in key.block.keys)
             advice = f"write {json.dumps({name: _ON[name]})}"
         else:
             example = "" if key.default in (None, {}) else f", for instance {json.dumps(key.default)}"
             advice = f"give {wanted}{example}"
-        self.add(ERROR, path, f"{kind} where {wanted} belongs", advice, member)
+        self.add(ERROR, path, f"expected {wanted}, found {kind}", advice, member)
 
 
 def _reaction(block: Block) -> str:
-    return "; DeepSpeed refuses the file" if block.strict else "; DeepSpeed ignores it without a word"
+    return "; DeepSpeed refuses the file" if block.strict else "; DeepSpeed ignores it silently"
 
 
 def _kind(node: Node) -> str:
@@ -224,7 +223,7 @@ def _is_choice(value: Any, key: Key) -> bool:
 
 
 def _out_of_bounds(value: Any, key: Key) -> str:
-    """What the value should be, where it is outside the key's bounds; else ""."""
+    """The bounds that the value violates, in words; "" if it violates none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     checks: tuple[tuple[float | None, str, Callable[[float, float], bool]], ...] = (
@@ -245,7 +244,7 @@ def _reads_as_number(value: str) -> bool:
     return True
 
 
-_ON = {"enabled": True, "device": "cpu"}  # what a bare true means where an object belongs
+_ON = {"enabled": True, "device": "cpu"}  # what a bare true means in place of an object
 _ANY = Block(keys={}, strict=False, open=True)
 
 

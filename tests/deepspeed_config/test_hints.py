@@ -74,7 +74,7 @@ def advice(config: dict[str, Any], path: str) -> str:
 def test_an_optimizer_is_found_by_what_is_meant(written: str, meant: str) -> None:
     said = advice({"optimizer": {"type": written, "params": {}}}, "optimizer.type")
     assert said.startswith(tuple(f"{start} {meant!r}" for start in ("write", "did you mean"))) == bool(meant)
-    assert meant or said.endswith("make another one in the script and take this block out")
+    assert meant or said.endswith("make another one in the script and remove this block")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_schedule_is_found_by_what_is_meant(written: str, meant: str) -> None:
 
 def test_a_constant_schedule_is_no_schedule() -> None:
     assert advice({"scheduler": {"type": "constant", "params": {}}}, "scheduler.type").startswith(
-        "take the scheduler out"
+        "remove the scheduler"
     )
 
 
@@ -239,31 +239,31 @@ def test_what_is_suggested_for_zero_is_followed_by_no_error() -> None:
 @pytest.mark.parametrize(
     ("config", "path", "said"),
     [
-        ({"zero_optimization": {"cpu_offload": False}}, "zero_optimization.cpu_offload", "take it out"),
-        ({"zero_optimization": {"cpu_offload": None}}, "zero_optimization.cpu_offload", "take it out"),
+        ({"zero_optimization": {"cpu_offload": False}}, "zero_optimization.cpu_offload", "remove it"),
+        ({"zero_optimization": {"cpu_offload": None}}, "zero_optimization.cpu_offload", "remove it"),
         ({"zero_optimization": {"cpu_offload": True}}, "zero_optimization.cpu_offload", '{"device": "cpu"}'),
-        ({"zero_optimization": {"cpu_offload_param": False}}, "zero_optimization.cpu_offload_param", "take it out"),
-        ({"zero_optimization": {"cpu-offload": False}}, "zero_optimization.cpu-offload", "take it out"),
+        ({"zero_optimization": {"cpu_offload_param": False}}, "zero_optimization.cpu_offload_param", "remove it"),
+        ({"zero_optimization": {"cpu-offload": False}}, "zero_optimization.cpu-offload", "remove it"),
         ({"zero_optimization": {"cpu-offload": True}}, "zero_optimization.cpu-offload", '{"device": "cpu"}'),
-        ({"zero_optimization": {"offload_param": False}}, "zero_optimization.offload_param", "take it out"),
+        ({"zero_optimization": {"offload_param": False}}, "zero_optimization.offload_param", "remove it"),
         ({"zero_optimization": {"offload_param": True}}, "zero_optimization.offload_param", 'write {"device": "cpu"}'),
-        ({"fp16": False}, "fp16", "take it out"),
+        ({"fp16": False}, "fp16", "remove it"),
         ({"bf16": True}, "bf16", 'write {"enabled": true}'),
         ({"wall_clock_breakdown": 1}, "wall_clock_breakdown", "give boolean, for instance false"),
-        ({"amp": {"enabled": False}}, "amp", "take it out: it is off"),
+        ({"amp": {"enabled": False}}, "amp", "remove it: it is off"),
         ({"amp": {"enabled": True}}, "amp", "bf16, fp16 or torch_autocast"),
-        ({"fp32_allreduce": False}, "fp32_allreduce", "take it out: it is off"),
+        ({"fp32_allreduce": False}, "fp32_allreduce", "remove it: it is off"),
         ({"fp32_allreduce": True}, "fp32_allreduce", "communication_data_type"),
-        ({"curriculum_learning": {"enabled": False}}, "curriculum_learning", "take it out: it is off"),
+        ({"curriculum_learning": {"enabled": False}}, "curriculum_learning", "remove it: it is off"),
         ({"zero_reduce_scatter": False}, "zero_reduce_scatter", "zero_optimization.reduce_scatter"),
         ({"allgather_bucket_size": 5e8}, "allgather_bucket_size", "it belongs under zero_optimization"),
         ({"bp16": {"enabled": True}}, "bp16", "DeepSpeed calls it bf16; or is fp16 meant?"),
-        ({"bf16": {"loss_scale": 0}}, "bf16.loss_scale", "take it out: it is of fp16"),
-        ({"pipeline": {"micro_batch_size": 4}}, "pipeline.micro_batch_size", "take it out"),
+        ({"bf16": {"loss_scale": 0}}, "bf16.loss_scale", "remove it: it belongs to fp16"),
+        ({"pipeline": {"micro_batch_size": 4}}, "pipeline.micro_batch_size", "remove it"),
         ({"zero_optimization": {"comm_overlap": True}}, "zero_optimization.comm_overlap", "'overlap_comm'?"),
         ({"zero_optimization": {"device": "cpu"}}, "zero_optimization.device", "offload_param or "),
-        ({"zero_allow_comm_data_type_fp32": True}, "zero_allow_comm_data_type_fp32", "take it out"),
-        ({"sequence_parallel": {"enabled": True}}, "sequence_parallel", "take it out"),
+        ({"zero_allow_comm_data_type_fp32": True}, "zero_allow_comm_data_type_fp32", "remove it"),
+        ({"sequence_parallel": {"enabled": True}}, "sequence_parallel", "remove it"),
         ({"tensor_parallel": {"tp_size": 2}}, "tensor_parallel.tp_size", "DeepSpeed calls it autotp_size"),
         ({"lr": 0.001}, "lr", "DeepSpeed calls it optimizer.params.lr"),
         ({"amsgrad": False}, "amsgrad", "it belongs under optimizer.params"),
@@ -278,10 +278,10 @@ def test_advice_about_a_key_is_true_of_its_place_and_value(config: dict[str, Any
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
-        ("SGD", "eps", "take it out; this one takes lr, momentum, dampening, weight_decay, nesterov, "),
-        ("SGD", "betas", "take it out; this one takes lr, momentum, "),
-        ("AdamW", "momentum", "take it out; this one takes lr, betas, eps, "),
-        ("AdamW", "patience", "take it out; this one takes lr, betas, eps, "),
+        ("SGD", "eps", "remove it; this one takes lr, momentum, dampening, weight_decay, nesterov, "),
+        ("SGD", "betas", "remove it; this one takes lr, momentum, "),
+        ("AdamW", "momentum", "remove it; this one takes lr, betas, eps, "),
+        ("AdamW", "patience", "remove it; this one takes lr, betas, eps, "),
         ("AdamW", "epsilon", "DeepSpeed calls it eps"),
         ("AdamW", "adamw_mode", "DeepSpeed calls it adam_w_mode"),
         ("AdamW", "warmup_num_steps", "it belongs under scheduler.params"),

@@ -1,24 +1,25 @@
-"""Names that people write, from other libraries or from memory, and what DeepSpeed calls the thing they mean.
+"""Names that people write, from other libraries or from memory, and DeepSpeed's names for the same things.
 
-Spelling cannot tell: FusedAdam is nearer to MuAdam than to AdamW. Names of optimizers and schedules are compared in
-lower case and without what is neither letter nor digit ("paged_adamw_8bit" is "pagedadamw8bit").
+Similar spelling is not enough: FusedAdam is closer to MuAdam than to AdamW. Names of optimizers and schedules are
+compared in lower case, and without characters other than letters and digits ("paged_adamw_8bit" is "pagedadamw8bit").
 """
 
 from collections.abc import Iterable
 
-_FUSED = "DeepSpeed's is a fused kernel already"
-_CPU = "DeepSpeed takes its CPU kernel by itself where zero_optimization.offload_optimizer.device = cpu"
-_FEW_BITS = "with its whole state; an 8-bit or paged one is made in the script, without this block"
-_TORCH = "with params.torch_adam = true it is PyTorch's own"
+_FUSED = "DeepSpeed's is already a fused kernel"
+_CPU = "DeepSpeed uses its CPU kernel automatically if zero_optimization.offload_optimizer.device = cpu"
+_FEW_BITS = "it has a full-size state; an 8-bit or paged one is made in the script, without this block"
+_TORCH = "params.torch_adam = true makes it PyTorch's own"
 _BITS = ("8bit", "32bit", "4bit", "bnb", "8bitbnb", "bnb8bit", "bnb32bit", "torch8bit", "torch4bit")
 
 
 def _few_bits(name: str) -> list[str]:
-    """What bitsandbytes, torchao and transformers call an optimizer with a smaller state."""
+    """Names in bitsandbytes, torchao and transformers of an optimizer with a smaller state."""
     return [f"paged{name}", *(f"{paged}{name}{bits}" for paged in ("", "paged") for bits in _BITS)]
 
 
 def _all(names: Iterable[str], meant: str, note: str = "") -> dict[str, tuple[str, str]]:
+    """The same entry for all names."""
     return dict.fromkeys(names, (meant, note))
 
 
@@ -33,7 +34,7 @@ OPTIMIZER_NAMES: dict[str, tuple[str, str]] = {
     **_all(("fusedadam", "fusedadamw", "adamfused", "adamwfused", "adamwapexfused", "apexfusedadam"), "AdamW", _FUSED),
     **_all(("deepspeedcpuadam", "deepspeedcpuadamw", "cpuadam", "cpuadamw", "hybridadam"), "AdamW", _CPU),
     **_all(("deepspeedadam", "deepspeedadamw", "dsadam", "zenflowcpuadam"), "AdamW"),
-    **_all(("torchadam",), "Adam", "with params.torch_adam = true and params.adam_w_mode = false it is PyTorch's own"),
+    **_all(("torchadam",), "Adam", "params.torch_adam = true and params.adam_w_mode = false make it PyTorch's own"),
     **_all(("torchadamw", "adamwtorch", "adamwtorchfused", "adamwtorchxla", "adamwtorchnpufused"), "AdamW", _TORCH),
     **_all(("adamoptimizer", "adamwoptimizer", "adamwithdecay", "adamweightdecay", "bertadam"), "AdamW"),
     **_all(("adamwhf", "adamwanyprecision", "adamwmode"), "AdamW"),
@@ -45,24 +46,27 @@ OPTIMIZER_NAMES: dict[str, tuple[str, str]] = {
     **_all(("sgdm", "sgdmomentum", "sgdwithmomentum", "momentum", "nesterov"), "SGD", "with params.momentum"),
     **_all(("fusedsgd", "gradientdescent", "stochasticgradientdescent", "torchsgd"), "SGD"),
 }
-"""Other name -> (type to write, what to know of it)."""
+"""Other name -> (type to write, note on it)."""
 
 REMOVED_OPTIMIZERS: dict[str, str] = {
     **dict.fromkeys(("1bitadam", "onebitadam", "onebitadamoptimizer", "adam1bit"), "OneBitAdam"),
     **dict.fromkeys(("1bitlamb", "onebitlamb", "lamb1bit"), "OneBitLamb"),
     **dict.fromkeys(("01adam", "zerooneadam", "zerooneadamoptimizer"), "ZeroOneAdam"),
 }
-"""Spellings of the optimizers that are gone."""
+"""Spelling -> DeepSpeed's name of an optimizer that was removed."""
 
 UNRELATED_OPTIMIZERS = frozenset(("adai", "adan", "madgrad", "sgdp", "sgdw"))
-"""Real optimizers that DeepSpeed does not have, one letter or two away from one that does something else."""
+"""Optimizers that DeepSpeed does not have, but whose names differ by a letter or two from ones that it has."""
 
 _DECAY = ("WarmupDecayLR", 'with params.total_num_steps, warmup_num_steps and warmup_type = "linear"')
 _COSINE = ("WarmupCosineLR", "with params.total_num_steps and warmup_num_steps")
 _CONSTANT = ("WarmupLR", 'with params.warmup_num_steps and warmup_type = "linear"')
 _CYCLE = ("OneCycle", "with params.cycle_min_lr and cycle_max_lr")
-_ONE_COSINE = ("WarmupCosineLR", "which falls once: no schedule of DeepSpeed restarts; params.total_num_steps")
-_POWER_ONE = ("WarmupDecayLR", "which is a power of 1; with params.total_num_steps and warmup_num_steps")
+_ONE_COSINE = (
+    "WarmupCosineLR",
+    "which decays once, as DeepSpeed has no schedule with restarts; with params.total_num_steps",
+)
+_POWER_ONE = ("WarmupDecayLR", "which decays with power 1; with params.total_num_steps and warmup_num_steps")
 
 SCHEDULER_NAMES: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
@@ -126,10 +130,10 @@ SCHEDULER_NAMES: dict[str, tuple[str, str]] = {
     ),
     **dict.fromkeys(("lrfinder", "rangetest", "lrrange"), ("LRRangeTest", "")),
 }
-"""Other name -> (type to write, what to know of it); DeepSpeed's own alone, which work with ZeRO, fp16 and bf16."""
+"""Other name -> (type to write, note on it). Only DeepSpeed's own, which work with ZeRO, fp16 and bf16."""
 
 CONSTANT_SCHEDULES = frozenset(("constant", "constantlr", "none", "no", "getconstantschedule", "constantschedule"))
-"""Names of no schedule at all: the learning rate of the optimizer stays without the block."""
+"""Names for a constant learning rate, for which DeepSpeed needs no scheduler block."""
 
 _LR, _DECAY_OF_WEIGHTS = "optimizer.params.lr", "optimizer.params.weight_decay"
 _BETAS, _EPS = "optimizer.params.betas", "optimizer.params.eps"
@@ -163,4 +167,4 @@ KEY_NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("tp_size", "tensor_parallel_size"), ("tensor_parallel.autotp_size",)),
     "weights_and_biases": ("wandb",),
 }
-"""Other key -> dotted paths of what is meant, the likeliest first."""
+"""Other key -> dotted paths of the keys that may be meant, the most likely first."""
