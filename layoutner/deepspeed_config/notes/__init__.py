@@ -1,6 +1,7 @@
-"""Written by hand: what DeepSpeed's code does not say of a key in a form that a script can read.
+"""Written by hand: what a script cannot read from DeepSpeed's code.
 
-What a key means and counts, where DeepSpeed takes more or less than its code declares, what is gone, other names.
+The meaning and unit of each key, values that DeepSpeed accepts or refuses against its own declarations, removed keys,
+and names that people confuse with DeepSpeed's.
 """
 
 from layoutner.deepspeed_config.key import Notes
@@ -16,4 +17,4 @@ NOTES: dict[str, Notes] = {
     **monitor.NOTES,
     **autotuning.NOTES,
 }
-"""Notes on the keys of every object, by its dotted path: `[]` stands for any element, `*` for any name."""
+"""Dotted path of an object -> notes on its keys. In a path, `[]` is any element of an array, and `*` any name."""

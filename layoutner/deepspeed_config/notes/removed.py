@@ -1,19 +1,18 @@
-"""Keys and values that older DeepSpeed read and newer does not.
+"""Keys and values that older releases of DeepSpeed read and newer ones do not.
 
-A path is dotted; a value that is gone is written as the last part of the path (`optimizer.type.OneBitAdam`, to be
-compared without regard to case). Those that the generated data call rejected stop DeepSpeed with a message of its own;
-the rest are unknown keys: rejected in a strict block, ignored elsewhere. A release that still has a key is found by the
-data too.
+Paths are dotted. A removed value is the last part of its path (`optimizer.type.OneBitAdam`, in upper or lower case).
+DeepSpeed stops with a message at keys that the generated data mark as rejected. The others are unknown keys, which it
+rejects in a strict block and ignores elsewhere. The data also show which releases still have a key.
 """
 
-_BATCH = "Give train_batch_size, train_micro_batch_size_per_gpu, gradient_accumulation_steps for the GPU count at hand."
+_BATCH = "Set train_batch_size, train_micro_batch_size_per_gpu and gradient_accumulation_steps for your number of GPUs."
 
 _FEATURES: dict[str, tuple[str, str]] = {
     "nebula": ("0.19.7", "Remove it; checkpoints are saved by torch.save, or by checkpoint.writer."),
     "compression_training": ("0.19.7", "Remove it; compress the model with another library."),
     "quantize_training": ("0.19.7", "Remove it; quantize the model with another library."),
-    "eigenvalue": ("0.19.8", "Remove it; it served quantize_training alone."),
-    "sparse_gradients": ("0.19.8", "Remove it; an embedding made with sparse=True needs no key."),
+    "eigenvalue": ("0.19.8", "Remove it; only quantize_training used it."),
+    "sparse_gradients": ("0.19.8", "Remove it; an embedding with sparse=True works without it."),
     "sparse_attention": ("0.19.7", "Remove it; use the model's own attention."),
     "amp": ("0.19.8", "Use bf16, fp16 or torch_autocast instead of NVIDIA Apex."),
     "elasticity": ("0.19.8", f"Remove it. {_BATCH}"),
@@ -21,9 +20,9 @@ _FEATURES: dict[str, tuple[str, str]] = {
     "curriculum_learning": ("0.19.8", "Move it to data_efficiency.data_sampling.curriculum_learning."),
     "progressive_layer_drop": ("0.19.8", "Remove it."),
 }
-"""Top-level keys that did nothing where they were off."""
+"""Top-level keys that had no effect if they were off."""
 
-_ONE_BIT = "Use Adam, AdamW or Lamb; 1-bit optimizers are gone."
+_ONE_BIT = "Use Adam, AdamW or Lamb; all 1-bit optimizers were removed."
 
 REMOVED: dict[str, tuple[str, str]] = {
     **_FEATURES,
@@ -59,11 +58,11 @@ REMOVED: dict[str, tuple[str, str]] = {
     "bf16.check_overflow": ("0.19.8 or before", "Use bf16.check_grad_overflow."),
     "bfloat16.check_overflow": ("0.19.8 or before", "Use bf16.check_grad_overflow."),
     "compile.enabled": ("0.14.4 or so", "Remove it; call engine.compile() in the script."),
-    "compile.disable": ("0.14.4 or so", "Remove it; compiling happens only where the script calls engine.compile()."),
+    "compile.disable": ("0.14.4 or so", "Remove it; the model is compiled only if the script calls engine.compile()."),
     "compile.backend": ("0.14.4 or so", "Pass backend to engine.compile() in the script."),
     "compile.kwargs": ("0.14.4 or so", "Pass compile_kwargs to engine.compile() in the script."),
 }
 """Dotted path -> (release that removed it, what to do)."""
 
 SWITCHES = frozenset((*_FEATURES, "fp32_allreduce", "compile.enabled", "compile.disable"))
-"""Those that did nothing where they were off: there is nothing to move then."""
+"""Keys that had no effect if they were off, so that nothing has to replace them."""
