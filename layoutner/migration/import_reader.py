@@ -1,4 +1,4 @@
-"""A DeepSpeed JSON leaf by leaf: which of them DeepSpeed can use, what becomes of each, and the report of it."""
+"""Read the leaves of a DeepSpeed JSON, turn those that DeepSpeed can use into settings, and report on each."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +20,8 @@ LOSS_SCALE = ("loss_scale", "initial_scale_power", "loss_scale_window", "hystere
 OPTIMIZER = {name: ("optimizer", name) for name in ("lr", "betas", "eps", "weight_decay")}
 WANDB = {"enabled": ("wandb", "mode"), "project": ("wandb", "project"), "team": ("wandb", "entity")}
 
-# Where a value of the JSON goes: section and key of Settings.
-HOMES: dict[Path, tuple[str, str]] = {
+# Path in the JSON -> section and key of Settings.
+SETTING_OF: dict[Path, tuple[str, str]] = {
     ("train_batch_size",): ("batch", "global_batch_size"),
     ("train_micro_batch_size_per_gpu",): ("batch", "micro_batch_size"),
     ("gradient_accumulation_steps",): ("batch", "global_batch_size"),
@@ -35,18 +35,19 @@ HOMES: dict[Path, tuple[str, str]] = {
     **{(block, "enabled"): ("precision", "dtype") for block in ("fp16", "bf16", "bfloat16")},
     **{("wandb", name): home for name, home in WANDB.items()},
 }
-_MONITOR = "layoutner has no such monitor: metrics.jsonl is always written, and [wandb] can be switched on"
+_MONITOR = "layoutner does not have this monitor: it always writes metrics.jsonl, and [wandb] can be turned on"
+# Top-level key -> why its leaves become no setting.
 REASONS = {
     "tensorboard": _MONITOR,
     "csv_monitor": _MONITOR,
     "comet": _MONITOR,
-    "bfloat16": "bf16 stands beside it, and DeepSpeed then reads that alone",
-    "torch_autocast": "layoutner has no autocast: the network itself runs in precision.dtype",
-    "gradient_allreduce_op": "the exact loss of layoutner decides how gradients are averaged",
-    "managed_gradient_accumulation": "the training loop of layoutner counts micro-batches itself",
-    "zero_allow_untested_optimizer": "AdamW is tested with ZeRO: nothing to allow",
-    "optimizer": "only lr, betas, eps and weight_decay of an optimizer have a setting",
-    "scheduler": "layoutner's schedule is a linear warm-up from 0 and a linear decay to 0, without this parameter",
+    "bfloat16": "the file also has bf16, and DeepSpeed then ignores bfloat16",
+    "torch_autocast": "layoutner does not use autocast: the network itself runs in precision.dtype",
+    "gradient_allreduce_op": "layoutner decides how gradients are averaged, because its loss depends on it",
+    "managed_gradient_accumulation": "layoutner's training loop counts micro-batches itself",
+    "zero_allow_untested_optimizer": "not needed: DeepSpeed has tested AdamW with ZeRO",
+    "optimizer": "of an optimizer's parameters, only lr, betas, eps and weight_decay have a setting",
+    "scheduler": "layoutner's schedule, a linear warm-up from 0 and a linear decay to 0, does not have this parameter",
     "fp16": "layoutner has no setting for it",
     "bf16": "layoutner has no setting for it",
     "wandb": "[wandb] has no setting for it",
@@ -55,29 +56,36 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the report: a leaf of the JSON, or (value None) a default of DeepSpeed that had to be written out."""
+    """One line of the report, about a leaf of the JSON or about a default of DeepSpeed that the JSON leaves out."""
 
     what: str  # "kept" | "changed" | "dropped"
     path: str  # dotted path in the JSON
-    value: object
+    value: object  # None for a default of DeepSpeed
     became: str  # e.g. "optimizer.lr = 5e-05", "preset", ""
-    why: str  # for changed and dropped: the reason, in plain words
+    why: str  # the reason; always given for "changed" and "dropped"
 
 
 @dataclass
 class Reading:
-    """The leaves of a JSON, the settings made of them so far, and what has been said of each."""
+    """The leaves of a JSON, the settings made from them so far, and the report on each leaf."""
 
     world_size: int | None
-    leaves: dict[Path, Any] = field(default_factory=dict)  # every leaf of the JSON, in order
-    values: dict[Path, Any] = field(default_factory=dict)  # of them, those that DeepSpeed can use as they stand
-    keys: dict[Path, Key | None] = field(default_factory=dict)
+    leaves: dict[Path, Any] = field(default_factory=dict)  # path -> value of every leaf, in the order of the file
+    values: dict[Path, Any] = field(default_factory=dict)  # of these, what DeepSpeed can use and is not "auto"
+    keys: dict[Path, Key | None] = field(default_factory=dict)  # what the schema says about a leaf
     lines: dict[Path, Line] = field(default_factory=dict)
-    twice: set[Path] = field(default_factory=set)
+    twice: set[Path] = field(default_factory=set)  # keys that the file has more than once
     settings: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def visit(self, node: Node, block: Block, path: Path, data: Any) -> None:
-        """Walk an object against its block; what DeepSpeed itself could not use is dropped on the way."""
+        """Collect the leaves of an object, and report those that DeepSpeed cannot use as dropped.
+
+        Args:
+            node: the object in the file.
+            block: its keys in the schema.
+            path: its path in the JSON.
+            data: its parsed value.
+        """
         for member in {member.key: member for member in node.members or []}.values():
             here = (*path, member.key)
             if sum(other.key == member.key for other in node.members or []) > 1:
@@ -90,7 +98,7 @@ class Reading:
             elif here == ("scheduler", "params"):
                 kind = str(data["scheduler"].get("type"))
                 inner = installed_schema().schedulers.get(kind) or Block({}, False, True)
-            why = "" if member.node.value() == "auto" and key else _trouble(member, key, block, path)
+            why = "" if member.node.value() == "auto" and key else _problem(member, key, block, path)
             if member.node.members and inner is not None and not why:
                 self.visit(member.node, inner, here, data)
                 continue
@@ -102,17 +110,22 @@ class Reading:
                     self.values[leaf] = value
 
     def say(self, what: str, path: Path, became: str, why: str = "") -> None:
+        """Add a line to the report."""
         if any(path[: len(twice)] == twice for twice in self.twice):
-            why += f"{'; ' * bool(why)}the key stands twice in the file, which DeepSpeed refuses: the last one counts"
+            why += f"{'; ' * bool(why)}the file has this key twice, which DeepSpeed refuses; the last value is used"
         self.lines[path] = Line(what, ".".join(path), self.leaves.get(path), became, why)
 
     def keep(self, path: Path, section: str, key: str, value: Any, what: str = KEPT, why: str = "") -> bool:
-        """Put a value into the settings if they can hold it, and report either way."""
+        """Put a value into the settings if it is valid there, and report it as `what`; else report it as dropped.
+
+        Returns:
+            whether it was valid.
+        """
         try:
             model = sections()[section].model_validate({key: value})
         except ValidationError as error:
             problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-            self.say(DROPPED, path, "", f"{section}.{key} cannot hold it: {problem}")
+            self.say(DROPPED, path, "", f"not valid for {section}.{key}: {problem}")
             return False
         taken = model.model_dump(mode="json")[key]
         self.settings.setdefault(section, {})[key] = taken
@@ -120,44 +133,48 @@ class Reading:
         return True
 
     def default(self, path: Path, value: Any) -> None:
-        """Write out a default of DeepSpeed that layoutner's differs from."""
+        """If the file lacks a key, put DeepSpeed's default into the settings, because layoutner's default differs."""
         if path not in self.leaves:
-            self.keep(path, *HOMES[path], value, KEPT, "not in the file: DeepSpeed's default, which layoutner's is not")
+            self.keep(
+                path, *SETTING_OF[path], value, KEPT, "not in the file: DeepSpeed's default (layoutner has another)"
+            )
 
     def reason(self, path: Path) -> str:
-        """Why a leaf that nothing took is dropped."""
+        """Why a leaf that became neither a setting nor part of the preset is dropped."""
         value, key = self.leaves[path], self.keys[path]
-        if value == "auto" and path in HOMES:
-            section, name = HOMES[path]
+        if value == "auto" and path in SETTING_OF:
+            section, name = SETTING_OF[path]
             default = sections()[section].model_fields[name].default
-            stands = self.settings.get(section, {}).get(name)
-            said = f"{section}.{name} = {stands}, as the file says elsewhere" if stands is not None else (
-                f"layoutner's default {section}.{name} = {default} stands" if default is not None
-                else f"layoutner has no {section}.{name} unless you give it"
+            current = self.settings.get(section, {}).get(name)
+            instead = f"{section}.{name} = {current}, from another key of the file" if current is not None else (
+                f"layoutner uses its default {section}.{name} = {default}" if default is not None
+                else f"{section}.{name} is not set"
             )  # fmt: skip
-            return f"Hugging Face's Trainer fills it in; {said}"
+            return f'Hugging Face\'s Trainer fills in "auto"; {instead}'
         if value == "auto":
             default = None if key is None else key.default
-            stands = "layoutner's own value stands" if default is None else f"DeepSpeed's default {default!r} stands"
-            return f"Hugging Face's Trainer, if anything, fills it in; {stands}"
+            instead = "layoutner uses its own value" if default is None else f"DeepSpeed uses its default {default!r}"
+            return f'"auto" is only for Hugging Face\'s Trainer; {instead}'
         if value is None:
-            return "null: the same as leaving it out"
+            return "null, which is the same as leaving the key out"
         if path[0] not in REASONS and key is not None and value == key.default:
-            return "DeepSpeed's default, which stands"
-        return REASONS.get(path[0], "layoutner has no setting for it, and it is not engine policy that a preset holds")
+            return "DeepSpeed's default, which is used anyway"
+        return REASONS.get(path[0], "layoutner has no setting for it, and a preset may not contain it")
 
     def auto(self, path: Path) -> bool:
+        """Whether the file leaves a value to Hugging Face's Trainer."""
         return bool(self.leaves.get(path) == "auto")
 
 
 def _leaves(value: Any, path: Path) -> list[tuple[Path, Any]]:
+    """(path, value) of every leaf in a value; lists and empty objects are leaves."""
     if isinstance(value, dict) and value:
         return [leaf for key, inner in value.items() for leaf in _leaves(inner, (*path, key))]
     return [(path, value)]
 
 
-def _trouble(member: Member, key: Key | None, block: Block, path: Path) -> str:
-    """Why DeepSpeed could not use a key, or a value that is no object of keys; "" where it can."""
+def _problem(member: Member, key: Key | None, block: Block, path: Path) -> str:
+    """Why DeepSpeed cannot use a key, or a value that is not an object with known keys; "" if it can."""
     dotted, walk = ".".join((*path, member.key)), Walk(None)
     if dotted in REMOVED:
         return f"removed in DeepSpeed {REMOVED[dotted][0]}: {REMOVED[dotted][1]}"

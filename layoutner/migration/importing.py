@@ -1,4 +1,4 @@
-"""A DeepSpeed JSON of any project becomes settings and, where it holds engine policy, a preset; and a report."""
+"""Convert the DeepSpeed JSON of any project to settings, a preset (if it has engine policy) and a report."""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from layoutner.errors import SettingsError
 from layoutner.migration.import_reader import (
     CHANGED,
     DROPPED,
-    HOMES,
     KEPT,
     LOSS_SCALE,
     LR,
     OPTIMIZER,
     REASONS,
+    SETTING_OF,
     TYPE,
     WANDB,
     ZERO,
@@ -30,12 +30,13 @@ from layoutner.settings.tree import sections
 
 __all__ = ["Imported", "Line", "import_config", "to_toml"]
 
+# DeepSpeed's schedule -> how its learning rate differs from layoutner's.
 _CURVES = {
     "WarmupDecayLR": "",
-    "WarmupLR": "its constant tail becomes a linear decay to 0 at the end of the run",
-    "WarmupCosineLR": "its cosine becomes a linear decay to 0",
+    "WarmupLR": "the constant learning rate after the warm-up becomes a linear decay to 0",
+    "WarmupCosineLR": "the cosine becomes a linear decay to 0",
 }
-RENAMED = {  # a deprecated key of zero_optimization -> the key of today
+RENAMED = {  # deprecated key of zero_optimization -> its replacement
     "cpu_offload": ("offload_optimizer", "device"),
     "cpu_offload_param": ("offload_param", "device"),
     "stage3_gather_fp16_weights_on_model_save": ("stage3_gather_16bit_weights_on_model_save",),
@@ -44,23 +45,23 @@ RENAMED = {  # a deprecated key of zero_optimization -> the key of today
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a JSON."""
+    """Settings, preset and report made from a DeepSpeed JSON."""
 
-    settings: dict[str, dict[str, object]]  # section -> key -> value, only what the JSON said
-    preset: dict[str, object] | None  # engine policy; "auto" never in it
+    settings: dict[str, dict[str, object]]  # section -> key -> value; only what follows from the JSON
+    preset: dict[str, object] | None  # engine policy; it never contains "auto"
     report: list[Line]
 
     def toml(self, preset_path: str | None) -> str:
-        """The settings as TOML; `preset_path` is where the caller puts the preset, if there is one."""
+        """The settings as TOML. `preset_path` is the file to which the caller writes the preset, if there is one."""
         tree = dict(self.settings)
         if self.preset is not None and preset_path is not None:
             tree["deepspeed"] = {**tree.get("deepspeed", {}), "preset": preset_path}
         missing = "[model], [data]" + ("" if "max_steps" in tree.get("schedule", {}) else ", [schedule] epochs")
-        return f"# Made by `layoutner config import` from a DeepSpeed JSON. Still to give: {missing}.\n{to_toml(tree)}"
+        return f"# Made by `layoutner config import` from a DeepSpeed JSON. Still needed: {missing}.\n{to_toml(tree)}"
 
 
 def to_toml(tree: Mapping[str, Mapping[str, object]]) -> str:
-    """Sections of text, numbers, truth values and lists as TOML, which writes them as JSON does."""
+    """Write sections as TOML. Strings, numbers, booleans and lists look the same as in JSON."""
     blocks = []
     for section in sections():
         if values := tree.get(section):
@@ -73,10 +74,11 @@ def import_config(text: str, world_size: int | None) -> Imported:
     """Translate a DeepSpeed JSON or HJSON, with or without Hugging Face's "auto".
 
     Args:
-        world_size: ranks of the run; needed where the JSON says no train_batch_size.
+        text: the contents of the file.
+        world_size: number of ranks of the run; needed if the JSON has no train_batch_size.
 
     Raises:
-        SettingsError: neither JSON nor HJSON, or not an object; a world size below 1.
+        SettingsError: the text is neither JSON nor HJSON, or not an object; a world size below 1.
     """
     if world_size is not None and world_size < 1:
         raise SettingsError(f"--world-size {world_size}: at least one rank is needed")
@@ -85,14 +87,15 @@ def import_config(text: str, world_size: int | None) -> Imported:
     except SourceError as error:
         raise SettingsError(f"neither JSON nor HJSON: {error}") from None
     if root.members is None or not text.strip():
-        raise SettingsError("not a DeepSpeed config: an object, { ... }, is expected")
+        raise SettingsError("not a DeepSpeed config: expected an object, { ... }")
     return _Importer(world_size).run(root)
 
 
 class _Importer(Reading):
-    """The rules."""
+    """The rules that turn the leaves of a DeepSpeed JSON into settings."""
 
     def run(self, root: Node) -> Imported:
+        """Apply all rules to a file."""
         data = root.value()
         self.visit(root, installed_schema().top, (), data if isinstance(data, dict) else {})
         preset = self.policy()
@@ -102,13 +105,13 @@ class _Importer(Reading):
         self.precision(preset or {})
         for name, (section, key) in WANDB.items():
             if (value := self.values.get(("wandb", name))) is not None:
-                said = value if name != "enabled" else ("online" if value else "disabled")
-                self.keep(("wandb", name), section, key, said)
+                setting = value if name != "enabled" else ("online" if value else "disabled")
+                self.keep(("wandb", name), section, key, setting)
         if self.values.get(("wandb", "enabled")):
             self.default(("wandb", "project"), "deepspeed")
         for name in ("gradient_clipping", "steps_per_print"):
             if self.values.get((name,)) is not None:
-                self.keep((name,), *HOMES[(name,)], self.values[(name,)])
+                self.keep((name,), *SETTING_OF[(name,)], self.values[(name,)])
         for path in self.leaves:
             if path not in self.lines:
                 self.say(DROPPED, path, "", self.reason(path))
@@ -119,6 +122,7 @@ class _Importer(Reading):
         )
 
     def batch(self) -> None:
+        """Compute global batch size and micro-batch size from those of DeepSpeed's three numbers that are given."""
         total, micro = ("train_batch_size",), ("train_micro_batch_size_per_gpu",)
         steps = ("gradient_accumulation_steps",)
         tb, mb, acc = (self.values.get(path) for path in (total, micro, steps))
@@ -127,52 +131,56 @@ class _Importer(Reading):
             self.keep(micro, "batch", "micro_batch_size", mb)
         if tb is not None:
             self.keep(total, "batch", "global_batch_size", tb)
-            share, rest = divmod(tb, (acc or 1) * (ranks or 1))
-            if mb is None and ranks and not rest and share and not self.auto(micro) and not self.auto(steps):
-                self.keep(micro, "batch", "micro_batch_size", share, KEPT, f"a rank's share of {tb} on {ranks} ranks")
+            size, rest = divmod(tb, (acc or 1) * (ranks or 1))
+            if mb is None and ranks and not rest and size and not self.auto(micro) and not self.auto(steps):
+                why = f"{tb} / ({acc or 1} gradient accumulation step(s) x {ranks} rank(s))"
+                self.keep(micro, "batch", "micro_batch_size", size, KEPT, why)
             if acc is not None:
                 at_once = (mb or 1) * acc * (ranks or 1)
                 fits = tb == at_once if ranks and mb else tb % at_once == 0
-                why = f"train_batch_size = {tb} is not that many micro-batches: the accumulation follows from the rest"
-                self.say(KEPT if fits else CHANGED, steps, "follows from [batch] and the ranks", "" if fits else why)
+                why = f"train_batch_size = {tb} does not match this number of gradient accumulation steps"
+                became = "computed from [batch] and the number of ranks"
+                self.say(KEPT if fits else CHANGED, steps, became, "" if fits else why)
         elif mb is not None and not self.auto(total) and not self.auto(steps):
-            product = f"{mb} windows x {acc or 1} accumulation x ranks"
+            product = f"{mb} windows x {acc or 1} gradient accumulation step(s) x ranks"
             if ranks:
                 self.keep(total, "batch", "global_batch_size", mb * (acc or 1) * ranks, KEPT, f"{product} ({ranks})")
                 if acc is not None:
-                    self.say(KEPT, steps, "follows from [batch] and the ranks")
+                    self.say(KEPT, steps, "computed from [batch] and the number of ranks")
             else:
                 default = sections()["batch"].model_fields["global_batch_size"].default
                 why = (
-                    f"the global batch is {product}: give --world-size; until then batch.global_batch_size = {default}"
+                    f"the global batch size is {product}: give --world-size, or the default "
+                    f"batch.global_batch_size = {default} is used"
                 )
                 self.say(DROPPED, total if acc is None or total in self.leaves else steps, "", why)
         elif acc is not None:
-            why = "it says nothing without numbers for train_batch_size or train_micro_batch_size_per_gpu beside it"
+            why = "no effect without a number for train_batch_size or train_micro_batch_size_per_gpu"
             self.say(DROPPED, steps, "", why)
 
     def optimizer(self) -> None:
+        """Turn any optimizer into AdamW, with those of its parameters that have a setting."""
         kind = self.values.get(TYPE)
         params = {path[2]: value for path, value in self.values.items() if path[:2] == LR[:2] and len(path) == 3}
         if not isinstance(kind, str):
             for name in params:
-                self.say(DROPPED, (*LR[:2], name), "", "no optimizer.type beside it: DeepSpeed does not read it")
+                self.say(DROPPED, (*LR[:2], name), "", "without optimizer.type, DeepSpeed does not read it")
             return
         adam = kind.lower() in ("adam", "adamw")
         gone = next((how for path, how in REMOVED.items() if path.lower() == f"optimizer.type.{kind.lower()}"), None)
-        why = "DeepSpeed's Adam is AdamW unless adam_w_mode is false" if adam else "layoutner trains with AdamW alone"
+        why = "DeepSpeed's Adam is AdamW unless adam_w_mode is false" if adam else "layoutner trains only with AdamW"
         why += f"; removed in DeepSpeed {gone[0]}" if gone else ""
         self.keep(TYPE, "optimizer", "name", "adamw", *((KEPT,) if kind.lower() == "adamw" else (CHANGED, why)))
         for name, (section, key) in OPTIMIZER.items():
             if params.get(name) is not None:
-                note = () if adam else (CHANGED, f"it was chosen for {kind}: choose it anew for AdamW")
+                note = () if adam else (CHANGED, f"it was chosen for {kind}; choose a value for AdamW")
                 self.keep((*LR[:2], name), section, key, params[name], *note)
         if not adam:
             return
         decoupled = kind.lower() == "adamw" or params.get("adam_w_mode", True)
         self.default(LR, 1e-3)
         if params.get("torch_adam") and decoupled:
-            self.default((*LR[:2], "weight_decay"), 0.01)  # of torch.optim.AdamW
+            self.default((*LR[:2], "weight_decay"), 0.01)  # the default of torch.optim.AdamW
         home = (ZERO, "offload_optimizer")
         offload = {path[2]: value for path, value in self.values.items() if path[:2] == home and len(path) > 2}
         zenflow = any(path[:2] == (ZERO, "zenflow") for path in self.values) or None
@@ -182,18 +190,19 @@ class _Importer(Reading):
             path = (*LR[:2], name)
             if name in ("torch_adam", "fused") and value is not None:
                 same = bool(value) != own
-                self.say(KEPT if same else CHANGED, path, kernel, "" if same else "another kernel for the same formula")
+                self.say(KEPT if same else CHANGED, path, kernel, "" if same else "different kernel, same formula")
             elif name == "adam_w_mode" and not decoupled:
-                self.say(DROPPED, path, "", "layoutner decouples weight decay; the same only where weight_decay is 0")
+                self.say(DROPPED, path, "", "layoutner decouples weight decay: the same only if weight_decay is 0")
             elif name == "adam_w_mode" or (name, value) in (("amsgrad", False), ("bias_correction", True)):
-                self.say(KEPT, path, "what AdamW does")
+                self.say(KEPT, path, "AdamW does this")
 
     def schedule(self) -> None:
+        """Turn any schedule into a linear warm-up and a linear decay."""
         kind, at = self.values.get(("scheduler", "type")), ("scheduler", "params")
         top, warmup, total = ((*at, name) for name in ("warmup_max_lr", "warmup_num_steps", "total_num_steps"))
         if kind not in _CURVES:
             path = ("scheduler", "type") if kind else ("scheduler",)
-            other = f"layoutner has no {kind}" if kind else "not in the file: DeepSpeed alone keeps the LR as it is"
+            other = f"layoutner has no {kind}" if kind else "not in the file: DeepSpeed's learning rate is constant"
             if kind or not any(path[0] == "scheduler" for path in self.leaves):
                 self.say(
                     CHANGED, path, "[schedule]", f"{other}; layoutner warms up linearly, then decays linearly to 0"
@@ -202,20 +211,20 @@ class _Importer(Reading):
         self.say(CHANGED if _CURVES[kind] else KEPT, ("scheduler", "type"), "[schedule]", _CURVES[kind])
         peak = self.values.get(top, 0.001 if kind == "WarmupDecayLR" and top not in self.leaves else None)
         if isinstance(peak, list):
-            self.say(DROPPED, top, "", "one a parameter group: layoutner has one peak, optimizer.lr")
+            self.say(DROPPED, top, "", "one value per parameter group: layoutner has only one, optimizer.lr")
         elif peak is not None:
-            why = "" if top in self.leaves else "not in the file: WarmupDecayLR's default, over the optimizer's"
+            why = "" if top in self.leaves else "not in the file: WarmupDecayLR's default overrides the optimizer's"
             before = self.lines.get(LR)
             if self.keep(top, "optimizer", "lr", peak, KEPT, why):
                 if LR in self.values and self.values[LR] != peak:
-                    self.say(DROPPED, LR, "", f"the schedule's warmup_max_lr = {peak} overrides it, and is kept")
+                    self.say(DROPPED, LR, "", f"the schedule's warmup_max_lr = {peak} overrides it and is kept instead")
                 elif before is not None and LR not in self.leaves:
                     del self.lines[LR]
         steps, length = self.values.get(warmup), self.values.get(total)
         if steps is not None:
-            why = "DeepSpeed makes 1 into 2" if steps == 1 else ""
+            why = "DeepSpeed turns 1 into 2" if steps == 1 else ""
             if length is not None and max(2, steps) > length:
-                why = f"more than the {length} steps of the run: rendering refuses it, so choose anew"
+                why = f"more than the {length} steps of the run, which layoutner refuses: choose fewer"
             self.keep(warmup, "schedule", "warmup_steps", max(2, steps), CHANGED if steps == 1 else KEPT, why)
         self.default(warmup, 1000)
         if length is not None:
@@ -226,13 +235,14 @@ class _Importer(Reading):
         if self.values.get(shape) == "linear":
             self.say(KEPT, shape, "[schedule]")
         elif shape in self.values or shape not in self.leaves:
-            unset = "" if shape in self.leaves else "not in the file, so log; "
-            self.say(CHANGED, shape, "[schedule]", f"{unset}the logarithmic warm-up becomes a linear one")
+            unset = "" if shape in self.leaves else "not in the file, so DeepSpeed's default: "
+            self.say(CHANGED, shape, "[schedule]", f"{unset}the logarithmic warm-up becomes linear")
         for name in ("warmup_min_lr", "warmup_min_ratio"):
             if self.values.get((*at, name)) == 0:
                 self.say(KEPT, (*at, name), "[schedule]")
 
     def precision(self, preset: dict[str, Any]) -> None:
+        """Find the data type of the network, and the settings of the loss scale."""
         brain = ("bf16" if any(path[0] == "bf16" for path in self.leaves) else "bfloat16", "enabled")
         half, cast, cast_type = ("fp16", "enabled"), ("torch_autocast", "enabled"), ("torch_autocast", "dtype")
         unknown = {path for path in (brain, half) if path in self.leaves and path not in self.values}
@@ -251,7 +261,7 @@ class _Importer(Reading):
             self.settings.setdefault("precision", {})["dtype"] = dtype
         for path in (brain, half):
             if path == half and self.values.get(brain) and self.values.get(half):
-                self.say(DROPPED, path, "", "DeepSpeed refuses fp16 together with bf16, which is taken")
+                self.say(DROPPED, path, "", "DeepSpeed refuses fp16 together with bf16; bf16 is used")
             elif path in self.values:
                 self.say(KEPT, path, f"precision.dtype = {dtype or default}")
         if dtype == "fp32" and not {brain, half} & set(self.leaves):
@@ -262,11 +272,11 @@ class _Importer(Reading):
         stage = self.settings.get("deepspeed", {}).get("zero_stage") or preset.get(ZERO, {}).get("stage")
         summed = ("data_types", "grad_accum_dtype")
         if stage and (dtype or default) != "fp32" and summed not in self.leaves:
-            why = "not in the file: layoutner then sums micro-batches in fp32, DeepSpeed in the format of the weights"
+            why = "not in the file: layoutner then sums gradients in fp32, DeepSpeed in the data type of the weights"
             self.say(CHANGED, summed, "data_types.grad_accum_dtype = fp32", why)
 
     def policy(self) -> dict[str, Any] | None:
-        """Engine policy goes into the preset; a bare ZeRO stage into the settings."""
+        """Collect engine policy for the preset. A ZeRO stage without other policy becomes a setting, not a preset."""
         preset: dict[str, Any] = {}
         for path, value in self.values.items():
             if path[0] not in POLICY or value is None:
@@ -275,16 +285,16 @@ class _Importer(Reading):
             if path == (ZERO,) and isinstance(value, bool):
                 target, value, why = (ZERO, "stage"), int(value), "the old way to write stage 1 (true) or 0 (false)"
             elif path[0] == ZERO and path[1:] and path[1] in RENAMED:
-                target, why = (ZERO, *RENAMED[path[1]]), "the key of today for a deprecated one"
+                target, why = (ZERO, *RENAMED[path[1]]), "replaces a deprecated key"
                 if not value or target in self.leaves:
-                    known = "off, as by default" if not value else "the key of today stands beside it"
+                    known = "off, which is the default" if not value else "the file also has its replacement"
                     self.say(DROPPED, path, "", f"deprecated, and {known}")
                     continue
                 value = "cpu" if target[-1] == "device" else value
             refusals: dict[Path, str] = {
                 (ZERO, "compute_grad_norm"): "layoutner logs the gradient norm" * (value is False),
-                (ZERO, "legacy_stage1"): "gone: true stops DeepSpeed" * (value is True),
-                (ZERO, "cpu_offload_use_pin_memory"): "deprecated, and without effect",
+                (ZERO, "legacy_stage1"): "removed: DeepSpeed fails if it is true" * (value is True),
+                (ZERO, "cpu_offload_use_pin_memory"): "deprecated, and has no effect",
             }
             if refusals.get(path):
                 self.say(DROPPED, path, "", refusals[path])
@@ -298,7 +308,7 @@ class _Importer(Reading):
             stage = preset[ZERO].get("stage", 0)
             used = (path for path, line in self.lines.items() if path[0] == ZERO and line.what != DROPPED)
             path = next(used)
-            note = f"the shipped preset zero{stage} is taken, whose bucket sizes may differ from DeepSpeed's defaults"
+            note = f"layoutner's preset zero{stage} is used; its bucket sizes may differ from DeepSpeed's defaults"
             self.keep(path, "deepspeed", "zero_stage", stage, *((CHANGED, note) if stage else ()))
             return None
         return preset or None
