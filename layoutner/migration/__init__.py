@@ -1,1 +1,1 @@
-"""Command lines and outputs of run_seq_labeling.py, and other people's DeepSpeed JSON, as settings."""
+"""Translate command lines and outputs of run_seq_labeling.py, and any DeepSpeed JSON, into settings."""

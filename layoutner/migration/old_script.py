@@ -1,4 +1,4 @@
-"""run_seq_labeling.py and preprocess.py: their options, and how a shell line that calls them is read."""
+"""The options of run_seq_labeling.py and preprocess.py, and a parser of shell commands that call these scripts."""
 
 import argparse
 import os
@@ -16,9 +16,9 @@ TRAIN, PREPROCESS = "run_seq_labeling.py", "preprocess.py"
 CUDA = "CUDA_VISIBLE_DEVICES"
 LAUNCHERS = ("torch.distributed.launch", "torch.distributed.run", "torchrun")
 SECRET = re.compile(r"\w*(KEY|TOKEN(?!IZE)|SECRET|PASSWORD)\w*=", re.IGNORECASE)  # not TOKENIZERS_PARALLELISM
-LARGEST = 2**32 - 1  # of a whole number, as of run.seed; no run has so many steps
+LARGEST = 2**32 - 1  # largest integer value, as for run.seed; no run has so many steps
 SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Their options, of old and of today's torch.
+# Options of the launchers, in old and current torch.
 LAUNCHER_SWITCHES = ("use_env", "standalone", "m", "module", "no_python")
 # fmt: off
 LAUNCHER_OPTIONS = (
@@ -28,8 +28,8 @@ LAUNCHER_OPTIONS = (
 )
 # fmt: on
 
-# Option -> default, whose type is the option's: False is a switch, None is required text.
-# docs/run_seq_labeling/options.md says what became of each.
+# Option -> default. Its type is the type of the option. False: a switch. None: a required text.
+# docs/run_seq_labeling/options.md says what replaces each of them.
 # fmt: off
 OPTIONS: dict[str, dict[str, Value | None]] = {
     TRAIN: {
@@ -55,15 +55,15 @@ class Command:
     """One call of an old script. Options that were not given have their defaults."""
 
     script: str
-    words: list[str]  # as a shell starts it, assignments included
+    words: list[str]  # the whole command, with assignments of variables before it
     values: dict[str, Value] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)
-    environment: dict[str, str] = field(default_factory=dict)  # the assignments in front of it
-    launcher: dict[str, str] = field(default_factory=dict)  # options of the launcher, with _; "name" is its own name
+    environment: dict[str, str] = field(default_factory=dict)  # variables assigned before the command
+    launcher: dict[str, str] = field(default_factory=dict)  # its options, with _ for -; "name": the launcher itself
 
     @property
     def shown(self) -> str:
-        """The line to be kept and printed, without secrets."""
+        """The command as text, to print and to write down, without secrets."""
         return show(self.words)
 
     def text(self, option: str) -> str:
@@ -75,7 +75,7 @@ class Command:
 
 @dataclass
 class OldLine:
-    """What a shell line calls."""
+    """The commands in a shell line, what is wrong with them, and what was not read."""
 
     commands: list[Command] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -83,44 +83,44 @@ class OldLine:
 
 
 def show(words: Sequence[str]) -> str:
-    """Words as a shell takes them, NAME=... for a variable that holds a secret."""
+    """Join words into a shell command. A variable that may contain a secret is shown as NAME=..."""
     hidden = (f"{word.partition('=')[0]}=..." if SECRET.match(word) else word for word in words)
     return shlex.join(hidden)
 
 
 def read_line(arguments: Sequence[str]) -> OldLine:
-    """Read a shell line that calls the old scripts, in words or as one text.
+    """Read a shell line that calls the old scripts, given as words or as one text.
 
     Args:
-        arguments: the words of one command, or one text: quoted, with backslash-newlines and comments, and with
-            several commands parted by `&&`, `;` or newlines.
+        arguments: the words of one command; or one text, which may have quotes, backslash-newlines, comments, and
+            several commands separated by `&&`, `;` or newlines.
 
     Returns:
-        The commands, and what is wrong with them: unknown options, values of the wrong type.
+        The commands, and their problems: unknown options, values of the wrong type.
 
     Raises:
-        SettingsError: no old script is called; a quotation without an end; a `$` that no shell has filled in.
+        SettingsError: no old script is called; a quote is not closed; a `$` that no shell has replaced.
     """
     line = OldLine()
     if any(0xD800 <= ord(sign) <= 0xDFFF for word in arguments for sign in word):
-        raise SettingsError("the old command line is not UTF-8; write the names in it so")
+        raise SettingsError("the old command line is not UTF-8; encode the names in it as UTF-8")
     whole = len(arguments) == 1 and re.search(r"\s", arguments[0])
     for words in _split(arguments[0]) if whole else [list(arguments)]:
         at = next((i for i, word in enumerate(words) if _script(word)), None)
         if at is not None:
             script = _script(words[at])
-        elif words and words[0].startswith("-"):  # the options alone
+        elif words and words[0].startswith("-"):  # only the options
             names = {word.partition("=")[0] for word in words}
             script, at = PREPROCESS if names & {"--data_split", "--max_len"} else TRAIN, -1
         else:
             line.notes.append(f"not read: {show(words)}")
             if any(word.startswith(f"{CUDA}=") for word in words):
-                line.problems.append(f"{show(words)}: write {CUDA} in front of the python that it was meant for")
+                line.problems.append(f"{show(words)}: write {CUDA}=... before the python command that it was meant for")
             continue
         if whole and (open_ends := [word for word in words if re.search(r"[$`]", show([word]))]):
             raise SettingsError(
                 f"{', '.join(open_ends)}: the value is not in the text. Write it, or put `layoutner config migrate --` "
-                "in front of the command in the script, so that the shell fills it in"
+                "before the command in the script, so that the shell replaces it"
             )
         command = Command(script, words)
         _read_front(words[: max(at, 0)], command, line)
@@ -128,20 +128,20 @@ def read_line(arguments: Sequence[str]) -> OldLine:
         line.commands.append(command)
     if not line.commands and not line.problems:
         raise SettingsError(
-            f"no command of {TRAIN} or {PREPROCESS} in it ({'; '.join(line.notes) or 'nothing to read'}); give the old "
-            "command line behind --, the options alone where the script has another name, as in "
+            f"no command of {TRAIN} or {PREPROCESS} found ({'; '.join(line.notes) or 'nothing to read'}); give the old "
+            "command line after --, or only its options if the script has another name, as in "
             f"`layoutner config migrate -- python {TRAIN} --data_dir data ...`"
         )
     return line
 
 
 def _split(text: str) -> list[list[str]]:
-    """The commands of a text, in words."""
-    text = re.sub(r"\\[ \t]*(\r?\n|$)", "", text)  # blanks behind the backslash are what copying leaves
-    text = re.sub(r"(?m)^[ \t]*(!|[$%][ \t])", "", text)  # the prompts of notebooks and of shells
-    text = re.sub(r"(?<!\S)[\d&]+>", ">", text)  # 2>log, which shlex parts into 2 and >
-    text = re.sub(r"(?<=[^\s;&|()<>])#", "\0", text)  # shlex begins a comment inside a word too
-    text = text.replace("\n", "\n\n")  # a comment takes the first one along
+    """Split a text into commands, and each command into words."""
+    text = re.sub(r"\\[ \t]*(\r?\n|$)", "", text)  # copying may leave spaces after a backslash
+    text = re.sub(r"(?m)^[ \t]*(!|[$%][ \t])", "", text)  # prompts of notebooks and shells
+    text = re.sub(r"(?<!\S)[\d&]+>", ">", text)  # shlex splits 2>log into 2 and >
+    text = re.sub(r"(?<=[^\s;&|()<>])#", "\0", text)  # shlex also starts a comment inside a word
+    text = text.replace("\n", "\n\n")  # shlex drops the first one with a comment
     signs = ";&|()<>\n"
     lexer = shlex.shlex(text, posix=True, punctuation_chars=signs)
     lexer.whitespace, lexer.whitespace_split = " \t\r", True
@@ -154,24 +154,24 @@ def _split(text: str) -> list[list[str]]:
                 if not redirected:
                     commands.append([])
             elif redirected:
-                redirected = False  # the file
+                redirected = False  # the file of the redirection
             else:
                 word = os.path.expanduser(token) if token.startswith("~/") else token
                 commands[-1].append(word.replace("\0", "#"))
     except ValueError:
         where = lexer.token.replace("\0", "#")[:40]
-        raise SettingsError(f"the command line has a quotation without an end: {where}") from None
+        raise SettingsError(f"the command line has a quote that is not closed: {where}") from None
     return [words for words in commands if words]
 
 
 def _script(word: str) -> str:
-    """The old script that a path or a module names; "" for none."""
-    name = PureWindowsPath(word).name  # which parts at / too
+    """The old script that a path or module refers to; "" if none."""
+    name = PureWindowsPath(word).name  # it splits at / too
     return TRAIN if name.rpartition(".")[2] == TRAIN.removesuffix(".py") else name if name in OPTIONS else ""
 
 
 def _read_front(words: list[str], command: Command, line: OldLine) -> None:
-    """What stands before the script: assignments, python with its flags, a launcher of torch with its options."""
+    """Read the words before the script: assignments, python with its flags, a launcher of torch with its options."""
     waiting = iter(words)
     for word in waiting:
         name, equals, value = word.partition("=")
@@ -179,7 +179,7 @@ def _read_front(words: list[str], command: Command, line: OldLine) -> None:
         if (start := PureWindowsPath(word).name) in LAUNCHERS:
             command.launcher["name"] = start
         elif word.startswith("-") and "name" in command.launcher:
-            meant = [option for option in LAUNCHER_OPTIONS if option.startswith(key)]  # as argparse abbreviates
+            meant = [option for option in LAUNCHER_OPTIONS if option.startswith(key)]  # argparse accepts abbreviations
             if key not in LAUNCHER_OPTIONS and len(meant) != 1:
                 near = did_you_mean(f"--{key}", [f"--{option}" for option in meant or LAUNCHER_OPTIONS])
                 line.problems.append(f"{word}: unknown option of {command.launcher['name']}; {near}")
@@ -192,44 +192,44 @@ def _read_front(words: list[str], command: Command, line: OldLine) -> None:
             command.environment[name] = value
         elif not word.startswith("-") and not re.fullmatch(r"i?python[\d.]*(\.exe)?|env|nohup|time", start):
             line.problems.append(
-                f"{word}: not known in front of {command.script}, and it may change the batch; leave `{word}` and its "
-                f"options out, and write `torchrun --nproc_per_node=N {command.script} ...` for N processes, or give "
-                "--gpus N before the -- for one process with N GPUs"
+                f"{word}: unknown before {command.script}, and it may change the batch size; remove `{word}` and its "
+                f"options; for N processes write `torchrun --nproc_per_node=N {command.script} ...`, for one process "
+                "with N GPUs give --gpus N before the --"
             )
             break
     for key in ("nproc_per_node", "nnodes"):
         count = command.launcher.setdefault(key, "1")
         if not re.fullmatch("[1-9][0-9]{0,5}", count):
-            line.problems.append(f"--{key} {count}: write the number that it stood for, such as --{key} 4")
+            line.problems.append(f"--{key} {count}: write a number, such as --{key} 4")
             command.launcher[key] = "1"
 
 
 class _OldParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        said = message.replace("ignored explicit argument", "a switch takes no value; leave out")
-        raise SettingsError(f"the old command line cannot be migrated: {said}")
+        problem = message.replace("ignored explicit argument", "a switch takes no value; leave out")
+        raise SettingsError(f"the old command line cannot be migrated: {problem}")
 
 
 def _read_options(words: list[str], command: Command, line: OldLine) -> None:
-    """As the scripts read them, by argparse: `--name value`, `--name=value`, abbreviations, the last of two counts."""
+    """Read options as the scripts do, with argparse: `--name value`, `--name=value`, abbreviations, the last of two."""
     known = OPTIONS[command.script]
     parser = _OldParser(add_help=False, argument_default=argparse.SUPPRESS)
     for name, default in known.items():
         parser.add_argument(f"--{name}", action="store_true" if default is False else "store")
     command.values = {name: "" if default is None else default for name, default in known.items()}
-    options, strangers = parser.parse_known_args(words)
-    said = vars(options)
-    command.given = set(said)
-    for before, word in zip(["", *strangers], strangers, strict=False):
+    options, unknown = parser.parse_known_args(words)
+    given = vars(options)
+    command.given = set(given)
+    for before, word in zip(["", *unknown], unknown, strict=False):
         if word.startswith("-"):
             near = did_you_mean(f"--{word.lstrip('-').replace('-', '_')}", [f"--{name}" for name in known])
             line.problems.append(f"{word}: unknown option of {command.script}; {near}")
         elif not before.startswith("-") or "=" in before:
-            line.problems.append(f"{word}: a value without an option; quote a value that has blanks")
-    for name, value in said.items():
+            line.problems.append(f"{word}: a value without an option; quote a value that contains spaces")
+    for name, value in given.items():
         default = known[name]
         if default != "" and not str(value).strip():
-            empty = "is empty (a shell variable that is not set?); write what it stood for"
+            empty = "is empty (an unset shell variable?); write the value"
             line.problems.append(f"--{name} {shlex.quote(value)}: {empty}")
             continue
         try:
@@ -242,5 +242,5 @@ def _read_options(words: list[str], command: Command, line: OldLine) -> None:
             line.problems.append(f"--{name} {value}: give at most {LARGEST}")
         else:
             command.values[name] = read
-    missing = [name for name, default in known.items() if default is None and name not in said]
+    missing = [name for name, default in known.items() if default is None and name not in given]
     line.problems += [f"--{name}: is missing, and {command.script} requires it" for name in missing]

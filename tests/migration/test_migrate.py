@@ -19,8 +19,8 @@ from layoutner.documents import splits as data_splits
 from layoutner.documents.roles import Corpus, read_corpus
 from layoutner.errors import DataError, SettingsError
 from layoutner.migration import old_run
-from layoutner.migration.migrate import ELSE, migrate
-from layoutner.migration.migrated import Fate, Migrated
+from layoutner.migration.migrate import IF_GIVEN, migrate
+from layoutner.migration.migrated import Migrated, Outcome
 from layoutner.migration.old_script import OPTIONS, PREPROCESS, TRAIN
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.settings.tree import load
@@ -67,7 +67,7 @@ def corpus(made: Migrated) -> Corpus:
     return read_corpus(load("settings.toml", {}).data, 42)
 
 
-def fate(made: Migrated, option: str, script: str = TRAIN) -> Fate:
+def fate(made: Migrated, option: str, script: str = TRAIN) -> Outcome:
     at = list(OPTIONS[script]).index(option)
     return made.report[at + len(OPTIONS[TRAIN]) * (script == PREPROCESS)]
 
@@ -87,7 +87,7 @@ def loaded(made: Migrated) -> dict[str, Any]:
 
 # (option, more words, what became of it, settings that follow, part of the report's line); None = no such setting.
 CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
-    ("data_dir", [], "kept", {"data.format": "unilm", "data.train": "data", "data.test": None}, "as it stands"),
+    ("data_dir", [], "kept", {"data.format": "unilm", "data.train": "data", "data.test": None}, "as it is"),
     ("data_dir", ["--do_eval"], "kept", {"data.train": "data", "data.test": "data"}, "data.test = data"),
     ("model_type", ["--model_type", "RoBERTa"], "kept", {"model.family": "roberta"}, "model.family = roberta"),
     ("model_type", ["--model_type", "bert"], "kept", {"model.family": "bert"}, ""),
@@ -98,16 +98,16 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
         [],
         "kept",
         {"run.output_dir": "a/out", "tensorboard.enabled": None, "tensorboard.dir": None},
-        "tensorboard.enabled = true does, into a/out/tensorboard, with pip install 'layoutner[tensorboard]'",
+        "tensorboard.enabled = true writes them to a/out/tensorboard (pip install 'layoutner[tensorboard]')",
     ),
-    ("output_dir", ["--output_dir", "a/out/"], "kept", {"run.output_dir": "a/out/"}, "into a/out/tensorboard, with"),
-    ("labels", [], "default", {"data.labels": None, "data.scheme": "BIOES"}, "else preprocess.py's"),
+    ("output_dir", ["--output_dir", "a/out/"], "kept", {"run.output_dir": "a/out/"}, "to a/out/tensorboard (pip"),
+    ("labels", [], "default", {"data.labels": None, "data.scheme": "BIOES"}, "else of preprocess.py"),
     ("labels", ["--labels", "l.txt"], "kept", {"data.labels": "l.txt", "data.scheme": "BIOES"}, ""),
-    ("config_name", ["--config_name", "other"], "dropped", {}, "the checkpoint's own is taken"),
-    ("tokenizer_name", ["--tokenizer_name", "other"], "dropped", {}, "copy its folder and exchange the files"),
+    ("config_name", ["--config_name", "other"], "dropped", {}, "the pretrained model's own is used"),
+    ("tokenizer_name", ["--tokenizer_name", "other"], "dropped", {}, "change the file in a copy of it"),
     ("cache_dir", ["--cache_dir", "/a b"], "replaced", {}, "HF_HUB_CACHE='/a b'"),
     ("max_seq_length", [], "default", {"data.max_length": 512, "data.stride": 0}, "no overlap; data.stride = 128"),
-    ("max_seq_length", ["--max_seq_length", "64"], "kept", {"data.max_length": 64}, "cut off behind 64 sub-words"),
+    ("max_seq_length", ["--max_seq_length", "64"], "kept", {"data.max_length": 64}, "cut off after 64 sub-words"),
     ("do_train", [], "replaced", {"data.train": "data"}, "`layoutner train`"),
     ("do_eval", [], "not given", {"data.test": None}, ""),
     ("do_eval", ["--do_eval"], "kept", {"data.test": "data", "run.predictions": None}, "scores.json"),
@@ -127,24 +127,24 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
         {"data.eval": None, "run.eval_every": None},
         "at logging steps",
     ),
-    ("do_lower_case", ["--do_lower_case"], "replaced", {}, "it travels with the model"),
-    ("do_lower_case", [], "default", {}, "where this tokenizer lower-cases, sub-words differ"),
+    ("do_lower_case", ["--do_lower_case"], "replaced", {}, "it is saved with the model"),
+    ("do_lower_case", [], "default", {}, "if this tokenizer lower-cases, sub-words differ"),
     ("do_lower_case", ["--model_name_or_path", "b-cased"], "not given", {}, ""),
-    ("do_lower_case", ["--model_name_or_path", "bert-base-uncased"], "default", {}, "reads as [UNK]"),
-    ("do_lower_case", ["--model_name_or_path", "b-cased", "--do_lower_case"], "replaced", {}, "here they keep their"),
+    ("do_lower_case", ["--model_name_or_path", "bert-base-uncased"], "default", {}, "become [UNK]"),
+    ("do_lower_case", ["--model_name_or_path", "b-cased", "--do_lower_case"], "replaced", {}, "here words keep their"),
     (
         "per_gpu_train_batch_size",
         ["--per_gpu_train_batch_size", "3"],
         "kept",
         {"batch.micro_batch_size": 3, "batch.global_batch_size": 3},
-        "3 a forward x 1 GPU(s) a process x 1 process(es) x 1 accumulation",
+        "micro-batch of 3 x 1 GPU(s) per process x 1 process(es) x 1 gradient accumulation step(s)",
     ),
     (
         "per_gpu_eval_batch_size",
         ["--per_gpu_eval_batch_size", "3"],
         "dropped",
         {"batch.micro_batch_size": 8},
-        "_size 3: evaluation in a run uses batch.micro_batch_size, and scores do not depend on it",
+        "_size 3: evaluation during training uses batch.micro_batch_size; scores do not depend on it",
     ),
     (
         "gradient_accumulation_steps",
@@ -161,21 +161,21 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
     ("max_grad_norm", ["--max_grad_norm", "0.5"], "kept", {"optimizer.max_grad_norm": 0.5}, ""),
     ("max_grad_norm", ["--max_grad_norm", "0"], "kept", {"optimizer.max_grad_norm": 0.0}, "nothing was learnt"),
     ("num_train_epochs", [], "default", {"schedule.epochs": 3, "schedule.max_steps": None}, ""),
-    ("num_train_epochs", ["--num_train_epochs", "2.7"], "kept", {"schedule.epochs": 2}, "the whole part"),
+    ("num_train_epochs", ["--num_train_epochs", "2.7"], "kept", {"schedule.epochs": 2}, "rounded down"),
     ("num_train_epochs", ["--max_steps", "9"], "not given", {"schedule.epochs": None}, ""),
     (
         "num_train_epochs",
         ["--num_train_epochs", "7", "--max_steps", "9"],
         "dropped",
         {"schedule.epochs": None},
-        "counts",
+        "is used instead",
     ),
-    ("max_steps", ["--max_steps", "9"], "kept", {"schedule.max_steps": 9}, "one step more, at learning rate 0"),
-    ("max_steps", ["--max_steps", "-1"], "dropped", {"schedule.max_steps": None}, "epochs count"),
+    ("max_steps", ["--max_steps", "9"], "kept", {"schedule.max_steps": 9}, "one more step, at learning rate 0"),
+    ("max_steps", ["--max_steps", "-1"], "dropped", {"schedule.max_steps": None}, "the number of epochs is used"),
     ("warmup_steps", ["--warmup_steps", "11"], "kept", {"schedule.warmup_steps": 11}, ""),
     ("logging_steps", [], "default", {"run.log_every": 50}, ""),
     ("logging_steps", ["--logging_steps", "-1"], "kept", {"run.log_every": 0}, "never"),
-    ("save_steps", [], "default", {"run.save_every": 50, "run.keep_checkpoints": 0}, "every checkpoint stays"),
+    ("save_steps", [], "default", {"run.save_every": 50, "run.keep_checkpoints": 0}, "all checkpoints are kept"),
     ("save_steps", ["--save_steps", "-1"], "kept", {"run.save_every": 0, "run.keep_checkpoints": None}, "at the end"),
     ("eval_all_checkpoints", ["--eval_all_checkpoints"], "dropped", {}, "with --do_eval"),
     ("eval_all_checkpoints", ["--eval_all_checkpoints", "--do_eval"], "replaced", {}, "evaluate --checkpoints"),
@@ -191,7 +191,7 @@ CASES: list[tuple[str, list[str], str, dict[str, Any], str]] = [
     ("fp16_opt_level", ["--fp16", "--fp16_opt_level", "O0"], "replaced", {"precision.dtype": "fp32"}, "O0 is fp32"),
     ("fp16_opt_level", ["--fp16"], "default", {"precision.dtype": "fp16"}, "the whole network is cast"),
     ("fp16_opt_level", ["--fp16", "--fp16_opt_level", "O3"], "replaced", {"precision.dtype": "fp16"}, "at every level"),
-    ("fp16_opt_level", ["--fp16_opt_level", "O2"], "dropped", {"precision.dtype": "fp32"}, "with --fp16 alone"),
+    ("fp16_opt_level", ["--fp16_opt_level", "O2"], "dropped", {"precision.dtype": "fp32"}, "only with --fp16"),
     ("local_rank", [], "not given", {}, ""),
     ("local_rank", ["--local_rank", "0"], "replaced", {"batch.global_batch_size": 8}, "LOCAL_RANK"),
     ("server_ip", ["--server_ip", "1.2.3.4", "--server_port", "5"], "replaced", {}, "debugpy --listen 1.2.3.4:5"),
@@ -232,14 +232,14 @@ def test_an_option_without_training(option: str, words: list[str], what: str, pa
     assert part in "\n".join(made.commands)
     assert loaded(made) == {}
     assert [line for line in made.toml().splitlines() if not line.startswith("#")] == []
-    assert "migrate the line that trained it first" in made.toml()
+    assert "migrate its training command first" in made.toml()
 
 
 def test_without_training_what_only_training_reads_is_dropped_where_it_was_given() -> None:
     made = migrate([*SCORING, "--seed", "3", "--fp16"])
     said = {name: (fate(made, name).what, fate(made, name).why) for name in ("learning_rate", "fp16", "seed")}
-    reads = ("dropped", "only training reads it")
-    idle = ("not given", "else dropped, because only training reads it")
+    reads = ("dropped", "only training uses it")
+    idle = ("not given", "if given, dropped: only training uses it")
     assert said == {"learning_rate": idle, "fp16": reads, "seed": reads}
 
 
@@ -267,8 +267,8 @@ def test_the_files_of_the_old_script_come_from_as_few_commands_as_can_be() -> No
 
 PREPROCESSING: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("data_dir", "forms/training_data/annotations", "replaced", {"data.train": "forms"}, "--data.train forms"),
-    ("data_split", "test", "dropped", {"data.test": "data/training_data", "data.train": None}, "which is which"),
-    ("output_dir", "elsewhere", "dropped", {"data.format": "funsd", "run.output_dir": None}, "nothing is written"),
+    ("data_split", "test", "dropped", {"data.test": "data/training_data", "data.train": None}, "name the folder"),
+    ("output_dir", "elsewhere", "dropped", {"data.format": "funsd", "run.output_dir": None}, "no preprocessed files"),
     ("model_name_or_path", "roberta-base", "dropped", {"model.name_or_path": None}, "the model's own tokenizer"),
     ("max_len", "254", "replaced", {"data.max_length": 256, "data.stride": 0}, "data.max_length = 256"),
 ]
@@ -280,7 +280,7 @@ PREPROCESSING: list[tuple[str, str, str, dict[str, Any], str]] = [
 def test_an_option_of_preprocess(option: str, value: str, what: str, settings: dict[str, Any], part: str) -> None:
     made = migrate(["python", "preprocess.py", f"--{option}", value])
     assert len(made.report) == 5
-    made.report = [*[Fate("", "", "", "")] * len(OPTIONS[TRAIN]), *made.report]
+    made.report = [*[Outcome("", "", "", "")] * len(OPTIONS[TRAIN]), *made.report]
     its = fate(made, option, PREPROCESS)
     assert (its.what, its.option) == (what, f"{PREPROCESS} --{option} {value}")
     assert part in str(its)
@@ -326,7 +326,7 @@ def test_the_halves_of_funsd_keep_the_roles_that_preprocess_gave_them(
 def test_a_split_that_the_old_trainer_never_read_is_said() -> None:
     line = f"python {PREPROCESS} --data_split valid"
     with pytest.raises(
-        SettingsError, match="--data_split valid: run_seq_labeling.py reads train, dev and test alone; give"
+        SettingsError, match="--data_split valid: run_seq_labeling.py reads only train, dev and test; give"
     ):
         migrate([line])
     assert any(note.startswith("--data_split valid: ") for note in migrate([f"{line}; {shlex.join(TRAINING)}"]).notes)
@@ -380,10 +380,10 @@ def test_of_an_option_that_was_not_given_stands_what_becomes_of_it_where_it_is(w
         value = [] if default is False else ["O1"] if default == "O1" else ["7"]
         its_own = fate(migrate([*words, *PARTNERS.get(option, []), its.option, *value]), option)
         if its_own.what == "dropped":
-            assert its.why == f"else dropped, because {its_own.why}"
+            assert its.why == f"if given, dropped: {its_own.why}"
             continue
         homes = [[home for home in HOMES if home in text] for text in (its.why, its_own.became)]
-        assert (its.why.split()[1], homes[0]) == (its_own.what, homes[1] or "one of HOMES"), (its, its_own)
+        assert (its.why.split()[2], homes[0]) == (its_own.what, homes[1] or "one of HOMES"), (its, its_own)
 
 
 def names(text: str) -> set[str]:
@@ -393,9 +393,9 @@ def names(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("trains", [True, False], ids=["train", "no train"])
-@pytest.mark.parametrize("option", ELSE)
+@pytest.mark.parametrize("option", IF_GIVEN)
 def test_what_an_option_would_become_is_what_it_becomes(option: str, trains: bool) -> None:
-    instead = ELSE[option][not trains]
+    instead = IF_GIVEN[option][not trains]
     if not instead or (option == "do_train" and trains):
         return  # its rule says it
     without = [*BASE, "--do_predict"] if option == "do_eval" else SCORING
@@ -537,13 +537,14 @@ def test_processes_and_gpus(words: list[str], gpus: int | None, ranks: tuple[int
     values = loaded(made)
     assert (values["batch.micro_batch_size"], values["batch.global_batch_size"]) == (3, 3 * ranks[0] * ranks[1] * 5)
     assert made.commands == [f"{start} train --config settings.toml"]
-    arithmetic = f"3 a forward x {ranks[0]} GPU(s) a process x {ranks[1]} process(es) x 5 accumulation"
-    assert f"batch: {15 * ranks[0] * ranks[1]} windows a step = {arithmetic}" in made.notes
+    arithmetic = f"micro-batch of 3 x {ranks[0]} GPU(s) per process x {ranks[1]} process(es)"
+    arithmetic += " x 5 gradient accumulation step(s)"
+    assert f"batch: {15 * ranks[0] * ranks[1]} windows per optimizer step = {arithmetic}" in made.notes
     none = gpus == 0 or bool({"CUDA_VISIBLE_DEVICES=", "CUDA_VISIBLE_DEVICES=-1"} & set(words))
     assert values.get("run.device") == ("cpu" if none else None)
-    alone = any(note.startswith("processes: the old script joins them only by --local_rank") for note in made.notes)
+    alone = any(note.startswith("processes: the old script makes a process group only with") for note in made.notes)
     assert alone == (ranks[1] > 1 and ("torchrun" in words or "--use_env" in words))
-    assert ("GPUs: 1 a process, as under a launcher" in made.notes) == (ranks[1] > 1 and not alone)
+    assert ("GPUs: 1 per process, chosen by --local_rank" in made.notes) == (ranks[1] > 1 and not alone)
 
 
 @pytest.mark.parametrize(
@@ -566,14 +567,14 @@ def test_processes_that_the_old_script_joined(words: list[str], ranks: int, star
 
 def test_processes_that_the_old_script_did_not_join_each_went_through_all_pieces() -> None:
     old_data(Path("data"), 150)
-    for before, gpus, forwards in (([], "1 is assumed", "8) = 19"), ([CUDA], f"2, of {CUDA}", "16) = 10")):
+    for before, gpus, batches in (([], "1 is assumed", "8) = 19"), ([CUDA], f"2, from {CUDA}", "16) = 10")):
         for launcher in (["torchrun", "--nproc_per_node=2"], [*LAUNCH[:3], "--nproc_per_node=2", "--use_env"]):
             notes = migrate([*before, *launcher, *TRAINING[1:]]).notes
-            assert f"GPUs: each of the old processes used all that it saw ({gpus}); here each has one" in notes
-            steps = int(forwards[-2:])
-            old = f"150 pieces in each process, ceil(150 / {forwards} forwards, {steps} // 1 = {steps} steps an epoch; "
+            assert f"GPUs: each old process used all that it saw ({gpus}); here each process has one" in notes
+            steps = int(batches[-2:])
+            old = f"150 pieces in each process, ceil(150 / {batches} batches, {steps} // 1 = {steps} steps per epoch; "
             assert f"steps of the old script: {old}x 3 epochs = {3 * steps} steps" in notes[-2]
-    assert "a process, ceil(75 / 8)" in migrate([*LAUNCH[:3], "--nproc_per_node=2", *TRAINING[1:]]).notes[-2]
+    assert "per process, ceil(75 / 8)" in migrate([*LAUNCH[:3], "--nproc_per_node=2", *TRAINING[1:]]).notes[-2]
 
 
 @pytest.mark.parametrize(("processes", "devices", "fits"), [(4, "2,3", 2), (4, "0,1,2", 2), (3, "5,6", 1)])
@@ -591,7 +592,8 @@ def test_more_processes_than_gpus_are_said(processes: int, devices: str, fits: i
 def test_gpus_without_training_are_not_said_to_have_a_process_each() -> None:
     made = migrate(SCORING, gpus=3)
     assert made.commands[0].startswith("layoutner evaluate ")
-    assert "GPUs: 3, of --gpus; one process fed them (DataParallel), here the commands use one of them" in made.notes
+    said = "GPUs: 3, from --gpus; one process used all of them (DataParallel), here the commands use one of them"
+    assert said in made.notes
     assert any("here each has a process of its own" in note for note in migrate(TRAINING, gpus=3).notes)
 
 
@@ -637,25 +639,25 @@ def test_steps_are_counted_as_the_old_loader_counts(
     made = migrate([*before, TRAIN, *REQUIRED, "--do_train", "--num_train_epochs", "10.9", *words], given)
     old, new = (next(note for note in made.notes if note.startswith(f"steps {who}")) for who in ("of the old", "here"))
     steps = old_steps(pieces, micro, gpus, processes, accumulation)
-    assert f" = {steps} steps an epoch; x 10 epochs = {steps * 10} steps" in old
+    assert f" = {steps} steps per epoch; x 10 epochs = {steps * 10} steps" in old
     mine = len(range(0, pieces, micro * gpus * processes * accumulation))
-    assert f" = {mine} steps an epoch; x 10 epochs = {mine * 10} steps" in new
+    assert f" = {mine} steps per epoch; x 10 epochs = {mine * 10} steps" in new
     lost = len(range(0, len(range(0, pieces, processes)), micro * gpus)) % accumulation
-    assert (f"last {lost} forward(s) went into the next epoch's first step" in old) == (lost > 0)
+    assert (f"last {lost} batch(es) was added to the next epoch's first step" in old) == (lost > 0)
 
 
 def test_steps_by_max_steps_and_none_at_all() -> None:
     old_data(Path("data"), 20)
     notes = "\n".join(migrate([*TRAINING, "--max_steps", "30"]).notes)
     assert "max_steps + 1 = 31 steps" in notes
-    assert "ceil(20 / 8) = 3 steps an epoch; 30 steps" in notes
+    assert "ceil(20 / 8) = 3 steps per epoch; 30 steps" in notes
     notes = "\n".join(migrate([*TRAINING, "--gradient_accumulation_steps", "4"]).notes)
-    none = "3 // 4 = 0 steps an epoch; none at all, and a division by zero"
+    none = "3 // 4 = 0 steps per epoch; no step at all, and a division by zero"
     assert f"{none} after the last epoch, before the model was saved" in notes
     notes = "\n".join(migrate([*TRAINING, "--gradient_accumulation_steps", "4", "--max_steps", "30"]).notes)
     assert f"{none} before the first epoch" in notes
     notes = "\n".join(migrate([*TRAINING, "--warmup_steps", "10"]).notes)
-    assert "--warmup_steps 10 is more, which layoutner refuses" in notes
+    assert "--warmup_steps 10 is more than that, which layoutner refuses" in notes
     assert "which layoutner refuses" not in "".join(migrate([*TRAINING, "--warmup_steps", "9"]).notes)
     values = loaded(migrate([*TRAINING, "--max_steps", "4", "--warmup_steps", "4"]))
     assert (values["schedule.max_steps"], values["schedule.warmup_steps"]) == (4, 4)
@@ -698,7 +700,7 @@ def test_without_dev_files_a_tenth_is_taken_where_that_can_be_seen() -> None:
     old_data(Path("data"), 26)
     made = migrate(words)
     assert loaded(made)["data.eval"] == 0.1
-    assert "26 pieces less the tenth that is data.eval: ceil(23 / 8) = 3 steps an epoch" in made.notes[-1]
+    assert "26 pieces without the tenth for data.eval: ceil(23 / 8) = 3 steps per epoch" in made.notes[-1]
     assert len(corpus(made).train) == 23
     (Path("data") / "dev.txt").write_text("a\tO\n")
     assert loaded(migrate(words))["data.eval"] == "data"
@@ -711,7 +713,7 @@ def test_dev_files_that_are_the_test_files_choose_as_test_pages() -> None:
     values = loaded(made)
     chosen = (values.get("data.eval"), values["data.selection_split"], values["data.test"], values["run.eval_every"])
     assert chosen == (None, "test", "data", 50)
-    assert "dev.txt has the pages of test.txt" in fate(made, "evaluate_during_training").why
+    assert "dev.txt has the same pages as test.txt" in fate(made, "evaluate_during_training").why
     old_pages(Path("data"), "dev", [300])
     values = loaded(migrate(words))
     assert (values["data.eval"], values.get("data.selection_split"), values.get("data.test")) == ("data", None, None)
@@ -741,7 +743,7 @@ def test_pages_of_dev_that_are_test_pages_are_said_where_training_refuses_them(
     if refused:
         with pytest.raises(DataError, match=f"{refused} pages of data.eval are pages of data.test"):
             corpus(made)
-        assert "Take them out of dev.txt, or set data.eval = 0.1" in made.toml()
+        assert "Remove them from dev.txt, or set data.eval = 0.1" in made.toml()
         made.settings["data"]["eval"] = 0.1
     corpus(made)
     assert migrate(words).remarks == []  # without data.test nothing is refused
@@ -781,13 +783,12 @@ def test_pages_of_another_size_under_one_name_are_pages_as_layoutner_counts_them
 
 def test_without_labels_those_of_the_folder_count_as_layoutner_takes_them() -> None:
     old_data(Path("data"), 2)
-    assert "the labels are those of data/labels.txt where it is there, else of the training pages; the old" in str(
-        fate(migrate(TRAINING), "labels")
-    )
+    said = "the labels come from data/labels.txt if it exists, else from the training pages; the old script failed"
+    assert said in str(fate(migrate(TRAINING), "labels"))
     assert corpus(migrate(TRAINING)).labels.types == ("A",)
     Path("data/labels.txt").write_text("S-A\nS-B\n")
     made = migrate(TRAINING)
-    assert "; the labels are those of data/labels.txt; the old script stopped here" in str(fate(made, "labels"))
+    assert "; the labels come from data/labels.txt; the old script failed without --labels" in str(fate(made, "labels"))
     assert corpus(made).labels.types == ("A", "B")
 
 
@@ -803,9 +804,9 @@ def test_an_old_folder_without_the_files_of_a_tokenizer_lower_cases(lower: bool)
     its = fate(migrate(words), "do_lower_case")
     assert its.what == ("replaced" if lower else "default")
     assert its.why == (
-        "cased has no tokenizer_config.json and no tokenizer.json, so the tokenizer lower-cases words, as the old run "
-        f'did{"" if lower else " not"}; for a vocabulary with capitals write {{"do_lower_case": false}} into '
-        "cased/tokenizer_config.json, which keeps them"
+        "cased has no tokenizer_config.json and no tokenizer.json, so the tokenizer lower-cases words (the old run "
+        f'{"did" if lower else "did not"}); to keep capitals for a cased vocabulary, write {{"do_lower_case": false}} '
+        "into cased/tokenizer_config.json"
     )
     assert AutoTokenizer.from_pretrained("cased").tokenize("Form") == ["form"]
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
@@ -829,22 +830,22 @@ def test_an_output_folder_with_something_in_it_is_noted() -> None:
         return [note for note in migrate([*BASE, *words]).notes if note.startswith("output: a/out is not empty; ")]
 
     (note,) = notes("--do_train", "--do_eval", "--eval_all_checkpoints")
-    others = "what another trainer left (a model, test_predictions.txt, test_results.txt): give another run.output_dir"
-    assert note.endswith(f"; what is in it stays; layoutner refuses to train over an earlier run, or over {others}")
+    others = "files of another trainer (a model, test_predictions.txt, test_results.txt): give another run.output_dir"
+    assert note.endswith(f"; training is refused in a folder with an earlier run, or with {others}")
     (note,) = notes("--do_train", "--overwrite_output_dir")
-    removes = "; --run.overwrite true removes an earlier run of layoutner there, and nothing else; layoutner refuses to"
-    assert note.endswith(f"{removes} train over {others}")
+    removes = "; --run.overwrite true removes only an earlier run of layoutner; training is refused in a folder"
+    assert note.endswith(f"{removes} with {others}")
     assert notes("--do_eval", "--do_predict") == []
     for name in ("eval_results", "test_predictions", "test_results"):
         Path(f"a/out/{name}.txt").touch()
-    said = [re.findall(r"`(.*)` writes over (\S*):", note) for note in notes("--do_eval", "--do_predict")]
+    said = [re.findall(r"`(.*)` overwrites (\S*):", note) for note in notes("--do_eval", "--do_predict")]
     assert said == [
         [("layoutner evaluate", "eval_results.txt")],
         [("layoutner evaluate", "test_results.txt")],
         [("layoutner predict", "test_predictions.txt")],
     ]
     _, note = notes("--do_train", "--do_eval", "--eval_all_checkpoints")
-    assert "`layoutner evaluate` writes over eval_results.txt: keep a copy" in note
+    assert "`layoutner evaluate` overwrites eval_results.txt: keep a copy" in note
 
 
 def test_preprocess_beside_training_leaves_the_data_folder_as_it_stands() -> None:
@@ -855,8 +856,7 @@ def test_preprocess_beside_training_leaves_the_data_folder_as_it_stands() -> Non
     assert (values["data.format"], values["data.train"]) == ("unilm", "data")
     assert fate(made, "data_split", PREPROCESS).option == f"{PREPROCESS} --data_split train, --data_split test"
     assert (
-        "`--data.format funsd --data.train data --data.test data` would read the annotations themselves"
-        in made.notes[-1]
+        "`--data.format funsd --data.train data --data.test data` would read the annotations directly" in made.notes[-1]
     )
     assert len(made.made_from) == 3
 
@@ -877,7 +877,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--max_steps", "9" * 20], "--max_steps 9"),
     (["--seed", "4294967296"], "--seed 4294967296: give at most 4294967295"),
     (["--logging_steps", "99999999999"], "--logging_steps 99999999999: give at most 4294967295"),
-    (["--output_dir", ""], "--output_dir '': is empty (a shell variable that is not set?); write what it stood for"),
+    (["--output_dir", ""], "--output_dir '': is empty (an unset shell variable?); write the value"),
     (["--data_dir", " "], "--data_dir ' ': is empty"),
     (["--model_name_or_path="], "--model_name_or_path '': is empty"),
     (["--model_type", ""], "--model_type '': is empty"),
@@ -885,21 +885,21 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--fp16_opt_level", ""], "--fp16_opt_level '': is empty"),
     (["--seed", "1.5"], "--seed 1.5: give a whole number"),
     (["--learning_rate", "fast"], "--learning_rate fast: give a number, such as 0.1"),
-    (["--learning_rate", "nan"], "--learning_rate nan: optimizer.lr cannot hold it"),
-    (["--learning_rate", "0"], "--learning_rate 0.0: optimizer.lr cannot hold it: input should be greater than 0"),
+    (["--learning_rate", "nan"], "--learning_rate nan: not valid for optimizer.lr"),
+    (["--learning_rate", "0"], "--learning_rate 0.0: not valid for optimizer.lr: input should be greater than 0"),
     (["--labels"], "argument --labels: expected one argument"),
     (["--labels", "--fp16"], "argument --labels: expected one argument"),
     (["--fp16=true"], "argument --fp16: a switch takes no value; leave out 'true'"),
     (["foo"], "foo: a value without an option"),
-    (["--model_type", "layoutlmv2"], "--model_type layoutlmv2: not one of the old script's; did you mean 'layoutlm'?"),
-    (["--max_seq_length", "4"], "--max_seq_length 4: data.max_length cannot hold it"),
-    (["--num_train_epochs", "0.5"], "--num_train_epochs 0.5: the old loop took the whole part"),
-    (["--num_train_epochs", "inf"], "--num_train_epochs inf: the old loop"),
+    (["--model_type", "layoutlmv2"], "--model_type layoutlmv2: unknown to the old script; did you mean 'layoutlm'?"),
+    (["--max_seq_length", "4"], "--max_seq_length 4: not valid for data.max_length"),
+    (["--num_train_epochs", "0.5"], "--num_train_epochs 0.5: the old script trained whole epochs only"),
+    (["--num_train_epochs", "inf"], "--num_train_epochs inf: the old script"),
     (["--max_steps", "3", "--warmup_steps", "4"], "--warmup_steps 4: more than --max_steps 3"),
-    (["--per_gpu_train_batch_size", "0"], "--per_gpu_train_batch_size 0: at least 1"),
-    (["--per_gpu_eval_batch_size", "0"], "--per_gpu_eval_batch_size 0: at least 1"),
-    (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps 0: at least 1"),
-    (["--fp16_opt_level", "O4"], "--fp16_opt_level O4: not one of the old script's; did you mean 'O"),
+    (["--per_gpu_train_batch_size", "0"], "--per_gpu_train_batch_size 0: must be at least 1"),
+    (["--per_gpu_eval_batch_size", "0"], "--per_gpu_eval_batch_size 0: must be at least 1"),
+    (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps 0: must be at least 1"),
+    (["--fp16_opt_level", "O4"], "--fp16_opt_level O4: unknown to the old script; did you mean 'O"),
 ]
 
 
@@ -916,26 +916,26 @@ def test_a_mistake_is_said_with_what_to_do(words: list[str], message: str) -> No
     [
         ([f"{shlex.join(TRAINING)} --labels $LABELS"], "$LABELS: the value is not in the text. Write it, or put"),
         ([f"N=4\n{shlex.join(TRAINING)} --seed `cat x`"], "`cat, x`: the value is not in the text"),
-        ([f"export {CUDA}\n{shlex.join(TRAINING)}"], f"export {CUDA}: write CUDA_VISIBLE_DEVICES in front of"),
-        (["deepspeed", "--num_gpus", "4", *TRAINING[1:]], "deepspeed: not known in front of run_seq_labeling.py"),
-        (["python", "-m", "accelerate.commands.launch", *TRAINING[1:]], "accelerate.commands.launch: not known"),
+        ([f"export {CUDA}\n{shlex.join(TRAINING)}"], f"export {CUDA}: write CUDA_VISIBLE_DEVICES=... before the"),
+        (["deepspeed", "--num_gpus", "4", *TRAINING[1:]], "deepspeed: unknown before run_seq_labeling.py"),
+        (["python", "-m", "accelerate.commands.launch", *TRAINING[1:]], "accelerate.commands.launch: unknown"),
         (
             ["mpirun", "-np", "4", *TRAINING],
-            "leave `mpirun` and its options out, and write `torchrun --nproc_per_node=N run_seq_labeling.py ...`",
+            "remove `mpirun` and its options; for N processes write `torchrun --nproc_per_node=N run_seq_labeling.py ",
         ),
-        ([f"srun -n 4 {shlex.join(TRAINING)}"], "or give --gpus N before the --"),
+        ([f"srun -n 4 {shlex.join(TRAINING)}"], "for one process with N GPUs give --gpus N before the --"),
         ([*TRAINING, "--labels", "\udcff"], "the old command line is not UTF-8"),
         ([f"{shlex.join(TRAINING)} ; {shlex.join(SCORING)}"], "2 commands of run_seq_labeling.py"),
-        ([f"{shlex.join(TRAINING)} --labels 'a b"], "a quotation without an end: a b"),
+        ([f"{shlex.join(TRAINING)} --labels 'a b"], "a quote that is not closed: a b"),
         (
             ["torchrun", "--nprocs_per_node=4", *TRAINING[1:]],
             "--nprocs_per_node=4: unknown option of torchrun; did you",
         ),
         (["torchrun", "--no", *TRAINING[1:]], "--no: unknown option of torchrun; did you mean '--no"),
-        ([*LAUNCH[:-1], "--nproc_per_node=gpu", *TRAINING[1:]], "--nproc_per_node gpu: write the number"),
-        (["ls", "-l"], "no command of run_seq_labeling.py or preprocess.py in it (not read: ls -l)"),
-        (["python", "train.py", "--data_dir", "d"], "the options alone where the script has another name"),
-        (["python", PREPROCESS, "--max_len", "5"], "--max_len 5: at least 6"),
+        ([*LAUNCH[:-1], "--nproc_per_node=gpu", *TRAINING[1:]], "--nproc_per_node gpu: write a number"),
+        (["ls", "-l"], "no command of run_seq_labeling.py or preprocess.py found (not read: ls -l)"),
+        (["python", "train.py", "--data_dir", "d"], "only its options if the script has another name"),
+        (["python", PREPROCESS, "--max_len", "5"], "--max_len 5: must be at least 6"),
         (["python", PREPROCESS, "--data_dir", ""], "--data_dir '': is empty"),
         (BASE, "none of --do_train, --do_eval, --do_predict"),
     ],
@@ -948,7 +948,7 @@ def test_lines_that_are_none(words: list[str], message: str) -> None:
 
 def test_the_advice_on_another_launcher_can_be_followed() -> None:
     with pytest.raises(
-        SettingsError, match="leave `srun` and its options out.*give --gpus N before the -- for one process"
+        SettingsError, match="remove `srun` and its options.*for one process with N GPUs give --gpus N before the --"
     ):
         migrate(["srun", "-n", "1", *TRAINING], gpus=4)
     assert migrate(TRAINING, gpus=4).settings["batch"]["global_batch_size"] == 32
@@ -965,7 +965,7 @@ def test_a_file_that_cannot_be_read_is_said_by_its_option(
     refuse(monkeypatch, "builtins.open", file)
     words = ["--labels", file] if option == "labels" else []
     value = file if option == "labels" else "data"
-    said = rf"^[^:]*: --{option} {value}: {file} cannot be read \(Permission denied\); make it readable, as"
+    said = rf"^[^:]*: --{option} {value}: {file} cannot be read \(Permission denied\); make it readable, because"
     with pytest.raises(SettingsError, match=said):
         migrate([*TRAINING, *words])
 
@@ -973,7 +973,7 @@ def test_a_file_that_cannot_be_read_is_said_by_its_option(
 def test_an_output_folder_that_cannot_be_looked_into_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a/out").mkdir(parents=True)
     refuse(monkeypatch, "os.listdir", "a/out")
-    said = "output: a/out cannot be looked into (Permission denied): give another run.output_dir, or make it readable"
+    said = "output: a/out cannot be listed (Permission denied): give another run.output_dir, or make it readable"
     assert said in migrate(TRAINING).notes
 
 
@@ -1003,7 +1003,7 @@ def test_a_secret_in_front_of_the_line_is_not_copied(trains: bool) -> None:
     assert "hush" not in printed
     assert f"{' '.join(f'{name}=...' for name in SECRETS)} TOKENIZERS_PARALLELISM=false python" in made.made_from[0]
     assert made.commands[0].startswith("TOKENIZERS_PARALLELISM=false layoutner ")
-    said = f"No secret is copied here, so it has to stand in the environment: {', '.join(SECRETS)}."
+    said = f"Secrets are not copied here. Set them in the environment: {', '.join(SECRETS)}."
     assert said in made.remarks
     assert "not read: export HF_TOKEN=..." in made.notes
 
@@ -1078,8 +1078,8 @@ def test_a_local_rank_behind_the_command_arrives(capsys: pytest.CaptureFixture[s
         ([], "no old command line; give it after --"),
         (REQUIRED, "--data_dir: "),
         (["--gpus", "two", "--", *TRAINING], "invalid int value: 'two'"),
-        (["--gpus", "3", "--", CUDA, *TRAINING], "--gpus 3: CUDA_VISIBLE_DEVICES=2,3 in the line is 2; leave one"),
-        (["--gpus", "2", "--", *LAUNCH, *TRAINING[1:]], "--gpus 2: under a launcher each process has one"),
+        (["--gpus", "3", "--", CUDA, *TRAINING], "--gpus 3: CUDA_VISIBLE_DEVICES=2,3 names 2; leave out one"),
+        (["--gpus", "2", "--", *LAUNCH, *TRAINING[1:]], "--gpus 2: with a launcher, each process has one GPU"),
     ],
 )
 def test_mistakes_exit_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
