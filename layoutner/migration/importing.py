@@ -293,6 +293,7 @@ class _Importer(Reading):
                 value = "cpu" if target[-1] == "device" else value
             refusals: dict[Path, str] = {
                 (ZERO, "compute_grad_norm"): "layoutner logs the gradient norm" * (value is False),
+                (ZERO, "round_robin_gradients"): "DeepSpeed mixes up fp32 weights with it" * (value is True),
                 (ZERO, "legacy_stage1"): "removed: DeepSpeed fails if it is true" * (value is True),
                 (ZERO, "cpu_offload_use_pin_memory"): "deprecated, and has no effect",
             }

@@ -101,6 +101,13 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
         raise SettingsError(
             f"preset {name}: zero_optimization.compute_grad_norm = false: remove it, the run logs the gradient norm"
         )
+    if zero.get("round_robin_gradients"):
+        # ZeroOptimizer flattens the parameters in another order then, but its map of them (link_hp_params) does not
+        # know: on several ranks checkpoints would store the fp32 weights of one parameter as those of another.
+        raise SettingsError(
+            f"preset {name}: zero_optimization.round_robin_gradients = true: remove it. DeepSpeed then mixes up which "
+            "fp32 weights belong to which parameter, and no checkpoint would be right"
+        )
     stage = zero.setdefault("stage", 0)
     if settings.zero_stage is not None and settings.zero_stage != stage:
         raise SettingsError(

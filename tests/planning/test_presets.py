@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from layoutner.deepspeed_config.key import Block
 from layoutner.deepspeed_config.schema import installed_schema
@@ -176,3 +178,10 @@ def test_every_preset_trains_the_same(preset: str, dtype: str, request: pytest.F
     assert norms == pytest.approx(recorded(runs / "zero0-fp32", "train/grad_norm"), rel=4 * tolerance)
     assert set(recorded(run, "train/loss_scale")) == {65536.0 if dtype == "fp16" else 1.0}
     assert set(recorded(run, "train/skipped_steps")) == {0}
+    # The fp32 weights that a resumed run starts from are those of the same parameter.
+    (checkpoint,) = run.glob("checkpoints/step-*")
+    weights, saved = (load_file(checkpoint / f"{name}.safetensors") for name in ("model", "optimizer"))
+    masters = {name.removeprefix("master/"): one for name, one in saved.items() if name.startswith("master/")}
+    assert masters
+    for name, master in masters.items():
+        assert torch.equal(master.to(weights[name].dtype), weights[name]), name

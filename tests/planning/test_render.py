@@ -99,6 +99,7 @@ def test_a_preset_by_path(tmp_path: Path) -> None:
             'zero_optimization.reduce_bucket_size: "auto" means nothing',
         ),
         ('{"zero_optimization": {"stage": 1, "compute_grad_norm": false}}', "the run logs the gradient norm"),
+        ('{"zero_optimization": {"stage": 2, "round_robin_gradients": true}}', "no checkpoint would be right"),
         ('{"zero_optimization": {"stgae": 2}}', "did you mean 'stage'"),
         ('{"zero_optimization": {"stage": 7}}', "zero_optimization.stage: 7 is"),
         ('{"zero_optimization": null}', "zero_optimization: expected object or boolean, found null"),
