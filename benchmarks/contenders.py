@@ -112,7 +112,7 @@ def real_tokens(windows: list[list[Window]]) -> int:
 
 
 def layoutner(plan: Plan, model: Any, ranks: Ranks) -> Step:
-    engine = Engine(model, plan.ds_config, ranks)
+    engine = Engine(model, plan.ds_config, plan.optimizer, ranks)
     batches = global_batches(plan, ranks, 0)
 
     def step(_: int) -> int:

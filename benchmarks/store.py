@@ -123,7 +123,7 @@ def rank(store: Path, model: Path, steps: int) -> None:
     assert (len(pages), "training_windows" in identity.must_match) == (len(plan.corpus.train), True)
     del pages
     ranks = Ranks.join()
-    engine = Engine(build_model(plan.pretrained, plan.corpus.labels.tags, 0.0), plan.ds_config, ranks)
+    engine = Engine(build_model(plan.pretrained, plan.corpus.labels.tags, 0.0), plan.ds_config, plan.optimizer, ranks)
     found = []
     start = time.monotonic()
     for step, batch in enumerate(islice(global_batches(plan, ranks, 0), steps)):

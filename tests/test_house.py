@@ -20,11 +20,11 @@ ROOMS = (
 )
 # fmt: on
 OWNERS = {
-    "deepspeed": "engine/engine.py",
+    "deepspeed": "engine/engine.py engine/partitions.py",
     "wandb": "tracking/trackers.py",
     "tensorboard": "tracking/trackers.py",
     "tomli_w": "settings/tree.py",
-    "pydantic_settings": "settings/data.py settings/tree.py",  # the Settings tree, in two files
+    "pydantic_settings": "settings/data.py settings/optimizer.py settings/tree.py",  # the Settings tree
     "datasets": "readers/hub.py",
     "pytesseract": "readers/ocr.py",
     "filelock": "files/lock.py",

@@ -20,7 +20,7 @@ from layoutner.pages.labels import LabelSet, labels_of
 from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.data import DataSettings
-from layoutner.settings.tree import ScheduleSettings
+from layoutner.settings.schedule import ScheduleSettings
 
 FUNSD_WINDOWS = 150
 INK, GREY, PALE = "#1a1a1a", "#5c5c5c", "#d9d9d9"

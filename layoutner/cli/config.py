@@ -82,10 +82,12 @@ def _show(options: argparse.Namespace) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     from layoutner.planning.render import render
+    from layoutner.planning.scaling import describe
 
     settings, batch, schedule = _arithmetic(options)
     print(json.dumps(render(settings, batch, schedule), indent=2))
-    print("\n".join([f"batch: {batch}", *batch.notes, f"schedule: {schedule}"]), file=sys.stderr)
+    lines = [f"batch: {batch}", *batch.notes, f"schedule: {schedule}", f"optimizer: {describe(settings)}"]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -218,6 +218,14 @@ class Ranks:
             distributed.all_reduce(tensor, operation)
         return float(tensor)
 
+    def all_reduce_tensor(self, tensor: torch.Tensor) -> None:
+        """Sum of a tensor over all ranks, in place. It may be on another device than the rank."""
+        if self.size > 1:
+            shared = tensor.to(self.device)
+            distributed.all_reduce(shared)
+            if shared is not tensor:
+                tensor.copy_(shared)
+
     def broadcast_tensor(self, tensor: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
         """Rank 0's tensor, as fp32 on the device of every rank."""
         shared = torch.empty(shape, dtype=torch.float32, device=self.device)

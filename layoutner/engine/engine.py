@@ -1,4 +1,4 @@
-"""A small typed wrapper around DeepSpeed's engine, with workarounds. No other module imports DeepSpeed.
+"""A small typed wrapper around DeepSpeed's engine, with workarounds. No other room imports DeepSpeed.
 
 Behaviour of DeepSpeed 0.19.8 that is corrected here (read in its source; tested in tests/engine/test_engine.py):
 
@@ -15,6 +15,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,11 +34,12 @@ with contextlib.redirect_stdout(None):  # the accelerator's detection prints
 from layoutner.corpus.batches import to_device
 from layoutner.distributed.clock import Clock
 from layoutner.distributed.ranks import Ranks
+from layoutner.engine.optimizers import own_optimizer
+from layoutner.engine.partitions import Partitions, shape_of
 from layoutner.errors import SettingsError, TrainingDiverged, first_line
 from layoutner.models.parameters import DTYPES, decay_groups
-
-# AdamW's state per parameter: the fp32 master weights, and the moving averages of the gradient and of its square.
-MOMENTS = ("master", "exp_avg", "exp_avg_sq")
+from layoutner.planning.optimizers import OPTIMIZERS
+from layoutner.settings.optimizer import OptimizerSettings
 
 # Collectives of DeepSpeed's backend that training calls.
 COLLECTIVES = (
@@ -84,12 +86,13 @@ class Engine:
 
     clock: Clock  # of this rank; the engine enters its collectives, the training loop everything else
 
-    def __init__(self, model: nn.Module, config: dict[str, Any], ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, config: dict[str, Any], optimizer: OptimizerSettings, ranks: Ranks) -> None:
         """Create DeepSpeed's engine around the model.
 
         Args:
             model: in fp32, the same on every rank; parameters without a gradient must have requires_grad = False.
             config: a DeepSpeed config from `planning.render`.
+            optimizer: the settings that it was rendered from.
 
         Raises:
             SettingsError: DeepSpeed rejects the config.
@@ -98,13 +101,15 @@ class Engine:
             # Do not build this op: an all-reduce for inference that training never calls. It needs a compiler and a
             # minute.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        parameters = decay_groups(model, config["optimizer"]["params"]["weight_decay"])
+        groups = decay_groups(model, optimizer.weight_decay, optimizer.layer_decay)
         # Learning rate 0 until the schedule sets one, so that DeepSpeed's step at creation changes no weight.
-        parameters = [{**group, "lr": 0.0} for group in parameters]
+        groups = [{**group, "lr": 0.0} for group in groups]
+        state = OPTIMIZERS[optimizer.name].state
+        own = None if "optimizer" in config else own_optimizer(optimizer, groups, state)
         _forget_process_groups()
         deepspeed.utils.logger.addFilter(_is_news)
         try:
-            self._engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
+            self._engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, optimizer=own, config=config)
         except (ValidationError, DeepSpeedConfigError) as error:
             raise SettingsError(f"DeepSpeed rejects the config, so the preset is wrong: {error}") from None
         finally:
@@ -114,20 +119,16 @@ class Engine:
         self._stage: int = config["zero_optimization"]["stage"]
         self._fp16: bool = self._engine.fp16_enabled()
         self._forget_building_step()
-        # At ZeRO 0 in bf16 or fp16: parameter -> its fp32 copy.
-        halves, wholes = (getattr(self._engine.optimizer, f"{name}_groups", ()) for name in ("fp16", "fp32"))
-        self._masters = (
-            {
-                id(half): whole
-                for one, other in zip(halves, wholes, strict=True)
-                for half, whole in zip(one, other, strict=True)
-            }
-            if self._stage == 0
-            else {}
-        )
+        self._partitions = Partitions(self._engine, self._stage, state)
         self._own_scaler: Any = None
         if self._fp16:
             self._take_over_loss_scale()
+        if own is not None:
+            own.bind(self._partitions.placements(partial(self._all_reduce, ranks)))
+
+    def _all_reduce(self, ranks: Ranks, tensor: torch.Tensor) -> None:
+        with self.clock.part("communication"):
+            ranks.all_reduce_tensor(tensor)
 
     def _forget_building_step(self) -> None:
         for state in self._engine.basic_optimizer.state.values():
@@ -199,15 +200,20 @@ class Engine:
             loss = loss * self._own_scaler.cur_scale
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self, position: int) -> Step:
+    def step(self, lr: float, position: int) -> Step:
         """Update the weights with the averaged gradient.
 
         Args:
-            position: WarmupDecayLR's `last_batch_iteration` for this step. It is set explicitly, so that the learning
-                rate of a step does not depend on skipped steps or restarts.
+            lr: learning rate of this step, if no scheduler of DeepSpeed computes it.
+            position: otherwise the scheduler's `last_batch_iteration` for this step. It is set explicitly, so that the
+                learning rate of a step does not depend on skipped steps or restarts.
         """
-        self._engine.lr_scheduler.step(position)
-        lr = float(self._engine.optimizer.param_groups[0]["lr"])
+        groups = self._engine.optimizer.param_groups
+        if self._engine.lr_scheduler is not None:
+            self._engine.lr_scheduler.step(position)
+            lr = float(groups[0]["lr"])
+        for group in groups:
+            group["lr"] = lr * group["lr_scale"]
         loss_scale = self.loss_scale
         grad_norm = self._local_grad_norm() / loss_scale if self._stage == 0 else None
         self._engine.step()
@@ -254,7 +260,7 @@ class Engine:
         steps = [float(state["step"]) for state in self._engine.basic_optimizer.state.values() if "step" in state]
         scaler = vars(self._scaler) if self._fp16 else {}
         return {
-            "updates": int(max(steps, default=0)),  # for Adam's bias correction; skipped steps are not counted
+            "updates": int(max(steps, default=0)),  # for the bias correction; skipped steps are not counted
             "skipped_steps": self.skipped_steps,
             "loss_scaler": {name: value for name, value in scaler.items() if isinstance(value, int | float)},
         }
@@ -262,16 +268,17 @@ class Engine:
     def moments(self) -> dict[str, torch.Tensor]:
         """The full optimizer state per parameter, in fp32 on the CPU of rank 0; empty on other ranks.
 
-        Names are KIND/PARAMETER, with the kinds of MOMENTS. The tensors are not partitioned, so a run with another
-        number of ranks or another ZeRO stage can resume from them.
+        Names are KIND/PARAMETER. The kinds are "master", the fp32 weights, and those of the optimizer: AdamW and LAMB
+        have "exp_avg" and "exp_avg_sq", the averages of the gradient and of its square (planning/optimizers.py). The
+        tensors are not partitioned, so a run with another number of ranks or another ZeRO stage can resume from them.
         """
-        self._fill_optimizer_state()
+        self._partitions.fill()
         main = self._engine.global_rank == 0
         collected = {}
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                for kind in MOMENTS:
-                    whole = self._whole(parameter, kind)
+                for kind in self._partitions.kinds:
+                    whole = self._partitions.whole(parameter, kind)
                     if main:
                         collected[f"{kind}/{name}"] = whole.detach().float().cpu().contiguous().clone()
         return collected
@@ -285,74 +292,16 @@ class Engine:
         Args:
             read: (name as in `moments`, shape) -> the full tensor in fp32. All ranks call it, in the same order.
         """
-        self._fill_optimizer_state(counters["updates"])
+        self._partitions.fill(counters["updates"])
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                for kind in MOMENTS:
-                    self._set_part(parameter, kind, read(f"{kind}/{name}", self._shape(parameter)))
+                for kind in self._partitions.kinds:
+                    self._partitions.set(parameter, kind, read(f"{kind}/{name}", shape_of(parameter)))
         self._engine.skipped_steps = counters["skipped_steps"]
         if self._fp16:
             vars(self._scaler).update(counters["loss_scaler"])
             if self._own_scaler is not None:
                 self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
-
-    def _fill_optimizer_state(self, updates: int | None = None) -> None:
-        """Create the optimizer state that the first step would create, and set its step count to `updates`."""
-        optimizer, inner = self._engine.optimizer, self._engine.basic_optimizer
-        # Flat fp32 partitions of ZeRO 3, of ZeRO 1 and 2, and of ZeRO 1 in bf16; at ZeRO 0 the parameters themselves.
-        for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
-            if hasattr(optimizer, name):
-                masters = list(getattr(optimizer, name))
-                break
-        else:
-            masters = [one for group in inner.param_groups for one in group["params"] if one.requires_grad]
-        for master in masters:
-            state = inner.state[master]
-            if "exp_avg" not in state:
-                state.update(
-                    step=torch.zeros((), dtype=torch.float32, device=master.device),
-                    exp_avg=torch.zeros_like(master),
-                    exp_avg_sq=torch.zeros_like(master),
-                )
-            if updates is not None:
-                is_tensor = torch.is_tensor(state["step"])
-                state["step"] = torch.full_like(state["step"], float(updates)) if is_tensor else updates
-        if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-            # Link again: DeepSpeed links after its step on the first group, when the second group has no state yet.
-            optimizer._hp_optimizer_states_linked = False
-            optimizer._lazy_init_hp_params_optimizer_state()
-
-    def _shape(self, parameter: nn.Parameter) -> torch.Size:
-        return getattr(parameter, "ds_shape", parameter.shape)
-
-    def _whole(self, parameter: nn.Parameter, kind: str) -> torch.Tensor:
-        """The full fp32 weights of a parameter, or one of its moments, gathered from all ranks."""
-        if self._stage == 0:
-            master = self._masters.get(id(parameter), parameter)
-            whole = master if kind == "master" else self._engine.basic_optimizer.state[master][kind]
-        elif kind == "master":
-            whole = deepspeed.utils.safe_get_full_fp32_param(parameter)
-        else:
-            whole = deepspeed.utils.safe_get_full_optimizer_state(parameter, kind)
-        return whole  # type: ignore[no-any-return]
-
-    def _set_part(self, parameter: Any, kind: str, whole: torch.Tensor) -> None:
-        """Set this rank's partition of a parameter's fp32 weights, or of one of its moments."""
-        if self._stage == 0:
-            self._whole(parameter, kind).copy_(whole)
-        elif self._stage == 3:
-            # DeepSpeed's setter for full tensors fails if the size is not divisible by the number of ranks. Set the
-            # local partition instead.
-            size = parameter.ds_tensor.numel()
-            start = size * self._engine.optimizer._get_param_partition_rank(parameter)
-            part = torch.zeros(size, dtype=whole.dtype, device=whole.device)
-            piece = whole.flatten()[start : start + size]
-            part[: piece.numel()] = piece
-            self._engine.optimizer.set_local_hp_param(part, parameter, None if kind == "master" else kind)
-        elif kind == "master":
-            deepspeed.utils.safe_set_full_fp32_param(parameter, whole)
-        else:
-            deepspeed.utils.safe_set_full_optimizer_state(parameter, whole, kind)
 
     def close(self) -> None:
         """Release DeepSpeed's resources."""
@@ -393,5 +342,10 @@ class _TimedWork:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Logging filter that drops a warning of DeepSpeed's scheduler at creation; `step` sets its position each time."""
-    return "learning rate from scheduler before it has started" not in record.getMessage()
+    """Logging filter that drops two warnings of DeepSpeed at creation.
+
+    One is of its scheduler, whose position `step` sets each time; the other of optimizers that it does not know, which
+    are layoutner's own.
+    """
+    old = ("learning rate from scheduler before it has started", "using ZeRO with an untested optimizer")
+    return not any(text in record.getMessage() for text in old)

@@ -11,6 +11,7 @@ from layoutner.deepspeed_config.key import Block, Key
 from layoutner.deepspeed_config.notes.removed import REMOVED
 from layoutner.deepspeed_config.schema import installed_schema
 from layoutner.deepspeed_config.walk import Walk
+from layoutner.settings.optimizer import BY_NAME
 from layoutner.settings.tree import sections
 
 KEPT, CHANGED, DROPPED = "kept", "changed", "dropped"
@@ -18,6 +19,7 @@ Path = tuple[str, ...]
 ZERO, TYPE, LR = "zero_optimization", ("optimizer", "type"), ("optimizer", "params", "lr")
 LOSS_SCALE = ("loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "min_loss_scale")
 OPTIMIZER = {name: ("optimizer", name) for name in ("lr", "betas", "eps", "weight_decay")}
+TRUST_RATIO = {f"{limit}_coeff": ("optimizer", f"{limit}_trust_ratio") for limit in ("min", "max")}  # of LAMB
 WANDB = {"enabled": ("wandb", "mode"), "project": ("wandb", "project"), "team": ("wandb", "entity")}
 
 # Path in the JSON -> section and key of Settings.
@@ -27,7 +29,7 @@ SETTING_OF: dict[Path, tuple[str, str]] = {
     ("gradient_accumulation_steps",): ("batch", "global_batch_size"),
     ("gradient_clipping",): ("optimizer", "max_grad_norm"),
     ("steps_per_print",): ("run", "log_every"),
-    **{("optimizer", "params", name): home for name, home in OPTIMIZER.items()},
+    **{("optimizer", "params", name): home for name, home in (OPTIMIZER | TRUST_RATIO).items()},
     ("scheduler", "params", "warmup_max_lr"): ("optimizer", "lr"),
     ("scheduler", "params", "warmup_num_steps"): ("schedule", "warmup_steps"),
     ("scheduler", "params", "total_num_steps"): ("schedule", "max_steps"),
@@ -45,9 +47,9 @@ REASONS = {
     "torch_autocast": "layoutner does not use autocast: the network itself runs in precision.dtype",
     "gradient_allreduce_op": "layoutner decides how gradients are averaged, because its loss depends on it",
     "managed_gradient_accumulation": "layoutner's training loop counts micro-batches itself",
-    "zero_allow_untested_optimizer": "not needed: DeepSpeed has tested AdamW with ZeRO",
-    "optimizer": "of an optimizer's parameters, only lr, betas, eps and weight_decay have a setting",
-    "scheduler": "layoutner's schedule, a linear warm-up from 0 and a linear decay to 0, does not have this parameter",
+    "zero_allow_untested_optimizer": "layoutner sets it if its optimizer needs it",
+    "optimizer": "layoutner has no setting for it",
+    "scheduler": "layoutner's schedule, a linear warm-up from 0 and then schedule.shape, does not have this parameter",
     "fp16": "layoutner has no setting for it",
     "bf16": "layoutner has no setting for it",
     "wandb": "[wandb] has no setting for it",
@@ -144,7 +146,10 @@ class Reading:
         value, key = self.leaves[path], self.keys[path]
         if value == "auto" and path in SETTING_OF:
             section, name = SETTING_OF[path]
-            default = sections()[section].model_fields[name].default
+            model = sections()[section]
+            if section == "optimizer":
+                model = BY_NAME[str(self.settings.get(section, {}).get("name", "adamw"))]
+            default = model.model_fields[name].default if name in model.model_fields else None
             current = self.settings.get(section, {}).get(name)
             instead = f"{section}.{name} = {current}, from another key of the file" if current is not None else (
                 f"layoutner uses its default {section}.{name} = {default}" if default is not None

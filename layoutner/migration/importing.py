@@ -18,6 +18,7 @@ from layoutner.migration.import_reader import (
     OPTIMIZER,
     REASONS,
     SETTING_OF,
+    TRUST_RATIO,
     TYPE,
     WANDB,
     ZERO,
@@ -30,12 +31,16 @@ from layoutner.settings.tree import sections
 
 __all__ = ["Imported", "Line", "import_config", "to_toml"]
 
-# DeepSpeed's schedule -> how its learning rate differs from layoutner's.
+# scheduler.type of DeepSpeed -> schedule.shape, and what differs
 _CURVES = {
-    "WarmupDecayLR": "",
-    "WarmupLR": "the constant learning rate after the warm-up becomes a linear decay to 0",
-    "WarmupCosineLR": "the cosine becomes a linear decay to 0",
+    "WarmupDecayLR": ("linear", ""),
+    "WarmupLR": ("constant", ""),
+    "WarmupCosineLR": ("cosine", "DeepSpeed's never reaches its peak and ends at cos_min_ratio; layoutner's ends at 0"),
 }
+DEEPSPEED_LAMB = (
+    "DeepSpeed's LAMB gives every parameter a trust ratio, and corrects the bias of the moments after the trust ratio; "
+    "layoutner's corrects it before, as the paper does"
+)
 RENAMED = {  # deprecated key of zero_optimization -> its replacement
     "cpu_offload": ("offload_optimizer", "device"),
     "cpu_offload_param": ("offload_param", "device"),
@@ -166,9 +171,12 @@ class _Importer(Reading):
             for name in params:
                 self.say(DROPPED, (*LR[:2], name), "", "without optimizer.type, DeepSpeed does not read it")
             return
-        adam = kind.lower() in ("adam", "adamw")
+        if (name := kind.lower()) in ("lamb", "lion"):
+            self.own_optimizer(name, params)
+            return
+        adam = name in ("adam", "adamw")
         gone = next((how for path, how in REMOVED.items() if path.lower() == f"optimizer.type.{kind.lower()}"), None)
-        why = "DeepSpeed's Adam is AdamW unless adam_w_mode is false" if adam else "layoutner trains only with AdamW"
+        why = "DeepSpeed's Adam is AdamW unless adam_w_mode is false" if adam else f"layoutner has no {kind}"
         why += f"; removed in DeepSpeed {gone[0]}" if gone else ""
         self.keep(TYPE, "optimizer", "name", "adamw", *((KEPT,) if kind.lower() == "adamw" else (CHANGED, why)))
         for name, (section, key) in OPTIMIZER.items():
@@ -196,8 +204,30 @@ class _Importer(Reading):
             elif name == "adam_w_mode" or (name, value) in (("amsgrad", False), ("bias_correction", True)):
                 self.say(KEPT, path, "AdamW does this")
 
+    def own_optimizer(self, name: str, params: Mapping[str, Any]) -> None:
+        """LAMB and Lion of DeepSpeed, which layoutner has of its own."""
+        self.keep(TYPE, "optimizer", "name", name)
+        for key, (section, its) in (OPTIMIZER | TRUST_RATIO).items():
+            if params.get(key) is not None:
+                self.keep((*LR[:2], key), section, its, params[key])
+        defaults: dict[str, Any] = {"lr": 1e-3}
+        if name == "lamb":
+            defaults |= {"eps": 1e-8, "min_coeff": 0.01, "max_coeff": 10.0}
+        else:
+            defaults["betas"] = [0.9, 0.999]
+        for key, value in defaults.items():
+            self.default((*LR[:2], key), value)
+        if name == "lamb":
+            self.settings["optimizer"]["variant"] = "nvlamb"
+            self.say(CHANGED, TYPE, "optimizer.name = lamb, optimizer.variant = nvlamb", DEEPSPEED_LAMB)
+        for key, value in params.items():
+            if (key, value) in (("amsgrad", False), ("eps_inside_sqrt", False)):
+                self.say(KEPT, (*LR[:2], key), f"what {name} does")
+            elif (key, value) == ("bias_correction", True):
+                self.say(CHANGED, (*LR[:2], key), f"what {name} does", "before the trust ratio, not after it")
+
     def schedule(self) -> None:
-        """Turn any schedule into a linear warm-up and a linear decay."""
+        """Turn the schedule into one that [schedule] has."""
         kind, at = self.values.get(("scheduler", "type")), ("scheduler", "params")
         top, warmup, total = ((*at, name) for name in ("warmup_max_lr", "warmup_num_steps", "total_num_steps"))
         if kind not in _CURVES:
@@ -208,7 +238,10 @@ class _Importer(Reading):
                     CHANGED, path, "[schedule]", f"{other}; layoutner warms up linearly, then decays linearly to 0"
                 )
             return
-        self.say(CHANGED if _CURVES[kind] else KEPT, ("scheduler", "type"), "[schedule]", _CURVES[kind])
+        shape, why = _CURVES[kind]
+        if shape != "linear":
+            self.settings.setdefault("schedule", {})["shape"] = shape
+        self.say(CHANGED if why else KEPT, ("scheduler", "type"), f"schedule.shape = {shape}", why)
         peak = self.values.get(top, 0.001 if kind == "WarmupDecayLR" and top not in self.leaves else None)
         if isinstance(peak, list):
             self.say(DROPPED, top, "", "one value per parameter group: layoutner has only one, optimizer.lr")
@@ -231,12 +264,12 @@ class _Importer(Reading):
             self.keep(total, "schedule", "max_steps", length)
         elif total not in self.leaves:
             self.say(CHANGED, total, "", "layoutner's schedule needs a length: give schedule.epochs or max_steps")
-        shape = (*at, "warmup_type")
-        if self.values.get(shape) == "linear":
-            self.say(KEPT, shape, "[schedule]")
-        elif shape in self.values or shape not in self.leaves:
-            unset = "" if shape in self.leaves else "not in the file, so DeepSpeed's default: "
-            self.say(CHANGED, shape, "[schedule]", f"{unset}the logarithmic warm-up becomes linear")
+        rise = (*at, "warmup_type")
+        if self.values.get(rise) == "linear":
+            self.say(KEPT, rise, "[schedule]")
+        elif rise in self.values or rise not in self.leaves:
+            unset = "" if rise in self.leaves else "not in the file, so DeepSpeed's default: "
+            self.say(CHANGED, rise, "[schedule]", f"{unset}the logarithmic warm-up becomes linear")
         for name in ("warmup_min_lr", "warmup_min_ratio"):
             if self.values.get((*at, name)) == 0:
                 self.say(KEPT, (*at, name), "[schedule]")

@@ -231,6 +231,7 @@ def build(
     dropout: float | None,
     dropout_masks: Literal["rank-free", "torch"] = "rank-free",
     attention: Attention = "auto",
+    gradient_checkpointing: bool = False,
 ) -> nn.Module:
     """Build a token classifier from the pretrained weights, with one output per tag.
 
@@ -242,14 +243,25 @@ def build(
         dropout: replaces every dropout probability of the network; None keeps those of the pretrained model.
         dropout_masks: settings.model.dropout_masks. With "rank-free", training needs `models.dropout.masks_from`.
         attention: settings.model.attention.
+        gradient_checkpointing: settings.model.gradient_checkpointing.
 
     Raises:
+        SettingsError: see `new_network`.
         ModelError: weights are missing, left over or have another shape; the message lists them. Exceptions are the
             pooler, a new head and, if a BERT becomes a LayoutLM, the layout embeddings.
     """
     adapted = pretrained.family != pretrained.config.model_type
     sees_images = pretrained.image_processor is not None
-    model: Any = new_network(pretrained.family, pretrained.config, tags, dropout, dropout_masks, sees_images, attention)
+    model: Any = new_network(
+        pretrained.family,
+        pretrained.config,
+        tags,
+        dropout,
+        dropout_masks,
+        sees_images,
+        attention,
+        gradient_checkpointing,
+    )
     its_tags = [pretrained.config.id2label.get(index) for index in range(pretrained.config.num_labels)]
     shares_tags = not set(tags).isdisjoint(its_tags)
     is_classifier = any(name.endswith("ForTokenClassification") for name in pretrained.config.architectures or ())

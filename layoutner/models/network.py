@@ -91,6 +91,7 @@ def new_network(
     dropout_masks: Literal["rank-free", "torch"],
     sees_images: bool,
     attention: Attention = "auto",
+    gradient_checkpointing: bool = False,
 ) -> nn.Module:
     """A token classifier with untrained weights. Parameters without a gradient are frozen: the optimizer would decay
     them, and ranks would wait for them.
@@ -99,9 +100,10 @@ def new_network(
         config: configuration of the pretrained model. It is not changed.
         tags: id -> tag.
         dropout: replaces every dropout probability; None keeps those of the configuration.
-        dropout_masks, attention: settings of [model].
+        dropout_masks, attention, gradient_checkpointing: settings of [model].
 
     Raises:
+        SettingsError: gradient_checkpointing in a network that has none.
         ModelError: the configuration describes no network, for example by a negative size, or a package is missing.
     """
     require_packages(family)
@@ -120,6 +122,12 @@ def new_network(
     if family not in OWN_ATTENTION:
         model.set_attn_implementation(implementation(attention))
     accept_fp32(family, model)
+    if gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise SettingsError(
+                f"model.gradient_checkpointing = true: transformers has none for {family}; remove the setting"
+            )
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     for name in untrained(family, model, sees_images):
         model.get_parameter(name).requires_grad_(False)
     return model  # type: ignore[no-any-return]

@@ -1,5 +1,6 @@
-"""The number formats of parameters, and their groups for weight decay."""
+"""The number formats of parameters, and their groups for the optimizer."""
 
+import re
 from typing import Any
 
 import torch
@@ -7,12 +8,39 @@ from torch import nn
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+LAYER = re.compile(r"\.layers?\.(\d+)\.")
+HEAD = re.compile(r"(^|\.)(classifier|head|final_norm|pooler)\.")
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two optimizer parameter groups: no weight decay for biases and LayerNorm weights, `weight_decay` for the rest."""
+
+def decay_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Optimizer parameter groups: no weight decay for biases and LayerNorm weights, `weight_decay` for the rest.
+
+    Each group also has `has_trust_ratio`, whether LAMB and LARS give its parameters a trust ratio (those with weight
+    decay), and `lr_scale`, the factor of its learning rate: layer_decay^(D - depth). The head has depth D, layer n
+    depth n + 1, and the embeddings depth 0 (BEiT, arXiv:2106.08254). With layer_decay = 1 there are two groups.
+    """
     norms = {id(module.weight) for module in model.modules() if isinstance(module, nn.LayerNorm)}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    depths = {name: _depth(name) for name, _ in model.named_parameters()}
+    top = max((depth for depth in depths.values() if depth is not None), default=0) + 1
+    groups: dict[tuple[bool, int], list[nn.Parameter]] = {(True, top): [], (False, top): []}
     for name, parameter in model.named_parameters():
-        (free if name.endswith("bias") or id(parameter) in norms else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        depth = depths[name] if layer_decay < 1 else None
+        decays = not (name.endswith("bias") or id(parameter) in norms)
+        groups.setdefault((decays, top if depth is None else depth), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "has_trust_ratio": decays,
+            "lr_scale": layer_decay ** (top - depth),
+        }
+        for (decays, depth), parameters in groups.items()
+        if parameters or depth == top
+    ]
+
+
+def _depth(name: str) -> int | None:
+    """Depth of a parameter in the network, counted from the embeddings, which have 0; None for the head."""
+    if match := LAYER.search(f".{name}"):
+        return int(match[1]) + 1
+    return None if HEAD.search(name) else 0

@@ -44,11 +44,11 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
         set_probability(config, settings.model.dropout)
     tags, masks = [str(label) for label in range(labels)], settings.model.dropout_masks
 
-    def network(config: Any) -> Any:
-        return new_network(family, config, tags, None, masks, sees_images, settings.model.attention)
+    def network(config: Any, checkpointing: bool = False) -> Any:
+        return new_network(family, config, tags, None, masks, sees_images, settings.model.attention, checkpointing)
 
     with torch.device("meta"):
-        whole = network(config)
+        whole = network(config, settings.model.gradient_checkpointing)
     trained = [parameter.numel() for parameter in whole.parameters() if parameter.requires_grad]
 
     def saved(layers: int) -> list[int]:
@@ -81,6 +81,7 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
         layers=whole.config.num_hidden_layers,
         intermediate_size=whole.config.intermediate_size,
         tensors=tuple(trained),
+        checkpoint=whole.config.hidden_size if settings.model.gradient_checkpointing else None,
         layer=Curve.through(LENGTHS, layer),
         ends=Curve.through(LENGTHS, [less - own for less, own in zip(one, layer, strict=True)]),
     )
@@ -107,9 +108,8 @@ class Sample:
         return cls(inputs, batch.labels_BT, mask_keys(0, 0, range(windows), batch))
 
     def loss(self, model: Any) -> torch.Tensor:
-        """The mean loss, by a forward in training."""
-        with masks_from(model, self.keys):
-            logits_BTL = model(**self.inputs).logits
+        """The mean loss, by a forward in training, within `masks_from` these keys."""
+        logits_BTL = model(**self.inputs).logits
         return nn.functional.cross_entropy(logits_BTL.float().flatten(0, 1), self.labels_BT.flatten())
 
     def to(self, device: torch.device) -> "Sample":
@@ -127,7 +127,8 @@ def saved_bytes(model: nn.Module, family: str, tokens: int, sees_images: bool, d
         found[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with masks_from(model, sample.keys), hooks:
         loss = sample.loss(model)
     del loss
     random_bits = torch.int16 if device == "cuda" else None

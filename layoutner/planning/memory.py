@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from layoutner.errors import SettingsError
 from layoutner.planning.batch_plan import plan_batch
+from layoutner.planning.optimizers import OPTIMIZERS
 
 MiB, GiB = 2**20, 2**30
 UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -59,6 +60,7 @@ class Network:
     tensors: tuple[int, ...]  # elements of each trainable tensor
     layer: Curve  # bytes that autograd keeps of a window in each layer, in the dtype of the run
     ends: Curve  # bytes that it keeps before and after the layers
+    checkpoint: int | None = None  # elements that gradient checkpointing keeps per token and layer; None without it
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Memory:
 
     parameters: int
     gradients: int
-    optimizer_states: int  # fp32 master weights and both moments
+    optimizer_states: int  # fp32 master weights and the optimizer's tensors
     activations: int
     buffers: int  # communication buckets, gathered weights, and temporaries of the step if they determine the peak
 
@@ -100,6 +102,9 @@ def activations(network: Network, dtype: str, micro_batch_size: int, window_toke
     The temporaries are those of the first operators of the backward pass: two of the intermediate size.
     """
     kept = network.layers * network.layer.at(window_tokens) + network.ends.at(window_tokens)
+    if network.checkpoint is not None:  # the inputs of all layers, and the activations of the layer that runs again
+        inputs = network.layers * window_tokens * network.checkpoint * BYTES[dtype]
+        kept = inputs + network.layer.at(window_tokens) + network.ends.at(window_tokens)
     temporaries = window_tokens * 2 * network.intermediate_size * BYTES[dtype]
     return int(micro_batch_size * (kept + temporaries))
 
@@ -113,6 +118,7 @@ def estimate(
     micro_batch_size: int,
     window_tokens: int,
     ds_config: Mapping[str, Any],
+    optimizer: str = "adamw",
     device: Device = "cuda",
 ) -> Memory:
     """Peak memory of one rank.
@@ -120,6 +126,7 @@ def estimate(
     Args:
         window_tokens: tokens of the longest window, padding included.
         ds_config: from `render`; its buckets, accumulation, offload and persistence threshold are used.
+        optimizer: optimizer.name.
     """
     zero = ds_config.get("zero_optimization", {})
     accumulates = ds_config.get("gradient_accumulation_steps", 1) > 1
@@ -129,10 +136,11 @@ def estimate(
     held = activations(network, dtype, micro_batch_size, window_tokens)
     offloads = device != "cpu" and stage > 0 and bool(zero.get("offload_optimizer"))
     bucket = min(int(zero.get("reduce_bucket_size", BUCKET)), BUCKET) * item
-    parameters, states, backward, step = whole * item + frozen, 12 * share, 0, 0
+    tensors = 4 * len(OPTIMIZERS[optimizer].state)  # bytes of the optimizer state, per parameter
+    parameters, states, backward, step = whole * item + frozen, (4 + tensors) * share, 0, 0
     if stage == 0:
         gradients = whole * item
-        states = 12 * whole if dtype != "fp32" else 8 * whole
+        states = ((4 if dtype != "fp32" else 0) + tensors) * whole
         step = whole * (4 if dtype != "fp32" else 0) + (min(whole, BUCKET) * item if world_size > 1 else 0)
     elif stage == 1 and dtype == "bf16":
         gradients, step = whole * (item + 4), min(whole, BUCKET) * item
@@ -153,6 +161,8 @@ def estimate(
         backward, step = bucket + gathered, bucket + 4 * share
         if device != "cpu" and zero.get("offload_param"):
             parameters = persistent * item
+    if OPTIMIZERS[optimizer].deepspeed is None:
+        step += 4 * (max(network.tensors) if stage == 0 else share)  # the update, before it is added to the weights
     if offloads:
         gradients, states, step = gradients - 4 * share if stage > 1 else gradients, 0, 0
     buffers = max(backward, step - held)
@@ -169,6 +179,7 @@ def largest_micro_batch(
     global_batch_size: int,
     ds_config: Mapping[str, Any],
     limit: int,
+    optimizer: str = "adamw",
     device: Device = "cuda",
 ) -> int | None:
     """The largest micro-batch size of any split of the global batch whose peak is at most `limit` bytes; else None."""
@@ -183,6 +194,7 @@ def largest_micro_batch(
             micro_batch_size=batch.micro_batch_size,
             window_tokens=window_tokens,
             ds_config={**ds_config, "gradient_accumulation_steps": batch.accumulation},
+            optimizer=optimizer,
             device=device,
         )
         if need.total <= limit:

@@ -8,6 +8,7 @@ from typing import Any
 from layoutner.planning.batch_plan import BatchPlan, plan_batch
 from layoutner.planning.memory import COLUMNS, Device, Memory, Network, estimate, largest_micro_batch, show
 from layoutner.planning.render import render
+from layoutner.planning.scaling import describe as describe_optimizer
 from layoutner.planning.schedule import Schedule
 from layoutner.planning.time_plan import Measurement, StepTime, predict_step
 from layoutner.settings.tree import Settings
@@ -65,6 +66,7 @@ class Case:
             micro_batch_size=self.batch.micro_batch_size,
             window_tokens=self.window_tokens,
             ds_config=self.config,
+            optimizer=self.settings.optimizer.name,
             device=self.device,
         )
 
@@ -78,6 +80,7 @@ class Case:
             window_tokens=self.window_tokens,
             global_batch_size=self.batch.global_batch_size,
             ds_config=self.config,
+            optimizer=self.settings.optimizer.name,
             limit=limit,
             device=self.device,
         )
@@ -133,7 +136,8 @@ def describe(
         limit: memory of a GPU in bytes; None = do not print what fits.
     """
     case = Case(settings, batch, schedule, network, window_tokens, device)
-    lines = [f"batch: {batch}", *batch.notes, f"schedule: {schedule}; peak learning rate {settings.optimizer.lr:g}"]
+    lines = [f"batch: {batch}", *batch.notes, f"schedule: {schedule}"]
+    lines.append(f"optimizer: {describe_optimizer(settings)}")
     lines.append(
         f"network: {network.parameters:,} parameters, {network.trainable:,} of them trained; "
         f"{settings.precision.dtype}, windows of {window_tokens} tokens"

@@ -12,7 +12,10 @@ from layoutner.deepspeed_config.schema import installed_schema
 from layoutner.deepspeed_config.walk import Walk
 from layoutner.errors import SettingsError, did_you_mean, raise_gathered
 from layoutner.planning.batch_plan import BatchPlan
+from layoutner.planning.optimizers import OPTIMIZERS
+from layoutner.planning.scaling import scaled_optimizer
 from layoutner.planning.schedule import Schedule
+from layoutner.settings.optimizer import AdamW
 from layoutner.settings.shipped import shipped_folder
 from layoutner.settings.tree import DeepSpeedSettings, Settings
 
@@ -27,6 +30,7 @@ OWNED = {
     "gradient_allreduce_op": "the exact loss",
     "gradient_clipping": "optimizer.max_grad_norm",
     "optimizer": "[optimizer]",
+    "zero_allow_untested_optimizer": "optimizer.name",
     "scheduler": "[schedule]",
     "fp16": "[precision]",
     "bf16": "[precision]",
@@ -141,23 +145,34 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
         SettingsError: the preset cannot be used (see load_preset), or contradicts the settings.
     """
     preset = load_preset(settings.deepspeed)
-    optimizer, precision = settings.optimizer, settings.precision
+    optimizer, precision = scaled_optimizer(settings), settings.precision
     config: dict[str, Any] = {
         "train_batch_size": batch.deepspeed_batch_size,
         "train_micro_batch_size_per_gpu": batch.micro_batch_size,
         "gradient_accumulation_steps": batch.accumulation,
         "gradient_clipping": optimizer.max_grad_norm,
         "steps_per_print": None,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": optimizer.lr,
-                "betas": list(optimizer.betas),
-                "eps": optimizer.eps,
-                "weight_decay": optimizer.weight_decay,
-            },
-        },
-        "scheduler": {
+    }
+    if isinstance(optimizer, AdamW):
+        params = {
+            "lr": optimizer.lr,
+            "betas": list(optimizer.betas),
+            "eps": optimizer.eps,
+            "weight_decay": optimizer.weight_decay,
+        }
+        if not needs_own_adam(preset["zero_optimization"]):
+            params |= {"torch_adam": True, "fused": True}
+        config["optimizer"] = {"type": OPTIMIZERS[optimizer.name].deepspeed, "params": params}
+    else:
+        # layoutner's own optimizer is given to DeepSpeed as an object, which this JSON cannot name.
+        if needs_own_adam(preset["zero_optimization"]):
+            raise SettingsError(
+                f"optimizer.name = {optimizer.name}: this preset offloads in a way that only DeepSpeed's Adam can; "
+                "use optimizer.name = adamw or another deepspeed.preset"
+            )
+        config["zero_allow_untested_optimizer"] = True
+    if schedule.in_deepspeed:
+        config["scheduler"] = {
             "type": "WarmupDecayLR",
             "params": {
                 "total_num_steps": schedule.deepspeed_total_num_steps,
@@ -166,10 +181,7 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
                 "warmup_num_steps": schedule.deepspeed_warmup_num_steps,
                 "warmup_type": "linear",
             },
-        },
-    }
-    if not needs_own_adam(preset["zero_optimization"]):
-        config["optimizer"]["params"] |= {"torch_adam": True, "fused": True}
+        }
     if precision.dtype == "fp16":
         config["fp16"] = {
             "enabled": True,
@@ -185,6 +197,8 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
         # Accumulate gradients in fp32. At stage 0 DeepSpeed can only accumulate in the dtype of the weights.
         preset.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
     config |= preset
+    if not isinstance(optimizer, AdamW):
+        config["zero_force_ds_cpu_optimizer"] = False  # DeepSpeed would insist on its own Adam for offloaded states
     # Run the checks of `layoutner config check`, so that contradictions are found before a GPU is used.
     findings = check(json.dumps(config), batch.world_size)
     problems = [f"{found.path}: {found.message}; {found.advice}" for found in findings if found.severity == ERROR]

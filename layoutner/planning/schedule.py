@@ -4,12 +4,15 @@ import math
 from dataclasses import dataclass
 
 from layoutner.errors import SettingsError
-from layoutner.settings.tree import ScheduleSettings
+from layoutner.settings.schedule import ScheduleSettings, Shape
+
+POWER = 2.0  # of polynomial decay, unless schedule.power says otherwise
+DECAY_RATIO = 0.2  # of 1-sqrt, unless schedule.decay_ratio says otherwise
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up from 0 over `warmup` steps, then linear decay to 0 at `total`."""
+    """Linear warm-up from 0 over `warmup` steps, then the decay of `shape` until `total`."""
 
     total: int  # optimizer steps of the run
     warmup: int  # of these, warm-up steps
@@ -17,20 +20,38 @@ class Schedule:
     windows: int | None  # number of training windows; None if not known
     global_batch_size: int
     origin: str  # how `total` was computed, for the log
+    shape: Shape = "linear"
+    power: float = POWER  # exponent of polynomial decay
+    decay: int = 0  # steps of the decay of 1-sqrt, at the end
 
     def factor(self, step: int) -> float:
         """Learning rate of optimizer step `step` (0-based), as a fraction of the peak.
 
-        The closed form of transformers' get_linear_schedule_with_warmup (optimization.py):
-        k / max(1, W) for k < W, else max(0, (T - k) / max(1, T - W)).
+        With k = step, W = warmup and T = total, it is k / max(1, W) for k < W, as in transformers' schedules
+        (optimization.py). Then, with p = (k - W) / max(1, T - W): linear 1 - p, cosine (1 + cos(pi p)) / 2, polynomial
+        (1 - p)^power, constant 1. The shape 1-sqrt is constant until T - D, then 1 - sqrt((k - (T - D)) / D) with
+        D = decay (arXiv:2405.18392, equation 1).
         """
         if step < self.warmup:
             return step / max(1, self.warmup)
-        return max(0.0, (self.total - step) / max(1, self.total - self.warmup))
+        if self.shape == "constant":
+            return 1.0
+        if self.shape == "1-sqrt":
+            return 1 - math.sqrt(min(1.0, max(0, step - (self.total - self.decay)) / self.decay))
+        left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
+        if self.shape == "cosine":
+            return (1 - math.cos(math.pi * left)) / 2
+        return left if self.shape == "linear" else left**self.power
 
-    # DeepSpeed's WarmupDecayLR uses at least 2 warm-up steps (deepspeed/runtime/lr_schedules.py: max(2, W)) and applies
-    # position -1 in the first step. Its decay depends only on T - W. So adding the same shift to T and W, and setting
-    # the position before each step, makes it equal to the closed form.
+    # DeepSpeed has the linear curve as WarmupDecayLR. It uses at least 2 warm-up steps (deepspeed/runtime/
+    # lr_schedules.py: max(2, W)) and applies position -1 in the first step. Its decay depends only on T - W. So adding
+    # the same shift to T and W, and setting the position before each step, makes it equal to the closed form. Its other
+    # schedulers are not: WarmupCosineLR never reaches the peak.
+
+    @property
+    def in_deepspeed(self) -> bool:
+        """Whether a scheduler of DeepSpeed computes it. Otherwise the engine sets the learning rate."""
+        return self.shape == "linear"
 
     @property
     def _shift(self) -> int:
@@ -48,8 +69,18 @@ class Schedule:
         """`last_batch_iteration` at which WarmupDecayLR gives factor(step)."""
         return step if step < self.warmup else step + self._shift
 
+    @property
+    def _decay_text(self) -> str:
+        if self.shape == "linear":
+            return ""
+        if self.shape == "1-sqrt":
+            return f", 1-sqrt decay over the last {self.decay}"
+        if self.shape == "polynomial":
+            return f", polynomial decay with power {self.power:g}"
+        return ", cosine decay" if self.shape == "cosine" else ", then constant"
+
     def __str__(self) -> str:
-        lines = [f"{self.total} optimizer steps ({self.origin}), {self.warmup} of them warm-up"]
+        lines = [f"{self.total} optimizer steps ({self.origin}), {self.warmup} of them warm-up{self._decay_text}"]
         if self.windows is not None and self.steps_an_epoch is not None:
             rest = self.windows - (self.steps_an_epoch - 1) * self.global_batch_size
             last = "" if rest == self.global_batch_size else f", the last of them with {rest} windows"
@@ -67,7 +98,8 @@ def plan_schedule(settings: ScheduleSettings, global_batch_size: int, windows: i
         windows: number of training windows; may be None if max_steps is set.
 
     Raises:
-        SettingsError: neither epochs nor max_steps is set; epochs without `windows`; more warm-up steps than steps.
+        SettingsError: neither epochs nor max_steps is set; epochs without `windows`; more steps of warm-up, or of
+            warm-up and decay, than steps.
     """
     an_epoch = None if windows is None else math.ceil(windows / global_batch_size)
     if settings.max_steps is not None:
@@ -91,4 +123,12 @@ def plan_schedule(settings: ScheduleSettings, global_batch_size: int, windows: i
             f"schedule.warmup_steps = {warmup} is more than the {total} optimizer steps of the run: "
             "the peak learning rate would never be reached; warm up for less, or train for longer"
         )
-    return Schedule(total, warmup, an_epoch, windows, global_batch_size, origin)
+    ratio = DECAY_RATIO if settings.decay_ratio is None else settings.decay_ratio
+    decay = math.ceil(round(ratio * total, 6)) if settings.shape == "1-sqrt" else 0
+    if decay > total - warmup:
+        raise SettingsError(
+            f"schedule: {warmup} steps of warm-up and {decay} of decay ({ratio:g} of {total}, rounded up) are more "
+            f"than the {total} optimizer steps of the run: lower schedule.decay_ratio or the warm-up"
+        )
+    power = POWER if settings.power is None else settings.power
+    return Schedule(total, warmup, an_epoch, windows, global_batch_size, origin, settings.shape, power, decay)

@@ -16,7 +16,7 @@ class Measurement:
     """Seconds on one rank; from `runs.measurement.measure`."""
 
     window: float  # forward and backward of a full window, in micro-batches of the planned size
-    update: float  # of all parameters by AdamW, in fp32
+    update: float  # of all parameters by the optimizer, in fp32
     device: str = "cpu"  # that was measured
 
 

@@ -8,12 +8,15 @@ import torch
 
 from layoutner.distributed.machine import available_cpus, cpus_per_rank
 from layoutner.distributed.ranks import Ranks
+from layoutner.engine.optimizers import Placement, own_optimizer
 from layoutner.models.attention import require_attention
+from layoutner.models.dropout import masks_from
 from layoutner.models.families import FAMILIES
 from layoutner.models.network import new_network, open_config
 from layoutner.models.parameters import DTYPES
 from layoutner.models.sizes import Sample
 from layoutner.planning.batch_plan import plan_settings
+from layoutner.planning.optimizers import OPTIMIZERS
 from layoutner.planning.time_plan import Measurement
 from layoutner.settings.tree import Settings
 
@@ -43,19 +46,28 @@ def measure(settings: Settings, ranks: Sequence[int], labels: int) -> dict[int, 
     tags = [str(label) for label in range(labels)]
     own = settings.model
     require_attention(settings, family, config, device)
-    model = new_network(family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention)
+    model = new_network(
+        family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention, own.gradient_checkpointing
+    )
     model = model.to(device, DTYPES[settings.precision.dtype]).train()
     # DeepSpeed updates fp32 weights and moments, whatever the network computes in.
     masters = [one.detach().float().clone().requires_grad_() for one in model.parameters() if one.requires_grad]
     for one in masters:
         one.grad = torch.zeros_like(one)
-    optimizer = torch.optim.AdamW(masters, lr=0.0, fused=True)
+    optimizer: torch.optim.Optimizer
+    if (row := OPTIMIZERS[settings.optimizer.name]).deepspeed is None:
+        group = {"params": masters, "weight_decay": 0.0, "has_trust_ratio": True}
+        optimizer = own_optimizer(settings.optimizer, [group], row.state)
+        optimizer.bind({id(one): Placement.whole(one) for one in masters})
+    else:
+        optimizer = torch.optim.AdamW(masters, lr=0.0, fused=True)
 
     @cache
     def window(micro_batch_size: int, _: int) -> float:
         tokens = settings.data.max_length
         sample = Sample.make(model, family, micro_batch_size, tokens, sees_images).to(device)
-        return _seconds(lambda: sample.loss(model).backward(), device) / micro_batch_size  # type: ignore[no-untyped-call]
+        with masks_from(model, sample.keys):
+            return _seconds(lambda: sample.loss(model).backward(), device) / micro_batch_size  # type: ignore[no-untyped-call]
 
     @cache
     def update(_: int) -> float:

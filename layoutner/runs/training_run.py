@@ -105,7 +105,14 @@ def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engin
     seed_generators(settings.run.seed)  # the new head is the same on every rank
     with ranks.activity("local", "loading the checkpoint"):
         model = ranks.run_on_all_ranks(
-            lambda: build(plan.pretrained, plan.corpus.labels.tags, own.dropout, own.dropout_masks, own.attention)
+            lambda: build(
+                plan.pretrained,
+                plan.corpus.labels.tags,
+                own.dropout,
+                own.dropout_masks,
+                own.attention,
+                own.gradient_checkpointing,
+            )
         )
     reader = CheckpointReader(resumed, ranks) if resumed is not None else None
     if reader is not None:
@@ -113,7 +120,7 @@ def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engin
     # Before ZeRO 3 partitions it.
     flops = NetworkFlops.of(model, plan.pretrained.family, plan.pretrained.image_processor is not None)
     with ranks.activity("shared", "starting DeepSpeed"):
-        engine = Engine(model, plan.ds_config, ranks)
+        engine = Engine(model, plan.ds_config, plan.optimizer, ranks)
     if reader is None:
         return engine, TrainState(step=0), flops
     reader.load_engine(engine)

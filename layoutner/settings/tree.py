@@ -18,7 +18,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from layoutner.errors import SettingsError, did_you_mean, raise_gathered
 from layoutner.settings.data import DataSettings
+from layoutner.settings.optimizer import AdamW, AnyOptimizer, OptimizerSettings
 from layoutner.settings.recipes import read_config
+from layoutner.settings.schedule import ScheduleSettings
 from layoutner.settings.section import Section, split_commas
 
 ENV_PREFIX = "LAYOUTNER_"
@@ -55,6 +57,11 @@ class ModelSettings(Section):
         description="sdpa = torch's kernels, flash = one kernel for all windows of a micro-batch, eager = plain matrix "
         "products; auto = the fastest of them that the network, the device and dropout allow",
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute the activations of a layer again in the backward pass instead of keeping them: less "
+        "memory, about a third more time, the same gradient",
+    )
     dropout_masks: Literal["rank-free", "torch"] = Field(
         "rank-free",
         description="rank-free = dropout masks depend on seed, step and window, and are the same on any number of "
@@ -66,6 +73,11 @@ class BatchSettings(Section):
     """[batch]: windows per optimizer step and per micro-batch."""
 
     global_batch_size: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
+    reference_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="global batch that optimizer.lr was chosen for; optimizer.scale_lr and scale_betas scale from it",
+    )
     micro_batch_size: int = Field(
         8, ge=1, description="largest micro-batch: windows per forward on one rank; the actual one may be smaller"
     )
@@ -83,44 +95,6 @@ class LossSettings(Section):
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="class weights in the loss; balanced = the rarer the tag in training, the larger its weight"
     )
-
-
-class OptimizerSettings(Section):
-    """[optimizer]"""
-
-    name: Literal["adamw"] = Field("adamw", description="optimizer")
-    lr: float = Field(5e-5, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; not applied to biases and LayerNorm")
-    betas: Annotated[tuple[float, float], NoDecode, BeforeValidator(split_commas)] = Field(
-        (0.9, 0.999), description="decay rates of the first and second moment"
-    )
-    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
-    max_grad_norm: float = Field(
-        1.0, ge=0, description="the step's gradient is clipped to this 2-norm, over all parameters; 0 = off"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas = {self.betas}: each lies in [0, 1)")
-        return self
-
-
-class ScheduleSettings(Section):
-    """[schedule]: linear warm-up, then linear decay to 0."""
-
-    epochs: int | None = Field(None, ge=1, description="passes over the training windows; give this or max_steps")
-    max_steps: int | None = Field(None, ge=1, description="optimizer steps of the run; give this or epochs")
-    warmup_steps: int | None = Field(None, ge=0, description="optimizer steps of warm-up; give this or warmup_ratio")
-    warmup_ratio: float | None = Field(None, ge=0, le=1, description="warm-up as a share of the optimizer steps")
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
-        for first, second in (("epochs", "max_steps"), ("warmup_steps", "warmup_ratio")):
-            one, other = getattr(self, first), getattr(self, second)
-            if one is not None and other is not None:
-                raise ValueError(f"{first} = {one} and {second} = {other}: give one of the two")
-        return self
 
 
 class PrecisionSettings(Section):
@@ -160,6 +134,12 @@ class RunSettings(Section):
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything that is random")
     log_every: int = Field(10, ge=0, description="optimizer steps between logged lines; 0 = none")
     eval_every: int = Field(100, ge=0, description="optimizer steps between scores on data.eval; 0 = only at the end")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="evaluations in a row without a better score (F1; at the same F1, loss) after which the run ends; "
+        "0 = off",
+    )
     save_every: int = Field(500, ge=0, description="optimizer steps between checkpoints; 0 = only best and last")
     keep_checkpoints: int = Field(
         2, ge=0, description="number of newest checkpoints to keep, besides the best one; 0 = keep all"
@@ -187,6 +167,8 @@ class RunSettings(Section):
     def _fits(self) -> Self:
         if self.overwrite and self.resume != "never":
             raise ValueError(f"overwrite = true and resume = {self.resume}: remove the earlier run, or resume it?")
+        if self.patience and not self.eval_every:
+            raise ValueError(f"patience = {self.patience} counts evaluations, and eval_every = 0 has one, at the end")
         return self
 
 
@@ -222,7 +204,7 @@ class Settings(BaseSettings):
     data: DataSettings = DataSettings()
     batch: BatchSettings = BatchSettings()
     loss: LossSettings = LossSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
+    optimizer: OptimizerSettings = AdamW()
     schedule: ScheduleSettings = ScheduleSettings()
     precision: PrecisionSettings = PrecisionSettings()
     deepspeed: DeepSpeedSettings = DeepSpeedSettings()
@@ -243,8 +225,9 @@ class Settings(BaseSettings):
 
 
 def sections() -> dict[str, type[Section]]:
-    """Section name -> its class, in order."""
-    return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]
+    """Section name -> its class, in order. That of [optimizer] has the keys of all optimizers."""
+    classes = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return classes | {"optimizer": AnyOptimizer}  # type: ignore[return-value]
 
 
 def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: str = "the command line") -> Settings:
@@ -311,14 +294,23 @@ def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> lis
     models = sections()
     for detail in error.errors():
         section, *rest = [str(part) for part in detail["loc"]]
+        optimizer = rest.pop(0) if section == "optimizer" and rest else None
         key = rest[0] if rest else None
         source = said_by.get((section, key or ""), "settings")
         where = f"{source}: {section}.{key}" if key else f"settings: [{section}]"
         if detail["type"] == "extra_forbidden":
             known = list(models[section].model_fields) if key else list(models)
             elsewhere = [name for name, model in models.items() if key in model.model_fields]
+            if optimizer is not None and key in known:
+                lines.append(f"{where} = {detail['input']!r}: optimizer.name = {optimizer} has no {key}; remove it")
+                continue
             hint = f"it belongs to [{elsewhere[0]}]" if key and elsewhere else did_you_mean(key or section, known)
             lines.append(f"{where}: unknown; {hint}")
+        elif detail["type"] == "union_tag_invalid":
+            source = said_by.get((section, "name"), "settings")
+            lines.append(
+                f"{source}: optimizer.name = {detail['ctx']['tag']!r}: it is one of {detail['ctx']['expected_tags']}"
+            )
         elif detail["type"] == "value_error":
             lines.append(f"{where}: {detail['msg'].removeprefix('Value error, ')}")
         else:

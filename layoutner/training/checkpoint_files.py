@@ -2,7 +2,7 @@
 
 RUN/checkpoints/step-000123/
     model.safetensors      all weights in their training dtype, for export and prediction
-    optimizer.safetensors  fp32 weights and both Adam moments of every trained parameter, not partitioned
+    optimizer.safetensors  fp32 weights and optimizer state of every trained parameter, not partitioned
     state.json             the train state, and the values that a run must have in common to resume from it
     manifest.json          size and SHA-256 of the other three files; a folder without it is not a checkpoint
 """
@@ -33,6 +33,7 @@ class TrainState:
     best_step: int | None = None  # step of the best checkpoint so far, by F1 on data.eval
     best_f1: float = 0.0
     best_loss: float = 0.0  # if F1 is equal, the checkpoint with the lower loss is better
+    waited: int = 0  # evaluations since the best one
 
 
 class Record(Artefact):

@@ -36,7 +36,7 @@ class TrainingRun:
 
 
 def train(training: TrainingRun, ranks: Ranks) -> TrainState:
-    """Run the remaining optimizer steps. All ranks call it.
+    """Run the remaining optimizer steps, until run.patience ends them. All ranks call it.
 
     Returns:
         The state after the last step. Its checkpoint, and that of its best step, are saved.
@@ -50,7 +50,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
     run, total, meter, clock = plan.settings.run, plan.schedule.total, training.meter, engine.clock
 
     with PreemptionGuard() as guard, closing(global_batches(plan, ranks, state.step)) as batches:
-        while state.step < total:
+        while not _is_over(plan, state):
             # All ranks: one optimizer step over the same global batch.
             with ranks.activity("shared", f"training step {state.step + 1}"), meter.timed():
                 result = optimizer_step(plan, engine, next(batches), ranks)
@@ -62,34 +62,44 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
 
             # All ranks: the metrics of the steps since the last logged one. Rank 0 writes them.
             metrics: dict[str, float] = {}
-            if run.log_every and (last or _is_due(run.log_every, state.step)):
+            evaluates = bool(plan.corpus.eval) and (last or _is_due(run.eval_every, state.step))
+            if run.log_every and (last or _is_due(run.log_every, state.step) or (evaluates and run.patience)):
                 metrics = meter.metrics(result, engine.skipped_steps, ranks.peak_memory_gib())
                 logger.info("%s", _line(state.step, total, metrics))
 
             # All ranks: evaluate, and compare with the best checkpoint.
             better = False
-            if plan.corpus.eval and (last or _is_due(run.eval_every, state.step)):
+            if evaluates:
                 with clock.part("evaluation"):
                     scores = _evaluate(plan, engine, ranks)
                 logger.info("step %d/%d eval f1 %.4f loss %.4f", state.step, total, scores.f1, scores.loss)
                 metrics |= {f"eval/{name}": getattr(scores, name) for name in ("f1", "precision", "recall", "loss")}
                 better = state.best_step is None or (scores.f1, -scores.loss) > (state.best_f1, -state.best_loss)
+                state = replace(state, waited=state.waited + 1)
                 if better:
-                    state = replace(state, best_step=state.step, best_f1=scores.f1, best_loss=scores.loss)
+                    state = replace(state, best_step=state.step, best_f1=scores.f1, best_loss=scores.loss, waited=0)
             if metrics:
                 ranks.run_on_rank_zero(partial(tracker.log, state.step, metrics))
 
             # All ranks: save; and stop here together if any rank was asked to.
-            asked = int(ranks.all_reduce_max(guard.signal))
-            if asked or better or last or _is_due(run.save_every, state.step):
+            asked, over = int(ranks.all_reduce_max(guard.signal)), _is_over(plan, state)
+            if asked or better or over or _is_due(run.save_every, state.step):
                 with ranks.activity("shared", "saving"), clock.part("saving"):
                     checkpoints.save(engine, run.output_dir, state, plan.identity, run.keep_checkpoints, ranks)
-            if asked and not last:
+            if asked and not over:
                 again = "run.resume = auto" + (" with run.overwrite = false" if run.overwrite else "")
                 name = signal.Signals(asked).name
                 raise Preempted(f"{name}: saved after step {state.step} of {total}; {again} goes on from there")
+        if state.step < total:
+            logger.info("run.patience = %d: no better score since step %s", run.patience, state.best_step)
         logger.info("%s", meter.summary())
     return state
+
+
+def _is_over(plan: Plan, state: TrainState) -> bool:
+    """Whether the schedule has ended, or as many evaluations as run.patience allows were no better than the best."""
+    patience = plan.settings.run.patience
+    return state.step >= plan.schedule.total or 0 < patience <= state.waited
 
 
 def _is_due(every: int, step: int) -> bool:

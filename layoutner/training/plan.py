@@ -18,7 +18,7 @@ from layoutner.distributed.watchdog import Kind
 from layoutner.documents.columns import digest, distinct, page_digests, without_image, word_counts
 from layoutner.documents.roles import Corpus, read_corpus, require_predictions
 from layoutner.documents.store import StoredDocuments
-from layoutner.errors import DataError, raise_gathered
+from layoutner.errors import DataError, SettingsError, raise_gathered
 from layoutner.files.arrays import Array
 from layoutner.models.families import window_splitter
 from layoutner.models.loading import PretrainedModel, open_pretrained
@@ -28,8 +28,11 @@ from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from layoutner.planning.batch_plan import BatchPlan, plan_settings
 from layoutner.planning.render import render
+from layoutner.planning.scaling import describe as describe_optimizer
+from layoutner.planning.scaling import scaled_optimizer
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.data import DataSettings
+from layoutner.settings.optimizer import OptimizerSettings
 from layoutner.settings.tree import Settings
 from layoutner.tracking.trackers import require_packages
 from layoutner.training.checkpoint import Identity
@@ -37,6 +40,7 @@ from layoutner.training.folder import read_training_pages
 
 Doing = Callable[[Kind, str], AbstractContextManager[None]]  # Ranks.activity
 
+FEW_STEPS = 100  # a run of fewer optimizer steps gets a note
 COUNTED_STEPS = 500  # steps of the first epoch whose padding is counted; more would take seconds
 
 # Configuration values that determine the shapes of the weights.
@@ -55,6 +59,15 @@ class Plan:
     batch: BatchPlan
     schedule: Schedule
     ds_config: dict[str, Any]
+
+    @cached_property
+    def optimizer(self) -> OptimizerSettings:
+        """[optimizer], scaled to the global batch."""
+        return scaled_optimizer(self.settings)
+
+    def lr(self, step: int) -> float:
+        """Learning rate of optimizer step `step` (0-based), without layer-wise decay."""
+        return self.optimizer.lr * self.schedule.factor(step)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -88,7 +101,7 @@ class Plan:
                 "precision": settings.precision.model_dump(mode="json"),
                 "global_batch_size": self.batch.global_batch_size,
                 "seed": settings.run.seed,
-                "optimizer": settings.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm"}),
+                "optimizer": self._optimizer_to_match,
                 "loss": settings.loss.model_dump(mode="json"),
                 "preprocessing": self.preprocessing.to_match(),
                 "training_windows": self.windows["train"].digest(self.corpus.labels.tags),
@@ -98,6 +111,14 @@ class Plan:
             settings=settings.model_dump(mode="json"),
             world_size=self.batch.world_size,
         )
+
+    @property
+    def _optimizer_to_match(self) -> dict[str, Any]:
+        """What the moments of the optimizer depend on. The learning rate may change on resume, by whatever rule."""
+        values = self.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm", "scale_lr", "scale_betas"})
+        if values["layer_decay"] == 1:
+            del values["layer_decay"]
+        return values
 
     def describe(self) -> str:
         """Description of the run, for the first lines of its log."""
@@ -126,7 +147,12 @@ class Plan:
                 f"note: a step takes all {len(self.windows['train'])} training windows, so an epoch is one step "
                 "(full-batch descent); a smaller batch.global_batch_size gives more steps per epoch"
             )
-        lines.append(f"schedule: {self.schedule}; peak learning rate {self.settings.optimizer.lr:g}")
+        lines += [f"schedule: {self.schedule}", f"optimizer: {describe_optimizer(self.settings)}"]
+        if self.schedule.total < FEW_STEPS:
+            lines.append(
+                f"note: {self.schedule.total} optimizer steps are few: most runs need hundreds. A smaller "
+                "batch.global_batch_size or a longer schedule gives more"
+            )
         stage = self.ds_config["zero_optimization"]["stage"]
         lines.append(f"engine: {self.settings.precision.dtype}, ZeRO {stage}, {self._rows()}")
         return "\n".join(lines)
@@ -168,6 +194,11 @@ def make_plan(settings: Settings, world_size: int, doing: Doing = _unwatched) ->
     require_predictions(settings)
     batch = plan_settings(settings, world_size)
     corpus, pretrained, windows = cut_windows(settings, doing)
+    if settings.run.patience and not corpus.eval:
+        raise SettingsError(
+            f"run.patience = {settings.run.patience} compares scores on data.eval, and there is none: give data.eval, "
+            "or run.patience = 0"
+        )
     schedule = plan_schedule(settings.schedule, settings.batch.global_batch_size, len(windows["train"]))
     ds_config = render(settings, batch, schedule)
     loss = make_loss(settings.loss, windows["train"], len(corpus.labels.tags))

@@ -61,7 +61,7 @@ def optimizer_step(plan: Plan, engine: Engine, batch: GlobalBatch, ranks: Ranks)
         loss = ranks.all_reduce_sum(float(summed_loss)) / batch.total_weight
     _require_finite_loss(plan, loss, step, batch.indices)
     with clock.part("optimizer"):
-        outcome = engine.step(plan.schedule.deepspeed_position(step))
+        outcome = engine.step(plan.lr(step), plan.schedule.deepspeed_position(step))
     if outcome.applied and not math.isfinite(outcome.grad_norm):
         raise TrainingDiverged(
             f"the gradient of optimizer step {step + 1} is {outcome.grad_norm} although its loss is {loss:g}: "

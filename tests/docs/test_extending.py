@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, ElectraConfig, ElectraForTokenClassifica
 from layoutner.corpus.batches import collate
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.documents.roles import read_documents
+from layoutner.engine.optimizers import Placement
 from layoutner.errors import DataError, ModelError
 from layoutner.models.families import FAMILIES, model_inputs, untrained
 from layoutner.models.loading import build, open_pretrained
@@ -99,3 +100,21 @@ def test_the_tracker_writes_each_step(tmp_path: Path) -> None:
             ["10", "0.5", "0.0001"],
             ["20", "0.25", "5e-05"],
         ]
+
+
+def test_the_optimizer_is_gradient_descent_with_momentum() -> None:
+    own = torch.nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3))
+    whole = torch.nn.Parameter(own.detach().clone())
+    optimizer = example("class SgdOptimizer")["SgdOptimizer"](
+        [{"params": [own], "weight_decay": 0.0}], ("momentum_buffer",)
+    )
+    optimizer.bind({id(own): Placement.whole(own)})
+    theirs = torch.optim.SGD([whole], lr=0.1, momentum=0.9)
+    optimizer.param_groups[0]["lr"] = 0.1
+    for _ in range(3):
+        for parameter, one in ((own, optimizer), (whole, theirs)):
+            parameter.grad = None
+            parameter.square().sum().backward()
+            one.step()
+    torch.testing.assert_close(own, whole)
+    assert not torch.equal(own, torch.linspace(-1, 1, 6).view(2, 3))

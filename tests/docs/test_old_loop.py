@@ -38,7 +38,8 @@ from layoutner.objectives.evaluate import evaluate
 from layoutner.pages.labels import read_labels
 from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.planning.schedule import plan_schedule
-from layoutner.settings.tree import ScheduleSettings, Settings, load
+from layoutner.settings.schedule import ScheduleSettings
+from layoutner.settings.tree import Settings, load
 from layoutner.training.plan import cut_windows
 from tests.builders import old_loop
 from tests.builders.processes import ROOT, launch

@@ -19,7 +19,8 @@ from layoutner.pages.labels import LabelSet
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.data import FormatName
-from layoutner.settings.tree import ScheduleSettings, load, sections
+from layoutner.settings.schedule import ScheduleSettings
+from layoutner.settings.tree import load, sections
 from tests.builders.markdown import NAMES, PAGES, as_layoutner, block, blocks, commands, prose
 from tests.builders.processes import ROOT, call
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layoutner.planning.schedule import plan_schedule
-from layoutner.settings.tree import ScheduleSettings
+from layoutner.settings.schedule import ScheduleSettings
 from tests.builders.forks import fork
 from tests.builders.processes import ROOT
 
@@ -100,6 +100,15 @@ def test_the_gradient_is_exact_where_the_ranks_do_not_divide_the_batch(
     assert max(map(abs, measured["norm"])) <= 1e-5
     # Dropout is on. Adam's first update, g / |g|, magnifies rounding where a small batch has almost no gradient.
     assert max(measured["weights"]) <= 3e-5
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("stage", ["0", "2", "3"])
+def test_gradient_checkpointing_computes_the_same(stage: str, ranks: int, results: Results) -> None:
+    # With dropout, whose masks are drawn a second time in the backward pass.
+    measured = results[ranks][f"checkpointing/{stage}"]
+    assert max(measured["gradient"]) <= 1e-5
+    assert max(map(abs, measured["loss error"])) <= 1e-5
 
 
 @pytest.mark.parametrize("ranks", RANKS)

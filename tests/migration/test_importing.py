@@ -108,7 +108,7 @@ HF = {
 
 def test_auto_is_left_to_the_defaults(tmp_path: Path) -> None:
     imported = read(HF, 2)
-    assert imported.settings == {"optimizer": {"name": "adamw"}}
+    assert imported.settings == {"optimizer": {"name": "adamw"}, "schedule": {"shape": "constant"}}
     assert imported.preset == {"zero_optimization": {"stage": 3, "overlap_comm": True}}
     assert "auto" not in json.dumps(imported.preset)
     autos = [found for found in imported.report if found.value == "auto"]
@@ -160,6 +160,18 @@ ADAM = "optimizer.params"
         ({"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9}}, {"name": "adamw", "lr": 0.1},
          f"{ADAM}.lr", "changed", "chosen for SGD"),
         ({"type": "OneBitAdam"}, {"name": "adamw"}, "optimizer.type", "changed", "removed in DeepSpeed 0.19.7"),
+        ({"type": "Lamb", "params": {"lr": 0.01, "max_coeff": 0.3, "bias_correction": True}},
+         {"name": "lamb", "lr": 0.01, "max_trust_ratio": 0.3, "eps": 1e-8, "min_trust_ratio": 0.01,
+          "variant": "nvlamb"}, "optimizer.type", "changed", "every parameter a trust ratio"),
+        ({"type": "Lion", "params": {"betas": [0.95, 0.98]}}, {"name": "lion", "betas": [0.95, 0.98], "lr": 1e-3},
+         f"{ADAM}.betas", "kept", ""),
+        ({"type": "Lion", "params": {"lr": "auto", "eps": 1e-7}}, {"name": "lion", "betas": [0.9, 0.999]},
+         f"{ADAM}.eps", "dropped", "unknown key"),
+        ({"type": "Lion", "params": {"betas": "auto"}}, {"name": "lion", "lr": 1e-3},
+         f"{ADAM}.betas", "dropped", "its default optimizer.betas = (0.9, 0.99)"),
+        ({"type": "Lamb", "params": {"eps_inside_sqrt": True}},
+         {"name": "lamb", "lr": 1e-3, "eps": 1e-8, "min_trust_ratio": 0.01, "max_trust_ratio": 10.0,
+          "variant": "nvlamb"}, f"{ADAM}.eps_inside_sqrt", "dropped", "setting"),
         ({"params": {"lr": 0.1}}, None, f"{ADAM}.lr", "dropped", "does not read it"),
         ({"type": "AdamW", "params": {"lr": 1, "max_grad_norm": 1.0}}, {"name": "adamw", "lr": 1.0},
          f"{ADAM}.max_grad_norm", "dropped", "gradient_clipping"),
@@ -180,11 +192,12 @@ def test_optimizer(optimizer: Any, settings: Any, path: str, what: str, why: str
          "scheduler.params.warmup_num_steps"),
         ("WarmupDecayLR", {"total_num_steps": 9000}, {"max_steps": 9000, "warmup_steps": 1000},
          "scheduler.params.warmup_type"),
-        ("WarmupLR", {"warmup_num_steps": 5, "warmup_type": "log"}, {"warmup_steps": 5},
+        ("WarmupLR", {"warmup_num_steps": 5, "warmup_type": "log"}, {"shape": "constant", "warmup_steps": 5},
          "scheduler.params.warmup_type"),
-        ("WarmupLR", {"warmup_num_steps": 5}, {"warmup_steps": 5}, "scheduler.params.total_num_steps"),
-        ("WarmupCosineLR", {"total_num_steps": 9, "warmup_num_steps": 5}, {"warmup_steps": 5, "max_steps": 9},
-         "scheduler.type"),
+        ("WarmupLR", {"warmup_num_steps": 5}, {"shape": "constant", "warmup_steps": 5},
+         "scheduler.params.total_num_steps"),
+        ("WarmupCosineLR", {"total_num_steps": 9, "warmup_num_steps": 5},
+         {"shape": "cosine", "warmup_steps": 5, "max_steps": 9}, "scheduler.type"),
         ("OneCycle", {"cycle_min_lr": 0.1, "cycle_max_lr": 0.2}, None, "scheduler.type"),
     ],
 )  # fmt: skip

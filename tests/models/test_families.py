@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -439,3 +439,20 @@ def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(ModelError, match="is a 't5'; layoutner supports bert, roberta, xlm-roberta, layoutlm, "):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("family", BUILT)
+def test_layers_near_the_input_learn_more_slowly(family: str, checkpoints: dict[str, Path]) -> None:
+    model: Any = build(opened(checkpoints[family]), TAGS, None)
+    layers = model.config.num_hidden_layers
+    groups = decay_groups(model, 0.1, layer_decay=0.5)
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    named = dict(model.named_parameters())
+    assert sum(len(group["params"]) for group in groups) == len(scales) == len(named)
+    assert scales[id(named["classifier.weight"])] == 1
+    embeddings = [name for name in named if "embeddings" in name and "layer" not in name]
+    assert {scales[id(named[name])] for name in embeddings} == {0.5 ** (layers + 1)}
+    for layer in range(layers):
+        own = [name for name in named if f"layer.{layer}." in name or f"layers.{layer}." in name]
+        assert {scales[id(named[name])] for name in own} == {0.5 ** (layers - layer)}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.1}

@@ -225,7 +225,10 @@ def test_the_plan_is_readable() -> None:
     case = case_of(2, "bf16")
     text = describe(case.settings, case.batch, case.schedule, BASE, 512, 24 * GiB)
     assert "batch: 32 windows per step = 8 per forward x 2 accumulation x 2 ranks" in text
-    assert "100 optimizer steps (schedule.max_steps), 10 of them warm-up; peak learning rate 5e-05" in text
+    assert (
+        "100 optimizer steps (schedule.max_steps), 10 of them warm-up\noptimizer: adamw, peak learning rate 5e-05"
+        in text
+    )
     rows = [line.split() for line in text.splitlines() if line.strip()[:2] in ("0 ", "1 ", "*2", "3 ")]
     assert [row[0] for row in rows] == ["0", "1", "*2", "3"]
     assert "fits into 24.00 GiB" in text

@@ -122,3 +122,26 @@ def test_preset_and_stage_must_agree() -> None:
         rendered(deepspeed={"preset": "zero1", "zero_stage": "2"})
     with pytest.raises(SettingsError, match="did you mean 'zero3'"):
         rendered(deepspeed={"preset": "zero_3"})
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars", "lion"])
+def test_the_json_names_no_optimizer_that_deepspeed_does_not_run(name: str) -> None:
+    config = rendered(optimizer={"name": name}, deepspeed={"zero_stage": "2"})
+    assert "optimizer" not in config
+    assert config["zero_allow_untested_optimizer"] is True
+    assert config["scheduler"]["type"] == "WarmupDecayLR"
+    assert "zero_allow_untested_optimizer" not in rendered(deepspeed={"zero_stage": "2"})
+
+
+@pytest.mark.parametrize("shape", ["cosine", "polynomial", "constant", "1-sqrt"])
+def test_the_json_names_no_scheduler_that_deepspeed_does_not_run(shape: str) -> None:
+    base = {"max_steps": "100", "warmup_steps": "10"}
+    assert "scheduler" not in rendered(schedule={**base, "shape": shape})
+
+
+def test_offload_that_only_deepspeeds_adam_can_is_refused(tmp_path: Path) -> None:
+    preset = tmp_path / "partial.json"
+    offload = {"device": "cpu", "ratio": 0.5}
+    preset.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_optimizer": offload}}))
+    with pytest.raises(SettingsError, match="optimizer.name = lamb: this preset offloads in a way that only DeepSpeed"):
+        rendered(optimizer={"name": "lamb"}, deepspeed={"preset": str(preset)})

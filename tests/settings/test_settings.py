@@ -7,6 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from layoutner.errors import SettingsError
+from layoutner.planning.optimizers import OPTIMIZERS
+from layoutner.settings.optimizer import AdamW, Lamb, Lars, Lion
 from layoutner.settings.recipes import recipe_names
 from layoutner.settings.tree import load, sections
 from tests.builders.processes import ROOT, call
@@ -98,7 +100,15 @@ def test_every_key_has_a_description() -> None:
         ({"optimizer": {"lr": "-1"}}, "optimizer.lr = '-1'"),
         ({"optimizer": {"betas": "0.9"}}, "optimizer.betas"),
         ({"optimizer": {"betas": "0.9,1.5"}}, "each lies in"),
-        ({"optimizer": {"name": "adam"}}, "optimizer.name = 'adam'"),
+        ({"optimizer": {"name": "adam"}}, "optimizer.name = 'adam': it is one of 'adamw', 'lamb', 'lars', 'lion'"),
+        ({"optimizer": {"momentum": "0.5"}}, "optimizer.momentum = '0.5': optimizer.name = adamw has no momentum"),
+        ({"optimizer": {"name": "lars", "betas": "0.9,0.9"}}, "optimizer.name = lars has no betas"),
+        (
+            {"optimizer": {"name": "lamb", "min_trust_ratio": "2", "max_trust_ratio": "1"}},
+            "min_trust_ratio = 2.0 is above",
+        ),
+        ({"optimizer": {"layer_decay": "0"}}, "optimizer.layer_decay = '0'"),
+        ({"schedule": {"power": "2"}}, "shape = linear has none"),
         ({"schedule": {"epochs": "2", "max_steps": "3"}}, "give one of the two"),
         ({"schedule": {"warmup_ratio": "1.5"}}, "schedule.warmup_ratio"),
         ({"data": {"eval": "1.5"}}, "a fraction lies between 0 and 1"),
@@ -155,3 +165,22 @@ def test_a_config_that_is_no_config(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="cannot be read"):
         load(str(tmp_path / "binary"), {})
+
+
+def test_an_optimizer_is_chosen_by_its_name_from_any_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYOUTNER_OPTIMIZER__BETAS", "0.8,0.95")
+    monkeypatch.setenv("LAYOUTNER_OPTIMIZER__MAX_TRUST_RATIO", "10")
+    config = write(tmp_path, '[optimizer]\nname = "lamb"\nlr = 0.01\n')
+    settings = load(config, {"optimizer": {"variant": "nvlamb"}})
+    expected = Lamb(name="lamb", lr=0.01, betas=(0.8, 0.95), max_trust_ratio=10, variant="nvlamb")
+    assert settings.optimizer == expected
+    assert load(write(tmp_path, settings.to_toml()), {}).optimizer == expected
+    monkeypatch.undo()
+    assert load(None, {}).optimizer == AdamW()
+    assert load(None, {"optimizer": {"name": "lion"}}).optimizer.betas == (0.9, 0.99)  # type: ignore[union-attr]
+
+
+def test_help_and_documentation_know_the_keys_of_every_optimizer() -> None:
+    keys = {key for optimizer in (AdamW, Lamb, Lars, Lion) for key in optimizer.model_fields}
+    assert set(sections()["optimizer"].model_fields) == keys
+    assert set(OPTIMIZERS) == {optimizer.model_fields["name"].default for optimizer in (AdamW, Lamb, Lars, Lion)}

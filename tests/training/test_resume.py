@@ -121,13 +121,13 @@ def test_steps_are_counted_though_the_first_parameter_is_frozen(tmp_path: Path) 
         torch.manual_seed(0)
         model = BertForTokenClassification(BertConfig(vocab_size=20, max_position_embeddings=16, **size))
         next(model.parameters()).requires_grad_(False)
-        return Engine(model, config, Ranks.join())
+        return Engine(model, config, settings.optimizer, Ranks.join())
 
     def steps(one: Engine, count: int) -> None:
         for step in range(count):
             logits = one.forward({"input_ids": torch.arange(8)[None]})
             one.backward(logits.square().sum(), last=True)
-            one.step(schedule.deepspeed_position(step))
+            one.step(0.0, schedule.deepspeed_position(step))
 
     first = engine()
     steps(first, 5)

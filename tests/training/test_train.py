@@ -1,6 +1,7 @@
 """Whole runs through the real launchers: what they write, what they compute, how they fail."""
 
 import json
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -316,3 +317,79 @@ def test_fp16_on_a_gpu(train_arguments: Arguments, forms: Path, tmp_path: Path) 
     done = launch(["deepspeed", "--num_gpus", 1, "--module", "layoutner", "train", *arguments], DS_ACCELERATOR="cuda")
     assert done.returncode == 0, done.stderr[-3000:]
     assert metrics(run)[-1]["train/loss"] < metrics(run)[0]["train/loss"]
+
+
+def test_lamb_on_two_ranks_goes_on_alone_as_if_it_had_always_been(train_arguments: Arguments, tmp_path: Path) -> None:
+    given = {
+        "optimizer__name": "lamb",
+        "optimizer__lr": 0.03,
+        "optimizer__layer_decay": 0.9,
+        "schedule__shape": "cosine",
+        "schedule__max_steps": 6,
+        "model__gradient_checkpointing": True,
+    }
+    whole = fork(["layoutner", "train", *train_arguments(tmp_path / "whole", **given)])
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert "optimizer: lamb, peak learning rate 0.03; the learning rate of each layer is 0.9" in whole.stdout
+    config = json.loads((tmp_path / "whole" / "ds_config.json").read_text())
+    assert ("optimizer" in config, "scheduler" in config) == (False, False)
+    run = tmp_path / "run"
+    short = {**given, "deepspeed__zero_stage": 2}
+    first = fork(["layoutner", "train", *train_arguments(run, **short, run__save_every=3)], ranks=2)
+    assert first.returncode == 0, first.stderr[-3000:]
+    for step in (4, 5, 6):
+        for folder in (run / "checkpoints").glob(f"step-*{step}"):
+            shutil.rmtree(folder)
+    second = fork(["layoutner", "train", *train_arguments(run, **given, deepspeed__zero_stage=3, run__resume="must")])
+    assert second.returncode == 0, second.stderr[-3000:]
+    one, other = metrics(tmp_path / "whole"), metrics(run)
+    for key in ("train/loss", "train/grad_norm", "train/lr"):
+        assert [line[key] for line in other] == pytest.approx([line[key] for line in one], rel=1e-4)
+
+
+def test_a_run_that_no_longer_improves_ends_early(train_arguments: Arguments, tmp_path: Path) -> None:
+    given = {"data__eval": 0.25, "run__eval_every": 1, "run__patience": 2, "optimizer__lr": 1e-30}
+    run = tmp_path / "run"
+    done = fork(["layoutner", "train", *train_arguments(run, **given, schedule__max_steps=20)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Nothing changes, so the first evaluation stays the best, and two more are waited for.
+    assert [line["step"] for line in metrics(run)] == [1, 2, 3]
+    assert "run.patience = 2: no better score since step 1" in done.stdout
+    assert (run / "checkpoints" / "step-000003").is_dir()
+    again = fork(["layoutner", "train", *train_arguments(run, **given, schedule__max_steps=20, run__resume="auto")])
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert [line["step"] for line in metrics(run)] == [1, 2, 3]  # it is over
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"run__patience": 2, "run__eval_every": 0}, "patience = 2 counts evaluations"),
+        ({"run__patience": 2}, "compares scores on data.eval, and there is none"),
+    ],
+)
+def test_patience_without_scores_is_refused(
+    given: dict[str, Any], said: str, train_arguments: Arguments, tmp_path: Path
+) -> None:
+    done = fork(["layoutner", "train", *train_arguments(tmp_path / "run", **given)])
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_everything_on_computes_what_everything_off_does(train_arguments: Arguments, tmp_path: Path) -> None:
+    given = {"model__dropout": 0.1, "optimizer__name": "lars", "optimizer__lr": 1, "optimizer__trust_coefficient": 0.02}
+    on = {
+        "deepspeed__zero_stage": 2,
+        "batch__micro_batch_size": 8,
+        "batch__micro_batch_tokens": 300,
+        "model__gradient_checkpointing": True,
+    }
+    off = {"batch__micro_batch_size": 1, "model__attention": "eager"}  # no two windows are ever computed together
+    runs = []
+    for name, ranks, more in (("on", 2, on), ("off", 0, off)):
+        done = fork(["layoutner", "train", *train_arguments(tmp_path / name, **given, **more)], ranks=ranks)
+        assert done.returncode == 0, done.stderr[-3000:]
+        runs.append(metrics(tmp_path / name))
+    for key in ("train/loss", "train/grad_norm"):
+        assert [line[key] for line in runs[0]] == pytest.approx([line[key] for line in runs[1]], rel=1e-6)
+    assert runs[0][-1]["train/loss"] < 0.99 * runs[0][0]["train/loss"]  # the weights have moved

@@ -40,7 +40,7 @@ from layoutner.engine.engine import Engine
 from layoutner.planning.batch_plan import plan_batch
 from layoutner.planning.render import render
 from layoutner.planning.schedule import plan_schedule
-from layoutner.settings.tree import load
+from layoutner.settings.tree import Settings, load
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Allocations are the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
@@ -59,8 +59,8 @@ LET_GO_S = 0.1
 CASES = [(dtype, stage) for dtype in ("fp32", "bf16") for stage in (0, 1, 2, 3)] + [("fp16", 1)]
 
 
-def config_for(dtype: str, stage: int, ranks: int) -> dict[str, Any]:
-    """The rendered config of a case: the shipped preset of the stage, with smaller buckets."""
+def config_for(dtype: str, stage: int, ranks: int) -> tuple[Settings, dict[str, Any]]:
+    """The settings and the rendered config of a case: the shipped preset of the stage, with smaller buckets."""
     windows = MICRO * ranks * ACCUMULATION
     tree: dict[str, dict[str, str]] = {
         "batch": {"global_batch_size": str(windows), "micro_batch_size": str(MICRO)},
@@ -74,7 +74,7 @@ def config_for(dtype: str, stage: int, ranks: int) -> dict[str, Any]:
     for key in ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"):
         if key in config["zero_optimization"]:
             config["zero_optimization"][key] = BUCKET
-    return config
+    return settings, config
 
 
 def live_storages() -> dict[int, int]:
@@ -116,13 +116,13 @@ class Tracker(TorchDispatchMode):
 
 
 def measure(dtype: str, stage: int, ranks: Ranks) -> dict[str, float]:
-    config = config_for(dtype, stage, ranks.size)
+    settings, config = config_for(dtype, stage, ranks.size)
     bucket = BUCKET * (4 if dtype == "fp32" else 2)
     torch.manual_seed(0)
     before = set(live_storages())
     with Tracker() as tracker:
         model = LayoutLMForTokenClassification(LayoutLMConfig(**SIZE, vocab_size=VOCAB, num_labels=LABELS))
-        engine = Engine(model, config, ranks)
+        engine = Engine(model, config, settings.optimizer, ranks)
         del model
         engine.train()
         for step in range(2):
@@ -142,7 +142,7 @@ def measure(dtype: str, stage: int, ranks: Ranks) -> dict[str, float]:
                 time.sleep(LET_GO_S)
                 live = {key: size for key, size in live_storages().items() if key not in before}
                 states = sum(size for size in live.values() if size != bucket)
-            engine.step(step)
+            engine.step(0.0, step)
     return {"states": float(states), "peak": float(tracker.peak)}
 
 
@@ -193,7 +193,7 @@ def main() -> None:
         for dtype, stage in CASES:
             for ranks in (1, 2):
                 found = run_case(dtype, stage, ranks, Path(folder))
-                results[f"{dtype}/{stage}/{ranks}"] = {**found, "config": config_for(dtype, stage, ranks)}
+                results[f"{dtype}/{stage}/{ranks}"] = {**found, "config": config_for(dtype, stage, ranks)[1]}
     network = {**SIZE, "vocab_size": VOCAB}
     results["about"] = {"network": network, "labels": LABELS, "micro": MICRO, "tokens": TOKENS}
     out.write_text(json.dumps(results))

@@ -46,13 +46,13 @@ class RecordingEngine(Engine):
 
     gradient: dict[str, torch.Tensor]
 
-    def step(self, position: int) -> Step:
+    def step(self, lr: float, position: int) -> Step:
         self.gradient = {}
         for name, parameter in self._engine.module.named_parameters():
             if parameter.requires_grad:
                 whole = parameter.grad if self._stage == 0 else deepspeed.utils.safe_get_full_grad(parameter)
                 self.gradient[name] = whole.detach().float().clone() / self.loss_scale
-        return super().step(position)
+        return super().step(lr, position)
 
 
 def plan_for(folder: Path, ranks: Ranks, **overrides: str) -> Plan:
@@ -81,7 +81,9 @@ def plan_for(folder: Path, ranks: Ranks, **overrides: str) -> Plan:
 
 def new_model(plan: Plan) -> Any:
     torch.manual_seed(0)
-    return build(plan.pretrained, plan.corpus.labels.tags, plan.settings.model.dropout)
+    own = plan.settings.model
+    tags = plan.corpus.labels.tags
+    return build(plan.pretrained, tags, own.dropout, gradient_checkpointing=own.gradient_checkpointing)
 
 
 def reference_loss(plan: Plan, model: Any, step: int) -> torch.Tensor:
@@ -117,10 +119,11 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
     plan = plan_for(folder, ranks, **overrides)
     model = new_model(plan)
     reference = copy.deepcopy(model).to(DTYPES[plan.settings.precision.dtype]).float()
+    reference.gradient_checkpointing_disable()
     groups = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in decay_groups(reference, 0.1)]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
     start = {name: parameter.detach().clone() for name, parameter in reference.named_parameters()}
-    engine = RecordingEngine(model, plan.ds_config, ranks)
+    engine = RecordingEngine(model, plan.ds_config, plan.optimizer, ranks)
     found: dict[str, list[float]] = {
         name: [] for name in ("gradient", "loss", "loss error", "lr", "norm", "scale", "applied", "weights", "skipped")
     }
@@ -191,6 +194,9 @@ def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
         results[f"fp16 fixed/{stage}"] = measure(folder, ranks, 2, **{**half, "precision.dtype": "fp16", **fixed})
         huge = {"precision.initial_scale_power": "30", "precision.hysteresis": "2"}
         results[f"fp16 overflow/{stage}"] = measure(folder, ranks, 4, **{**half, "precision.dtype": "fp16", **huge})
+    for stage in dict.fromkeys((*fewer_stages, "3")):
+        saving = {"model.gradient_checkpointing": "true", "model.dropout": "0.1", "deepspeed.zero_stage": stage}
+        results[f"checkpointing/{stage}"] = measure(folder, ranks, 3, **saving)
     curve = {"model.dropout": "0.1", "batch.micro_batch_size": "2", "schedule.warmup_steps": "4"}
     results["curve"] = measure(folder, ranks, 20, **curve)["loss"]
     for warmup, total in ((4, 10), (10, 10)) if tier == "fast" else ((0, 10), (1, 10), (4, 10), (10, 10)):
@@ -198,7 +204,7 @@ def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
         results[f"lr/{warmup}/{total}"] = measure(folder, ranks, total, **schedule)["lr"]
     # Nothing of the step draws from Python's or NumPy's generator, so what comes next tells how they were seeded.
     plan = plan_for(folder, ranks)
-    engine = Engine(new_model(plan), plan.ds_config, ranks)
+    engine = Engine(new_model(plan), plan.ds_config, plan.optimizer, ranks)
     draws = []
     for before in (1, 2):
         random.seed(before)
