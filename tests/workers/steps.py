@@ -170,13 +170,8 @@ def measure_splits(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     return results
 
 
-def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    stages, micros, fewer_stages = FAST if tier == "fast" else ALL
-    for stage in stages:
-        for micro in micros:
-            overrides = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": micro}
-            results[f"fp32/{stage}/{micro}"] = measure(folder, ranks, 3, **overrides)
+def measure_more(folder: Path, ranks: Ranks, tier: str, fewer_stages: tuple[str, ...], results: dict[str, Any]) -> None:
+    """What the fast tier measures on two ranks alone."""
     for stage in fewer_stages:
         for micro in ("1", "8"):
             dropping = {"model.dropout": "0.1", "batch.micro_batch_size": micro, "deepspeed.zero_stage": stage}
@@ -194,14 +189,25 @@ def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
         results[f"fp16 fixed/{stage}"] = measure(folder, ranks, 2, **{**half, "precision.dtype": "fp16", **fixed})
         huge = {"precision.initial_scale_power": "30", "precision.hysteresis": "2"}
         results[f"fp16 overflow/{stage}"] = measure(folder, ranks, 4, **{**half, "precision.dtype": "fp16", **huge})
-    for stage in dict.fromkeys((*fewer_stages, "3")):
+    for stage in ("3",) if tier == "fast" else ("0", "2", "3"):
         saving = {"model.gradient_checkpointing": "true", "model.dropout": "0.1", "deepspeed.zero_stage": stage}
         results[f"checkpointing/{stage}"] = measure(folder, ranks, 3, **saving)
-    curve = {"model.dropout": "0.1", "batch.micro_batch_size": "2", "schedule.warmup_steps": "4"}
-    results["curve"] = measure(folder, ranks, 20, **curve)["loss"]
     for warmup, total in ((4, 10), (10, 10)) if tier == "fast" else ((0, 10), (1, 10), (4, 10), (10, 10)):
         schedule = {"schedule.warmup_steps": str(warmup), "schedule.max_steps": str(total)}
         results[f"lr/{warmup}/{total}"] = measure(folder, ranks, total, **schedule)["lr"]
+
+
+def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    stages, micros, fewer_stages = FAST if tier == "fast" else ALL
+    for stage in stages:
+        for micro in micros:
+            overrides = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": micro}
+            results[f"fp32/{stage}/{micro}"] = measure(folder, ranks, 3, **overrides)
+    curve = {"model.dropout": "0.1", "batch.micro_batch_size": "2", "schedule.warmup_steps": "4"}
+    results["curve"] = measure(folder, ranks, 20, **curve)["loss"]
+    if tier == "all" or ranks.size > 1:
+        measure_more(folder, ranks, tier, fewer_stages, results)
     # Nothing of the step draws from Python's or NumPy's generator, so what comes next tells how they were seeded.
     plan = plan_for(folder, ranks)
     engine = Engine(new_model(plan), plan.ds_config, plan.optimizer, ranks)
