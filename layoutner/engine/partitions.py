@@ -113,7 +113,7 @@ class Partitions:
         elif self._stage == 3:
             # DeepSpeed's setter for full tensors fails if the size is not divisible by the number of ranks. Set the
             # local partition instead.
-            size = parameter.ds_tensor.numel()
+            size = parameter.partition_numel()
             start = size * self._engine.optimizer._get_param_partition_rank(parameter)
             part = torch.zeros(size, dtype=whole.dtype, device=whole.device)
             piece = whole.flatten()[start : start + size]

@@ -26,7 +26,7 @@ from layoutner.migration.import_reader import (
     Path,
     Reading,
 )
-from layoutner.planning.render import POLICY, needs_own_adam
+from layoutner.planning.render import POLICY, why_refused
 from layoutner.settings.tree import sections
 
 __all__ = ["Imported", "Line", "import_config", "to_toml"]
@@ -189,16 +189,11 @@ class _Importer(Reading):
         self.default(LR, 1e-3)
         if params.get("torch_adam") and decoupled:
             self.default((*LR[:2], "weight_decay"), 0.01)  # the default of torch.optim.AdamW
-        home = (ZERO, "offload_optimizer")
-        offload = {path[2]: value for path, value in self.values.items() if path[:2] == home and len(path) > 2}
-        zenflow = any(path[:2] == (ZERO, "zenflow") for path in self.values) or None
-        own = needs_own_adam({"offload_optimizer": offload, "zenflow": zenflow})
-        kernel = "DeepSpeed's CPU Adam, for the offload" if own else "torch.optim's fused AdamW"
         for name, value in params.items():
             path = (*LR[:2], name)
             if name in ("torch_adam", "fused") and value is not None:
-                same = bool(value) != own
-                self.say(KEPT if same else CHANGED, path, kernel, "" if same else "different kernel, same formula")
+                different = "" if value else "different kernel, same formula"
+                self.say(KEPT if value else CHANGED, path, "torch.optim's fused AdamW", different)
             elif name == "adam_w_mode" and not decoupled:
                 self.say(DROPPED, path, "", "layoutner decouples weight decay: the same only if weight_decay is 0")
             elif name == "adam_w_mode" or (name, value) in (("amsgrad", False), ("bias_correction", True)):
@@ -232,10 +227,18 @@ class _Importer(Reading):
         top, warmup, total = ((*at, name) for name in ("warmup_max_lr", "warmup_num_steps", "total_num_steps"))
         if kind not in _CURVES:
             path = ("scheduler", "type") if kind else ("scheduler",)
-            other = f"layoutner has no {kind}" if kind else "not in the file: DeepSpeed's learning rate is constant"
+            other = (
+                f"layoutner has no {kind}"
+                if kind
+                else "not in the file: DeepSpeed keeps the learning rate constant, as schedule.shape = constant does, "
+                "and Hugging Face's Trainer decays it"
+            )
             if kind or not any(path[0] == "scheduler" for path in self.leaves):
                 self.say(
-                    CHANGED, path, "[schedule]", f"{other}; layoutner warms up linearly, then decays linearly to 0"
+                    CHANGED,
+                    path,
+                    "[schedule]",
+                    f"{other}; unless schedule.shape says otherwise, layoutner decays it linearly to 0",
                 )
             return
         shape, why = _CURVES[kind]
@@ -325,13 +328,11 @@ class _Importer(Reading):
                     continue
                 value = "cpu" if target[-1] == "device" else value
             refusals: dict[Path, str] = {
-                (ZERO, "compute_grad_norm"): "layoutner logs the gradient norm" * (value is False),
-                (ZERO, "round_robin_gradients"): "DeepSpeed mixes up fp32 weights with it" * (value is True),
                 (ZERO, "legacy_stage1"): "removed: DeepSpeed fails if it is true" * (value is True),
                 (ZERO, "cpu_offload_use_pin_memory"): "deprecated, and has no effect",
             }
-            if refusals.get(path):
-                self.say(DROPPED, path, "", refusals[path])
+            if refused := refusals.get(path) or (path[0] == ZERO and why_refused(path[1:], value)):
+                self.say(DROPPED, path, "", refused)
                 continue
             tree = preset
             for name in target[:-1]:

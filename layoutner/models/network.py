@@ -127,7 +127,8 @@ def new_network(
             raise SettingsError(
                 f"model.gradient_checkpointing = true: transformers has none for {family}; remove the setting"
             )
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        old_name = model.gradient_checkpointing_enable
+        getattr(model, "activation_checkpointing_enable", old_name)({"use_reentrant": False})
     for name in untrained(family, model, sees_images):
         model.get_parameter(name).requires_grad_(False)
     return model  # type: ignore[no-any-return]

@@ -81,10 +81,16 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
         layers=whole.config.num_hidden_layers,
         intermediate_size=whole.config.intermediate_size,
         tensors=tuple(trained),
-        checkpoint=whole.config.hidden_size if settings.model.gradient_checkpointing else None,
+        checkpoint=_stream_size(whole.config) if settings.model.gradient_checkpointing else None,
         layer=Curve.through(LENGTHS, layer),
         ends=Curve.through(LENGTHS, [less - own for less, own in zip(one, layer, strict=True)]),
     )
+
+
+def _stream_size(config: Any) -> int:
+    """Elements per token between two layers. LiLT has a second, narrower stream for the layout."""
+    layout = config.hidden_size // config.channel_shrink_ratio if hasattr(config, "channel_shrink_ratio") else 0
+    return int(config.hidden_size + layout)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,36 @@ POLICY = (
 )
 
 
+# Keys of zero_optimization with which a step would not be exact, or a checkpoint not hold what was trained.
+REFUSED = {
+    ("compute_grad_norm",): "the run logs the gradient norm",
+    (
+        "round_robin_gradients",
+    ): "DeepSpeed then mixes up which fp32 weights belong to which parameter, so no checkpoint would be right",
+    ("zenflow",): "ZenFlow updates some weights later than others, and mixes up which fp32 weights belong to which "
+    "parameter",
+    (
+        "offload_optimizer",
+        "ratio",
+    ): "the weights whose optimizer stays on the GPU would be left out of the learning rate and of checkpoints",
+    (
+        "offload_optimizer",
+        "super_offload",
+    ): "the optimizer then lives in another process, where no checkpoint reaches it",
+    ("offload_optimizer", "device"): "NVMe is not tested; cpu is",
+    ("offload_param", "device"): "a resumed run would begin with wrong weights from NVMe; use cpu",
+    ("zero_quantized_weights",): "weights would be gathered, and stored, in 8 bits",
+    ("zero_quantized_nontrainable_weights",): "frozen weights would be rounded to whole numbers",
+    ("zero_quantized_gradients",): "gradients would be averaged in few bits, which is not exact",
+}
+# Values that are fine, by the last part of the key; None or false for others.
+FINE: dict[str, tuple[Any, ...]] = {
+    "compute_grad_norm": (None, True),
+    "ratio": (None, 1),
+    "device": (None, "none", "cpu"),
+}
+
+
 def preset_names() -> list[str]:
     """Names of the shipped presets."""
     return sorted(e.name.removesuffix(".json") for e in shipped_folder(PRESETS).iterdir() if e.name.endswith(".json"))
@@ -101,17 +131,14 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
         problems.append("zero_optimization: true or false is the old way to write it; give an object with a stage")
     raise_gathered(SettingsError, f"preset {name} cannot be used", problems)
     zero = preset.setdefault("zero_optimization", {})
-    if not zero.get("compute_grad_norm", True):
-        raise SettingsError(
-            f"preset {name}: zero_optimization.compute_grad_norm = false: remove it, the run logs the gradient norm"
-        )
-    if zero.get("round_robin_gradients"):
-        # ZeroOptimizer flattens the parameters in another order then, but its map of them (link_hp_params) does not
-        # know: on several ranks checkpoints would store the fp32 weights of one parameter as those of another.
-        raise SettingsError(
-            f"preset {name}: zero_optimization.round_robin_gradients = true: remove it. DeepSpeed then mixes up which "
-            "fp32 weights belong to which parameter, and no checkpoint would be right"
-        )
+    problems = []
+    for path in REFUSED:
+        value: Any = zero
+        for part in path:
+            value = value.get(part) if isinstance(value, dict) else None
+        if why := why_refused(path, value):
+            problems.append(f"zero_optimization.{'.'.join(path)} = {json.dumps(value)}: remove it, {why}")
+    raise_gathered(SettingsError, f"preset {name} cannot be used", problems)
     stage = zero.setdefault("stage", 0)
     if settings.zero_stage is not None and settings.zero_stage != stage:
         raise SettingsError(
@@ -121,16 +148,12 @@ def load_preset(settings: DeepSpeedSettings) -> dict[str, Any]:
     return preset
 
 
-def needs_own_adam(zero: dict[str, Any]) -> bool:
-    """Whether this ZeRO config requires DeepSpeed's CPU Adam, which is compiled at the first step.
-
-    In all other cases torch's fused AdamW works, even with optimizer states offloaded to the CPU (measured in
-    tests/planning/test_presets.py).
-    """
-    offload = zero.get("offload_optimizer") or {}
-    ratio = offload.get("ratio", 1)
-    part = (isinstance(ratio, int | float) and ratio < 1) or offload.get("super_offload") is True
-    return part or offload.get("device") == "nvme" or zero.get("zenflow") is not None
+def why_refused(path: tuple[str, ...], value: Any) -> str:
+    """Why a preset may not have this value at a path below zero_optimization; "" if it may."""
+    for key, why in REFUSED.items():
+        if path[: len(key)] == key and (len(path) > len(key) or value not in FINE.get(key[-1], (None, False))):
+            return why
+    return ""
 
 
 def _is_foreign(key: str) -> bool:
@@ -159,17 +182,13 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
             "betas": list(optimizer.betas),
             "eps": optimizer.eps,
             "weight_decay": optimizer.weight_decay,
+            # Not DeepSpeed's Adam, which is compiled at the first step.
+            "torch_adam": True,
+            "fused": True,
         }
-        if not needs_own_adam(preset["zero_optimization"]):
-            params |= {"torch_adam": True, "fused": True}
         config["optimizer"] = {"type": OPTIMIZERS[optimizer.name].deepspeed, "params": params}
     else:
         # layoutner's own optimizer is given to DeepSpeed as an object, which this JSON cannot name.
-        if needs_own_adam(preset["zero_optimization"]):
-            raise SettingsError(
-                f"optimizer.name = {optimizer.name}: this preset offloads in a way that only DeepSpeed's Adam can; "
-                "use optimizer.name = adamw or another deepspeed.preset"
-            )
         config["zero_allow_untested_optimizer"] = True
     if schedule.in_deepspeed:
         config["scheduler"] = {

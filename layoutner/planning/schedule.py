@@ -45,8 +45,8 @@ class Schedule:
 
     # DeepSpeed has the linear curve as WarmupDecayLR. It uses at least 2 warm-up steps (deepspeed/runtime/
     # lr_schedules.py: max(2, W)) and applies position -1 in the first step. Its decay depends only on T - W. So adding
-    # the same shift to T and W, and setting the position before each step, makes it equal to the closed form. Its other
-    # schedulers are not: WarmupCosineLR never reaches the peak.
+    # the same shift to T and W, and setting the position before each step, makes it equal to the closed form. For the
+    # other shapes no scheduler of DeepSpeed is used: its WarmupCosineLR never reaches the peak.
 
     @property
     def in_deepspeed(self) -> bool:

@@ -17,7 +17,8 @@ from layoutner.training.folder import SCORES_FILE, SETTINGS_FILE
 # it writes.
 # fmt: off
 NON_NUMERIC_SETTINGS = (
-    "batch.micro_batch_size", "batch.micro_batch_tokens", "data.max_image_mib", "deepspeed.", "wandb.", "tensorboard.",
+    "model.gradient_checkpointing", "batch.micro_batch_size", "batch.micro_batch_tokens", "data.max_image_mib",
+    "deepspeed.", "wandb.", "tensorboard.",
     "run.output_dir", "run.log_every", "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite",
     "run.device", "run.rank_timeout",
 )
@@ -91,7 +92,8 @@ def finished_scores(settings: Settings) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}; give another run.output_dir") from None
     there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))
-    if differs := [f"{key} = {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]:
+    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]  # another optimizer has other keys
+    if differs := [f"{key} = {there.get(key)} there, {here.get(key)} here" for key in keys]:
         raise CheckpointError(
             f"{folder} was trained with other settings: {'; '.join(differs)}; give another run.output_dir"
         )

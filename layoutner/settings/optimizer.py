@@ -93,8 +93,8 @@ class Lars(_Optimizer):
     trust_coefficient: float = Field(
         0.001,
         gt=0,
-        description="lars: learning rate of a parameter = optimizer.lr x this x norm of the parameter / "
-        "norm of its gradient",
+        description="lars: the learning rate of a parameter is optimizer.lr x this x norm of the parameter / (norm of "
+        "its gradient + weight_decay x norm of the parameter); of biases and LayerNorm, optimizer.lr",
     )
 
 

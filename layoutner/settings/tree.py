@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from layoutner.errors import SettingsError, did_you_mean, raise_gathered
 from layoutner.settings.data import DataSettings
-from layoutner.settings.optimizer import AdamW, AnyOptimizer, OptimizerSettings
+from layoutner.settings.optimizer import BY_NAME, AdamW, AnyOptimizer, OptimizerSettings
 from layoutner.settings.recipes import read_config
 from layoutner.settings.schedule import ScheduleSettings
 from layoutner.settings.section import Section, split_commas
@@ -253,6 +253,7 @@ def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: s
             if isinstance(given, Mapping) and any(key in given for key in alternatives):
                 for key in alternatives:
                     merged.get(section, {}).pop(key, None)
+        _drop_keys_of_another_optimizer(merged.get("optimizer", {}), tree.get("optimizer", {}))
         for section, values in tree.items():
             if not isinstance(values, Mapping):
                 homes = [name for name, model in sections().items() if section in model.model_fields]
@@ -267,6 +268,14 @@ def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: s
         problems.extend(_explain(error, said_by))
     raise_gathered(SettingsError, "settings cannot be used", problems)
     return settings
+
+
+def _drop_keys_of_another_optimizer(before: dict[str, Any], given: Any) -> None:
+    """If a source names another optimizer, keys from earlier sources that it does not have are dropped."""
+    name = given.get("name") if isinstance(given, Mapping) else None
+    if isinstance(name, str) and name in BY_NAME and name != before.get("name", "adamw"):
+        for key in [key for key in before if key not in BY_NAME[name].model_fields]:
+            del before[key]
 
 
 def _read_environment() -> dict[str, Any]:
@@ -309,7 +318,7 @@ def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> lis
         elif detail["type"] == "union_tag_invalid":
             source = said_by.get((section, "name"), "settings")
             lines.append(
-                f"{source}: optimizer.name = {detail['ctx']['tag']!r}: it is one of {detail['ctx']['expected_tags']}"
+                f"{source}: optimizer.name = {detail['ctx']['tag']!r}: must be one of {detail['ctx']['expected_tags']}"
             )
         elif detail["type"] == "value_error":
             lines.append(f"{where}: {detail['msg'].removeprefix('Value error, ')}")

@@ -130,14 +130,29 @@ class CheckpointReader:
         """Load the weights into an fp32 model; for trained parameters, the fp32 master weights of the optimizer file.
 
         Raises:
-            CheckpointError: on every rank: weights of the model are missing from the checkpoint.
+            CheckpointError: on every rank: weights of the model are missing from the checkpoint, or its fp32 weights
+                are not those of its weights.
         """
+        self._ranks.run_on_rank_zero(self._require_masters)
         wanted = dict(model.named_parameters())
         there = set(self._names[WEIGHTS_FILE])
         if missing := sorted(wanted.keys() - there):
             raise CheckpointError(f"{self.path}: {len(missing)} weights of the network are not in it: {missing[:10]}")
         for name, parameter in wanted.items():
             parameter.data.copy_(self._read(f"master/{name}", name, parameter.shape))
+
+    def _require_masters(self) -> None:
+        """Compare the fp32 weights with the weights, which were saved on their own. Rank 0 calls it."""
+        weights, optimizer = self._files[WEIGHTS_FILE], self._files[OPTIMIZER_FILE]
+        for name in self._names[WEIGHTS_FILE]:
+            if f"master/{name}" in self._names[OPTIMIZER_FILE]:
+                weight = weights.get_tensor(name)
+                if not torch.equal(optimizer.get_tensor(f"master/{name}").to(weight.dtype), weight):
+                    raise CheckpointError(
+                        f"{self.path}: its fp32 weights of {name} are not those of {WEIGHTS_FILE}, so no run can "
+                        "resume from it. Earlier versions wrote such checkpoints with the preset zero2-offload on "
+                        "several ranks. Its weights are right: export it, and train from the export"
+                    )
 
     def load_engine(self, engine: Engine) -> None:
         """Load the optimizer state and the counters into the engine, and close the files, which may then be removed."""

@@ -102,11 +102,18 @@ def test_a_second_call_goes_on_with_the_folds_that_are_missing(
         "run__keep_checkpoints": 1,
         "run__rank_timeout": 50,
         "deepspeed__zero_stage": 1,
+        "model__gradient_checkpointing": "true",
     }
     for changed, message in (
         (how, None),  # changes nothing that is computed
         ({"optimizer__lr": 1e-4}, "optimizer.lr = 0.003 there, 0.0001 here"),
         ({"run__eval_every": 1}, "run.eval_every = 100 there, 1 here"),
+        (
+            {"optimizer__name": "lars"},
+            "optimizer.name = adamw there, lars here; optimizer.betas = [0.9, 0.999] there, None here; "
+            "optimizer.scale_betas = none there, None here; optimizer.eps = 1e-08 there, None here; "
+            "optimizer.momentum = None there, 0.9 here; optimizer.trust_coefficient = None there, 0.001 here",
+        ),
     ):
         arguments = train_arguments(folder, **{**more, **changed}, run__resume="auto")
         done = fork(["layoutner", "cross-validate", *arguments])

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from layoutner.distributed.clock import PARTS
+from layoutner.files.artefact import FileEntry
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import load
+from layoutner.training.checkpoint_files import Manifest
 from tests.builders.disk import SMALL_FILES
 from tests.builders.forks import fork
 from tests.builders.processes import ROOT, free_port, launch
@@ -104,6 +107,7 @@ def test_one_and_two_ranks_train_the_same(
     assert two[-1]["eval/loss"] == pytest.approx(one[-1]["eval/loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_trains_the_same_and_goes_on_from_any_other(
     train_arguments: Arguments, run_on_one_rank: Path, tmp_path: Path
 ) -> None:
@@ -393,3 +397,22 @@ def test_everything_on_computes_what_everything_off_does(train_arguments: Argume
     for key in ("train/loss", "train/grad_norm"):
         assert [line[key] for line in runs[0]] == pytest.approx([line[key] for line in runs[1]], rel=1e-6)
     assert runs[0][-1]["train/loss"] < 0.99 * runs[0][0]["train/loss"]  # the weights have moved
+
+
+def test_a_checkpoint_whose_fp32_weights_are_anothers_is_refused(train_arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = fork(["layoutner", "train", *train_arguments(run, schedule__max_steps=2)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    checkpoint = run / "checkpoints" / "step-000002"
+    saved = load_file(checkpoint / "optimizer.safetensors")
+    one, other = (f"master/layoutlm.encoder.layer.{layer}.output.dense.weight" for layer in (0, 1))
+    saved[one], saved[other] = saved[other], saved[one]
+    save_file(saved, checkpoint / "optimizer.safetensors")
+    files = {
+        name: FileEntry.of(checkpoint / name) for name in ("model.safetensors", "optimizer.safetensors", "state.json")
+    }
+    Manifest(files=files).write(checkpoint / "manifest.json")
+    more = train_arguments(run, schedule__max_steps=4, run__resume="auto")
+    done = fork(["layoutner", "train", *more])
+    assert done.returncode == 2
+    assert "its fp32 weights of layoutlm.encoder.layer.0.output.dense.weight are not those of" in done.stderr
