@@ -90,6 +90,7 @@ def kill_and_compare(kills: int, folder: Path, seed: int = 1) -> dict[str, float
     begun = time.monotonic()
     _, status = os.waitpid(start(folder, whole, log), 0)
     assert status == 0, log.read_text()[-3000:]
+    whole_s = time.monotonic() - begun
     expected = result(whole)
     assert [row[0] for row in expected[1]] == list(range(1, STEPS + 1))
     rng = random.Random(seed)
@@ -100,8 +101,8 @@ def kill_and_compare(kills: int, folder: Path, seed: int = 1) -> dict[str, float
         pid = start(folder, run, log)
         before = newest(run)
         if spent < kills:
-            # Some while it starts, most while it trains and saves.
-            time.sleep(1.5 * rng.random())
+            # Some while it starts, most while it trains and saves, however fast the machine is.
+            time.sleep(whole_s / 4 * rng.random())
             os.kill(pid, signal.SIGKILL)
             spent += 1
         _, status = os.waitpid(pid, 0)
