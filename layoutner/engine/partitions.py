@@ -53,6 +53,11 @@ class Partitions:
         groups = self._engine.basic_optimizer.param_groups
         return [(one, [one]) for group in groups for one in group["params"] if one.requires_grad]
 
+    def _slice(self, parameter: Any) -> tuple[int, int]:
+        """First element and size, padding included, of this rank's slice of a parameter at ZeRO 3."""
+        size = parameter.partition_numel()
+        return size * self._engine.optimizer._get_param_partition_rank(parameter), size
+
     def placements(self, reduce: Callable[[torch.Tensor], None]) -> dict[int, Placement]:
         """Which parameters lie where in the tensors that the optimizer updates, by id of the tensor.
 
@@ -68,8 +73,7 @@ class Partitions:
             for number, parameter in enumerate(parameters):
                 if self._stage == 3:
                     # Slices of the parameters lie end to end. On the last ranks they end in padding, or are padding.
-                    size = parameter.partition_numel()
-                    before = size * self._engine.optimizer._get_param_partition_rank(parameter)
+                    before, size = self._slice(parameter)
                     fragments.append(Fragment(number, start, max(0, min(size, parameter.ds_numel - before))))
                     start += size
                 elif parameter._hp_mapping is not None:  # otherwise this rank holds nothing of it
@@ -85,8 +89,11 @@ class Partitions:
         for tensor, _ in self._tensors():
             state = inner.state[tensor]
             if self._state[0] not in state:
-                step = 0 if isinstance(inner, OwnOptimizer) else torch.zeros((), device=tensor.device)
-                state.update(step=step, **{kind: torch.zeros_like(tensor) for kind in self._state})
+                if isinstance(inner, OwnOptimizer):
+                    state.update(inner.new_state(tensor))
+                else:
+                    state["step"] = torch.zeros((), device=tensor.device)
+                    state.update({kind: torch.zeros_like(tensor) for kind in self._state})
             if updates is not None:
                 is_tensor = torch.is_tensor(state["step"])
                 state["step"] = torch.full_like(state["step"], float(updates)) if is_tensor else updates
@@ -113,8 +120,7 @@ class Partitions:
         elif self._stage == 3:
             # DeepSpeed's setter for full tensors fails if the size is not divisible by the number of ranks. Set the
             # local partition instead.
-            size = parameter.partition_numel()
-            start = size * self._engine.optimizer._get_param_partition_rank(parameter)
+            start, size = self._slice(parameter)
             part = torch.zeros(size, dtype=whole.dtype, device=whole.device)
             piece = whole.flatten()[start : start + size]
             part[: piece.numel()] = piece

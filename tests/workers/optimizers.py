@@ -129,6 +129,17 @@ def scale_of(name: str) -> float:
     return float(LAYER_DECAY ** (3 - depth))
 
 
+def new_model() -> BertForTokenClassification:
+    """The network at the start, always the same."""
+    torch.manual_seed(0)
+    model = BertForTokenClassification(BertConfig(max_position_embeddings=16, num_labels=3, **SIZE))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.05)  # biases that are not 0
+        model.classifier.bias.zero_()  # a norm of 0
+    return model
+
+
 def engine_for(name: str, dtype: str, stage: str, ranks: Ranks) -> tuple[RecordingEngine, Settings, Any]:
     tree = {
         "optimizer": {
@@ -148,13 +159,7 @@ def engine_for(name: str, dtype: str, stage: str, ranks: Ranks) -> tuple[Recordi
     config["zero_optimization"]["reduce_bucket_size"] = 1000
     if stage.startswith("3"):
         config["zero_optimization"]["sub_group_size"] = 4000  # several flat tensors
-    torch.manual_seed(0)
-    model = BertForTokenClassification(BertConfig(max_position_embeddings=16, num_labels=3, **SIZE))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.05)  # biases that are not 0
-        model.classifier.bias.zero_()  # a norm of 0
-    return RecordingEngine(model, config, settings.optimizer, ranks), settings, schedule
+    return RecordingEngine(new_model(), config, settings.optimizer, ranks), settings, schedule
 
 
 def steps(engine: Engine, reference: Reference, schedule: Any, first: int, last: int) -> None:
@@ -180,21 +185,15 @@ def error(engine: Engine, reference: Reference, start: Tensors, ranks: Ranks) ->
     return {"weights": (wrong / size) ** 0.5, "updates": (wrong / moved) ** 0.5}
 
 
-def masters(engine: Engine, dtype: str) -> Tensors:
-    """The fp32 weights at the start, on every rank. The network was built the same on each."""
-    torch.manual_seed(0)
-    model = BertForTokenClassification(BertConfig(max_position_embeddings=16, num_labels=3, **SIZE))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.05)
-        model.classifier.bias.zero_()
-    return {name: weight.detach().to(DTYPES[dtype]).double() for name, weight in model.named_parameters()}
+def masters(dtype: str) -> Tensors:
+    """The fp32 weights at the start, on every rank. The network is built the same on each."""
+    return {name: weight.detach().to(DTYPES[dtype]).double() for name, weight in new_model().named_parameters()}
 
 
 def measure(name: str, dtype: str, stage: str, folder: Path, ranks: Ranks) -> dict[str, Any]:
     engine, settings, schedule = engine_for(name, dtype, stage, ranks)
     engine.train()
-    start = masters(engine, dtype)
+    start = masters(dtype)
     reference = Reference(settings.optimizer, start)
     file = folder / f"{name}-{dtype}-{stage}.safetensors"
     saves = ranks.all_reduce_max(file.exists()) == 0
