@@ -63,6 +63,7 @@ def test_the_class_of_an_error_says_what_is_wrong(
     assert (code, said) == (2, f"layoutner: error: {raised[0]}\n")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_a_training_that_diverged(train_arguments: Arguments, tmp_path: Path) -> None:
     more = {"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}
     arguments = train_arguments(tmp_path / "run", **more)
@@ -77,6 +78,7 @@ def test_ranks_of_other_settings_disagree(train_arguments: Arguments, tmp_path: 
         assert (code, re.findall("raised (.*)", out)) == (2, ["RanksDisagree"]), said
 
 
+@pytest.mark.slow
 def test_a_run_that_a_signal_ends_is_preempted(train_arguments: Arguments, tmp_path: Path) -> None:
     arguments = train_arguments(tmp_path / "run", schedule__max_steps=100_000, run__save_every=1)
     command = [sys.executable, "-c", NAMES_THE_CLASS, "train", *arguments]

@@ -232,6 +232,7 @@ def test_both_formats_of_funsd_give_the_same_windows(real_data: Path, minilm: Pa
     assert sum(label != IGNORED for split in found[0] for window in split for label in window[3]) == 21_888 + 8_707
 
 
+@pytest.mark.slow
 def test_both_formats_of_funsd_give_the_same_losses(
     real_data: Path, train_arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -1192,6 +1192,7 @@ def check_run(run: Path, ranks: int) -> None:
     assert sorted(labels.values()) == Path("data/labels.txt").read_text().split()
 
 
+@pytest.mark.slow
 def test_the_published_recipe_on_one_gpu_runs(at_home: Path) -> None:
     run_printed(f"python {TRAIN} {RECIPE}", *SHORT, *half())
     check_run(at_home / "path", 1)

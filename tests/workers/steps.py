@@ -36,9 +36,9 @@ from layoutner.training.step import optimizer_step
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
 
-# ZeRO stages and micro-batch sizes in fp32, and the stages at which all else is measured.
-ALL = ("0", "1", "2", "3"), ("1", "2", "4"), ("0", "1", "2", "3")
-FAST = ("0", "2", "3"), ("2",), ("0", "2")
+# ZeRO stages and micro-batch sizes in fp32; the stages at which all else is measured, and those on three ranks.
+ALL = ("0", "1", "2", "3"), ("1", "2", "4"), ("0", "1", "2", "3"), ("0", "1", "2", "3")
+FAST = ("0", "2", "3"), ("2",), ("0", "2"), ("2",)
 
 
 class RecordingEngine(Engine):
@@ -161,7 +161,7 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
 def measure_splits(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     """Steps whose global batch the ranks do not divide, by ZeRO stage, global batch and largest micro-batch."""
     results: dict[str, Any] = {}
-    for stage in (FAST if tier == "fast" else ALL)[0]:
+    for stage in (FAST if tier == "fast" else ALL)[3]:
         for windows, micro in (("8", "8"), ("8", "1"), ("2", "8")):
             batch = {"batch.global_batch_size": windows, "batch.micro_batch_size": micro, "model.dropout": "0.1"}
             found: dict[str, Any] = dict(measure(folder, ranks, 3, **batch, **{"deepspeed.zero_stage": stage}))
@@ -199,7 +199,7 @@ def measure_more(folder: Path, ranks: Ranks, tier: str, fewer_stages: tuple[str,
 
 def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    stages, micros, fewer_stages = FAST if tier == "fast" else ALL
+    stages, micros, fewer_stages, _ = FAST if tier == "fast" else ALL
     for stage in stages:
         for micro in micros:
             overrides = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": micro}
