@@ -49,7 +49,7 @@ def settings_tables() -> str:
 
 def _type(field: FieldInfo) -> str:
     choices, kinds = _choices(field.annotation)
-    named = [TYPES.get(kind, "list of texts" if kind is tuple else str(kind)) for kind in kinds]
+    named = [_list(kind) if get_origin(kind) is tuple else TYPES.get(kind, str(kind)) for kind in kinds]
     text = ", ".join(f"`{choice}`" for choice in choices) or " or ".join(named)
     limits = [
         f"{LIMITS[name]} {getattr(rule, name)}" for rule in field.metadata for name in LIMITS if hasattr(rule, name)
@@ -57,14 +57,18 @@ def _type(field: FieldInfo) -> str:
     return ", ".join([text, *limits])
 
 
-def _choices(annotation: Any) -> tuple[list[Any], list[type]]:
+def _list(kind: Any) -> str:
+    return "list of pairs" if get_origin(get_args(kind)[0]) is tuple else "list of texts"
+
+
+def _choices(annotation: Any) -> tuple[list[Any], list[Any]]:
     """The values that an annotation lists, and the types that it names otherwise."""
     if annotation is type(None):
         return [], []
     if isinstance(annotation, type) and not get_args(annotation):
         return [], [annotation]
     if get_origin(annotation) is tuple:
-        return [], [tuple]
+        return [], [annotation]
     if isinstance(get_args(annotation)[0], str | int):
         return list(get_args(annotation)), []
     both = [_choices(part) for part in get_args(annotation)]

@@ -81,12 +81,14 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _render(options: argparse.Namespace) -> None:
+    from layoutner.planning.batch_plan import describe as describe_batch
     from layoutner.planning.render import render
     from layoutner.planning.scaling import describe
 
     settings, batch, schedule = _arithmetic(options)
     print(json.dumps(render(settings, batch, schedule), indent=2))
-    lines = [f"batch: {batch}", *batch.notes, f"schedule: {schedule}", f"optimizer: {describe(settings)}"]
+    lines = [*describe_batch(batch, schedule.ramp), f"schedule: {schedule}", *schedule.notes]
+    lines.append(f"optimizer: {describe(settings)}")
     print("\n".join(lines), file=sys.stderr)
 
 
@@ -135,12 +137,14 @@ def _arithmetic(options: argparse.Namespace) -> "tuple[Settings, BatchPlan, Sche
     windows = options.windows
     if windows is not None and windows < 1:
         raise SettingsError(f"--windows {windows}: at least one window is needed")
-    if windows is None and settings.schedule.epochs is not None and settings.data.train and settings.model.name_or_path:
+    counts = settings.schedule.epochs is not None or settings.schedule.max_windows is not None
+    if windows is None and counts and settings.data.train and settings.model.name_or_path:
         quiet()
         from layoutner.training.plan import cut_windows
 
         windows = len(cut_windows(settings)[2]["train"])
-    return settings, batch, plan_schedule(settings.schedule, settings.batch.global_batch_size, windows)
+    sizes = settings.batch
+    return settings, batch, plan_schedule(settings.schedule, sizes.global_batch_size, windows, sizes.ramp)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Batches: which windows an optimizer step uses, and how they are split into micro-batches over the ranks.
 
-The windows of step k of an epoch depend on (seed, epoch, k) only, not on the number of ranks, the micro-batch size or
-a restart. The assignment to ranks does not change the result of the step.
+The windows of a step depend on the seed and its place in the run only (planning/ramp.py), not on the number of ranks,
+the micro-batch size or a restart. The assignment to ranks does not change the result of the step.
 """
 
 import heapq
@@ -18,6 +18,7 @@ from layoutner.corpus.windows import IGNORED, Window
 from layoutner.files.arrays import Array
 from layoutner.files.image import PageImage
 from layoutner.planning.batch_plan import MicroBatchLimit
+from layoutner.planning.ramp import Portion
 
 # Shortest window that shares a micro-batch of padded rows, relative to its longest. At most this share is computed for
 # nothing, and every micro-batch has a cost of its own.
@@ -27,9 +28,15 @@ ALIGNED = 128  # tokens of the shortest padded row that is padded to a multiple 
 
 
 def step_windows(seed: int, epoch: int, step: int, windows: int, global_batch_size: int) -> list[int]:
-    """Indices of the windows of step `step` of an epoch; the last step of an epoch may have fewer."""
-    places = np.arange(step * global_batch_size, min(windows, (step + 1) * global_batch_size))
-    indices: list[int] = permuted(places, windows, f"{seed}/{epoch}").tolist()
+    """Indices of the windows of step `step` of an epoch, if all steps take as many; the last one may have fewer."""
+    start = step * global_batch_size
+    return portion_windows(seed, Portion(epoch, start, min(global_batch_size, windows - start)), windows)
+
+
+def portion_windows(seed: int, portion: Portion, windows: int) -> list[int]:
+    """Indices of a portion of the windows of an epoch."""
+    places = np.arange(portion.start, portion.start + portion.size)
+    indices: list[int] = permuted(places, windows, f"{seed}/{portion.epoch}").tolist()
     return indices
 
 

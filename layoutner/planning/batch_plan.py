@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from layoutner.errors import SettingsError
+from layoutner.planning.ramp import Ramp
 from layoutner.settings.tree import Settings
 
 
@@ -35,6 +36,10 @@ class BatchPlan:
     def micro_batch_limit(self) -> MicroBatchLimit:
         """The largest micro-batch of a step."""
         return MicroBatchLimit(self.micro_batch_size, self.tokens_limit)
+
+    def of_size(self, global_batch_size: int) -> "BatchPlan":
+        """The plan of steps of another size, with the same limits on the same ranks."""
+        return plan_batch(global_batch_size, self.limit, self.world_size, self.tokens_limit)
 
     @property
     def micro_batches(self) -> int:
@@ -106,6 +111,35 @@ def plan_batch(
     accumulation = math.ceil(global_batch_size / (micro_batch_size * world_size))
     largest = math.ceil(global_batch_size / (accumulation * world_size))
     return BatchPlan(global_batch_size, largest, accumulation, world_size, micro_batch_size, micro_batch_tokens)
+
+
+def largest_of(batch: BatchPlan, ramp: Ramp) -> BatchPlan:
+    """The plan of the steps with the largest micro-batches, which need not be those of the last phase."""
+    if not ramp.changes:
+        return batch
+    return max((batch.of_size(phase.size) for phase in ramp.phases), key=lambda plan: plan.micro_batch_size)
+
+
+def describe(batch: BatchPlan, ramp: Ramp) -> list[str]:
+    """How the steps of a run are split, for its log: a line per phase, then notes.
+
+    Args:
+        batch: the plan of the last phase.
+    """
+    if not ramp.changes:
+        return [f"batch: {batch}", *batch.notes]
+    lines = [
+        f"batch: {f'after {phase.first} steps ' if phase.first else ''}{batch.of_size(phase.size)}"
+        for phase in ramp.phases
+    ]
+    lines += [
+        f"note: {batch.world_size} ranks share {phase.size} windows in the steps of that size, so "
+        f"{batch.world_size - phase.size} of them have nothing to do there"
+        for phase in ramp.phases[:-1]
+        if phase.size < batch.world_size
+    ]
+    lines.append("note: the DeepSpeed JSON has the numbers of the last size; nothing is computed from them")
+    return [*lines, *batch.notes]
 
 
 def plan_settings(settings: Settings, world_size: int) -> BatchPlan:

@@ -5,7 +5,8 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layoutner.planning.batch_plan import BatchPlan, plan_batch
+from layoutner.planning.batch_plan import BatchPlan, largest_of, plan_batch
+from layoutner.planning.batch_plan import describe as describe_batch
 from layoutner.planning.memory import COLUMNS, Device, Memory, Network, estimate, largest_micro_batch, show
 from layoutner.planning.render import render
 from layoutner.planning.scaling import describe as describe_optimizer
@@ -57,13 +58,13 @@ class Case:
         return replace(self, batch=plan_batch(whole, micro, world_size))
 
     def memory(self) -> Memory:
-        """Peak memory of one rank."""
+        """Peak memory of one rank, in steps of the size whose micro-batches are largest."""
         return estimate(
             self.network,
             dtype=self.settings.precision.dtype,
             stage=self.stage,
             world_size=self.batch.world_size,
-            micro_batch_size=self.batch.micro_batch_size,
+            micro_batch_size=largest_of(self.batch, self.schedule.ramp).micro_batch_size,
             window_tokens=self.window_tokens,
             ds_config=self.config,
             optimizer=self.settings.optimizer.name,
@@ -136,7 +137,7 @@ def describe(
         limit: memory of a GPU in bytes; None = do not print what fits.
     """
     case = Case(settings, batch, schedule, network, window_tokens, device)
-    lines = [f"batch: {batch}", *batch.notes, f"schedule: {schedule}"]
+    lines = [*describe_batch(batch, schedule.ramp), f"schedule: {schedule}", *schedule.notes]
     lines.append(f"optimizer: {describe_optimizer(settings)}")
     lines.append(
         f"network: {network.parameters:,} parameters, {network.trainable:,} of them trained; "
@@ -177,9 +178,9 @@ def describe_time(case: Case, measured: Mapping[int, Measurement], link: float) 
         f"measured on {own.device} in {dtype}, for {case.batch.world_size} ranks: {own.window:.3g} s for forward and "
         f"backward of a window of {case.window_tokens} tokens, {own.update:.3g} s for the update of all parameters on "
         "one rank",
-        f"this run: {this.total:.3g} s a step of full windows = {this.computing:.3g} computing + "
-        f"{this.communication:.3g} communication at {link / 1e9:g} GB a second + {this.update:.3g} update; "
-        "windows that are shorter take less, and what overlaps is not known here",
+        f"this run: {this.total:.3g} s a step of {case.batch.global_batch_size} full windows = "
+        f"{this.computing:.3g} computing + {this.communication:.3g} communication at {link / 1e9:g} GB a second + "
+        f"{this.update:.3g} update; windows that are shorter take less, and what overlaps is not known here",
         "",
         "seconds a step, and windows a second, by ranks and ZeRO stage:",
     ]

@@ -13,7 +13,7 @@ from layoutner.deepspeed_config.walk import Walk
 from layoutner.errors import SettingsError, did_you_mean, raise_gathered
 from layoutner.planning.batch_plan import BatchPlan
 from layoutner.planning.optimizers import OPTIMIZERS
-from layoutner.planning.scaling import scaled_optimizer
+from layoutner.planning.scaling import lr_follows_ramp, scaled_optimizer
 from layoutner.planning.schedule import Schedule
 from layoutner.settings.optimizer import AdamW
 from layoutner.settings.shipped import shipped_folder
@@ -190,7 +190,7 @@ def render(settings: Settings, batch: BatchPlan, schedule: Schedule) -> dict[str
     else:
         # layoutner's own optimizer is given to DeepSpeed as an object, which this JSON cannot name.
         config["zero_allow_untested_optimizer"] = True
-    if schedule.in_deepspeed:
+    if schedule.in_deepspeed and not lr_follows_ramp(settings):
         config["scheduler"] = {
             "type": "WarmupDecayLR",
             "params": {

@@ -4,19 +4,43 @@ import math
 
 from layoutner.errors import SettingsError
 from layoutner.planning.optimizers import OPTIMIZERS
+from layoutner.planning.ramp import Ramp
 from layoutner.settings.optimizer import AdamW, Lamb, OptimizerSettings
 from layoutner.settings.tree import Settings
+
+
+def scaled_lr(settings: Settings, global_batch_size: int) -> float:
+    """Peak learning rate of steps of this many windows, by optimizer.scale_lr.
+
+    With k = global batch / batch.reference_batch_size: linear = k lr (arXiv:1706.02677), sqrt = sqrt(k) lr.
+    """
+    optimizer, reference = settings.optimizer, settings.batch.reference_batch_size
+    if optimizer.scale_lr == "none":
+        return optimizer.lr
+    assert reference is not None, "scaled_optimizer refuses it"
+    k = global_batch_size / reference
+    return optimizer.lr * (k if optimizer.scale_lr == "linear" else math.sqrt(k))
+
+
+def lr_follows_ramp(settings: Settings) -> bool:
+    """Whether the peak learning rate changes during the run, with its global batch."""
+    return _ramp(settings).changes and settings.optimizer.scale_lr != "none"
+
+
+def _ramp(settings: Settings) -> Ramp:
+    return Ramp.of(settings.batch.global_batch_size, settings.batch.ramp)
 
 
 def scaled_optimizer(settings: Settings) -> OptimizerSettings:
     """[optimizer] as the run uses it, with k = batch.global_batch_size / batch.reference_batch_size.
 
-    The learning rate: linear = k lr (arXiv:1706.02677), sqrt = sqrt(k) lr. The betas: sde = 1 - k (1 - beta) for both,
-    with eps / sqrt(k) (arXiv:2205.10287, which goes with sqrt); half-life = beta2^k, which keeps the number of windows
-    after which a gradient has half its weight in the second moment (arXiv:2507.07101).
+    The learning rate is that of `scaled_lr`; with batch.ramp, of its last phase. The betas: sde = 1 - k (1 - beta) for
+    both, with eps / sqrt(k) (arXiv:2205.10287, which goes with sqrt); half-life = beta2^k, which keeps the number of
+    windows after which a gradient has half its weight in the second moment (arXiv:2507.07101).
 
     Raises:
-        SettingsError: a rule without a reference batch, or the reverse; betas that sde makes negative.
+        SettingsError: a rule without a reference batch, or the reverse; a rule for betas, and a ramp; betas that sde
+            makes negative.
     """
     optimizer, reference = settings.optimizer, settings.batch.reference_batch_size
     betas_rule = optimizer.scale_betas if isinstance(optimizer, AdamW | Lamb) else "none"
@@ -32,10 +56,13 @@ def scaled_optimizer(settings: Settings) -> OptimizerSettings:
             f"optimizer.scale_lr = {optimizer.scale_lr}, scale_betas = {betas_rule}: scaled from which batch? Give "
             "batch.reference_batch_size, the global batch that optimizer.lr was chosen for"
         )
+    if betas_rule != "none" and _ramp(settings).changes:
+        raise SettingsError(
+            f"optimizer.scale_betas = {betas_rule}, and batch.ramp changes the global batch during the run, but the "
+            "betas of an optimizer are set once: use scale_betas = none with betas for the whole run, or no ramp"
+        )
     k = settings.batch.global_batch_size / reference
-    changed: dict[str, object] = {
-        "lr": optimizer.lr * {"none": 1.0, "linear": k, "sqrt": math.sqrt(k)}[optimizer.scale_lr]
-    }
+    changed: dict[str, object] = {"lr": scaled_lr(settings, settings.batch.global_batch_size)}
     if isinstance(optimizer, AdamW | Lamb):
         first, second = optimizer.betas
         if betas_rule == "half-life":
@@ -59,10 +86,15 @@ def scaled_optimizer(settings: Settings) -> OptimizerSettings:
 def describe(settings: Settings) -> str:
     """The optimizer of a run and what its numbers come from, for its log."""
     given, used = settings.optimizer, scaled_optimizer(settings)
-    parts = [f"{used.name}, peak learning rate {used.lr:g}"]
     batches = f"{settings.batch.global_batch_size} / {settings.batch.reference_batch_size}"
+    parts = [f"{used.name}, peak learning rate {used.lr:g}"]
     if given.scale_lr != "none":
-        parts[0] += f" = {given.lr:g} x {'sqrt' if given.scale_lr == 'sqrt' else ''}({batches})"
+        root, rates = "sqrt" if given.scale_lr == "sqrt" else "", []
+        for phase in _ramp(settings).phases:
+            after = f"after {phase.first} steps " if phase.first else ""
+            rule = f"{given.lr:g} x {root}({phase.size} / {settings.batch.reference_batch_size})"
+            rates.append(f"{after}{scaled_lr(settings, phase.size):g} = {rule}")
+        parts = [f"{used.name}, peak learning rate {', '.join(rates)}"]
     if isinstance(given, AdamW | Lamb) and isinstance(used, AdamW | Lamb) and given.scale_betas != "none":
         parts.append(
             f"betas {used.betas[0]:g}, {used.betas[1]:g} and eps {used.eps:g} from {given.betas[0]:g}, "

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from layoutner.errors import SettingsError
+from layoutner.planning.ramp import Pairs, Ramp
 from layoutner.settings.schedule import ScheduleSettings, Shape
 
 POWER = 2.0  # of polynomial decay, unless schedule.power says otherwise
@@ -16,13 +17,16 @@ class Schedule:
 
     total: int  # optimizer steps of the run
     warmup: int  # of these, warm-up steps
-    steps_an_epoch: int | None  # None if the number of windows is not known
-    windows: int | None  # number of training windows; None if not known
-    global_batch_size: int
+    ramp: Ramp  # windows of each step
     origin: str  # how `total` was computed, for the log
     shape: Shape = "linear"
     power: float = POWER  # exponent of polynomial decay
     decay: int = 0  # steps of the decay of 1-sqrt, at the end
+
+    @property
+    def steps_an_epoch(self) -> int | None:
+        """Optimizer steps of every epoch; None if they differ, or the number of windows is not known."""
+        return self.ramp.steps_an_epoch
 
     def factor(self, step: int) -> float:
         """Learning rate of optimizer step `step` (0-based), as a fraction of the peak.
@@ -50,7 +54,7 @@ class Schedule:
 
     @property
     def in_deepspeed(self) -> bool:
-        """Whether a scheduler of DeepSpeed computes it. Otherwise the engine sets the learning rate."""
+        """Whether a scheduler of DeepSpeed has this curve. Otherwise the engine sets the learning rate."""
         return self.shape == "linear"
 
     @property
@@ -81,39 +85,73 @@ class Schedule:
 
     def __str__(self) -> str:
         lines = [f"{self.total} optimizer steps ({self.origin}), {self.warmup} of them warm-up{self._decay_text}"]
-        if self.windows is not None and self.steps_an_epoch is not None:
-            rest = self.windows - (self.steps_an_epoch - 1) * self.global_batch_size
-            last = "" if rest == self.global_batch_size else f", the last of them with {rest} windows"
-            lines.append(
-                f"{self.steps_an_epoch} steps per epoch = {self.windows} windows / {self.global_batch_size} "
-                f"per step, rounded up{last}"
-            )
+        windows, steps, size = self.ramp.windows, self.steps_an_epoch, self.ramp.phases[0].size
+        if self.ramp.changes:
+            lines.append(self._ramp_text)
+        elif windows is not None and steps is not None:
+            rest = windows - (steps - 1) * size
+            last = "" if rest == size else f", the last of them with {rest} windows"
+            lines.append(f"{steps} steps per epoch = {windows} windows / {size} per step, rounded up{last}")
         return "; ".join(lines)
 
+    @property
+    def _ramp_text(self) -> str:
+        phases = self.ramp.begun(self.total)
+        ends = [*(phase.first for phase in phases[1:]), self.total]
+        parts = [f"{end - phase.first} steps of {phase.size} windows" for phase, end in zip(phases, ends, strict=True)]
+        text = ", then ".join(parts)
+        if self.ramp.windows is None:
+            return text
+        trained = self.ramp.trained(self.total)
+        return f"{text}; {trained} windows = {round(trained / self.ramp.windows, 2):g} epochs of {self.ramp.windows}"
 
-def plan_schedule(settings: ScheduleSettings, global_batch_size: int, windows: int | None) -> Schedule:
+    @property
+    def notes(self) -> list[str]:
+        """Notes for the user: phases of the ramp that never begin."""
+        never = self.ramp.phases[len(self.ramp.begun(self.total)) :]
+        if not never:
+            return []
+        sizes = ", ".join(f"{phase.size} windows after {phase.first} steps" for phase in never)
+        return [
+            f"warning: batch.ramp: {sizes}, but the run has {self.total} optimizer steps, so it never gets there: give "
+            "a longer schedule, or an earlier ramp"
+        ]
+
+
+def plan_schedule(
+    settings: ScheduleSettings, global_batch_size: int, windows: int | None, ramp: Pairs | None = None
+) -> Schedule:
     """Compute the number of optimizer steps and of warm-up steps.
 
     Args:
         windows: number of training windows; may be None if max_steps is set.
+        ramp: settings.batch.ramp.
 
     Raises:
-        SettingsError: neither epochs nor max_steps is set; epochs without `windows`; more steps of warm-up, or of
-            warm-up and decay, than steps.
+        SettingsError: none of epochs, max_steps and max_windows is set; epochs or max_windows without `windows`; more
+            steps of warm-up, or of warm-up and decay, than steps.
     """
-    an_epoch = None if windows is None else math.ceil(windows / global_batch_size)
+    batches = Ramp.of(global_batch_size, ramp, windows)
     if settings.max_steps is not None:
         total, origin = settings.max_steps, "schedule.max_steps"
-    elif settings.epochs is None:
-        raise SettingsError("the schedule has no length: give schedule.epochs or schedule.max_steps")
-    elif an_epoch is None:
+    elif settings.epochs is None and settings.max_windows is None:
         raise SettingsError(
-            f"schedule.epochs = {settings.epochs} needs the number of training windows to become optimizer steps: "
-            "give --windows N, or data.train and model.name_or_path, or schedule.max_steps instead"
+            "the schedule has no length: give schedule.epochs, schedule.max_steps or schedule.max_windows"
         )
+    elif windows is None:
+        key = "max_windows" if settings.epochs is None else "epochs"
+        raise SettingsError(
+            f"schedule.{key} = {getattr(settings, key)} needs the number of training windows to become optimizer "
+            "steps: give --windows N, or data.train and model.name_or_path, or schedule.max_steps instead"
+        )
+    elif settings.epochs is not None:
+        total = batches.steps_until(settings.epochs * windows)
+        each = f" of {windows} windows" if batches.changes else f" x {batches.steps_an_epoch} steps"
+        origin = f"{settings.epochs} epochs{each}"
     else:
-        total = settings.epochs * an_epoch
-        origin = f"{settings.epochs} epochs x {an_epoch} steps"
+        assert settings.max_windows is not None
+        total = batches.steps_until(settings.max_windows)
+        origin = f"schedule.max_windows = {settings.max_windows}: they train on {batches.trained(total)}"
     if settings.warmup_ratio is not None:
         warmup = math.ceil(settings.warmup_ratio * total)
     else:
@@ -131,4 +169,4 @@ def plan_schedule(settings: ScheduleSettings, global_batch_size: int, windows: i
             f"than the {total} optimizer steps of the run: lower schedule.decay_ratio or the warm-up"
         )
     power = POWER if settings.power is None else settings.power
-    return Schedule(total, warmup, an_epoch, windows, global_batch_size, origin, settings.shape, power, decay)
+    return Schedule(total, warmup, batches, origin, settings.shape, power, decay)

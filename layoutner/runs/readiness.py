@@ -12,6 +12,7 @@ from layoutner.errors import SettingsError, require_all
 from layoutner.models.source import checkpoint_name
 from layoutner.pages.labels import read_labels
 from layoutner.planning.batch_plan import plan_settings
+from layoutner.planning.ramp import Ramp
 from layoutner.planning.render import load_preset, render
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.readers import require_packages as require_reader
@@ -64,8 +65,8 @@ def _require_store(path: Path, data: DataSettings, role: str) -> None:
 
 
 def _require_schedule(settings: Settings) -> None:
-    # A schedule in epochs cannot be checked before the number of training windows is known.
-    if settings.schedule.epochs is None:
+    # A schedule in epochs or windows cannot be checked before the number of training windows is known.
+    if settings.schedule.epochs is None and settings.schedule.max_windows is None:
         plan_schedule(settings.schedule, settings.batch.global_batch_size, None)
 
 
@@ -73,7 +74,7 @@ def _require_engine(settings: Settings) -> None:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     batch = plan_settings(settings, world_size)
     # Use a dummy schedule: its length does not affect whether the DeepSpeed config is valid.
-    render(settings, batch, Schedule(1, 0, None, None, batch.global_batch_size, "not known yet"))
+    render(settings, batch, Schedule(1, 0, Ramp.of(batch.global_batch_size), "not known yet"))
 
 
 def _require_names(settings: Settings) -> None:

@@ -12,6 +12,16 @@ def split_commas(value: Any) -> Any:
     return value
 
 
+def split_pairs(value: Any) -> Any:
+    """Split "0:16,200:32" into pairs of whole numbers, for such lists in the environment or on the command line."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.split(":") for part in split_commas(value)]
+    if not all(len(pair) == 2 and all(number.strip().isdecimal() for number in pair) for pair in pairs):
+        raise ValueError(f"{value}: give pairs of whole numbers, as in 0:16,200:32")
+    return [[int(number) for number in pair] for pair in pairs]
+
+
 class Section(BaseModel):
     """An immutable section of Settings that rejects unknown keys."""
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,13 +22,13 @@ from layoutner.settings.data import DataSettings
 from layoutner.settings.optimizer import BY_NAME, AdamW, AnyOptimizer, OptimizerSettings
 from layoutner.settings.recipes import read_config
 from layoutner.settings.schedule import ScheduleSettings
-from layoutner.settings.section import Section, split_commas
+from layoutner.settings.section import Section, split_commas, split_pairs
 
 ENV_PREFIX = "LAYOUTNER_"
 
-# Alternative settings: if a source sets one of a pair, values of the other from earlier sources are dropped.
+# Alternative settings: if a source sets one of them, values of the others from earlier sources are dropped.
 ALTERNATIVES = (
-    ("schedule", ("epochs", "max_steps")),
+    ("schedule", ("epochs", "max_steps", "max_windows")),
     ("schedule", ("warmup_steps", "warmup_ratio")),
     ("deepspeed", ("preset", "zero_stage")),
 )
@@ -69,10 +70,21 @@ class ModelSettings(Section):
     )
 
 
+StepsDone = Annotated[int, Field(ge=0, strict=True)]
+GlobalBatchSize = Annotated[int, Field(ge=1, strict=True)]
+
+
 class BatchSettings(Section):
     """[batch]: windows per optimizer step and per micro-batch."""
 
     global_batch_size: int = Field(16, ge=1, description="windows per optimizer step, all ranks together")
+    ramp: Annotated[tuple[tuple[StepsDone, GlobalBatchSize], ...] | None, NoDecode, BeforeValidator(split_pairs)] = (
+        Field(
+            None,
+            description="global batch that changes during the run: pairs of optimizer steps done and windows per step "
+            "from then on, the last of which is global_batch_size; as text 0:16,200:32,600:64",
+        )
+    )
     reference_batch_size: int | None = Field(
         None,
         ge=1,
@@ -86,6 +98,23 @@ class BatchSettings(Section):
         ge=8,
         description="largest micro-batch in tokens, with padding; default: no limit but micro_batch_size",
     )
+
+    @model_validator(mode="after")
+    def _ramp_leads_to_the_global_batch(self) -> Self:
+        if self.ramp is None:
+            return self
+        steps = [step for step, _ in self.ramp]
+        text = ",".join(f"{step}:{size}" for step, size in self.ramp)
+        if steps[:1] != [0]:
+            raise ValueError(f"ramp = {text}: the first pair says with how many windows the run begins, as in 0:16")
+        if any(later <= earlier for earlier, later in pairwise(steps)):
+            raise ValueError(f"ramp = {text}: every pair must begin after more optimizer steps than the one before it")
+        if (last := self.ramp[-1][1]) != self.global_batch_size:
+            raise ValueError(
+                f"ramp = {text} ends with {last} windows per step, and global_batch_size = {self.global_batch_size}: "
+                f"give global_batch_size = {last}, or a ramp that ends with {self.global_batch_size}"
+            )
+        return self
 
 
 class LossSettings(Section):

@@ -213,8 +213,8 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
     if checkpoint is None:
         return None
     record = read_record(checkpoint)
-    saved = record.must_match
-    order, own_order = (values.get("window_order") for values in (saved, identity.must_match))
+    saved, here = record.must_match, identity.must_match
+    order, own_order = (values.get("window_order") for values in (saved, here))
     if order != own_order:
         raise CheckpointError(
             f"{checkpoint}: another release of layoutner wrote it, which puts the windows of an epoch in another order "
@@ -222,9 +222,9 @@ def select_checkpoint(settings: Settings, identity: Identity, total: int) -> Pat
             "or train from an export of the checkpoint as model.name_or_path"
         )
     differs = [
-        f"{key} = {saved.get(key)} there, {value} here"
-        for key, value in identity.must_match.items()
-        if saved.get(key) != value
+        f"{key} = {saved.get(key)} there, {here.get(key)} here"
+        for key in {**here, **saved}  # what only one of the two has, such as a ramp, counts too
+        if saved.get(key) != here.get(key)
     ]
     if differs:
         raise CheckpointError(f"{checkpoint}: cannot be resumed by this run: {'; '.join(differs)}")

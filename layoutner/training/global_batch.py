@@ -1,6 +1,5 @@
 """The global batches of the optimizer steps: which windows each takes, and this rank's micro-batches of them."""
 
-import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from layoutner.corpus.batches import assign_to_ranks, step_windows
 from layoutner.corpus.prefetch import prefetched
 from layoutner.corpus.windows import IGNORED
 from layoutner.distributed.ranks import Ranks
@@ -50,12 +48,7 @@ def global_batches(plan: Plan, ranks: Ranks, first: int) -> Generator[GlobalBatc
     windows, collator, seed = plan.windows["train"], plan.pretrained.collator(ranks.device), plan.settings.run.seed
 
     def of_step(step: int) -> tuple[int, list[int], float, list[list[int]]]:
-        size = plan.batch.global_batch_size
-        epoch, place = divmod(step, math.ceil(len(windows) / size))
-        indices = step_windows(seed, epoch, place, len(windows), size)
-        dealt = assign_to_ranks(
-            indices, windows.lengths, plan.batch.micro_batch_limit, ranks.size, plan.pretrained.packs
-        )
+        indices, dealt = plan.step_batches(step)
         return step, indices, plan.loss.total_weight(windows, indices), dealt[ranks.rank]
 
     def read(key: tuple[int, list[int]]) -> MicroBatch:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from layoutner.corpus.batches import assign_to_ranks, row_tokens, step_windows
+from layoutner.corpus.batches import assign_to_ranks, portion_windows, row_tokens
 from layoutner.corpus.order import ORDER
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.store import StoredWindows, cut_as, require_cut_as
@@ -27,9 +27,10 @@ from layoutner.objectives.loss import Loss, make_loss
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from layoutner.planning.batch_plan import BatchPlan, plan_settings
+from layoutner.planning.batch_plan import describe as describe_batch
 from layoutner.planning.render import render
 from layoutner.planning.scaling import describe as describe_optimizer
-from layoutner.planning.scaling import scaled_optimizer
+from layoutner.planning.scaling import scaled_lr, scaled_optimizer
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.data import DataSettings
 from layoutner.settings.optimizer import OptimizerSettings
@@ -56,18 +57,29 @@ class Plan:
     pretrained: PretrainedModel
     windows: dict[str, Windows]  # by role
     loss: Loss
-    batch: BatchPlan
+    batch: BatchPlan  # of a constant global batch, or of the last phase of batch.ramp
     schedule: Schedule
     ds_config: dict[str, Any]
 
     @cached_property
     def optimizer(self) -> OptimizerSettings:
-        """[optimizer], scaled to the global batch."""
+        """[optimizer], scaled to the global batch; with batch.ramp, to that of its last phase."""
         return scaled_optimizer(self.settings)
 
     def lr(self, step: int) -> float:
         """Learning rate of optimizer step `step` (0-based), without layer-wise decay."""
-        return self.optimizer.lr * self.schedule.factor(step)
+        return scaled_lr(self.settings, self.schedule.ramp.phase(step).size) * self.schedule.factor(step)
+
+    def batch_of(self, step: int) -> BatchPlan:
+        """The batch plan of optimizer step `step`."""
+        return self.batch.of_size(self.schedule.ramp.phase(step).size)
+
+    def step_batches(self, step: int) -> tuple[list[int], list[list[list[int]]]]:
+        """The windows of optimizer step `step`, and the same by rank and micro-batch (`assign_to_ranks`)."""
+        lengths, batch = self.windows["train"].lengths, self.batch_of(step)
+        indices = portion_windows(self.settings.run.seed, self.schedule.ramp.portion(step), len(lengths))
+        limit = batch.micro_batch_limit
+        return indices, assign_to_ranks(indices, lengths, limit, batch.world_size, self.pretrained.packs)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -94,7 +106,7 @@ class Plan:
     @cached_property
     def identity(self) -> Identity:
         """The identity stored in checkpoints. Ranks, ZeRO stage and micro-batch size may change on resume."""
-        settings = self.settings
+        settings, ramp = self.settings, self.schedule.ramp
         return Identity(
             must_match={
                 "network": {key: getattr(self.pretrained.config, key, None) for key in NETWORK},
@@ -107,6 +119,7 @@ class Plan:
                 "training_windows": self.windows["train"].digest(self.corpus.labels.tags),
                 "window_order": ORDER,
                 "eval_documents": digest(self.corpus.eval),
+                **({"ramp": ramp.pairs} if ramp.changes else {}),
             },
             settings=settings.model_dump(mode="json"),
             world_size=self.batch.world_size,
@@ -139,15 +152,17 @@ class Plan:
             lines.append(f"labelled: every sub-word, {labelled} tokens per epoch")
         if self.loss.smoothing or self.loss.weights:
             lines.append(f"loss: {self.loss.describe(labels.tags)}")
-        lines += [f"batch: {self.batch}", *self.batch.notes]
+        lines += describe_batch(self.batch, self.schedule.ramp)
         if not self.corpus.eval:
             lines.append("note: no data.eval, so checkpoints are not compared and the last one is chosen")
-        if self.batch.global_batch_size >= len(self.windows["train"]):
+        largest = max(phase.size for phase in self.schedule.ramp.begun(self.schedule.total))
+        if largest >= len(self.windows["train"]):
             lines.append(
-                f"note: a step takes all {len(self.windows['train'])} training windows, so an epoch is one step "
-                "(full-batch descent); a smaller batch.global_batch_size gives more steps per epoch"
+                f"note: a step of {largest} windows takes all {len(self.windows['train'])} training windows, so an "
+                "epoch is one step (full-batch descent); a smaller batch.global_batch_size gives more steps per epoch"
             )
-        lines += [f"schedule: {self.schedule}", f"optimizer: {describe_optimizer(self.settings)}"]
+        lines += [f"schedule: {self.schedule}", *self.schedule.notes]
+        lines.append(f"optimizer: {describe_optimizer(self.settings)}")
         if self.schedule.total < FEW_STEPS:
             lines.append(
                 f"note: {self.schedule.total} optimizer steps are few: most runs need hundreds. A smaller "
@@ -160,20 +175,20 @@ class Plan:
     def _rows(self) -> str:
         """How the windows of the first `COUNTED_STEPS` steps are put into rows: the padding, and the micro-batches."""
         lengths, packs = self.windows["train"].lengths, self.pretrained.packs
-        limit, world_size = self.batch.micro_batch_limit, self.batch.world_size
-        steps = min(COUNTED_STEPS, self.schedule.steps_an_epoch or 0)
-        tokens, computed, micro_batches = 0, 0, 0
+        steps = min(COUNTED_STEPS, self.schedule.ramp.steps_until(len(lengths)))
+        tokens, computed, micro_batches, planned = 0, 0, 0, 0
         for step in range(steps):
-            indices = step_windows(self.settings.run.seed, 0, step, len(lengths), self.batch.global_batch_size)
+            indices, by_rank = self.step_batches(step)
             tokens += int(lengths[indices].sum())
-            for dealt in assign_to_ranks(indices, lengths, limit, world_size, packs):
+            for dealt in by_rank:
                 computed += sum(row_tokens([int(lengths[i]) for i in one], packs) for one in dealt)
                 micro_batches += len(dealt)
+            planned += self.batch_of(step).micro_batches
         share = f"{1 - tokens / computed:.1%} of a forward is padding"
         text = "packed rows, without padding" if packs else f"padded rows, {share}"
-        each = micro_batches / (steps * world_size)
-        if each <= self.batch.accumulation:
+        if micro_batches <= planned:
             return text
+        each = micro_batches / (steps * self.batch.world_size)
         return f"{text}, {each:.1f} micro-batches per rank and step"
 
 
@@ -199,7 +214,8 @@ def make_plan(settings: Settings, world_size: int, doing: Doing = _unwatched) ->
             f"run.patience = {settings.run.patience} compares scores on data.eval, and there is none: give data.eval, "
             "or run.patience = 0"
         )
-    schedule = plan_schedule(settings.schedule, settings.batch.global_batch_size, len(windows["train"]))
+    sizes = settings.batch
+    schedule = plan_schedule(settings.schedule, sizes.global_batch_size, len(windows["train"]), sizes.ramp)
     ds_config = render(settings, batch, schedule)
     loss = make_loss(settings.loss, windows["train"], len(corpus.labels.tags))
     return Plan(settings, corpus, pretrained, windows, loss, batch, schedule, ds_config)

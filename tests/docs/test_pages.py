@@ -143,6 +143,7 @@ def test_the_settings_reference_describes_every_setting() -> None:
     assert by_name["schedule.warmup_ratio"][:2] == ("number, at least 0, at most 1", "not set")
     assert by_name["deepspeed.zero_stage"][0] == "`0`, `1`, `2`, `3`"
     assert by_name["run.overwrite"][:2] == ("true or false", "`false`")
+    assert by_name["batch.ramp"][:2] == ("list of pairs", "not set")
 
 
 def rows_of(page: str, heading: str) -> list[str]:
@@ -214,3 +215,12 @@ def test_data_check_prints_what_is_shown_of_the_real_receipts(
 def test_every_python_block_of_the_pages_is_run_by_a_test() -> None:
     with_python = {page for page in NAMES.values() if any(language == "python" for language, _ in blocks(page))}
     assert with_python == {"README.md", "docs/python.md", "docs/extending.md", "docs/run_seq_labeling/line-by-line.md"}
+
+
+def test_the_ramp_of_the_page_gives_what_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = "docs/batch-and-learning-rate.md"
+    (tmp_path / "ramp.toml").write_text(block(page, "toml"), encoding="utf-8")
+    given = ["--config", tmp_path / "ramp.toml", "--world-size", 2, "--windows", 150]
+    code, _, err = call(capsys, "config", "render", *given)
+    assert code == 0, err
+    assert err == block(page, "text", "batch: 16 windows per step = 8 per forward")

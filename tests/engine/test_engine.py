@@ -124,6 +124,24 @@ def test_weights_smoothing_and_all_sub_words_are_exact_too(stage: str, ranks: in
     assert max(map(abs, measured["loss error"])) <= 1e-5
 
 
+@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=SLOW), pytest.param("fp16", marks=SLOW)])
+@pytest.mark.parametrize("stage", FEWER_STAGES)
+def test_a_step_of_a_ramp_is_exact_whatever_the_deepspeed_json_says(
+    stage: str, dtype: str, ranks: int, results: Results
+) -> None:
+    # 3 windows, 16, 2 that end the epoch, and 8, of which the JSON knows 8 alone.
+    measured = results[ranks][f"ramp/{dtype}/{stage}"]
+    assert measured["lr"] == pytest.approx([1e-3 * lr for lr in (3 / 8, 2 * 19 / 20, 18 / 20, 17 / 20)], rel=1e-12)
+    # The tolerances of the constant batches above.
+    assert len(measured["gradient"]) == 4
+    assert max(measured["gradient"]) <= {"fp32": 1e-5, "bf16": 0.03, "fp16": 0.004}[dtype]
+    assert max(map(abs, measured["norm"])) <= {"fp32": 1e-5, "bf16": 0.01, "fp16": 0.002}[dtype]
+    if dtype == "fp32":
+        assert max(map(abs, measured["loss error"])) <= 1e-5
+        assert max(measured["weights"]) <= 1e-5
+
+
 def test_every_generator_is_seeded_by_step_and_rank(results: Results) -> None:
     # Python's, NumPy's and torch's, the same after the same step whatever was drawn before, another on another rank.
     first, second = results[2]["draws"]

@@ -52,7 +52,7 @@ def test_what_is_missing_is_said_in_one_message() -> None:
         said = refused(*command)
         assert said.startswith("layoutner: error: this run cannot start:\n")
         assert [line.split()[1] for line in said.splitlines()[1:]] == ["data.train", "model.name_or_path", "the"]
-        assert "the schedule has no length: give schedule.epochs or schedule.max_steps" in said
+        assert "the schedule has no length: give schedule.epochs, schedule.max_steps or schedule.max_windows" in said
 
 
 def test_everything_that_needs_no_model_is_said_together(run: Path, tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ def test_resume_is_fatal_when_asked_for_and_not_to_be_had(tmp_path: Path) -> Non
         resumed(tmp_path, "never")
     with pytest.raises(CheckpointError, match="seed = 1 there, 2 here"):
         resumed(tmp_path, "auto", Identity({"seed": 2}, {}, 2))
+    # What only one of the two has counts, too.
+    with pytest.raises(CheckpointError, match=r"ramp = None there, \[\[0, 4\], \[9, 8\]\] here"):
+        resumed(tmp_path, "auto", Identity({"seed": 1, "ramp": [[0, 4], [9, 8]]}, {}, 2))
+    with pytest.raises(CheckpointError, match="seed = 1 there, None here"):
+        resumed(tmp_path, "auto", Identity({}, {}, 2))
 
 
 def test_a_run_that_put_windows_in_another_order_is_refused_in_one_message(tmp_path: Path) -> None:

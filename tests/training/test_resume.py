@@ -13,6 +13,15 @@ WORKER = ROOT / "tests" / "workers" / "resume.py"
 STAGES = ("0", "1", "2", "3")
 RANKS = (1, 2, 3)
 DTYPES = ("fp32", "bf16", "fp16")
+RAMPED = "fp32-ramp"  # the global batch, and with it the learning rate, changes before the checkpoint and after it
+SETTINGS = {dtype: {"precision.dtype": dtype} for dtype in DTYPES} | {
+    RAMPED: {
+        "precision.dtype": "fp32",
+        "batch.ramp": "0:8,1:3,3:6",
+        "batch.reference_batch_size": "6",
+        "optimizer.scale_lr": "sqrt",
+    }
+}
 
 
 def write_pages(folder: Path) -> None:
@@ -38,11 +47,16 @@ def run(folder: Path, ranks: int, jobs: list[dict[str, str]]) -> None:
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
 
 
+def metrics(folder: Path, name: str) -> dict[int, float]:
+    """A metric by step."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row[name] for row in rows if name in row}
+
+
 def losses(folder: Path) -> list[float]:
     """train/loss of steps 3 to 5, those after the checkpoint that others go on from."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    by_step = {row["step"]: row for row in rows if "train/loss" in row}
-    return [by_step[step]["train/loss"] for step in (3, 4, 5)]
+    by_step = metrics(folder, "train/loss")
+    return [by_step[step] for step in (3, 4, 5)]
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +67,17 @@ def matrix(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     write_pages(folder / "data")
     for ranks in RANKS:
         jobs = []
-        for dtype in DTYPES:
-            for stage in STAGES:
-                out = str(folder / name(dtype, (ranks, stage)))
-                job = {"precision.dtype": dtype, "deepspeed.zero_stage": stage, "run.output_dir": out}
+        for dtype, source in SOURCES:
+            if source[0] == ranks:
+                job = {**SETTINGS[dtype], "deepspeed.zero_stage": source[1]}
+                job["run.output_dir"] = str(folder / name(dtype, source))
                 jobs.append({**job, "run.save_every": "2", "run.keep_checkpoints": "0"})
         run(folder, ranks, jobs)
     for ranks in RANKS:
         jobs = []
         for dtype, source, target in CASES:
             if target[0] == ranks:
-                job = {"precision.dtype": dtype, "deepspeed.zero_stage": target[1]}
+                job = {**SETTINGS[dtype], "deepspeed.zero_stage": target[1]}
                 job["run.output_dir"] = str(folder / name(dtype, source, target))
                 jobs.append({**job, "run.resume": str(folder / name(dtype, source) / "checkpoints" / "step-000002")})
         run(folder, ranks, jobs)
@@ -78,11 +92,14 @@ def name(dtype: str, source: Ranks, target: Ranks | None = None) -> str:
     return "-".join(map(str, (dtype, *source, *(target or ()))))
 
 
+SOURCES = [(dtype, ranks) for dtype in DTYPES for ranks in WORLDS] + [(RAMPED, (1, "1")), (RAMPED, (2, "1"))]
+
 # Every world to itself; from one world to every other; and, in fp32, from every world to two that are unlike it.
 CASES: list[tuple[str, Ranks, Ranks]] = sorted(
     {(dtype, ranks, ranks) for dtype in DTYPES for ranks in WORLDS}
     | {(dtype, (2, "2"), ranks) for dtype in DTYPES for ranks in WORLDS}
     | {("fp32", ranks, target) for ranks in WORLDS for target in ((1, "0"), (3, "3"))}
+    | {(RAMPED, source, target) for source in ((1, "1"), (2, "1")) for target in ((1, "1"), (2, "1"), (3, "3"))}
 )
 
 
@@ -97,7 +114,18 @@ def test_the_curve_goes_on(dtype: str, source: Ranks, target: Ranks, matrix: Pat
         assert resumed == pytest.approx(whole, rel=1e-3)
     else:
         # fp32: another order of the same sums. bf16 at ZeRO 0 sums micro-batches in bf16, the other stages in fp32.
-        assert resumed == pytest.approx(whole, rel={"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-3}[dtype])
+        assert resumed == pytest.approx(whole, rel={"fp32": 1e-5, RAMPED: 1e-6, "bf16": 2e-2, "fp16": 2e-3}[dtype])
+
+
+@pytest.mark.slow
+def test_a_ramp_trains_the_same_on_one_and_two_ranks(matrix: Path) -> None:
+    def logged(ranks: int, metric: str) -> list[float]:
+        return list(metrics(matrix / name(RAMPED, (ranks, "1")), metric).values())
+
+    assert logged(2, "train/loss") == pytest.approx(logged(1, "train/loss"), rel=1e-6)
+    # Steps of 8, 3, 3, 6 and 2 windows; 2 is what is left of the epoch, in the phase of 6. One step of warm-up.
+    rates = [1e-3 * share for share in (0, (3 / 6) ** 0.5, (3 / 6) ** 0.5 * 3 / 4, 2 / 4, 1 / 4)]
+    assert logged(1, "train/lr") == logged(2, "train/lr") == pytest.approx(rates, rel=1e-12)
 
 
 def test_steps_are_counted_though_the_first_parameter_is_frozen(tmp_path: Path) -> None:

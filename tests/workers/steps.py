@@ -21,7 +21,7 @@ import numpy
 import torch
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from layoutner.corpus.batches import collate, step_windows
+from layoutner.corpus.batches import collate
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine, Step
 from layoutner.models.dropout import mask_keys, masks_from
@@ -89,8 +89,7 @@ def new_model(plan: Plan) -> Any:
 def reference_loss(plan: Plan, model: Any, step: int) -> torch.Tensor:
     """torch's own mean over the whole global batch, in one padded batch, with the same dropout masks."""
     windows = plan.windows["train"]
-    per_epoch = -(-len(windows) // plan.batch.global_batch_size)
-    indices = step_windows(plan.settings.run.seed, *divmod(step, per_epoch), len(windows), plan.batch.global_batch_size)
+    indices, _ = plan.step_batches(step)
     batch = collate([windows[i] for i in indices], plan.pretrained.tokenizer.pad_token_id)
     with masks_from(model, mask_keys(plan.settings.run.seed, step, indices, batch)):
         logits = model(**model_inputs(plan.pretrained.family, batch, plan.pretrained.image_processor)).logits
@@ -138,7 +137,7 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
             norm = float(torch.nn.utils.clip_grad_norm_(reference.parameters(), limit))
             found["norm"].append(outcome.grad_norm / norm - 1)
             for group in optimizer.param_groups:
-                group["lr"] = plan.settings.optimizer.lr * plan.schedule.factor(step)
+                group["lr"] = plan.lr(step)
             optimizer.step()
         else:
             found["norm"].append(outcome.grad_norm)
@@ -189,6 +188,12 @@ def measure_more(folder: Path, ranks: Ranks, tier: str, fewer_stages: tuple[str,
         results[f"fp16 fixed/{stage}"] = measure(folder, ranks, 2, **{**half, "precision.dtype": "fp16", **fixed})
         huge = {"precision.initial_scale_power": "30", "precision.hysteresis": "2"}
         results[f"fp16 overflow/{stage}"] = measure(folder, ranks, 4, **{**half, "precision.dtype": "fp16", **huge})
+    for stage in fewer_stages:
+        # DeepSpeed's JSON has 2 accumulation steps on 2 ranks: those of 8 windows.
+        for dtype in ("fp32",) if tier == "fast" else ("fp32", "bf16", "fp16"):
+            ramp = {"batch.ramp": "0:3,1:16,2:8", "batch.reference_batch_size": "8", "optimizer.scale_lr": "linear"}
+            ramp |= {"deepspeed.zero_stage": stage, "precision.dtype": dtype, "precision.loss_scale": "128"}
+            results[f"ramp/{dtype}/{stage}"] = measure(folder, ranks, 4, **ramp)
     for stage in ("3",) if tier == "fast" else ("0", "2", "3"):
         saving = {"model.gradient_checkpointing": "true", "model.dropout": "0.1", "deepspeed.zero_stage": stage}
         results[f"checkpointing/{stage}"] = measure(folder, ranks, 3, **saving)
