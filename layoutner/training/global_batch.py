@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layoutner.corpus.batches import assign_to_ranks, step_windows
+from layoutner.corpus.batches import assign_to_ranks, deal_at_random, step_windows
 from layoutner.corpus.prefetch import prefetched
 from layoutner.corpus.windows import IGNORED
 from layoutner.distributed.ranks import Ranks
@@ -53,9 +53,8 @@ def global_batches(plan: Plan, ranks: Ranks, first: int) -> Generator[GlobalBatc
         size = plan.batch.global_batch_size
         epoch, place = divmod(step, math.ceil(len(windows) / size))
         indices = step_windows(seed, epoch, place, len(windows), size)
-        dealt = assign_to_ranks(
-            indices, windows.lengths, plan.batch.micro_batch_limit, ranks.size, plan.pretrained.packs
-        )
+        deal = deal_at_random if plan.measures_gradient(step) else assign_to_ranks
+        dealt = deal(indices, windows.lengths, plan.batch.micro_batch_limit, ranks.size, plan.pretrained.packs)
         return step, indices, plan.loss.total_weight(windows, indices), dealt[ranks.rank]
 
     def read(key: tuple[int, list[int]]) -> MicroBatch:

@@ -69,6 +69,11 @@ class Plan:
         """Learning rate of optimizer step `step` (0-based), without layer-wise decay."""
         return self.optimizer.lr * self.schedule.factor(step)
 
+    def measures_gradient(self, step: int) -> bool:
+        """Whether optimizer step `step` (0-based) has gradient statistics, and micro-batches for them."""
+        every = self.settings.run.gradient_statistics_every
+        return every > 0 and (step + 1) % every == 0
+
     @property
     def preprocessing(self) -> Preprocessing:
         """How documents become network input. A trained model needs this besides its weights and tokenizer."""
