@@ -1,4 +1,4 @@
-"""`layoutner train`, and `layoutner cross-validate`, which trains once per fold."""
+"""`layoutner train`, `layoutner cross-validate`, which trains once per fold, and `layoutner noise-scale`."""
 
 import argparse
 import logging
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.cli.ending import ending_together
+from layoutner.errors import SettingsError
+from layoutner.settings.schedule import ScheduleSettings
 from layoutner.settings.tree import Settings, load
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ logger = logging.getLogger("layoutner")
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `train` and `cross-validate`."""
+    """Add `train`, `cross-validate` and `noise-scale`."""
     train = add_command(commands, "train", _train, "train, evaluate, save; use deepspeed or torchrun for many ranks")
     add_settings(train)
     cross = add_command(
@@ -26,6 +28,14 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         "train data.folds models, and score each on the documents that it was not trained on",
     )
     add_settings(cross)
+    noise = add_command(
+        commands,
+        "noise-scale",
+        _noise_scale,
+        "measure how much of the gradient of a step is noise, and so how large a batch pays off; trains nothing",
+    )
+    add_settings(noise)
+    noise.add_argument("--steps", type=int, default=20, help="global batches to measure (default: 20)")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -49,6 +59,21 @@ def _cross_validate(options: argparse.Namespace) -> None:
         from layoutner.runs.cross_validation import cross_validate
 
         cross_validate(settings, ranks)
+
+
+def _noise_scale(options: argparse.Namespace) -> None:
+    from layoutner.runs.readiness import require_ready
+
+    if options.steps < 2:
+        raise SettingsError(f"--steps {options.steps}: an interval takes at least two; 20 or more are better")
+    # It trains nothing, so the schedule of these settings does not matter.
+    schedule = ScheduleSettings(max_steps=options.steps, shape="constant")
+    settings = load(options.config, overrides(options)).model_copy(update={"schedule": schedule})
+    require_ready(settings, writes=False)
+    with ending_together(_join(settings)) as ranks:
+        from layoutner.runs.noise_scale import measure_noise
+
+        measure_noise(settings, options.steps, ranks)
 
 
 def _join(settings: Settings) -> "Ranks":

@@ -5,6 +5,7 @@ the micro-batch size or a restart. The assignment to ranks does not change the r
 """
 
 import heapq
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,6 +65,30 @@ def assign_to_ranks(
         turn, place = divmod(number, world_size)
         dealt[place if turn % 2 == 0 else world_size - 1 - place].append(micro_batch)
     return dealt
+
+
+def deal_at_random(
+    indices: Sequence[int],
+    lengths: Sequence[int] | Array,
+    limit: MicroBatchLimit,
+    world_size: int,
+    packed: bool = False,
+) -> list[list[list[int]]]:
+    """Assign windows to ranks and micro-batches as `assign_to_ranks` does, but without regard to their lengths.
+
+    Micro-batches are consecutive parts of `indices`, and their numbers of windows differ by at most one. So each is a
+    random sample of the windows if the order of `indices` is random, as that of `step_windows` is. There are as few as
+    the limit allows, but at least two with windows in them, unless there is only one window.
+    """
+    number = max(2, math.ceil(len(indices) / limit.windows))
+    while True:
+        number = math.ceil(number / world_size) * world_size
+        cuts = [len(indices) * place // number for place in range(number + 1)]
+        micro_batches = [list(indices[start:end]) for start, end in itertools.pairwise(cuts)]
+        rows = [row_tokens([int(lengths[index]) for index in one], packed) for one in micro_batches if len(one) > 1]
+        if not limit.tokens or max(rows, default=0) <= limit.tokens:
+            return [micro_batches[rank::world_size] for rank in range(world_size)]
+        number += 1
 
 
 def _equally_large(

@@ -36,6 +36,7 @@ from layoutner.distributed.clock import Clock
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.optimizers import own_optimizer
 from layoutner.engine.partitions import Partitions, shape_of
+from layoutner.engine.statistics import GradientStatistics
 from layoutner.errors import SettingsError, TrainingDiverged, first_line
 from layoutner.models.parameters import DTYPES, decay_groups
 from layoutner.planning.optimizers import OPTIMIZERS
@@ -64,6 +65,7 @@ class Step:
     lr: float  # learning rate applied
     grad_norm: float  # 2-norm of the gradient of the global batch, before clipping, without loss scale; inf on overflow
     loss_scale: float  # scale that the step was computed with; 1 without fp16
+    statistics: dict[str, float]  # see engine/statistics.py; empty unless they were asked for
 
 
 def require_dtype(dtype: str) -> None:
@@ -85,6 +87,7 @@ class Engine:
     """The model on all ranks, with its optimizer and learning rate schedule. All ranks must call every method."""
 
     clock: Clock  # of this rank; the engine enters its collectives, the training loop everything else
+    statistics: GradientStatistics
 
     def __init__(self, model: nn.Module, config: dict[str, Any], optimizer: OptimizerSettings, ranks: Ranks) -> None:
         """Create DeepSpeed's engine around the model.
@@ -123,8 +126,11 @@ class Engine:
         self._own_scaler: Any = None
         if self._fp16:
             self._take_over_loss_scale()
+        reduce = partial(self._all_reduce, ranks)
         if own is not None:
-            own.bind(self._partitions.placements(partial(self._all_reduce, ranks)))
+            own.bind(self._partitions.placements(reduce))
+        inner = self._engine.basic_optimizer
+        self.statistics = GradientStatistics(self.module, inner, self._partitions, reduce, ranks)
 
     def _all_reduce(self, ranks: Ranks, tensor: torch.Tensor) -> None:
         with self.clock.part("communication"):
@@ -230,7 +236,8 @@ class Engine:
                 ) from None
             if self._own_scaler is not None:
                 self._engine.optimizer.loss_scale_config.cur_scale = self._own_scaler.cur_scale
-        return Step(applied, lr, grad_norm if applied else float("inf"), loss_scale)
+        statistics = self.statistics.end(applied, grad_norm, loss_scale)
+        return Step(applied, lr, grad_norm if applied else float("inf"), loss_scale, statistics)
 
     def _local_grad_norm(self) -> float:
         """2-norm of the full gradient. At ZeRO 0 every rank has it after the last backward."""
@@ -256,13 +263,14 @@ class Engine:
         return collected
 
     def counters(self) -> dict[str, Any]:
-        """State of the optimizer and loss scaler besides weights and moments, as JSON-compatible numbers."""
+        """State besides weights and moments: of optimizer, loss scaler and statistics, as JSON-compatible numbers."""
         steps = [float(state["step"]) for state in self._engine.basic_optimizer.state.values() if "step" in state]
         scaler = vars(self._scaler) if self._fp16 else {}
         return {
             "updates": int(max(steps, default=0)),  # for the bias correction; skipped steps are not counted
             "skipped_steps": self.skipped_steps,
             "loss_scaler": {name: value for name, value in scaler.items() if isinstance(value, int | float)},
+            "gradient_noise": self.statistics.averages,
         }
 
     def moments(self) -> dict[str, torch.Tensor]:
@@ -298,6 +306,7 @@ class Engine:
                 for kind in self._partitions.kinds:
                     self._partitions.set(parameter, kind, read(f"{kind}/{name}", shape_of(parameter)))
         self._engine.skipped_steps = counters["skipped_steps"]
+        self.statistics.averages = counters.get("gradient_noise", self.statistics.averages)
         if self._fp16:
             vars(self._scaler).update(counters["loss_scaler"])
             if self._own_scaler is not None:

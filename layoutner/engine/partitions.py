@@ -83,6 +83,11 @@ class Partitions:
             placements[id(tensor)] = Placement(len(parameters), held, reduce)
         return placements
 
+    def names(self) -> dict[int, list[str]]:
+        """Names of the parameters in each tensor that the optimizer updates, by its id, as `placements` numbers them."""
+        names = {id(self._masters.get(id(one), one)): name for name, one in self._engine.module.named_parameters()}
+        return {id(tensor): [names[id(one)] for one in parameters] for tensor, parameters in self._tensors()}
+
     def fill(self, updates: int | None = None) -> None:
         """Create the optimizer state that the first step would create, and set its step count to `updates`."""
         optimizer, inner = self._engine.optimizer, self._engine.basic_optimizer

@@ -23,20 +23,21 @@ from layoutner.training.checkpoint_files import require_resumable
 from layoutner.training.folder import require_replaceable
 
 
-def require_ready(*runs: Settings) -> None:
+def require_ready(*runs: Settings, writes: bool = True) -> None:
     """Refuse a run that cannot start. Each rank calls it before it joins the others. It changes no files.
 
     Args:
         runs: settings of the run; for a cross-validation, those of every fold.
+        writes: whether the run writes its run folder.
 
     Raises:
         LayoutnerError: all problems together; of their class if it is the same for all. Problems in the documents and
             in the pretrained model are found later.
     """
-    require_all("this run cannot start", (check for run in runs for check in _checks(run)))
+    require_all("this run cannot start", (check for run in runs for check in _checks(run, writes)))
 
 
-def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
+def _checks(settings: Settings, writes: bool) -> Iterator[Callable[[], object]]:
     """The checks of a run. Most of them are functions that the run itself calls later."""
     data, run = settings.data, settings.run
     yield partial(require_roles, data)
@@ -55,7 +56,7 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     yield partial(require_reader, data.format)
     yield partial(require_packages, settings)
     yield partial(_require_names, settings)
-    if os.environ.get("RANK", "0") == "0":  # only rank 0 uses the run folder, which may be local to its node
+    if writes and os.environ.get("RANK", "0") == "0":  # only rank 0 uses the run folder, which may be local to its node
         yield partial(require_resumable, run)
         yield partial(require_replaceable, settings)
 

@@ -54,7 +54,7 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     Raises:
         LayoutnerError: an error that is not a bug; its class tells the kind.
     """
-    plan = _make_plan(settings, ranks)
+    plan = agreed_plan(settings, ranks)
     folder = settings.run.output_dir
     ranks.run_on_rank_zero(lambda: reacquire_lock(folder))
     resumed = ranks.run_on_rank_zero(
@@ -65,7 +65,9 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     # All ranks measure at once, as they compute at once.
     own_peak = ranks.run_on_all_ranks(lambda: matmul_peak(ranks.device, DTYPES[settings.precision.dtype]))
     peak = ranks.all_reduce_sum(own_peak)
-    engine, state, flops = _start_engine(plan, resumed, ranks)
+    reader = None if resumed is None else CheckpointReader(resumed, ranks)
+    engine, flops = start_engine(plan, reader, ranks)
+    state = TrainState(step=0) if reader is None else _resume(plan, engine, reader, ranks)
     with ranks.activity("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
         tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step))
     # With run.overwrite this removes an earlier run.
@@ -76,8 +78,8 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     return TrainingRun(plan, engine, state, tracker, Meter(settings.precision, engine.clock, flops, peak))
 
 
-def _make_plan(settings: Settings, ranks: Ranks) -> Plan:
-    """Make the plan, and check that all ranks have the same one and that all page images can be read."""
+def agreed_plan(settings: Settings, ranks: Ranks) -> Plan:
+    """Make the plan, and check that all ranks have the same one and that all page images can be read. All call it."""
     logger.info("%s", preflight.table(settings, ranks))
     with ranks.activity("local", "reading checkpoint and documents"):
         plan = ranks.run_on_all_ranks(lambda: _plan_alone(settings, ranks))
@@ -96,11 +98,8 @@ def _plan_alone(settings: Settings, ranks: Ranks) -> Plan:
     return plan
 
 
-def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engine, TrainState, NetworkFlops]:
-    """Create the engine and the train state, from the checkpoint `resumed` if there is one; count the network's FLOPs.
-
-    All ranks call it.
-    """
+def start_engine(plan: Plan, reader: CheckpointReader | None, ranks: Ranks) -> tuple[Engine, NetworkFlops]:
+    """Create the engine, with the weights of a checkpoint if there is one; count the network's FLOPs. All call it."""
     settings, own = plan.settings, plan.settings.model
     seed_generators(settings.run.seed)  # the new head is the same on every rank
     with ranks.activity("local", "loading the checkpoint"):
@@ -114,23 +113,25 @@ def _start_engine(plan: Plan, resumed: Path | None, ranks: Ranks) -> tuple[Engin
                 own.gradient_checkpointing,
             )
         )
-    reader = CheckpointReader(resumed, ranks) if resumed is not None else None
     if reader is not None:
         reader.load_model(model)
     # Before ZeRO 3 partitions it.
     flops = NetworkFlops.of(model, plan.pretrained.family, plan.pretrained.image_processor is not None)
     with ranks.activity("shared", "starting DeepSpeed"):
         engine = Engine(model, plan.ds_config, plan.optimizer, ranks)
-    if reader is None:
-        return engine, TrainState(step=0), flops
+    return engine, flops
+
+
+def _resume(plan: Plan, engine: Engine, reader: CheckpointReader, ranks: Ranks) -> TrainState:
+    """Give the engine the optimizer state of the checkpoint whose weights it has. All ranks call it."""
     reader.load_engine(engine)
     state = reader.state
-    if ranks.run_on_rank_zero(lambda: not checkpoints.has_best(settings.run.output_dir, state)):
+    if ranks.run_on_rank_zero(lambda: not checkpoints.has_best(plan.settings.run.output_dir, state)):
         # The best checkpoint is missing, or belongs to another run: start tracking it again.
         state = TrainState(step=state.step)
     changed = checkpoints.changes(reader.record, plan.identity)
     logger.info("resumed from %s; changed since: %s", reader.path, "; ".join(changed) or "nothing")
-    return engine, state, flops
+    return state
 
 
 def _save_model_assets(plan: Plan, engine: Engine) -> None:

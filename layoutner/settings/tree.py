@@ -162,6 +162,12 @@ class RunSettings(Section):
     output_dir: Path = Field(Path("runs/train"), description="the run folder")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything that is random")
     log_every: int = Field(10, ge=0, description="optimizer steps between logged lines; 0 = none")
+    gradient_statistics_every: int = Field(
+        0,
+        ge=0,
+        description="optimizer steps between statistics of the gradient: its noise scale, and its norm and the size of "
+        "the update by layer; 0 = off",
+    )
     eval_every: int = Field(100, ge=0, description="optimizer steps between scores on data.eval; 0 = only at the end")
     patience: int = Field(
         0,

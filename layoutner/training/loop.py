@@ -61,10 +61,10 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
                 meter.warn_of_overflow(state.step, engine.loss_scale)
 
             # All ranks: the metrics of the steps since the last logged one. Rank 0 writes them.
-            metrics: dict[str, float] = {}
+            metrics = dict(result.statistics)
             evaluates = bool(plan.corpus.eval) and (last or _is_due(run.eval_every, state.step))
             if run.log_every and (last or _is_due(run.log_every, state.step) or (evaluates and run.patience)):
-                metrics = meter.metrics(result, engine.skipped_steps, ranks.peak_memory_gib())
+                metrics |= meter.metrics(result, engine.skipped_steps, ranks.peak_memory_gib())
                 logger.info("%s", _line(state.step, total, metrics))
 
             # All ranks: evaluate, and compare with the best checkpoint.
@@ -122,9 +122,11 @@ def _evaluate(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
 
 def _line(step: int, total: int, metrics: dict[str, float]) -> str:
     skipped = f" skipped {metrics['train/skipped_steps']}" if metrics["train/skipped_steps"] else ""
+    noise = metrics.get("gradient/noise_scale_windows")
+    measured = "" if noise is None else f" noise scale {noise:.3g} windows"
     return (
         f"step {step}/{total} loss {metrics['train/loss']:.4f} lr {metrics['train/lr']:.3g} "
         f"grad norm {metrics['train/grad_norm']:.3g} {metrics['throughput/tokens_per_s']:.0f} tokens/s "
-        f"{metrics['throughput/mfu']:.0%} of peak {metrics['time/step_s']:.2f} s/step{skipped}; "
+        f"{metrics['throughput/mfu']:.0%} of peak {metrics['time/step_s']:.2f} s/step{skipped}{measured}; "
         + shares_text({part: metrics[f"share/{part}"] for part in PARTS})
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from layoutner.corpus.batches import assign_to_ranks, portion_windows, row_tokens
+from layoutner.corpus.batches import assign_to_ranks, deal_at_random, portion_windows, row_tokens
 from layoutner.corpus.order import ORDER
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.store import StoredWindows, cut_as, require_cut_as
@@ -78,8 +78,13 @@ class Plan:
         """The windows of optimizer step `step`, and the same by rank and micro-batch (`assign_to_ranks`)."""
         lengths, batch = self.windows["train"].lengths, self.batch_of(step)
         indices = portion_windows(self.settings.run.seed, self.schedule.ramp.portion(step), len(lengths))
-        limit = batch.micro_batch_limit
-        return indices, assign_to_ranks(indices, lengths, limit, batch.world_size, self.pretrained.packs)
+        deal = deal_at_random if self.measures_gradient(step) else assign_to_ranks
+        return indices, deal(indices, lengths, batch.micro_batch_limit, batch.world_size, self.pretrained.packs)
+
+    def measures_gradient(self, step: int) -> bool:
+        """Whether optimizer step `step` (0-based) has gradient statistics, and micro-batches for them."""
+        every = self.settings.run.gradient_statistics_every
+        return every > 0 and (step + 1) % every == 0
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -41,6 +41,8 @@ def optimizer_step(plan: Plan, engine: Engine, batch: GlobalBatch, ranks: Ranks)
     # model.dropout_masks = rank-free nothing is drawn.
     seed_generators((plan.settings.run.seed * 1_000_003 + step) * 4099 + ranks.rank)
     engine.train()
+    if plan.measures_gradient(step):
+        engine.statistics.begin()
     summed_loss = torch.zeros((), device=ranks.device)
     last = len(batch.micro_batch_indices) - 1
     for number in range(last + 1):
@@ -54,6 +56,7 @@ def optimizer_step(plan: Plan, engine: Engine, batch: GlobalBatch, ranks: Ranks)
                 summed = plan.loss.summed(logits_BTL.flatten(0, 1)[targets["places"]], targets["labels"])
             with clock.part("backward"):
                 engine.backward(summed * (ranks.size / batch.total_weight), last=number == last)
+                engine.statistics.add(len(batch.micro_batch_indices[number]))
         summed_loss += summed.detach()
 
     # Loss and gradient norm are the same on every rank, so either all ranks stop or none.

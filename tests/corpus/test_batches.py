@@ -1,11 +1,12 @@
 """The step plan: which windows, and how ranks share them."""
 
+import itertools
 import random
 
 import pytest
 import torch
 
-from layoutner.corpus.batches import SHORTEST, assign_to_ranks, collate, row_tokens, step_windows
+from layoutner.corpus.batches import SHORTEST, assign_to_ranks, collate, deal_at_random, row_tokens, step_windows
 from layoutner.corpus.windows import IGNORED, Window
 from layoutner.planning.batch_plan import MicroBatchLimit
 
@@ -93,6 +94,48 @@ def test_no_micro_batch_is_larger_than_allowed(
         assert len(one) <= micro
         assert tokens is None or row_tokens([lengths[i] for i in one], packed) <= tokens
         assert packed or min(lengths[i] for i in one) >= SHORTEST * max(lengths[i] for i in one)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("windows", [1, 2, 3, 16, 23, 64])
+@pytest.mark.parametrize(("micro", "tokens", "ranks"), [(8, 600, 1), (64, 1024, 2), (1, 512, 3), (64, None, 1), (4, None, 3)])
+def test_windows_dealt_at_random_keep_their_order_and_the_limits(
+    windows: int, micro: int, tokens: int | None, ranks: int, packed: bool
+) -> None:
+    rng = random.Random(windows)
+    lengths = [rng.randrange(10, 513) for _ in range(100)]
+    indices = rng.sample(range(100), windows)
+    dealt = deal_at_random(indices, lengths, MicroBatchLimit(micro, tokens), ranks, packed)
+    assert len(dealt) == ranks
+    assert len({len(rank) for rank in dealt}) == 1
+    in_order = [one for turn in zip(*dealt, strict=True) for one in turn]
+    assert [index for one in in_order for index in one] == indices
+    sizes = [len(one) for one in in_order]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= micro
+    assert sum(size > 0 for size in sizes) >= min(2, windows)
+    if tokens is not None:
+        assert max(row_tokens([lengths[i] for i in one], packed) for one in in_order) <= tokens
+    # No more of them than are needed: with one fewer per rank, one would be too large, or there would be only one.
+    fewer = len(sizes) - ranks
+    cuts = [windows * place // fewer for place in range(fewer + 1)] if fewer else []
+    parts = [indices[start:end] for start, end in itertools.pairwise(cuts)]
+    rows = [row_tokens([lengths[i] for i in part], packed) for part in parts]
+    assert fewer < 2 or max(map(len, parts)) > micro or (tokens is not None and max(rows) > tokens)
+
+
+def test_windows_dealt_at_random_are_not_sorted() -> None:
+    rng = random.Random(0)
+    lengths = [rng.randrange(10, 512) for _ in range(5000)]
+    means = []
+    for step in range(70):
+        indices = step_windows(42, 0, step, 5000, 64)
+        for deal in (assign_to_ranks, deal_at_random):
+            first, *_, last = deal(indices, lengths, MicroBatchLimit(8), 1)[0]
+            means.append([sum(lengths[i] for i in one) / len(one) for one in (first, last)])
+    sorted_ones, random_ones = (torch.tensor(means[start::2]).mean(0) for start in (0, 1))
+    assert sorted_ones[0] > 300 + sorted_ones[1]
+    assert abs(random_ones[0] - random_ones[1]) < 20  # 70 means of 8 lengths: a standard deviation of 9
 
 
 def test_packed_micro_batches_are_equally_large() -> None:

@@ -1,5 +1,6 @@
 """The global batches of a run: what they hold does not depend on threads, nor on where the run begins."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,23 @@ def test_targets_are_the_labelled_tokens_of_the_windows(plan: Plan) -> None:
             tokens = micro_batch.inputs["input_ids"].flatten()[micro_batch.targets["places"]]
             expected = [int(i) for n in indices for i in windows[n].input_ids[windows[n].labels != -100]]
             assert tokens.tolist() == expected
+
+
+def test_a_measured_step_has_the_same_windows_in_random_micro_batches(plan: Plan) -> None:
+    run = plan.settings.run.model_copy(update={"gradient_statistics_every": 3})
+    measuring = replace(plan, settings=plan.settings.model_copy(update={"run": run}))
+
+    def dealt(one: Plan) -> list[tuple[list[int], float, list[list[int]]]]:
+        batches = global_batches(one, ALONE, 0)
+        # Every micro-batch has to be taken before the next global batch.
+        taken = [(batch, list(batch.micro_batches)) for batch in batches]
+        assert all(len(batch.micro_batch_indices) == len(made) for batch, made in taken)
+        return [(batch.indices, batch.total_weight, batch.micro_batch_indices) for batch, _ in taken]
+
+    usual, found = dealt(plan), dealt(measuring)
+    assert [one[:2] for one in found] == [one[:2] for one in usual]
+    for step, (indices, _, micro_batches) in enumerate(found):
+        measured = step % 3 == 2
+        assert measuring.measures_gradient(step) == measured
+        assert (micro_batches == usual[step][2]) == (not measured)
+        assert not measured or [index for one in micro_batches for index in one] == indices

@@ -131,6 +131,31 @@ def test_any_number_of_ranks_trains_the_same_and_goes_on_from_any_other(
         assert [line[key] for line in three] == pytest.approx([line[key] for line in one], rel=1e-4)
 
 
+def test_measured_steps_compute_the_same_and_are_logged(
+    run_on_one_rank: Path, train_arguments: Arguments, tmp_path: Path
+) -> None:
+    more = {"schedule__warmup_steps": 2, "data__eval": 0.25, "deepspeed__zero_stage": 2, "batch__micro_batch_size": 8}
+    more |= {"run__gradient_statistics_every": 2, "run__log_every": 3}
+    done = fork(["layoutner", "train", *train_arguments(tmp_path / "run", **more)], ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines, usual = metrics(tmp_path / "run"), metrics(run_on_one_rank)
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]  # measured, or every third
+    assert [any(key.startswith("gradient") for key in line) for line in lines] == [True, False, True, True]
+    for line in lines:
+        if "train/loss" in line:
+            for key in ("train/loss", "train/grad_norm"):
+                assert line[key] == pytest.approx(usual[line["step"] - 1][key], rel=1e-4)
+    names = {name for name in lines[0] if name.startswith("gradient_norm/")}
+    assert names == {f"gradient_norm/{layer}" for layer in ("embeddings", "layer.0", "layer.1", "head")}
+    # Step 2 has the weights of step 1, whose learning rate is 0, so its gradient is that of other micro-batches alone.
+    for line, expected in ((lines[0], usual[1]), (lines[3], lines[3])):
+        norm = sum(line[name] ** 2 for name in names) ** 0.5
+        assert norm == pytest.approx(expected["train/grad_norm"], rel=1e-6)
+    for line in (lines[0], lines[2], lines[3]):
+        assert line["gradient/window_variance"] > 0
+        assert all(0 < line[f"update_ratio/{name.partition('/')[2]}"] < 0.1 for name in names)
+
+
 def test_scores_are_those_of_the_test_split_with_the_best_checkpoint(
     run_on_two_ranks: tuple[Path, subprocess.CompletedProcess[str]], forms: Path
 ) -> None:
@@ -176,6 +201,7 @@ def test_torchrun_at_zero_3_in_bf16(train_arguments: Arguments, tmp_path: Path) 
 @pytest.mark.parametrize("stage", [0, 2])
 def test_a_resumed_run_equals_an_uninterrupted_one(stage: int, train_arguments: Arguments, tmp_path: Path) -> None:
     more = {"deepspeed__zero_stage": stage, "model__dropout": 0.1, "schedule__max_steps": 7, "run__save_every": 3}
+    more["run__gradient_statistics_every"] = 2
     more["run__keep_checkpoints"] = 0
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     assert fork(["layoutner", "train", *train_arguments(whole, **more)]).returncode == 0
@@ -190,6 +216,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stage: int, train_arguments: 
     assert [line["step"] for line in ours] == [1, 2, 3, 4, 5, 6, 7]
     for key in ("train/loss", "train/grad_norm", "train/lr"):
         assert [line[key] for line in ours] == [line[key] for line in theirs]  # bit for bit, dropout on
+    variances = [line.get("gradient/window_variance") for line in ours]
+    assert [variance is not None for variance in variances] == [step % 2 == 0 for step in range(1, 8)]
+    # Averages over steps from before and after.
+    noise = [[line.get("gradient/noise_scale_windows") for line in lines] for lines in (ours, theirs)]
+    assert noise[0] == noise[1]
+    assert any(noise[0][3:])
     last = "checkpoints/step-000007/model.safetensors"
     assert (parted / last).read_bytes() == (whole / last).read_bytes()
 
