@@ -34,12 +34,13 @@ with contextlib.redirect_stdout(None):  # the accelerator's detection prints
 from layoutner.corpus.batches import to_device
 from layoutner.distributed.clock import Clock
 from layoutner.distributed.ranks import Ranks
+from layoutner.engine.averages import WeightAverage
 from layoutner.engine.optimizers import own_optimizer
 from layoutner.engine.partitions import Partitions, shape_of
 from layoutner.engine.statistics import GradientStatistics
 from layoutner.errors import SettingsError, TrainingDiverged, first_line
 from layoutner.models.parameters import DTYPES, decay_groups
-from layoutner.planning.optimizers import OPTIMIZERS
+from layoutner.planning.optimizers import AVERAGE, OPTIMIZERS
 from layoutner.settings.optimizer import OptimizerSettings
 
 # Collectives of DeepSpeed's backend that training calls.
@@ -122,7 +123,9 @@ class Engine:
         self._stage: int = config["zero_optimization"]["stage"]
         self._fp16: bool = self._engine.fp16_enabled()
         self._forget_building_step()
-        self._partitions = Partitions(self._engine, self._stage, state)
+        decay = optimizer.average_decay
+        self._partitions = Partitions(self._engine, self._stage, state, averages=decay > 0)
+        self._average = WeightAverage(self._partitions, decay) if decay else None
         self._own_scaler: Any = None
         if self._fp16:
             self._take_over_loss_scale()
@@ -224,6 +227,8 @@ class Engine:
         grad_norm = self._local_grad_norm() / loss_scale if self._stage == 0 else None
         self._engine.step()
         applied = self._engine.was_step_applied()
+        if applied and self._average is not None:
+            self._average.update()
         if grad_norm is None:
             grad_norm = float(self._engine.get_global_grad_norm())
         if self._fp16:
@@ -248,15 +253,26 @@ class Engine:
         ]
         return float(torch.linalg.vector_norm(torch.stack(norms)))
 
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which the model has the averaged weights, in their training dtype, if an average is kept.
+
+        Afterwards it has the weights that are trained again, bit for bit. Inside, do not train, save or restore.
+        """
+        return contextlib.nullcontext() if self._average is None else self._partitions.shown(AVERAGE)
+
     def weights(self) -> dict[str, torch.Tensor]:
-        """All weights in their training dtype, on the CPU of rank 0; empty on other ranks."""
+        """All weights in their training dtype, on the CPU of rank 0; empty on other ranks.
+
+        If an average is kept, these are the averaged weights.
+        """
         module = self.module
         main = self._engine.global_rank == 0
         collected = {}
-        for name, parameter in module.named_parameters():
-            with deepspeed.zero.GatheredParameters(parameter, enabled=self._stage == 3):
-                if main:
-                    collected[name] = parameter.detach().cpu().contiguous().clone()
+        with self.averaged():
+            for name, parameter in module.named_parameters():
+                with deepspeed.zero.GatheredParameters(parameter, enabled=self._stage == 3):
+                    if main:
+                        collected[name] = parameter.detach().cpu().contiguous().clone()
         if main:
             persistent = module.state_dict().keys()
             collected |= {n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in persistent}
@@ -277,8 +293,9 @@ class Engine:
         """The full optimizer state per parameter, in fp32 on the CPU of rank 0; empty on other ranks.
 
         Names are KIND/PARAMETER. The kinds are "master", the fp32 weights, and those of the optimizer: AdamW and LAMB
-        have "exp_avg" and "exp_avg_sq", the averages of the gradient and of its square (planning/optimizers.py). The
-        tensors are not partitioned, so a run with another number of ranks or another ZeRO stage can resume from them.
+        have "exp_avg" and "exp_avg_sq", the averages of the gradient and of its square (planning/optimizers.py). With
+        optimizer.average_decay there is also "average", that of the fp32 weights. The tensors are not partitioned, so a
+        run with another number of ranks or another ZeRO stage can resume from them.
         """
         self._partitions.fill()
         main = self._engine.global_rank == 0
@@ -292,19 +309,30 @@ class Engine:
         return collected
 
     @torch.no_grad()
-    def restore(self, counters: dict[str, Any], read: Callable[[str, torch.Size], torch.Tensor]) -> None:
+    def restore(
+        self,
+        counters: dict[str, Any],
+        read: Callable[[str, torch.Size], torch.Tensor],
+        has_average: bool = True,
+    ) -> None:
         """Load the results of `counters` and `moments`, for the current ranks and ZeRO stage.
 
         The weights must already have been loaded into the model that the engine was created with.
 
         Args:
             read: (name as in `moments`, shape) -> the full tensor in fp32. All ranks call it, in the same order.
+            has_average: whether there is an average of the weights to read; otherwise it starts at the weights.
         """
         self._partitions.fill(counters["updates"])
+        kinds = [kind for kind in self._partitions.kinds if has_average or kind != AVERAGE]
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                for kind in self._partitions.kinds:
+                for kind in kinds:
                     self._partitions.set(parameter, kind, read(f"{kind}/{name}", shape_of(parameter)))
+        if self._average is not None:
+            self._average.updates = counters["updates"]
+            if not has_average:
+                self._average.start()
         self._engine.skipped_steps = counters["skipped_steps"]
         self.statistics.averages = counters.get("gradient_noise", self.statistics.averages)
         if self._fp16:

@@ -1,6 +1,7 @@
 """Where ZeRO keeps the fp32 weights of each parameter, and the state of its optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from layoutner.engine.optimizers import Fragment, OwnOptimizer, Placement
+from layoutner.planning.optimizers import AVERAGE
 
 # Attributes of DeepSpeed's optimizers from ZeRO 1: this rank's slices of the flat fp32 weights, and the parameters in
 # each. Of ZeRO 3, of ZeRO 1 and 2, and of ZeRO 1 in bf16.
@@ -21,13 +23,14 @@ FLAT = (
 class Partitions:
     """Reads and writes whole parameters, although a rank may hold only slices of them."""
 
-    def __init__(self, engine: Any, stage: int, state: tuple[str, ...]) -> None:
+    def __init__(self, engine: Any, stage: int, state: tuple[str, ...], averages: bool = False) -> None:
         """Look up the partitions of a DeepSpeed engine.
 
         Args:
             state: names of the optimizer's tensors per parameter.
+            averages: whether the state also holds an average of the weights, which the optimizer knows nothing of.
         """
-        self.kinds = ("master", *state)  # master = the fp32 weights
+        self.kinds = ("master", *state, *((AVERAGE,) if averages else ()))  # master = the fp32 weights
         self._engine, self._stage, self._state = engine, stage, state
         # At ZeRO 0 in bf16 or fp16: parameter -> its fp32 copy.
         halves, wholes = (getattr(engine.optimizer, f"{name}_groups", ()) for name in ("fp16", "fp32"))
@@ -99,6 +102,8 @@ class Partitions:
                 else:
                     state["step"] = torch.zeros((), device=tensor.device)
                     state.update({kind: torch.zeros_like(tensor) for kind in self._state})
+            if AVERAGE in self.kinds and AVERAGE not in state:
+                state[AVERAGE] = tensor.detach().clone()
             if updates is not None:
                 is_tensor = torch.is_tensor(state["step"])
                 state["step"] = torch.full_like(state["step"], float(updates)) if is_tensor else updates
@@ -134,6 +139,46 @@ class Partitions:
             deepspeed.utils.safe_set_full_fp32_param(parameter, whole)
         else:
             deepspeed.utils.safe_set_full_optimizer_state(parameter, whole, kind)
+
+    def averages(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The average of each tensor that the optimizer updates, and the tensor itself."""
+        state = self._engine.basic_optimizer.state
+        return [(state[tensor][AVERAGE], tensor) for tensor, _ in self._tensors()]
+
+    @contextmanager
+    def shown(self, kind: str) -> Iterator[None]:
+        """Put a tensor of the optimizer's state in the place of the weights that the network computes with.
+
+        Afterwards the network has its weights again, bit for bit. They are copied to the host meanwhile, not cast from
+        the fp32 weights: DeepSpeed may keep both in one tensor. All ranks call it. After an error nothing is put back,
+        as that takes all ranks.
+        """
+        trained = [parameter for parameter in self._engine.module.parameters() if parameter.requires_grad]
+        kept = [self._computed_with(parameter).to("cpu", copy=True) for parameter in trained]
+        if self._stage == 3:
+            self._compute_with(trained, (self._engine.optimizer.get_local_fp32_param(one, kind) for one in trained))
+        else:
+            self._compute_with(trained, (self.whole(one, kind) for one in trained))
+        yield
+        self._compute_with(trained, kept)
+
+    def _computed_with(self, parameter: Any) -> torch.Tensor:
+        """What the network computes with: a parameter, or at ZeRO 3 this rank's slice, from which it is gathered."""
+        tensor = parameter.ds_tensor if self._stage == 3 else parameter
+        return tensor.detach()  # type: ignore[no-any-return]
+
+    def _compute_with(self, parameters: list[nn.Parameter], tensors: Iterable[torch.Tensor]) -> None:
+        """Write what the network computes with, as DeepSpeed's optimizers do after an update."""
+        optimizer = self._engine.optimizer
+        if self._stage == 3:
+            optimizer._partition_all_parameters()  # drops the parameters that have been gathered
+        for parameter, tensor in zip(parameters, tensors, strict=True):
+            self._computed_with(parameter).copy_(tensor)
+        if self._stage == 3:
+            optimizer.invalidate_secondary_tensor()  # copies within a machine (zero_hpz_partition_size)
+            # Small parameters stay gathered between steps.
+            if optimizer.persistent_parameters:
+                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
 def shape_of(parameter: Any) -> torch.Size:

@@ -69,7 +69,7 @@ class Memory:
 
     parameters: int
     gradients: int
-    optimizer_states: int  # fp32 master weights and the optimizer's tensors
+    optimizer_states: int  # fp32 master weights, the optimizer's tensors and the average of the weights
     activations: int
     buffers: int  # communication buckets, gathered weights, and temporaries of the step if they determine the peak
 
@@ -119,6 +119,7 @@ def estimate(
     window_tokens: int,
     ds_config: Mapping[str, Any],
     optimizer: str = "adamw",
+    averages: bool = False,
     device: Device = "cuda",
 ) -> Memory:
     """Peak memory of one rank.
@@ -127,6 +128,7 @@ def estimate(
         window_tokens: tokens of the longest window, padding included.
         ds_config: from `render`; its buckets, accumulation, offload and persistence threshold are used.
         optimizer: optimizer.name.
+        averages: whether optimizer.average_decay is on.
     """
     zero = ds_config.get("zero_optimization", {})
     accumulates = ds_config.get("gradient_accumulation_steps", 1) > 1
@@ -136,7 +138,7 @@ def estimate(
     held = activations(network, dtype, micro_batch_size, window_tokens)
     offloads = device != "cpu" and stage > 0 and bool(zero.get("offload_optimizer"))
     bucket = min(int(zero.get("reduce_bucket_size", BUCKET)), BUCKET) * item
-    tensors = 4 * len(OPTIMIZERS[optimizer].state)  # bytes of the optimizer state, per parameter
+    tensors = 4 * (len(OPTIMIZERS[optimizer].state) + averages)  # bytes of the optimizer state, per parameter
     parameters, states, backward, step = whole * item + frozen, (4 + tensors) * share, 0, 0
     if stage == 0:
         gradients = whole * item
@@ -180,6 +182,7 @@ def largest_micro_batch(
     ds_config: Mapping[str, Any],
     limit: int,
     optimizer: str = "adamw",
+    averages: bool = False,
     device: Device = "cuda",
 ) -> int | None:
     """The largest micro-batch size of any split of the global batch whose peak is at most `limit` bytes; else None."""
@@ -195,6 +198,7 @@ def largest_micro_batch(
             window_tokens=window_tokens,
             ds_config={**ds_config, "gradient_accumulation_steps": batch.accumulation},
             optimizer=optimizer,
+            averages=averages,
             device=device,
         )
         if need.total <= limit:

@@ -68,6 +68,7 @@ class Case:
             window_tokens=self.window_tokens,
             ds_config=self.config,
             optimizer=self.settings.optimizer.name,
+            averages=self.settings.optimizer.average_decay > 0,
             device=self.device,
         )
 
@@ -82,6 +83,7 @@ class Case:
             global_batch_size=self.batch.global_batch_size,
             ds_config=self.config,
             optimizer=self.settings.optimizer.name,
+            averages=self.settings.optimizer.average_decay > 0,
             limit=limit,
             device=self.device,
         )

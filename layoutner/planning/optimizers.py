@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# Name of the tensor that optimizer.average_decay adds to the state of any of them: the average of the fp32 weights.
+AVERAGE = "average"
+
 
 @dataclass(frozen=True)
 class Optimizer:

@@ -102,6 +102,11 @@ def describe(settings: Settings) -> str:
         )
     if used.layer_decay < 1:
         parts.append(f"the learning rate of each layer is {used.layer_decay:g} of that of the layer above")
+    if used.average_decay:
+        parts.append(
+            f"the weights are averaged with decay {used.average_decay:g}, in 4 more bytes per parameter, and their "
+            "average is scored and exported"
+        )
     if OPTIMIZERS[used.name].deepspeed is None:
         parts.append("computed by layoutner, as an object that the DeepSpeed JSON cannot name")
     return "; ".join(parts)

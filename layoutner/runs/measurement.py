@@ -8,6 +8,7 @@ import torch
 
 from layoutner.distributed.machine import available_cpus, cpus_per_rank
 from layoutner.distributed.ranks import Ranks
+from layoutner.engine.averages import add_to_average
 from layoutner.engine.optimizers import Placement, own_optimizer
 from layoutner.models.attention import require_attention
 from layoutner.models.dropout import masks_from
@@ -61,6 +62,13 @@ def measure(settings: Settings, ranks: Sequence[int], labels: int) -> dict[int, 
         optimizer.bind({id(one): Placement.whole(one) for one in masters})
     else:
         optimizer = torch.optim.AdamW(masters, lr=0.0, fused=True)
+    decay = settings.optimizer.average_decay
+    averages = [one.detach().clone() for one in masters] if decay else []
+
+    def step() -> None:
+        optimizer.step()
+        if averages:
+            add_to_average(averages, masters, decay)
 
     @cache
     def window(micro_batch_size: int, _: int) -> float:
@@ -71,7 +79,7 @@ def measure(settings: Settings, ranks: Sequence[int], labels: int) -> dict[int, 
 
     @cache
     def update(_: int) -> float:
-        return _seconds(optimizer.step, device)
+        return _seconds(step, device)
 
     found = {}
     try:

@@ -17,7 +17,7 @@ from layoutner.pages.document import Document
 from layoutner.runs.scores_file import ScoresFile
 from layoutner.runs.training_run import train_model
 from layoutner.settings.tree import Settings
-from layoutner.training.checkpoint_files import step_of
+from layoutner.training.checkpoint_files import read_record, step_of
 from layoutner.training.folder import (
     EXPORT_FOLDER,
     PREDICTION_FILES,
@@ -81,6 +81,9 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
             _report(result, scores)
             if settings.run.predictions != "none":
                 _write_predictions(plan, labeller, scores)
+        # Of the run that saved the checkpoint, which may have been resumed with another decay.
+        if decay := ranks.run_on_rank_zero(lambda: read_record(checkpoint).settings["optimizer"].get("average_decay")):
+            logger.info("%s: its weights are averages, with decay %g, not the last weights", checkpoint.name, decay)
         logger.info("%s exported to %s", checkpoint.name, result.model_dir)
         return result
 

@@ -131,6 +131,10 @@ def _resume(plan: Plan, engine: Engine, reader: CheckpointReader, ranks: Ranks) 
         state = TrainState(step=state.step)
     changed = checkpoints.changes(reader.record, plan.identity)
     logger.info("resumed from %s; changed since: %s", reader.path, "; ".join(changed) or "nothing")
+    if plan.optimizer.average_decay and not reader.has_average:
+        logger.info("%s holds no average of the weights: it starts at the weights of the checkpoint", reader.path)
+    if reader.has_average and not plan.optimizer.average_decay:
+        logger.info("the average of the weights in %s is dropped, as optimizer.average_decay = 0", reader.path)
     return state
 
 

@@ -36,6 +36,13 @@ class _Optimizer(Section):
     max_grad_norm: float = Field(
         1.0, ge=0, description="the step's gradient is clipped to this 2-norm, over all parameters; 0 = off"
     )
+    average_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per optimizer step of the exponential moving average of the weights, which is then scored, "
+        "chosen by and exported instead of the last weights; lower in the first steps; 0 = off",
+    )
 
 
 class _Moments(_Optimizer):

@@ -6,6 +6,7 @@ is a pickle, so nothing in it can run code.
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from layoutner.engine.engine import Engine
 from layoutner.errors import CheckpointError, first_line
 from layoutner.files.artefact import FileEntry
 from layoutner.files.atomic import atomic_folder, remove, remove_leftovers, write_text
+from layoutner.planning.optimizers import AVERAGE
 from layoutner.settings.tree import Settings
 from layoutner.training.checkpoint_files import (
     FOLDER,
@@ -126,6 +128,11 @@ class CheckpointReader:
         """The train state at the checkpoint."""
         return self.record.state
 
+    @property
+    def has_average(self) -> bool:
+        """Whether the run averaged its weights. The weights file then holds the averaged ones."""
+        return any(name.startswith(f"{AVERAGE}/") for name in self._names[OPTIMIZER_FILE])
+
     def load_model(self, model: nn.Module) -> None:
         """Load the weights into an fp32 model; for trained parameters, the fp32 master weights of the optimizer file.
 
@@ -133,7 +140,7 @@ class CheckpointReader:
             CheckpointError: on every rank: weights of the model are missing from the checkpoint, or its fp32 weights
                 are not those of its weights.
         """
-        self._ranks.run_on_rank_zero(self._require_masters)
+        self._ranks.run_on_rank_zero(partial(self._require_same_weights, AVERAGE if self.has_average else "master"))
         wanted = dict(model.named_parameters())
         there = set(self._names[WEIGHTS_FILE])
         if missing := sorted(wanted.keys() - there):
@@ -141,13 +148,13 @@ class CheckpointReader:
         for name, parameter in wanted.items():
             parameter.data.copy_(self._read(f"master/{name}", name, parameter.shape))
 
-    def _require_masters(self) -> None:
-        """Compare the fp32 weights with the weights, which were saved on their own. Rank 0 calls it."""
+    def _require_same_weights(self, kind: str) -> None:
+        """Compare the fp32 weights of this kind with the weights, which were saved on their own. Rank 0 calls it."""
         weights, optimizer = self._files[WEIGHTS_FILE], self._files[OPTIMIZER_FILE]
         for name in self._names[WEIGHTS_FILE]:
-            if f"master/{name}" in self._names[OPTIMIZER_FILE]:
+            if f"{kind}/{name}" in self._names[OPTIMIZER_FILE]:
                 weight = weights.get_tensor(name)
-                if not torch.equal(optimizer.get_tensor(f"master/{name}").to(weight.dtype), weight):
+                if not torch.equal(optimizer.get_tensor(f"{kind}/{name}").to(weight.dtype), weight):
                     raise CheckpointError(
                         f"{self.path}: its fp32 weights of {name} are not those of {WEIGHTS_FILE}, so no run can "
                         "resume from it. Earlier versions wrote such checkpoints with the preset zero2-offload on "
@@ -156,7 +163,7 @@ class CheckpointReader:
 
     def load_engine(self, engine: Engine) -> None:
         """Load the optimizer state and the counters into the engine, and close the files, which may then be removed."""
-        engine.restore(self.record.engine, lambda name, shape: self._read(name, None, shape))
+        engine.restore(self.record.engine, lambda name, shape: self._read(name, None, shape), self.has_average)
         self._files.clear()
 
     def _read(self, name: str, else_weight: str | None, shape: torch.Size) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The files of a run's checkpoints: names, completeness and train state. Does not import torch, so it is fast.
 
 RUN/checkpoints/step-000123/
-    model.safetensors      all weights in their training dtype, for export and prediction
-    optimizer.safetensors  fp32 weights and optimizer state of every trained parameter, not partitioned
+    model.safetensors      all weights in their training dtype, for export and prediction: with averaging, the averaged
+    optimizer.safetensors  fp32 weights, optimizer state and average of every trained parameter, not partitioned
     state.json             the train state, and the values that a run must have in common to resume from it
     manifest.json          size and SHA-256 of the other three files; a folder without it is not a checkpoint
 """

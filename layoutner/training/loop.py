@@ -108,16 +108,17 @@ def _is_due(every: int, step: int) -> bool:
 
 def _evaluate(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
     engine.eval()
-    return evaluate(
-        engine.forward,
-        [(plan.corpus.eval, plan.windows["eval"])],
-        plan.corpus.labels,
-        "eval",
-        plan.settings.data.box_level,
-        plan.pretrained.collator(ranks.device),
-        plan.batch.micro_batch_limit,
-        ranks,
-    )
+    with engine.averaged():
+        return evaluate(
+            engine.forward,
+            [(plan.corpus.eval, plan.windows["eval"])],
+            plan.corpus.labels,
+            "eval",
+            plan.settings.data.box_level,
+            plan.pretrained.collator(ranks.device),
+            plan.batch.micro_batch_limit,
+            ranks,
+        )
 
 
 def _line(step: int, total: int, metrics: dict[str, float]) -> str:

@@ -132,8 +132,13 @@ class Plan:
 
     @property
     def _optimizer_to_match(self) -> dict[str, Any]:
-        """What the moments of the optimizer depend on. The learning rate may change on resume, by whatever rule."""
-        values = self.optimizer.model_dump(mode="json", exclude={"lr", "max_grad_norm", "scale_lr", "scale_betas"})
+        """What the moments of the optimizer depend on.
+
+        The learning rate may change on resume, by whatever rule, and so may the averaging of the weights: the weights
+        do not depend on it, and an average that a checkpoint lacks starts at its weights.
+        """
+        may_change = {"lr", "max_grad_norm", "scale_lr", "scale_betas", "average_decay"}
+        values = self.optimizer.model_dump(mode="json", exclude=may_change)
         if values["layer_decay"] == 1:
             del values["layer_decay"]
         return values

@@ -108,6 +108,7 @@ def test_every_key_has_a_description() -> None:
             "min_trust_ratio = 2.0 is above",
         ),
         ({"optimizer": {"layer_decay": "0"}}, "optimizer.layer_decay = '0'"),
+        ({"optimizer": {"average_decay": "1"}}, "optimizer.average_decay = '1'"),
         ({"schedule": {"power": "2"}}, "shape = linear has none"),
         ({"schedule": {"epochs": "2", "max_steps": "3"}}, "give one of the two"),
         ({"schedule": {"warmup_ratio": "1.5"}}, "schedule.warmup_ratio"),

@@ -431,20 +431,120 @@ def test_everything_on_computes_what_everything_off_does(train_arguments: Argume
     assert runs[0][-1]["train/loss"] < 0.99 * runs[0][0]["train/loss"]  # the weights have moved
 
 
-def test_a_checkpoint_whose_fp32_weights_are_anothers_is_refused(train_arguments: Arguments, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "average_decay"), [("master", 0), pytest.param("average", 0.5, marks=pytest.mark.slow)]
+)
+def test_a_checkpoint_whose_fp32_weights_are_anothers_is_refused(
+    kind: str, average_decay: float, train_arguments: Arguments, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    done = fork(["layoutner", "train", *train_arguments(run, schedule__max_steps=2)])
+    given = {"optimizer__average_decay": average_decay}
+    done = fork(["layoutner", "train", *train_arguments(run, **given, schedule__max_steps=2)])
     assert done.returncode == 0, done.stderr[-3000:]
     checkpoint = run / "checkpoints" / "step-000002"
     saved = load_file(checkpoint / "optimizer.safetensors")
-    one, other = (f"master/layoutlm.encoder.layer.{layer}.output.dense.weight" for layer in (0, 1))
+    one, other = (f"{kind}/layoutlm.encoder.layer.{layer}.output.dense.weight" for layer in (0, 1))
     saved[one], saved[other] = saved[other], saved[one]
     save_file(saved, checkpoint / "optimizer.safetensors")
     files = {
         name: FileEntry.of(checkpoint / name) for name in ("model.safetensors", "optimizer.safetensors", "state.json")
     }
     Manifest(files=files).write(checkpoint / "manifest.json")
-    more = train_arguments(run, schedule__max_steps=4, run__resume="auto")
+    more = train_arguments(run, **given, schedule__max_steps=4, run__resume="auto")
     done = fork(["layoutner", "train", *more])
     assert done.returncode == 2
     assert "its fp32 weights of layoutlm.encoder.layer.0.output.dense.weight are not those of" in done.stderr
+
+
+# Otherwise as `run_on_one_rank`.
+AVERAGING: dict[str, Any] = {"optimizer__average_decay": 0.5, "schedule__warmup_steps": 2, "data__eval": 0.25}
+
+
+@pytest.fixture(scope="module")
+def averaging_run(
+    train_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    run = tmp_path_factory.mktemp("averaging") / "run"
+    rhythm = {"run__eval_every": 1, "run__save_every": 3, "run__keep_checkpoints": 0}
+    done = fork(["layoutner", "train", *train_arguments(run, **AVERAGING, **rhythm)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return run, done
+
+
+def test_averaged_weights_are_scored_and_exported_and_train_nothing_else(
+    averaging_run: tuple[Path, subprocess.CompletedProcess[str]], run_on_one_rank: Path
+) -> None:
+    run, done = averaging_run
+    for key in ("train/loss", "train/grad_norm"):
+        assert [line[key] for line in metrics(run)] == [line[key] for line in metrics(run_on_one_rank)]
+    assert metrics(run)[-1]["eval/loss"] != metrics(run_on_one_rank)[-1]["eval/loss"]
+    for step in (3, 6):
+        checkpoint = run / "checkpoints" / f"step-{step:06d}"
+        weights, optimizer = (load_file(checkpoint / f"{name}.safetensors") for name in ("model", "optimizer"))
+        trained = {key.removeprefix("average/") for key in optimizer if key.startswith("average/")}
+        assert trained == {key.removeprefix("master/") for key in optimizer if key.startswith("master/")}
+        assert all(weights[name].equal(optimizer[f"average/{name}"]) for name in trained)
+        assert not any(weights[name].equal(optimizer[f"master/{name}"]) for name in trained if "dense.weight" in name)
+        match = json.loads((checkpoint / "state.json").read_text())["must_match"]
+        assert "average_decay" not in match["optimizer"]
+    # The best of the averages was chosen, and is what the scores are of.
+    scores = json.loads((run / "scores.json").read_text())
+    best = scores["checkpoint"]["step"]
+    line = max(metrics(run), key=lambda line: (line["eval/f1"], -line["eval/loss"]))
+    assert (line["step"], line["eval/f1"]) == (best, scores["f1"])
+    assert line["eval/loss"] == pytest.approx(scores["loss"], rel=1e-5)
+    chosen = run / "checkpoints" / f"step-{best:06d}" / "model.safetensors"
+    assert (run / "export" / "model.safetensors").read_bytes() == chosen.read_bytes()
+    assert "the weights are averaged with decay 0.5" in done.stdout
+    assert f"step-{best:06d}: its weights are averages, with decay 0.5, not the last weights" in done.stdout
+
+
+def test_the_average_goes_on_at_another_stage_and_on_other_ranks(
+    averaging_run: tuple[Path, subprocess.CompletedProcess[str]], train_arguments: Arguments, tmp_path: Path
+) -> None:
+    source = averaging_run[0] / "checkpoints" / "step-000003"
+    given = {**AVERAGING, "deepspeed__zero_stage": 3, "run__eval_every": 1, "run__resume": source}
+    done = fork(["layoutner", "train", *train_arguments(tmp_path / "run", **given)], ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "holds no average" not in done.stdout
+    ours, theirs = (
+        load_file(run / "checkpoints" / "step-000006" / "model.safetensors")
+        for run in (tmp_path / "run", averaging_run[0])
+    )
+    for name, weight in theirs.items():
+        assert (ours[name].float() - weight.float()).norm() <= 1e-4 * weight.float().norm() + 1e-6
+    one, other = metrics(averaging_run[0])[3:], metrics(tmp_path / "run")
+    for key in ("train/loss", "eval/loss"):
+        assert [line[key] for line in other] == pytest.approx([line[key] for line in one], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_averaging_may_be_switched_off_and_on_again(
+    averaging_run: tuple[Path, subprocess.CompletedProcess[str]],
+    run_on_one_rank: Path,
+    train_arguments: Arguments,
+    tmp_path: Path,
+) -> None:
+    source, run = averaging_run[0] / "checkpoints" / "step-000003", tmp_path / "run"
+    off = {**AVERAGING, "optimizer__average_decay": 0, "run__resume": source}
+    done = fork(["layoutner", "train", *train_arguments(run, **off)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "optimizer.average_decay 0.5 -> 0" in done.stdout
+    assert "is dropped, as optimizer.average_decay = 0" in done.stdout
+    assert "its weights are averages" not in done.stdout
+    assert [line["train/loss"] for line in metrics(run)] == [
+        line["train/loss"] for line in metrics(run_on_one_rank)[3:]
+    ]
+    last = "checkpoints/step-000006/optimizer.safetensors"
+    plain = load_file(run / last)
+    assert not any(key.startswith("average/") for key in plain)
+
+    on = {**AVERAGING, "run__resume": run / "checkpoints" / "step-000006", "schedule__max_steps": 7}
+    done = fork(["layoutner", "train", *train_arguments(tmp_path / "on", **on)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "holds no average of the weights: it starts at the weights of the checkpoint" in done.stdout
+    after = load_file(tmp_path / "on" / "checkpoints" / "step-000007" / "optimizer.safetensors")
+    for key in plain:
+        if key.startswith("master/"):
+            expected = 8 / 17 * plain[key] + 9 / 17 * after[key]  # after 7 updates the decay is 8 / 17
+            assert (after[key.replace("master/", "average/")] - expected).norm() <= 1e-6 * expected.norm() + 1e-9

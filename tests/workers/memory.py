@@ -57,16 +57,19 @@ LET_GO_S = 0.1
 
 # fp16 differs from bf16 at stage 1 alone: elsewhere the same classes allocate the same.
 CASES = [(dtype, stage) for dtype in ("fp32", "bf16") for stage in (0, 1, 2, 3)] + [("fp16", 1)]
+CASES += [("fp32 averaging", 0), ("bf16 averaging", 3)]
 
 
 def config_for(dtype: str, stage: int, ranks: int) -> tuple[Settings, dict[str, Any]]:
     """The settings and the rendered config of a case: the shipped preset of the stage, with smaller buckets."""
     windows = MICRO * ranks * ACCUMULATION
+    dtype, *averaging = dtype.split()
     tree: dict[str, dict[str, str]] = {
         "batch": {"global_batch_size": str(windows), "micro_batch_size": str(MICRO)},
         "schedule": {"max_steps": "10"},
         "precision": {"dtype": dtype, "initial_scale_power": "4"},
         "deepspeed": {"zero_stage": str(stage)},
+        "optimizer": {"average_decay": "0.9" if averaging else "0"},
     }
     settings = load(None, tree)
     schedule = plan_schedule(settings.schedule, windows, None)
@@ -117,7 +120,7 @@ class Tracker(TorchDispatchMode):
 
 def measure(dtype: str, stage: int, ranks: Ranks) -> dict[str, float]:
     settings, config = config_for(dtype, stage, ranks.size)
-    bucket = BUCKET * (4 if dtype == "fp32" else 2)
+    bucket = BUCKET * (4 if settings.precision.dtype == "fp32" else 2)
     torch.manual_seed(0)
     before = set(live_storages())
     with Tracker() as tracker:
