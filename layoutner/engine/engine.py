@@ -101,11 +101,11 @@ class Engine:
             # Do not build this op: an all-reduce for inference that training never calls. It needs a compiler and a
             # minute.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        groups = decay_groups(model, optimizer.weight_decay, optimizer.layer_decay)
+        row = OPTIMIZERS[optimizer.name]
+        groups = decay_groups(model, optimizer.weight_decay, optimizer.layer_decay, row.matrices is not None)
         # Learning rate 0 until the schedule sets one, so that DeepSpeed's step at creation changes no weight.
-        groups = [{**group, "lr": 0.0} for group in groups]
-        state = OPTIMIZERS[optimizer.name].state
-        own = None if "optimizer" in config else own_optimizer(optimizer, groups, state)
+        groups = [{**group, "lr": 0.0, "state": row.state_of(group)} for group in groups]
+        own = None if "optimizer" in config else own_optimizer(optimizer, groups)
         _forget_process_groups()
         deepspeed.utils.logger.addFilter(_is_news)
         try:
@@ -119,7 +119,7 @@ class Engine:
         self._stage: int = config["zero_optimization"]["stage"]
         self._fp16: bool = self._engine.fp16_enabled()
         self._forget_building_step()
-        self._partitions = Partitions(self._engine, self._stage, state)
+        self._partitions = Partitions(self._engine, self._stage, groups)
         self._own_scaler: Any = None
         if self._fp16:
             self._take_over_loss_scale()
@@ -277,7 +277,7 @@ class Engine:
         collected = {}
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                for kind in self._partitions.kinds:
+                for kind in self._partitions.kinds(parameter):
                     whole = self._partitions.whole(parameter, kind)
                     if main:
                         collected[f"{kind}/{name}"] = whole.detach().float().cpu().contiguous().clone()
@@ -295,7 +295,7 @@ class Engine:
         self._partitions.fill(counters["updates"])
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                for kind in self._partitions.kinds:
+                for kind in self._partitions.kinds(parameter):
                     self._partitions.set(parameter, kind, read(f"{kind}/{name}", shape_of(parameter)))
         self._engine.skipped_steps = counters["skipped_steps"]
         if self._fp16:

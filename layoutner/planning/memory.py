@@ -136,7 +136,7 @@ def estimate(
     held = activations(network, dtype, micro_batch_size, window_tokens)
     offloads = device != "cpu" and stage > 0 and bool(zero.get("offload_optimizer"))
     bucket = min(int(zero.get("reduce_bucket_size", BUCKET)), BUCKET) * item
-    tensors = 4 * len(OPTIMIZERS[optimizer].state)  # bytes of the optimizer state, per parameter
+    tensors = 4 * len(OPTIMIZERS[optimizer].state)  # bytes of the optimizer state, per parameter; muon: at most
     parameters, states, backward, step = whole * item + frozen, (4 + tensors) * share, 0, 0
     if stage == 0:
         gradients = whole * item
