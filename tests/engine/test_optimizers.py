@@ -63,6 +63,14 @@ def test_bf16_networks_have_the_same_fp32_weights(name: str, stage: str, ranks: 
 
 
 @SLOW
+@pytest.mark.parametrize("stage", STAGES)
+def test_lamb_of_a_library_is_right_at_stage_0_alone(stage: str, results: Results) -> None:
+    # Why layoutner has its own: pytorch_optimizer's takes norms of whatever lies in a rank's slice.
+    measured = results[2]["foreign"][stage]
+    assert measured <= 1e-4 if stage == "0" else not measured <= 0.05  # at ZeRO 3 it may be NaN
+
+
+@SLOW
 @pytest.mark.parametrize("ranks", [2, 1, 4])
 @pytest.mark.parametrize("stage", ["0", "1", "3"])
 def test_a_step_that_fp16_skips_does_not_count(stage: str, ranks: int, results: Results) -> None:

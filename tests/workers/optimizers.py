@@ -241,6 +241,41 @@ def measure_resumed(name: str, dtype: str, stage: str, source: str, folder: Path
     return found
 
 
+def foreign_error(stage: int, ranks: Ranks) -> float:
+    """Relative error of all updates of pytorch_optimizer's LAMB under ZeRO, against the same optimizer without it."""
+    from pytorch_optimizer import Lamb
+
+    model, plain = new_model(), new_model()
+    start = [weight.detach().clone() for weight in plain.parameters()]
+    config = {
+        "train_batch_size": ranks.size,
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+    }
+    engine, *_ = deepspeed.initialize(model=model, optimizer=Lamb(model.parameters(), lr=LR), config=config)
+    alone = Lamb(plain.parameters(), lr=LR)
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        inputs, targets = torch.randint(37, (ranks.size, 2, 16)), torch.randint(3, (ranks.size, 2, 16))
+        alone.zero_grad()
+        for rank in range(ranks.size):
+            logits = plain.eval()(input_ids=inputs[rank]).logits
+            (nn.functional.cross_entropy(logits.flatten(0, 1), targets[rank].flatten()) / ranks.size).backward()
+        alone.step()
+        engine.eval()
+        logits = engine(input_ids=inputs[ranks.rank]).logits
+        engine.backward(nn.functional.cross_entropy(logits.flatten(0, 1), targets[ranks.rank].flatten()))
+        engine.step()
+    wrong, moved = 0.0, 0.0
+    for weight, other, before in zip(model.parameters(), plain.parameters(), start, strict=True):
+        with deepspeed.zero.GatheredParameters(weight, enabled=stage == 3):
+            wrong += float((weight.detach() - other.detach()).double().square().sum())
+        moved += float((other.detach() - before).double().square().sum())
+    engine.destroy()
+    return (wrong / moved) ** 0.5
+
+
 def main() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     folder, out, tier = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -256,6 +291,7 @@ def main() -> None:
     if not fast:
         for stage in ("0", "1", "3"):
             results[f"lamb/fp16/{stage}"] = measure("lamb", "fp16", stage, folder, ranks)
+        results["foreign"] = {stage: foreign_error(int(stage), ranks) for stage in STAGES[:4]}
     if ranks.is_rank_zero:
         out.write_text(json.dumps(results))
     ranks.close()
