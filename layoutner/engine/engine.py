@@ -105,11 +105,12 @@ class Engine:
             # Do not build this op: an all-reduce for inference that training never calls. It needs a compiler and a
             # minute.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        groups = decay_groups(model, optimizer.weight_decay, optimizer.layer_decay)
+        row = OPTIMIZERS[optimizer.name]
+        groups = decay_groups(model, optimizer.weight_decay, optimizer.layer_decay, row.matrices is not None)
         # Learning rate 0 until the schedule sets one, so that DeepSpeed's step at creation changes no weight.
-        groups = [{**group, "lr": 0.0} for group in groups]
-        state = OPTIMIZERS[optimizer.name].state
-        own = None if "optimizer" in config else own_optimizer(optimizer, groups, state)
+        groups = [{**group, "lr": 0.0, "state": row.state_of(group)} for group in groups]
+        state = {id(one): group["state"] for group in groups for one in group["params"]}  # DeepSpeed changes the groups
+        own = None if "optimizer" in config else own_optimizer(optimizer, groups)
         _forget_process_groups()
         deepspeed.utils.logger.addFilter(_is_news)
         try:
@@ -302,7 +303,7 @@ class Engine:
         collected = {}
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                for kind in self._partitions.kinds:
+                for kind in self._partitions.kinds(parameter):
                     whole = self._partitions.whole(parameter, kind)
                     if main:
                         collected[f"{kind}/{name}"] = whole.detach().float().cpu().contiguous().clone()
@@ -324,10 +325,10 @@ class Engine:
             has_average: whether there is an average of the weights to read; otherwise it starts at the weights.
         """
         self._partitions.fill(counters["updates"])
-        kinds = [kind for kind in self._partitions.kinds if has_average or kind != AVERAGE]
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                for kind in kinds:
+                kinds = self._partitions.kinds(parameter)
+                for kind in (kind for kind in kinds if has_average or kind != AVERAGE):
                     self._partitions.set(parameter, kind, read(f"{kind}/{name}", shape_of(parameter)))
         if self._average is not None:
             self._average.updates = counters["updates"]

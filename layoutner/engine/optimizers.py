@@ -1,23 +1,30 @@
-"""layoutner's own optimizers: LAMB and LARS, whose trust ratios are exact at every ZeRO stage, and Lion.
+"""layoutner's own optimizers: LAMB, LARS and Muon, which are exact at every ZeRO stage, and Lion.
 
 From ZeRO 1, a rank has a slice of a flat tensor, in which parameters lie end to end. It holds some of them whole, some
-in part and some not at all. LAMB and LARS need norms of whole parameters. `bind` tells them which parameter lies where.
-Every rank sums its squares per parameter, and one all_reduce per flat tensor adds the sums up. Padding between and
-after parameters is left out: at ZeRO 3 it is uninitialised memory.
+in part and some not at all. `bind` tells the optimizer which parameter lies where.
+
+LAMB and LARS need norms of whole parameters. Every rank sums its squares per parameter, and one all_reduce per flat
+tensor adds the sums up. Muon needs whole matrices. One all_reduce per matrix puts the parts together. Padding between
+and after parameters is left out: at ZeRO 3 it is uninitialised memory.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from layoutner.settings.optimizer import Lamb, Lars, Lion, OptimizerSettings
+from layoutner.settings.optimizer import Lamb, Lars, Lion, Muon, OptimizerSettings
 
 State = dict[str, Any]
+S = TypeVar("S", bound=OptimizerSettings)
 
 PIECE = 2**20  # elements that are converted to float64 at a time
+
+# Newton and Schulz's iteration as Muon's author tuned it: number of iterations, and coefficients of x, x^3 and x^5.
+ITERATIONS, QUINTIC = 5, (3.4445, -4.7750, 2.0315)
+MATCHED_RMS = 0.2  # root mean square of AdamW's updates (arXiv:2502.16982, section 2.2)
 
 
 @dataclass(frozen=True)
@@ -27,37 +34,39 @@ class Fragment:
     parameter: int  # its number among the parameters of the flat tensor, on all ranks
     start: int  # first element in the slice
     size: int  # elements
+    offset: int  # first element in the parameter
 
 
 @dataclass(frozen=True)
 class Placement:
     """Which parameters lie where in a tensor of the optimizer."""
 
-    parameters: int  # of the whole flat tensor, so that all ranks reduce sums of one length
+    shapes: tuple[torch.Size, ...]  # of all parameters of the whole flat tensor, the same on all ranks
     fragments: tuple[Fragment, ...]
-    reduce: Callable[[Tensor], None] | None  # adds up a float64 tensor over all ranks, in place; None: it is whole
+    reduce: Callable[[Tensor], None] | None  # adds up a tensor over all ranks, in place; None: it is whole
 
     @classmethod
     def whole(cls, tensor: Tensor) -> "Placement":
         """The placement of a tensor that is one whole parameter."""
-        return cls(1, (Fragment(0, 0, tensor.numel()),), None)
+        return cls((tensor.shape,), (Fragment(0, 0, tensor.numel(), 0),), None)
 
 
-class OwnOptimizer(torch.optim.Optimizer):
+class OwnOptimizer(torch.optim.Optimizer, Generic[S]):
     """Base of the optimizers. Until `bind` has been called, `step` only creates the state."""
 
-    def __init__(self, groups: list[dict[str, Any]], state: tuple[str, ...]) -> None:
+    def __init__(self, groups: list[dict[str, Any]], settings: S) -> None:
         super().__init__(groups, {"lr": 0.0})
-        self._tensors = state
+        self._settings = settings
         self._placements: Mapping[int, Placement] | None = None  # by id of the tensor
 
     def bind(self, placements: Mapping[int, Placement]) -> None:
         """Tell the optimizer where the parameters lie, by id of its tensors."""
         self._placements = placements
 
-    def new_state(self, tensor: Tensor) -> State:
+    @staticmethod
+    def new_state(tensor: Tensor, names: tuple[str, ...]) -> State:
         """The state of a tensor before its first step."""
-        return {"step": 0, **{name: torch.zeros_like(tensor) for name in self._tensors}}
+        return {"step": 0, **{name: torch.zeros_like(tensor) for name in names}}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure that is called
@@ -68,7 +77,7 @@ class OwnOptimizer(torch.optim.Optimizer):
                     continue
                 state = self.state[tensor]
                 if not state:
-                    state.update(self.new_state(tensor))
+                    state.update(self.new_state(tensor, group["state"]))
                 if self._placements is not None:
                     state["step"] += 1
                     self._update(tensor, tensor.grad, state, group, self._placements[id(tensor)])
@@ -77,21 +86,12 @@ class OwnOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
 
-class LambOptimizer(OwnOptimizer):
+class LambOptimizer(OwnOptimizer[Lamb]):
     """LAMB (arXiv:1904.00962, algorithm 2), with bias correction and without limits unless they are set."""
-
-    def __init__(self, groups: list[dict[str, Any]], state: tuple[str, ...], settings: Lamb) -> None:
-        super().__init__(groups, state)
-        self._settings = settings
 
     def _update(self, weights: Tensor, grad: Tensor, state: State, group: dict[str, Any], placement: Placement) -> None:
         settings = self._settings
-        first, second = settings.betas
-        state["exp_avg"].lerp_(grad, 1 - first)
-        state["exp_avg_sq"].mul_(second).addcmul_(grad, grad, value=1 - second)
-        update = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt_().add_(settings.eps)
-        torch.div(state["exp_avg"], update, out=update)
-        update.div_(1 - first ** state["step"]).add_(weights, alpha=group["weight_decay"])
+        update = adam(state, grad, settings.betas, settings.eps).add_(weights, alpha=group["weight_decay"])
         if group["has_trust_ratio"] or settings.variant == "nvlamb":
             of_weights, of_update = norms(placement, weights, update)
             ratios = (of_weights / of_update).clamp(settings.min_trust_ratio, settings.max_trust_ratio)
@@ -99,12 +99,8 @@ class LambOptimizer(OwnOptimizer):
         weights.add_(update, alpha=-group["lr"])
 
 
-class LarsOptimizer(OwnOptimizer):
+class LarsOptimizer(OwnOptimizer[Lars]):
     """LARS (arXiv:1708.03888, algorithm 1): momentum of learning rate x trust ratio x (gradient + decay x weights)."""
-
-    def __init__(self, groups: list[dict[str, Any]], state: tuple[str, ...], settings: Lars) -> None:
-        super().__init__(groups, state)
-        self._settings = settings
 
     def _update(self, weights: Tensor, grad: Tensor, state: State, group: dict[str, Any], placement: Placement) -> None:
         settings, decay = self._settings, group["weight_decay"]
@@ -116,18 +112,38 @@ class LarsOptimizer(OwnOptimizer):
         weights.sub_(state["momentum_buffer"].mul_(settings.momentum).add_(update))
 
 
-class LionOptimizer(OwnOptimizer):
+class LionOptimizer(OwnOptimizer[Lion]):
     """Lion (arXiv:2302.06675, algorithm 2). It is elementwise, so it does not need to know where parameters lie."""
-
-    def __init__(self, groups: list[dict[str, Any]], state: tuple[str, ...], settings: Lion) -> None:
-        super().__init__(groups, state)
-        self._settings = settings
 
     def _update(self, weights: Tensor, grad: Tensor, state: State, group: dict[str, Any], placement: Placement) -> None:
         first, second = self._settings.betas
         update = state["exp_avg"].lerp(grad, 1 - first).sign_()
         weights.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
         state["exp_avg"].lerp_(grad, 1 - second)
+
+
+class MuonOptimizer(OwnOptimizer[Muon]):
+    """Muon for the matrices of the layers (arXiv:2502.16982, algorithm 1, with Nesterov's momentum), else AdamW."""
+
+    def _update(self, weights: Tensor, grad: Tensor, state: State, group: dict[str, Any], placement: Placement) -> None:
+        settings = self._settings
+        if group["is_matrix"]:
+            state["momentum_buffer"].mul_(settings.momentum).add_(grad)
+            update = grad.add(state["momentum_buffer"], alpha=settings.momentum)
+            replace_by_orthogonal(placement, update)
+        else:
+            update = adam(state, grad, settings.betas, settings.eps)
+        weights.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+
+
+def adam(state: State, grad: Tensor, betas: tuple[float, float], eps: float) -> Tensor:
+    """Adam's update with bias correction (arXiv:1412.6980, algorithm 1), before the learning rate and weight decay."""
+    first, second = betas
+    state["exp_avg"].lerp_(grad, 1 - first)
+    state["exp_avg_sq"].mul_(second).addcmul_(grad, grad, value=1 - second)
+    update = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt_().add_(eps)
+    torch.div(state["exp_avg"], update, out=update)
+    return update.div_(1 - first ** state["step"])
 
 
 def norms(placement: Placement, *tensors: Tensor) -> Tensor:
@@ -140,7 +156,7 @@ def norms(placement: Placement, *tensors: Tensor) -> Tensor:
 
 def squares(placement: Placement, *tensors: Tensor) -> Tensor:
     """Squared norms of what this rank holds of each parameter, one row per tensor, in float64."""
-    found = torch.zeros(len(tensors), placement.parameters, dtype=torch.float64, device=tensors[0].device)
+    found = torch.zeros(len(tensors), len(placement.shapes), dtype=torch.float64, device=tensors[0].device)
     for row, tensor in enumerate(tensors):
         flat = tensor.view(-1)
         for part in placement.fragments:
@@ -156,14 +172,57 @@ def scale(placement: Placement, tensor: Tensor, factors: Tensor) -> None:
         flat.narrow(0, part.start, part.size).mul_(factors[part.parameter])
 
 
-def own_optimizer(settings: OptimizerSettings, groups: list[dict[str, Any]], state: tuple[str, ...]) -> OwnOptimizer:
-    """The optimizer of these settings, for groups from `models.parameters.decay_groups`."""
+def replace_by_orthogonal(placement: Placement, tensor: Tensor) -> None:
+    """Replace every parameter's part of a tensor by that of the `orthogonal` matrix, in place.
+
+    All ranks call it if the placement has `reduce`. The sums are exact, as all but one of their terms are 0. So every
+    rank computes the same matrices, whatever the ZeRO stage.
+    """
+    flat = tensor.view(-1)
+    for number, shape in enumerate(placement.shapes):
+        parts = [part for part in placement.fragments if part.parameter == number]
+        whole = flat.new_zeros(shape.numel())
+        for part in parts:
+            whole.narrow(0, part.offset, part.size).copy_(flat.narrow(0, part.start, part.size))
+        if placement.reduce is not None:
+            placement.reduce(whole)
+        if parts:
+            whole = orthogonal(whole.view(shape)).view(-1)
+        for part in parts:
+            flat.narrow(0, part.start, part.size).copy_(whole.narrow(0, part.offset, part.size))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """About U V^T of a matrix U S V^T, times MATCHED_RMS x sqrt(its longer side), so that AdamW's learning rate fits.
+
+    The singular values of the result, before this factor, lie between about 0.7 and 1.2. In bf16 on a GPU, else in
+    fp32. The result is contiguous and in the dtype of the matrix.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    turned = matrix.mT if tall else matrix
+    found = turned / (torch.linalg.vector_norm(turned) + 1e-7)
+    found = found.to(torch.bfloat16) if matrix.is_cuda else found
+    first, third, fifth = QUINTIC
+    for _ in range(ITERATIONS):
+        square = found @ found.mT
+        found = first * found + (third * square + fifth * square @ square) @ found
+    scaled = found.to(matrix.dtype) * (MATCHED_RMS * max(matrix.shape) ** 0.5)
+    return (scaled.mT if tall else scaled).contiguous()
+
+
+def own_optimizer(settings: OptimizerSettings, groups: list[dict[str, Any]]) -> OwnOptimizer[Any]:
+    """The optimizer of these settings, for groups from `models.parameters.decay_groups` that also have their `state`.
+
+    A group's `state` are the names of the tensors that it keeps per parameter (planning/optimizers.py).
+    """
     match settings:
         case Lamb():
-            return LambOptimizer(groups, state, settings)
+            return LambOptimizer(groups, settings)
         case Lars():
-            return LarsOptimizer(groups, state, settings)
+            return LarsOptimizer(groups, settings)
         case Lion():
-            return LionOptimizer(groups, state, settings)
+            return LionOptimizer(groups, settings)
+        case Muon():
+            return MuonOptimizer(groups, settings)
         case _:
             raise AssertionError(f"{settings.name}: DeepSpeed builds it")

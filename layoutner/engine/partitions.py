@@ -23,26 +23,29 @@ FLAT = (
 class Partitions:
     """Reads and writes whole parameters, although a rank may hold only slices of them."""
 
-    def __init__(self, engine: Any, stage: int, state: tuple[str, ...], averages: bool = False) -> None:
+    def __init__(self, engine: Any, stage: int, state: dict[int, tuple[str, ...]], averages: bool = False) -> None:
         """Look up the partitions of a DeepSpeed engine.
 
         Args:
-            state: names of the optimizer's tensors per parameter.
+            state: names of the optimizer's tensors of a parameter, by its id.
             averages: whether the state also holds an average of the weights, which the optimizer knows nothing of.
         """
-        self.kinds = ("master", *state, *((AVERAGE,) if averages else ()))  # master = the fp32 weights
-        self._engine, self._stage, self._state = engine, stage, state
-        # At ZeRO 0 in bf16 or fp16: parameter -> its fp32 copy.
+        self._engine, self._stage, self._state, self._averages = engine, stage, state, averages
+        # At ZeRO 0 in bf16 or fp16: id of a parameter -> the parameter and its fp32 copy.
         halves, wholes = (getattr(engine.optimizer, f"{name}_groups", ()) for name in ("fp16", "fp32"))
         self._masters = (
             {
-                id(half): whole
+                id(half): (half, whole)
                 for one, other in zip(halves, wholes, strict=True)
                 for half, whole in zip(one, other, strict=True)
             }
             if stage == 0
             else {}
         )
+
+    def kinds(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """What there is of a parameter: "master", its fp32 weights, and the tensors of its optimizer state."""
+        return "master", *self._state[id(parameter)], *((AVERAGE,) if self._averages else ())
 
     def _tensors(self) -> list[tuple[torch.Tensor, list[Any]]]:
         """The tensors that the optimizer updates, in fp32, and the parameters in each.
@@ -54,7 +57,8 @@ class Partitions:
             if hasattr(optimizer, masters):
                 return list(zip(getattr(optimizer, masters), getattr(optimizer, parameters), strict=True))
         groups = self._engine.basic_optimizer.param_groups
-        return [(one, [one]) for group in groups for one in group["params"] if one.requires_grad]
+        halves = {id(whole): half for half, whole in self._masters.values()}
+        return [(one, [halves.get(id(one), one)]) for group in groups for one in group["params"] if one.requires_grad]
 
     def _slice(self, parameter: Any) -> tuple[int, int]:
         """First element and size, padding included, of this rank's slice of a parameter at ZeRO 3."""
@@ -72,37 +76,39 @@ class Partitions:
             if self._stage == 0:
                 placements[id(tensor)] = Placement.whole(tensor)
                 continue
-            fragments, start = [], 0
+            fragments, start, shapes = [], 0, tuple(map(shape_of, parameters))
             for number, parameter in enumerate(parameters):
                 if self._stage == 3:
                     # Slices of the parameters lie end to end. On the last ranks they end in padding, or are padding.
                     before, size = self._slice(parameter)
-                    fragments.append(Fragment(number, start, max(0, min(size, parameter.ds_numel - before))))
+                    fragments.append(Fragment(number, start, max(0, min(size, parameter.ds_numel - before)), before))
                     start += size
                 elif parameter._hp_mapping is not None:  # otherwise this rank holds nothing of it
                     address = parameter._hp_mapping.get_hp_fragment_address()
-                    fragments.append(Fragment(number, address.start, address.numel))
+                    before = parameter._hp_mapping.lp_fragment_address.start
+                    fragments.append(Fragment(number, address.start, address.numel, before))
             held = tuple(fragment for fragment in fragments if fragment.size)
-            placements[id(tensor)] = Placement(len(parameters), held, reduce)
+            placements[id(tensor)] = Placement(shapes, held, reduce)
         return placements
 
     def names(self) -> dict[int, list[str]]:
         """Names of the parameters in each tensor that the optimizer updates, by its id, as `placements` numbers them."""
-        names = {id(self._masters.get(id(one), one)): name for name, one in self._engine.module.named_parameters()}
+        names = {id(one): name for name, one in self._engine.module.named_parameters()}
         return {id(tensor): [names[id(one)] for one in parameters] for tensor, parameters in self._tensors()}
 
     def fill(self, updates: int | None = None) -> None:
         """Create the optimizer state that the first step would create, and set its step count to `updates`."""
         optimizer, inner = self._engine.optimizer, self._engine.basic_optimizer
-        for tensor, _ in self._tensors():
-            state = inner.state[tensor]
-            if self._state[0] not in state:
+        for tensor, parameters in self._tensors():
+            # A tensor holds parameters of one group.
+            state, names = inner.state[tensor], self._state[id(parameters[0])]
+            if names[0] not in state:
                 if isinstance(inner, OwnOptimizer):
-                    state.update(inner.new_state(tensor))
+                    state.update(inner.new_state(tensor, names))
                 else:
                     state["step"] = torch.zeros((), device=tensor.device)
-                    state.update({kind: torch.zeros_like(tensor) for kind in self._state})
-            if AVERAGE in self.kinds and AVERAGE not in state:
+                    state.update({kind: torch.zeros_like(tensor) for kind in names})
+            if self._averages and AVERAGE not in state:
                 state[AVERAGE] = tensor.detach().clone()
             if updates is not None:
                 is_tensor = torch.is_tensor(state["step"])
@@ -115,7 +121,7 @@ class Partitions:
     def whole(self, parameter: nn.Parameter, kind: str) -> torch.Tensor:
         """The fp32 weights of a parameter, or a tensor of its optimizer state, gathered from all ranks."""
         if self._stage == 0:
-            master = self._masters.get(id(parameter), parameter)
+            _, master = self._masters.get(id(parameter), (parameter, parameter))
             whole = master if kind == "master" else self._engine.basic_optimizer.state[master][kind]
         elif kind == "master":
             whole = deepspeed.utils.safe_get_full_fp32_param(parameter)

@@ -12,30 +12,34 @@ LAYER = re.compile(r"\.layers?\.(\d+)\.")
 HEAD = re.compile(r"(^|\.)(classifier|head|final_norm|pooler)\.")
 
 
-def decay_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def decay_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float = 1.0, matrices: bool = False
+) -> list[dict[str, Any]]:
     """Optimizer parameter groups: no weight decay for biases and LayerNorm weights, `weight_decay` for the rest.
 
     Each group also has `has_trust_ratio`, whether LAMB and LARS give its parameters a trust ratio (those with weight
     decay), and `lr_scale`, the factor of its learning rate: layer_decay^(D - depth). The head has depth D, layer n
-    depth n + 1, and the embeddings depth 0 (BEiT, arXiv:2106.08254). With layer_decay = 1 there are two groups.
+    depth n + 1, and the embeddings depth 0 (BEiT, arXiv:2106.08254). With `matrices`, the matrices of the layers are
+    in groups of their own, which have `is_matrix`.
     """
     norms = {id(module.weight) for module in model.modules() if isinstance(module, nn.LayerNorm)}
     depths = {name: _depth(name) for name, _ in model.named_parameters()}
     top = max((depth for depth in depths.values() if depth is not None), default=0) + 1
-    groups: dict[tuple[bool, int], list[nn.Parameter]] = {(True, top): [], (False, top): []}
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {(True, top, False): [], (False, top, False): []}
     for name, parameter in model.named_parameters():
         depth = depths[name] if layer_decay < 1 else None
         decays = not (name.endswith("bias") or id(parameter) in norms)
-        groups.setdefault((decays, top if depth is None else depth), []).append(parameter)
+        is_matrix = matrices and decays and parameter.ndim == 2 and bool(depths[name])
+        groups.setdefault((decays, top if depth is None else depth, is_matrix), []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": weight_decay if decays else 0.0,
             "has_trust_ratio": decays,
+            "is_matrix": is_matrix,
             "lr_scale": layer_decay ** (top - depth),
         }
-        for (decays, depth), parameters in groups.items()
-        if parameters or depth == top
+        for (decays, depth, is_matrix), parameters in groups.items()
     ]
 
 

@@ -56,12 +56,8 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
         shallow.num_hidden_layers, shallow.vocab_size = layers, max(ROWS, (config.pad_token_id or 0) + 1)
         if getattr(config, "layer_types", None):
             shallow.layer_types = config.layer_types[:layers]
-        if (
-            device == "cuda"
-            and masks == "torch"
-            and family not in OWN_ATTENTION
-            and settings.model.attention != "eager"
-        ):
+        in_kernel = masks == "torch" and family not in OWN_ATTENTION and settings.model.attention != "eager"
+        if device == "cuda" and in_kernel:  # attention dropout, so that nothing of it is kept
             for name in ATTENTION_DROPOUT:
                 if hasattr(shallow, name):
                     setattr(shallow, name, 0.0)

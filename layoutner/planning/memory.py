@@ -138,7 +138,8 @@ def estimate(
     held = activations(network, dtype, micro_batch_size, window_tokens)
     offloads = device != "cpu" and stage > 0 and bool(zero.get("offload_optimizer"))
     bucket = min(int(zero.get("reduce_bucket_size", BUCKET)), BUCKET) * item
-    tensors = 4 * (len(OPTIMIZERS[optimizer].state) + averages)  # bytes of the optimizer state, per parameter
+    # Bytes of the optimizer state, per parameter; muon has less for the matrices of the layers.
+    tensors = 4 * (len(OPTIMIZERS[optimizer].state) + averages)
     parameters, states, backward, step = whole * item + frozen, (4 + tensors) * share, 0, 0
     if stage == 0:
         gradients = whole * item

@@ -1,6 +1,8 @@
 """The table of optimizers: who computes each of them, and which state it keeps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 # Name of the tensor that optimizer.average_decay adds to the state of any of them: the average of the fp32 weights.
 AVERAGE = "average"
@@ -12,6 +14,11 @@ class Optimizer:
 
     state: tuple[str, ...]  # names of the fp32 tensors that it keeps per parameter, besides the fp32 weights
     deepspeed: str | None = None  # DeepSpeed's name for it; None: layoutner's own (engine/optimizers.py)
+    matrices: tuple[str, ...] | None = None  # state of the matrices of the layers, if it updates them in another way
+
+    def state_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The state of the parameters of a group from `models.parameters.decay_groups`."""
+        return self.matrices if self.matrices is not None and group["is_matrix"] else self.state
 
 
 OPTIMIZERS = {
@@ -19,4 +26,5 @@ OPTIMIZERS = {
     "lamb": Optimizer(("exp_avg", "exp_avg_sq")),
     "lars": Optimizer(("momentum_buffer",)),
     "lion": Optimizer(("exp_avg",)),
+    "muon": Optimizer(("exp_avg", "exp_avg_sq"), matrices=("momentum_buffer",)),
 }

@@ -14,7 +14,7 @@ from layoutner.models.attention import require_attention
 from layoutner.models.dropout import masks_from
 from layoutner.models.families import FAMILIES
 from layoutner.models.network import new_network, open_config
-from layoutner.models.parameters import DTYPES
+from layoutner.models.parameters import DTYPES, decay_groups
 from layoutner.models.sizes import Sample
 from layoutner.planning.batch_plan import plan_settings
 from layoutner.planning.optimizers import OPTIMIZERS
@@ -52,23 +52,30 @@ def measure(settings: Settings, ranks: Sequence[int], labels: int) -> dict[int, 
     )
     model = model.to(device, DTYPES[settings.precision.dtype]).train()
     # DeepSpeed updates fp32 weights and moments, whatever the network computes in.
-    masters = [one.detach().float().clone().requires_grad_() for one in model.parameters() if one.requires_grad]
-    for one in masters:
-        one.grad = torch.zeros_like(one)
+    masters = {id(one): one.detach().float().clone() for one in model.parameters() if one.requires_grad}
+    for one in masters.values():
+        one.requires_grad_().grad = torch.zeros_like(one)
     optimizer: torch.optim.Optimizer
     if (row := OPTIMIZERS[settings.optimizer.name]).deepspeed is None:
-        group = {"params": masters, "weight_decay": 0.0, "has_trust_ratio": True}
-        optimizer = own_optimizer(settings.optimizer, [group], row.state)
-        optimizer.bind({id(one): Placement.whole(one) for one in masters})
+        groups = [
+            {
+                **group,
+                "params": [masters[id(one)] for one in group["params"] if one.requires_grad],
+                "state": row.state_of(group),
+            }
+            for group in decay_groups(model, 0.0, matrices=row.matrices is not None)
+        ]
+        optimizer = own_optimizer(settings.optimizer, groups)
+        optimizer.bind({id(one): Placement.whole(one) for one in masters.values()})
     else:
-        optimizer = torch.optim.AdamW(masters, lr=0.0, fused=True)
-    decay = settings.optimizer.average_decay
-    averages = [one.detach().clone() for one in masters] if decay else []
+        optimizer = torch.optim.AdamW(masters.values(), lr=0.0, fused=True)
+    weights, decay = list(masters.values()), settings.optimizer.average_decay
+    averages = [one.detach().clone() for one in weights] if decay else []
 
     def step() -> None:
         optimizer.step()
         if averages:
-            add_to_average(averages, masters, decay)
+            add_to_average(averages, weights, decay)
 
     @cache
     def window(micro_batch_size: int, _: int) -> float:

@@ -30,7 +30,7 @@ class _Optimizer(Section):
     weight_decay: float = Field(
         0.0,
         ge=0,
-        description="weight decay; not applied to biases and LayerNorm. adamw, lion: decoupled; lamb: part of the "
+        description="weight decay; not applied to biases and LayerNorm. adamw, lion, muon: decoupled; lamb: part of the "
         "update that the trust ratio scales; lars: part of the gradient",
     )
     max_grad_norm: float = Field(
@@ -96,7 +96,7 @@ class Lars(_Optimizer):
     """[optimizer] with name = lars."""
 
     name: Literal["lars"] = "lars"
-    momentum: float = Field(0.9, ge=0, lt=1, description="lars: momentum")
+    momentum: float = Field(0.9, ge=0, lt=1, description="lars, muon: momentum; muon: default 0.95")
     trust_coefficient: float = Field(
         0.001,
         gt=0,
@@ -112,6 +112,14 @@ class Lion(_Moments):
     betas: Betas = Field((0.9, 0.99), description="decay rates of the update and of the momentum")
 
 
+class Muon(_Moments):
+    """[optimizer] with name = muon."""
+
+    name: Literal["muon"] = "muon"
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    momentum: float = Field(0.95, ge=0, lt=1, description="momentum of the matrices of the layers")
+
+
 def _name(value: Any) -> Any:
     """The optimizer that a section asks for; adamw if it names none."""
     return value.get("name", "adamw") if isinstance(value, dict) else getattr(value, "name", None)
@@ -121,15 +129,16 @@ OptimizerSettings = Annotated[
     Annotated[AdamW, Tag("adamw")]
     | Annotated[Lamb, Tag("lamb")]
     | Annotated[Lars, Tag("lars")]
-    | Annotated[Lion, Tag("lion")],
+    | Annotated[Lion, Tag("lion")]
+    | Annotated[Muon, Tag("muon")],
     Discriminator(_name),
 ]
 
 
-BY_NAME: dict[str, type[Section]] = {"adamw": AdamW, "lamb": Lamb, "lars": Lars, "lion": Lion}
+BY_NAME: dict[str, type[Section]] = {"adamw": AdamW, "lamb": Lamb, "lars": Lars, "lion": Lion, "muon": Muon}
 
 
-class AnyOptimizer(AdamW, Lamb, Lars, Lion):  # AdamW first, for its defaults
+class AnyOptimizer(AdamW, Lamb, Lars, Lion, Muon):  # AdamW first, for its defaults
     """[optimizer]: the keys of the optimizer `name`. The keys of another optimizer are refused."""
 
-    name: Literal["adamw", "lamb", "lars", "lion"] = Field("adamw", description="optimizer")  # type: ignore[assignment]
+    name: Literal["adamw", "lamb", "lars", "lion", "muon"] = Field("adamw", description="optimizer")  # type: ignore[assignment]

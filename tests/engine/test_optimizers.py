@@ -1,4 +1,4 @@
-"""LAMB, LARS and Lion equal their published formulas at every ZeRO stage, on any number of ranks, after a restart."""
+"""LAMB, LARS, Lion and Muon equal their published formulas at every ZeRO stage, on any number of ranks, after a restart."""
 
 import json
 
@@ -11,10 +11,10 @@ WORKER = ROOT / "tests" / "workers" / "optimizers.py"
 SLOW = pytest.mark.slow
 STAGES = ("0", "1", "2", "3")
 OFFLOADING = ("2-offload", "3-offload")
-FAST = {("lamb", stage) for stage in STAGES} | {("nvlamb", "3"), ("lars", "2")}  # see FAST of the worker
+FAST = {("lamb", stage) for stage in STAGES} | {("nvlamb", "3"), ("lars", "2"), ("muon", "3")}  # see FAST of the worker
 CASES = [
     pytest.param(name, stage, ranks, marks=[] if (name, stage) in FAST and ranks == 2 else SLOW)
-    for name in ("lamb", "nvlamb", "lars", "lion", "adamw")
+    for name in ("lamb", "nvlamb", "lars", "lion", "muon", "adamw")
     for stage in (STAGES + OFFLOADING if name == "lamb" else STAGES)
     for ranks in (2, 1, 4)
 ]
@@ -54,12 +54,20 @@ def test_it_goes_on_at_another_stage_and_on_other_ranks(name: str, stage: str, r
 @SLOW
 @pytest.mark.parametrize("ranks", [2, 1, 4])
 @pytest.mark.parametrize(
-    ("name", "stage"), [("lamb", stage) for stage in STAGES + OFFLOADING] + [("lars", stage) for stage in STAGES]
+    ("name", "stage"), [("lamb", stage) for stage in STAGES + OFFLOADING] + [(name, stage) for name in ("lars", "muon") for stage in STAGES]
 )
 def test_bf16_networks_have_the_same_fp32_weights(name: str, stage: str, ranks: int, results: Results) -> None:
     # The reference gets the gradients of the bf16 network, so only the optimizer is compared.
     assert results[ranks][f"{name}/bf16/{stage}"]["weights"] <= 1e-6
     assert results[ranks][f"{name}/bf16/to {stage}"]["weights"] <= 1e-6
+
+
+@SLOW
+@pytest.mark.parametrize("stage", STAGES)
+def test_lamb_of_a_library_is_right_at_stage_0_alone(stage: str, results: Results) -> None:
+    # Why layoutner has its own: pytorch_optimizer's takes norms of whatever lies in a rank's slice.
+    measured = results[2]["foreign"][stage]
+    assert measured <= 1e-4 if stage == "0" else not measured <= 0.05  # at ZeRO 3 it may be NaN
 
 
 @SLOW

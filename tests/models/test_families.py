@@ -1,6 +1,7 @@
 """Checkpoints become token classifiers, or the run stops."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -456,3 +457,15 @@ def test_layers_near_the_input_learn_more_slowly(family: str, checkpoints: dict[
         own = [name for name in named if f"layer.{layer}." in name or f"layers.{layer}." in name]
         assert {scales[id(named[name])] for name in own} == {0.5 ** (layers - layer)}
     assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
+
+
+@pytest.mark.parametrize("family", BUILT)
+def test_the_matrices_of_the_layers_can_be_a_group_of_their_own(family: str, checkpoints: dict[str, Path]) -> None:
+    model: Any = build(opened(checkpoints[family]), TAGS, None)
+    groups = decay_groups(model, 0.1, matrices=True)
+    of_matrices = {id(one) for group in groups if group["is_matrix"] for one in group["params"]}
+    named = dict(model.named_parameters())
+    matrices = {name for name, one in named.items() if re.search(r"layers?\.\d", name) and one.ndim == 2}
+    assert {name for name, one in named.items() if id(one) in of_matrices} == matrices != set()
+    assert sum(len(group["params"]) for group in groups) == len(named)
+    assert not any(group["is_matrix"] for group in decay_groups(model, 0.1))

@@ -137,7 +137,7 @@ def test_preset_and_stage_must_agree() -> None:
         rendered(deepspeed={"preset": "zero_3"})
 
 
-@pytest.mark.parametrize("name", ["lamb", "lars", "lion"])
+@pytest.mark.parametrize("name", ["lamb", "lars", "lion", "muon"])
 def test_the_json_names_no_optimizer_that_deepspeed_does_not_run(name: str) -> None:
     config = rendered(optimizer={"name": name}, deepspeed={"zero_stage": "2"})
     assert "optimizer" not in config

@@ -14,7 +14,7 @@ def settings(batch: int, reference: int | None, **optimizer: str) -> Settings:
 
 @pytest.mark.parametrize(("rule", "lr"), [("linear", 16e-3), ("sqrt", 4e-3)])
 def test_the_learning_rate_follows_the_batch(rule: str, lr: float) -> None:
-    for name in ("adamw", "lamb", "lars", "lion"):
+    for name in ("adamw", "lamb", "lars", "lion", "muon"):
         assert scaled_optimizer(settings(256, 16, name=name, scale_lr=rule)).lr == pytest.approx(lr)
     assert scaled_optimizer(settings(4, 16, scale_lr="sqrt")).lr == pytest.approx(5e-4)  # a smaller batch, too
 

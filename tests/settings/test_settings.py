@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from layoutner.errors import SettingsError
 from layoutner.planning.optimizers import OPTIMIZERS
-from layoutner.settings.optimizer import AdamW, Lamb, Lars, Lion
+from layoutner.settings.optimizer import BY_NAME, AdamW, Lamb, Lion
 from layoutner.settings.recipes import recipe_names
 from layoutner.settings.tree import load, sections
 from tests.builders.processes import ROOT, call
@@ -100,7 +100,7 @@ def test_every_key_has_a_description() -> None:
         ({"optimizer": {"lr": "-1"}}, "optimizer.lr = '-1'"),
         ({"optimizer": {"betas": "0.9"}}, "optimizer.betas"),
         ({"optimizer": {"betas": "0.9,1.5"}}, "each lies in"),
-        ({"optimizer": {"name": "adam"}}, "optimizer.name = 'adam': must be one of 'adamw', 'lamb', 'lars', 'lion'"),
+        ({"optimizer": {"name": "adam"}}, "optimizer.name = 'adam': must be one of 'adamw', 'lamb', 'lars', 'lion', 'muon'"),
         ({"optimizer": {"momentum": "0.5"}}, "optimizer.momentum = '0.5': optimizer.name = adamw has no momentum"),
         ({"optimizer": {"name": "lars", "betas": "0.9,0.9"}}, "optimizer.name = lars has no betas"),
         (
@@ -185,6 +185,5 @@ def test_an_optimizer_is_chosen_by_its_name_from_any_source(tmp_path: Path, monk
 
 
 def test_help_and_documentation_know_the_keys_of_every_optimizer() -> None:
-    keys = {key for optimizer in (AdamW, Lamb, Lars, Lion) for key in optimizer.model_fields}
-    assert set(sections()["optimizer"].model_fields) == keys
-    assert set(OPTIMIZERS) == {optimizer.model_fields["name"].default for optimizer in (AdamW, Lamb, Lars, Lion)}
+    assert set(sections()["optimizer"].model_fields) == {key for one in BY_NAME.values() for key in one.model_fields}
+    assert set(OPTIMIZERS) == {one.model_fields["name"].default for one in BY_NAME.values()} == set(BY_NAME)

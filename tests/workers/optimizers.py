@@ -37,7 +37,7 @@ SIZE = {"hidden_size": 18, "num_hidden_layers": 2, "num_attention_heads": 3, "in
 STEPS, SAVED = 6, 3  # optimizer steps, and that after which a checkpoint is saved
 LR, DECAY, LAYER_DECAY = 0.05, 0.1, 0.8
 STAGES = ("0", "1", "2", "3", "2-offload", "3-offload")  # names of presets, after "zero"
-COSINE = ("lamb", "lion")  # the others have DeepSpeed's linear scheduler
+COSINE = ("lamb", "lion", "muon")  # the others have DeepSpeed's linear scheduler
 EXEMPT = ("bias", "LayerNorm.weight")
 
 OPTIMIZERS: dict[str, dict[str, str]] = {
@@ -45,15 +45,17 @@ OPTIMIZERS: dict[str, dict[str, str]] = {
     "nvlamb": {"name": "lamb", "variant": "nvlamb", "max_trust_ratio": "0.5", "max_grad_norm": "0.3"},
     "lars": {"name": "lars", "trust_coefficient": "0.1"},
     "lion": {"name": "lion"},
+    "muon": {"name": "muon", "max_grad_norm": "0.3"},
     "adamw": {"name": "adamw"},
 }
 
 # What is measured, by optimizer and number format.
-FAST = {("lamb", "fp32"): STAGES[:4], ("nvlamb", "fp32"): ("3",), ("lars", "fp32"): ("2",)}
+FAST = {("lamb", "fp32"): STAGES[:4], ("nvlamb", "fp32"): ("3",), ("lars", "fp32"): ("2",), ("muon", "fp32"): ("3",)}
 ALL = {(name, "fp32"): STAGES[:4] for name in OPTIMIZERS} | {
     ("lamb", "fp32"): STAGES,
     ("lamb", "bf16"): STAGES,
     ("lars", "bf16"): STAGES[:4],
+    ("muon", "bf16"): STAGES[:4],
 }
 
 Tensors = dict[str, torch.Tensor]
@@ -95,7 +97,17 @@ class Reference:
         for name, whole in gradient.items():
             grad = clipping * whole
             exempt = name.endswith(EXEMPT)
-            self.weights[name] = self.updated(name, grad, 0.0 if exempt else DECAY, lr * scale_of(name), exempt)
+            moved = self.moved_by_muon if is_muons(self.settings, name, grad) else self.updated
+            self.weights[name] = moved(name, grad, 0.0 if exempt else DECAY, lr * scale_of(name), exempt)
+
+    def moved_by_muon(self, name: str, grad: torch.Tensor, decay: float, lr: float, _: bool) -> torch.Tensor:
+        momentum = self.settings.momentum
+        self.state["momentum_buffer"][name] = momentum * self.state["momentum_buffer"][name] + grad
+        x = grad + momentum * self.state["momentum_buffer"][name]
+        x = x / (x.norm() + 1e-7)
+        for _ in range(5):
+            x = 3.4445 * x - 4.7750 * (x @ x.T @ x) + 2.0315 * (x @ x.T @ x @ x.T @ x)
+        return self.weights[name] * (1 - lr * decay) - lr * 0.2 * max(x.shape) ** 0.5 * x
 
     def updated(self, name: str, grad: torch.Tensor, decay: float, lr: float, exempt: bool) -> torch.Tensor:
         settings, weight, state = self.settings, self.weights[name], self.state
@@ -121,6 +133,10 @@ class Reference:
         if adapts and weight.norm() > 0 and update.norm() > 0:
             ratio = (weight.norm() / update.norm()).clamp(settings.min_trust_ratio, settings.max_trust_ratio)
         return weight - lr * ratio * update
+
+
+def is_muons(settings: Any, name: str, grad: torch.Tensor) -> bool:
+    return settings.name == "muon" and ".layer." in name and grad.ndim == 2
 
 
 def scale_of(name: str) -> float:
@@ -225,6 +241,41 @@ def measure_resumed(name: str, dtype: str, stage: str, source: str, folder: Path
     return found
 
 
+def foreign_error(stage: int, ranks: Ranks) -> float:
+    """Relative error of all updates of pytorch_optimizer's LAMB under ZeRO, against the same optimizer without it."""
+    from pytorch_optimizer import Lamb
+
+    model, plain = new_model(), new_model()
+    start = [weight.detach().clone() for weight in plain.parameters()]
+    config = {
+        "train_batch_size": ranks.size,
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+    }
+    engine, *_ = deepspeed.initialize(model=model, optimizer=Lamb(model.parameters(), lr=LR), config=config)
+    alone = Lamb(plain.parameters(), lr=LR)
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        inputs, targets = torch.randint(37, (ranks.size, 2, 16)), torch.randint(3, (ranks.size, 2, 16))
+        alone.zero_grad()
+        for rank in range(ranks.size):
+            logits = plain.eval()(input_ids=inputs[rank]).logits
+            (nn.functional.cross_entropy(logits.flatten(0, 1), targets[rank].flatten()) / ranks.size).backward()
+        alone.step()
+        engine.eval()
+        logits = engine(input_ids=inputs[ranks.rank]).logits
+        engine.backward(nn.functional.cross_entropy(logits.flatten(0, 1), targets[ranks.rank].flatten()))
+        engine.step()
+    wrong, moved = 0.0, 0.0
+    for weight, other, before in zip(model.parameters(), plain.parameters(), start, strict=True):
+        with deepspeed.zero.GatheredParameters(weight, enabled=stage == 3):
+            wrong += float((weight.detach() - other.detach()).double().square().sum())
+        moved += float((other.detach() - before).double().square().sum())
+    engine.destroy()
+    return (wrong / moved) ** 0.5
+
+
 def main() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     folder, out, tier = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -240,6 +291,7 @@ def main() -> None:
     if not fast:
         for stage in ("0", "1", "3"):
             results[f"lamb/fp16/{stage}"] = measure("lamb", "fp16", stage, folder, ranks)
+        results["foreign"] = {stage: foreign_error(int(stage), ranks) for stage in STAGES[:4]}
     if ranks.is_rank_zero:
         out.write_text(json.dumps(results))
     ranks.close()
