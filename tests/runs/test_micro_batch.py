@@ -31,8 +31,7 @@ def settings(checkpoint: Path, batch: int = 64, **model: str) -> Settings:
 
 def with_free(monkeypatch: pytest.MonkeyPatch, size: int, *arguments: Settings) -> list[int | str]:
     monkeypatch.setattr(micro_batch, "free_memory_bytes", lambda _: size)
-    with Ranks.join(device="cpu") as ranks:
-        return [measured_micro_batch(one, ranks).batch.micro_batch_size for one in arguments]
+    return [measured_micro_batch(one, Ranks.alone("cpu")).batch.micro_batch_size for one in arguments]
 
 
 def test_more_memory_takes_more_windows_up_to_the_global_batch(
