@@ -3,6 +3,10 @@
 import os
 import resource
 import sys
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
 
 
 def available_cpus() -> int:
@@ -16,8 +20,29 @@ def cpus_per_rank(ranks: int) -> int:
     Args:
         ranks: number of ranks on this machine, if the launcher does not say it in the environment.
     """
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(ranks))))
-    return max(1, available_cpus() // beside)
+    return max(1, available_cpus() // _local_ranks(ranks))
+
+
+def _local_ranks(ranks: int) -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", str(ranks))))
+
+
+def free_memory_bytes(ranks: int) -> int:
+    """A rank's share of the memory that is free, in bytes: that of the machine, or of its cgroup if this is less.
+
+    Args:
+        ranks: see `cpus_per_rank`.
+    """
+    if MEMINFO.exists():
+        lines = dict(line.split(":") for line in MEMINFO.read_text(encoding="ascii").splitlines())
+        free = int(lines["MemAvailable"].removesuffix("kB")) * 1024
+    else:  # macOS does not say what is free
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most, used = ((CGROUP / name).read_text(encoding="ascii").strip() if (CGROUP / name).exists() else "max"
+                  for name in ("memory.max", "memory.current"))
+    if "max" not in (most, used):
+        free = min(free, int(most) - int(used))
+    return free // _local_ranks(ranks)
 
 
 def peak_memory_bytes() -> int:

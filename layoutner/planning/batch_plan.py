@@ -146,12 +146,24 @@ def plan_settings(settings: Settings, world_size: int) -> BatchPlan:
     """`plan_batch` for the settings of a run.
 
     Raises:
-        SettingsError: batch.micro_batch_tokens is too small for a window of data.max_length.
+        SettingsError: batch.micro_batch_tokens is too small for a window of data.max_length; batch.micro_batch_size has
+            no number yet.
     """
     batch, max_length = settings.batch, settings.data.max_length
+    if batch.micro_batch_size == "auto":
+        raise SettingsError(
+            "batch.micro_batch_size = auto is found out by `layoutner train` on its device: give a number here; "
+            "`layoutner config plan --gpu-memory` names the largest that fits"
+        )
     if batch.micro_batch_tokens is not None and batch.micro_batch_tokens < max_length:
         raise SettingsError(
             f"batch.micro_batch_tokens = {batch.micro_batch_tokens} is less than data.max_length = {max_length}, so a "
             "full window would not fit into a micro-batch: raise it, or lower data.max_length"
         )
     return plan_batch(batch.global_batch_size, batch.micro_batch_size, world_size, batch.micro_batch_tokens)
+
+
+def with_micro_batch(settings: Settings, micro_batch_size: int) -> Settings:
+    """The settings with this batch.micro_batch_size."""
+    batch = settings.batch.model_copy(update={"micro_batch_size": micro_batch_size})
+    return settings.model_copy(update={"batch": batch})

@@ -11,7 +11,7 @@ from layoutner.documents.store import Store, is_store
 from layoutner.errors import SettingsError, require_all
 from layoutner.models.source import checkpoint_name
 from layoutner.pages.labels import read_labels
-from layoutner.planning.batch_plan import plan_settings
+from layoutner.planning.batch_plan import plan_settings, with_micro_batch
 from layoutner.planning.ramp import Ramp
 from layoutner.planning.render import load_preset, render
 from layoutner.planning.schedule import Schedule, plan_schedule
@@ -73,6 +73,8 @@ def _require_schedule(settings: Settings) -> None:
 
 def _require_engine(settings: Settings) -> None:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.batch.micro_batch_size == "auto":
+        settings = with_micro_batch(settings, 1)
     batch = plan_settings(settings, world_size)
     # Use a dummy schedule: its length does not affect whether the DeepSpeed config is valid.
     render(settings, batch, Schedule(1, 0, Ramp.of(batch.global_batch_size), "not known yet"))

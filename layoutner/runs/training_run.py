@@ -11,6 +11,7 @@ from layoutner.models.attention import require_attention
 from layoutner.models.flops import NetworkFlops, matmul_peak
 from layoutner.models.loading import build
 from layoutner.models.parameters import DTYPES
+from layoutner.runs.micro_batch import measured_micro_batch
 from layoutner.settings.tree import Settings
 from layoutner.tracking.trackers import open_tracker
 from layoutner.training import checkpoint as checkpoints
@@ -55,6 +56,7 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
         LayoutnerError: an error that is not a bug; its class tells the kind.
     """
     plan = agreed_plan(settings, ranks)
+    settings = plan.settings
     folder = settings.run.output_dir
     ranks.run_on_rank_zero(lambda: reacquire_lock(folder))
     resumed = ranks.run_on_rank_zero(
@@ -81,6 +83,7 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
 def agreed_plan(settings: Settings, ranks: Ranks) -> Plan:
     """Make the plan, and check that all ranks have the same one and that all page images can be read. All call it."""
     logger.info("%s", preflight.table(settings, ranks))
+    settings = measured_micro_batch(settings, ranks)
     with ranks.activity("local", "reading checkpoint and documents"):
         plan = ranks.run_on_all_ranks(lambda: _plan_alone(settings, ranks))
         preflight.require_same_plan(plan, ranks)

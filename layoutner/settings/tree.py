@@ -90,8 +90,10 @@ class BatchSettings(Section):
         ge=1,
         description="global batch that optimizer.lr was chosen for; optimizer.scale_lr and scale_betas scale from it",
     )
-    micro_batch_size: int = Field(
-        8, ge=1, description="largest micro-batch: windows per forward on one rank; the actual one may be smaller"
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        8,
+        description="largest micro-batch: windows of one forward and backward pass on one rank; the actual one may be "
+        "smaller. auto = as many as fit into memory, found out before the run",
     )
     micro_batch_tokens: int | None = Field(
         None,

@@ -1,0 +1,99 @@
+"""The largest micro-batch that fits into the memory of every rank: batch.micro_batch_size = auto."""
+
+import logging
+
+import torch
+
+from layoutner.distributed.machine import free_memory_bytes
+from layoutner.distributed.ranks import Ranks
+from layoutner.errors import SettingsError
+from layoutner.models.dropout import masks_from
+from layoutner.models.families import FAMILIES
+from layoutner.models.network import new_network, open_config
+from layoutner.models.parameters import DTYPES
+from layoutner.models.sizes import Sample, count_network
+from layoutner.planning.batch_plan import plan_settings, with_micro_batch
+from layoutner.planning.memory import show
+from layoutner.planning.memory_plan import Case, advice
+from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.schedule import ScheduleSettings
+from layoutner.settings.tree import Settings
+
+logger = logging.getLogger(__name__)
+
+SHARE = 0.9  # of the free memory that a run may take: allocators cannot use every gap
+LABELS = 13  # tags of the network that is measured; a few more do not matter
+
+
+def measured_micro_batch(settings: Settings, ranks: Ranks) -> Settings:
+    """The settings with a number for batch.micro_batch_size = auto, the same on every rank. All ranks call it.
+
+    Each rank estimates what a micro-batch of full windows takes (planning/memory.py). On a GPU it also runs a forward and
+    a backward pass of it beside as much memory as the states of the model will take, and less until that fits. The
+    smallest result of all ranks is used. The gradient does not depend on it.
+
+    Raises:
+        SettingsError: on every rank: not even one window fits; the message says what to change.
+    """
+    if settings.batch.micro_batch_size != "auto":
+        return settings
+    with ranks.activity("local", "measuring the largest micro-batch"):
+        own = ranks.run_on_all_ranks(lambda: _largest(settings, ranks))
+    found = -int(ranks.all_reduce_max(-own))
+    logger.info(
+        "batch.micro_batch_size = auto: %d windows of %d tokens fit on every rank", found, settings.data.max_length
+    )
+    return with_micro_batch(settings, found)
+
+
+def _largest(settings: Settings, ranks: Ranks) -> int:
+    """The largest micro-batch of this rank."""
+    on_gpu = ranks.device.type == "cuda"
+    free = torch.cuda.mem_get_info(ranks.device)[0] if on_gpu else free_memory_bytes(ranks.size)
+    limit = int(SHARE * free)
+    one = with_micro_batch(settings, 1)
+    network = count_network(settings, LABELS, "cuda" if on_gpu else "cpu")
+    schedule = plan_schedule(ScheduleSettings(max_steps=1), settings.batch.global_batch_size, None)
+    batch = plan_settings(one, ranks.size)
+    case = Case(one, batch, schedule, network, settings.data.max_length, "cuda" if on_gpu else "cpu")
+    size = case.largest(limit)
+    while on_gpu and size and not _runs(case.on(ranks.size, size), ranks.device):
+        size = size - 1
+    if not size:
+        raise SettingsError("\n".join(["batch.micro_batch_size = auto: not even one window fits", *advice(case, limit)]))
+    memory = case.on(ranks.size, size).memory()
+    logger.info(
+        "memory: a micro-batch of %d windows takes %s, of %s that are free: %s of states and %s of activations",
+        size,
+        show(memory.total),
+        show(free),
+        show(memory.model_states),
+        show(memory.activations),
+    )
+    return size
+
+
+def _runs(case: Case, device: torch.device) -> bool:
+    """Whether a forward and a backward pass fit on the GPU, beside the states of the model."""
+    settings, own = case.settings, case.settings.model
+    family, config = open_config(own)
+    sees_images = FAMILIES[family].image is not None and own.images == "use"
+    tags = [str(label) for label in range(LABELS)]
+    try:
+        # Their memory is taken at once; the network's own weights and gradients are a part of it.
+        weights = case.network.parameters * DTYPES[settings.precision.dtype].itemsize
+        rest = torch.empty(max(0, case.memory().model_states - 2 * weights), dtype=torch.uint8, device=device)
+        model = new_network(
+            family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention, own.gradient_checkpointing
+        )
+        model = model.to(device, DTYPES[settings.precision.dtype]).train()
+        size = case.batch.micro_batch_size
+        sample = Sample.make(model, family, size, settings.data.max_length, sees_images).to(device)
+        with masks_from(model, sample.keys):
+            sample.loss(model).backward()  # type: ignore[no-untyped-call]
+        del rest
+        return True
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()
