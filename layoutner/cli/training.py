@@ -1,4 +1,4 @@
-"""`layoutner train`, `layoutner cross-validate`, which trains once per fold, and `layoutner noise-scale`."""
+"""`layoutner train`, `cross-validate`, which trains once per fold, `noise-scale` and `critical-batch`."""
 
 import argparse
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger("layoutner")
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `train`, `cross-validate` and `noise-scale`."""
+    """Add `train`, `cross-validate`, `noise-scale` and `critical-batch`."""
     train = add_command(commands, "train", _train, "train, evaluate, save; use deepspeed or torchrun for many ranks")
     add_settings(train)
     cross = add_command(
@@ -36,6 +36,23 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     add_settings(noise)
     noise.add_argument("--steps", type=int, default=20, help="global batches to measure (default: 20)")
+    critical = add_command(
+        commands,
+        "critical-batch",
+        _critical_batch,
+        "train branches of a checkpoint with larger batches, and compare their losses; writes nothing",
+    )
+    add_settings(critical)
+    critical.add_argument(
+        "--factors",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8],
+        help="batches to try, as multiples of batch.global_batch_size (default: 1 2 4 8)",
+    )
+    critical.add_argument(
+        "--windows", type=int, help="windows to train each branch on (default: 20 steps of the largest batch)"
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -74,6 +91,22 @@ def _noise_scale(options: argparse.Namespace) -> None:
         from layoutner.runs.noise_scale import measure_noise
 
         measure_noise(settings, options.steps, ranks)
+
+
+def _critical_batch(options: argparse.Namespace) -> None:
+    from layoutner.runs.readiness import require_ready
+
+    factors = sorted(set(options.factors))
+    if factors[0] != 1 or len(factors) < 2:
+        raise SettingsError(f"--factors {' '.join(map(str, options.factors))}: give 1 and larger ones, as in 1 2 4")
+    if options.windows is not None and options.windows < 1:
+        raise SettingsError(f"--windows {options.windows}: at least one window is needed")
+    settings = load(options.config, overrides(options))
+    require_ready(settings, writes=False)
+    with ending_together(_join(settings)) as ranks:
+        from layoutner.runs.critical_batch import measure_critical_batch
+
+        measure_critical_batch(settings, factors, options.windows, ranks)
 
 
 def _join(settings: Settings) -> "Ranks":

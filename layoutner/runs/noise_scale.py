@@ -118,7 +118,9 @@ def measure_noise(settings: Settings, steps: int, ranks: Ranks) -> NoiseScale:
             f"batch.global_batch_size = {plan.batch.global_batch_size}, {len(plan.windows['train'])} training "
             "window(s): the noise in a gradient shows between two windows of a step; give a larger one, or more data"
         )
-    checkpoint = ranks.run_on_rank_zero(lambda: _checkpoint(plan))
+    checkpoint = ranks.run_on_rank_zero(lambda: resumed_path(settings))
+    if checkpoint is not None:
+        ranks.run_on_rank_zero(lambda: require_same_network(checkpoint, plan))
     # Without its optimizer state, which no gradient depends on.
     reader = None if checkpoint is None else CheckpointReader(checkpoint, ranks)
     engine, _ = start_engine(plan, reader, ranks)
@@ -148,13 +150,13 @@ def measure_noise(settings: Settings, steps: int, ranks: Ranks) -> NoiseScale:
     return result
 
 
-def _checkpoint(plan: Plan) -> Path | None:
+def resumed_path(settings: Settings) -> Path | None:
     """The checkpoint of run.resume: that of the path, or the newest of the run folder. Only rank 0 calls it.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or its network is another one.
+        CheckpointError: there is none, or it is damaged.
     """
-    run = plan.settings.run
+    run = settings.run
     if run.resume in ("auto", "must"):
         there = complete_checkpoints(run.output_dir)
         if not there and run.resume == "must":
@@ -162,17 +164,25 @@ def _checkpoint(plan: Plan) -> Path | None:
         path = there[-1] if there else None
     else:
         path = None if run.resume == "never" else Path(run.resume)
-    if path is None:
-        return None
-    if problem := verify(path):
+    if path is not None and (problem := verify(path)):
         raise CheckpointError(f"{path}: not a complete layoutner checkpoint: {problem}; give another as run.resume")
-    # Batch, seed and optimizer may be others: only the weights are taken.
+    return path
+
+
+def require_same_network(path: Path, plan: Plan, *more: str) -> None:
+    """Refuse a checkpoint of another network. Batch, seed and schedule may be others. Only rank 0 calls it.
+
+    Args:
+        more: what else must match, by its name in `Plan.identity`.
+
+    Raises:
+        CheckpointError: its network, or something of `more`, is another one.
+    """
     saved, own = read_record(path).must_match, plan.identity.must_match
     differs = [
         f"{key} = {saved.get(key)} there, {own[key]} here"
-        for key in ("network", "preprocessing")
+        for key in ("network", "preprocessing", *more)
         if saved.get(key) != own[key]
     ]
     if differs:
         raise CheckpointError(f"{path}: is of another network than these settings: {'; '.join(differs)}")
-    return path

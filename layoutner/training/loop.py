@@ -71,7 +71,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
             better = False
             if evaluates:
                 with clock.part("evaluation"):
-                    scores = _evaluate(plan, engine, ranks)
+                    scores = evaluate_dev(plan, engine, ranks)
                 logger.info("step %d/%d eval f1 %.4f loss %.4f", state.step, total, scores.f1, scores.loss)
                 metrics |= {f"eval/{name}": getattr(scores, name) for name in ("f1", "precision", "recall", "loss")}
                 better = state.best_step is None or (scores.f1, -scores.loss) > (state.best_f1, -state.best_loss)
@@ -106,7 +106,8 @@ def _is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _evaluate(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
+def evaluate_dev(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
+    """The scores on data.eval. All ranks call it."""
     engine.eval()
     with engine.averaged():
         return evaluate(
