@@ -118,6 +118,7 @@ def test_a_room_can_be_walked_through(name: str) -> None:
         ("from layoutner.inference import labeller, predict, export", ("deepspeed", "wandb")),
         ("from layoutner.objectives import evaluate", ("deepspeed", "wandb")),
         ("from layoutner.runs import readiness, folds", ("torch", "transformers", "deepspeed", "wandb")),
+        ("from layoutner.runs import sweep_figures, sweep_processes", ("torch", "transformers", "deepspeed", "wandb")),
         ("from layoutner.documents import check", ("torch", "transformers", "deepspeed", "wandb")),
         (
             "import layoutner.cli",
