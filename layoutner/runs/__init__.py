@@ -1,1 +1,1 @@
-"""One run or several, from settings to scores."""
+"""One run, a cross-validation, and what is measured without training."""
