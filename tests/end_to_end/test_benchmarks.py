@@ -57,3 +57,34 @@ def test_predicted_steps_are_put_beside_real_ones(checkpoints: dict[str, Path], 
     rows = [line.split(" | ") for line in (tmp_path / "report.md").read_text().splitlines()[2:]]
     assert [row[:2] for row in rows] == [["| 1", "1"], ["| 2", "1"]]
     assert all(float(predicted) > 0 and float(measured) > 0 for _, _, predicted, measured, _ in rows)
+
+
+@pytest.mark.slow
+def test_the_study_of_large_batches_tunes_every_batch_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    command = ["python", ROOT / "benchmarks" / "large_batch.py", tmp_path, "--batches", 4, 8, 16, "--seeds", 2]
+    command += ["--epochs", 1, "--layouts", 2, "--pages", 32]
+    done = launch(command, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    file = tmp_path / "runs.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    cases = [(row["optimizer"], row["batch"], row["lr"], row["seed"]) for row in rows]
+    assert len(set(cases)) == len(cases)
+    # The best learning rate has a worse one on both sides.
+    for optimizer in ("adamw", "lamb"):
+        for batch in (4, 8, 16):
+            losses = {row["lr"]: row["loss"] for row in rows if cases[rows.index(row)][:2] == (optimizer, batch)}
+            tuning = {lr: losses[lr] for lr in losses if (optimizer, batch, lr, 1) in cases}
+            best = min(tuning, key=lambda lr: tuning[lr])
+            assert min(tuning) < best < max(tuning)
+    report = (tmp_path / "report.md").read_text()
+    assert report.count("AdamW, tuned at each batch |") >= 3
+    assert report.count("within one standard error") == 4
+    # Without its last rows it trains just these again, to the same numbers.
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows[:-2]))
+    assert launch(command, timeout=900).returncode == 0
+    again = [json.loads(line) for line in file.read_text().splitlines()]
+
+    def lasting(row: dict[str, object]) -> dict[str, object]:
+        return {key: value for key, value in row.items() if key != "seconds"}
+
+    assert sorted(map(str, map(lasting, again))) == sorted(map(str, map(lasting, rows)))
