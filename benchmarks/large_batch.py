@@ -23,6 +23,7 @@ import os
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import layoutner
+from layoutner.sweeps.results import interval
 
 KINDS = ("name", "number", "date", "sum", "place", "code", "phone", "note")
 CELLS = [(100 + 300 * column, 150 + 200 * row) for row in range(4) for column in range(3)]
@@ -40,6 +42,7 @@ WORDS = [f"{first}{last}" for first in ("ba", "ko", "mi", "ru", "te") for last i
 WRONG = 0.04  # share of the entities with a wrong label
 PAGES, DEV_PAGES = 4096, 512
 TUNING_SEED, FIRST_SEED = 1, 11
+WORST = 1e9  # loss of a run that diverged
 EVALUATED = 1024  # windows between two evaluations
 # Where tuning begins at the smallest batch, and the ratio of two learning rates next to each other.
 START = {"adamw": 2e-3, "lamb": 1.6e-2}
@@ -52,8 +55,6 @@ ARMS = {
 }
 # The dev loss and F1 that steps are counted to, relative to the tuned AdamW at the smallest batch.
 LOSS_TARGET, F1_TARGET = 1.05, 0.98
-# 97.5% quantiles of Student's t with 1, 2, ... degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,18 @@ class Case:
 
 
 class Runs:
-    """All runs that there are, in a file of one line per run."""
+    """All runs that there are, in a file of one line per run, after a line that says what the task was."""
 
-    def __init__(self, file: Path, start: Callable[[Case], dict[str, Any]]) -> None:
+    def __init__(self, file: Path, task: dict[str, int], start: Callable[[Case], dict[str, Any]]) -> None:
         self._file, self._start, self._lock = file, start, threading.Lock()
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        if not file.exists():
+            file.write_text(json.dumps(task) + "\n", encoding="utf-8")
+        first, *lines = file.read_text(encoding="utf-8").splitlines()
+        if json.loads(first) != task:
+            sys.exit(f"{file} holds runs of another task, {first}: give another OUT")
+        if lines and not lines[-1].endswith("}"):  # a call that was killed left it half written
+            lines.pop()
+            file.write_text("".join(f"{line}\n" for line in [first, *lines]), encoding="utf-8")
         rows = [json.loads(line) for line in lines]
         self.rows = {Case(**{key: row[key] for key in Case.__dataclass_fields__}): row for row in rows}
 
@@ -108,6 +116,7 @@ def main() -> None:
         with workers, ThreadPoolExecutor(options.jobs) as threads:
             runs = Runs(
                 options.out / "runs.jsonl",
+                {"pages": options.pages, "layouts": options.layouts, "epochs": options.epochs},
                 lambda case: workers.submit(train, case, task, options.epochs, options.pages).result(),
             )
             arms = tuned_arms(runs, options.batches, threads)
@@ -199,8 +208,8 @@ def train(case: Case, task: Path, epochs: int, pages: int) -> dict[str, Any]:
     shutil.rmtree(run)
     return {
         "outcome": outcome,
-        "f1": max((f1 for _, _, f1 in curve), default=0.0),
-        "loss": min((loss for _, loss, _ in curve), default=math.inf) if outcome == "finished" else 1e9,
+        "f1": max((f1 for _, _, f1 in curve), default=0.0) if outcome == "finished" else 0.0,
+        "loss": min((loss for _, loss, _ in curve), default=WORST) if outcome == "finished" else WORST,
         "steps": epochs * math.ceil(pages / case.batch),
         "seconds": round(time.perf_counter() - begin, 1),
         "curve": curve,
@@ -255,13 +264,6 @@ def reached(row: dict[str, Any], column: int, target: float) -> float | None:
     return None
 
 
-def interval(values: Sequence[float]) -> float:
-    """Half of the 95% confidence interval of the mean, by Student's t."""
-    if len(values) < 2:
-        return math.nan
-    return STUDENT[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def critical_batch(steps: dict[int, float]) -> tuple[float, float] | None:
     """(Smin, critical batch) of (S / Smin - 1)(E / Emin - 1) = 1 with E = S x batch (arXiv:1812.06162, equation 5.1).
 
@@ -275,7 +277,7 @@ def critical_batch(steps: dict[int, float]) -> tuple[float, float] | None:
     spread = sum(weight * (one - x) ** 2 for one, _, weight in points)
     slope = sum(weight * (one - x) * (other - y) for one, other, weight in points) / spread
     least = y - slope * x
-    return (least, slope / least) if least > 0 else None
+    return (least, slope / least) if least > 0 and slope > 0 else None
 
 
 def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs: Runs) -> None:
@@ -307,7 +309,7 @@ def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs:
             cells = [str(batch), text, f"{arms[arm][batch]:.3g}"]
             for key in ("f1", "loss"):
                 values = [row[key] for row in own]
-                cells.append(f"{statistics.fmean(values):.4f} ± {interval(values):.4f}")
+                cells.append(f"{statistics.fmean(values):.4f} ± {interval(values) or math.nan:.4f}")
             for column, target in targets.items():
                 steps = [found for row in own if (found := reached(row, column, target)) is not None]
                 if len(steps) == len(own):

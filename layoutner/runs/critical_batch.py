@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import CheckpointError, SettingsError
+from layoutner.errors import CheckpointError, SettingsError, TrainingDiverged
+from layoutner.planning.ramp import Ramp
 from layoutner.runs.noise_scale import require_same_network, resumed_path
 from layoutner.runs.training_run import agreed_plan, start_engine
 from layoutner.settings.schedule import ScheduleSettings
@@ -18,6 +19,7 @@ from layoutner.training.checkpoint import CheckpointReader
 from layoutner.training.checkpoint_files import read_record
 from layoutner.training.global_batch import global_batches
 from layoutner.training.loop import evaluate_dev
+from layoutner.training.plan import Plan
 from layoutner.training.step import optimizer_step
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class CriticalBatch:
-    """The branches of one checkpoint, by increasing batch. All have trained on the same windows."""
+    """The branches of one checkpoint, by increasing batch. All have trained on the same windows, or a few more."""
 
     branches: tuple[Branch, ...]
 
@@ -75,12 +77,13 @@ def measure_critical_batch(
 ) -> CriticalBatch:
     """Train branches of a checkpoint, and score each on data.eval. All ranks call it. It writes no files.
 
-    A branch takes the weights and the optimizer state of the checkpoint of run.resume. Its batch is a multiple k of
-    batch.global_batch_size, and its learning rate, which is constant, sqrt(k) times that of the checkpoint.
+    A branch takes the weights and the optimizer state of the checkpoint of run.resume, and goes on with its next windows.
+    Its batch is a multiple k of the batch of the checkpoint, and its learning rate, which is constant, sqrt(k) times that
+    of the checkpoint.
 
     Args:
         factors: the multiples k, which increase from 1.
-        windows: to train each branch on; the default is STEPS steps of the largest batch.
+        windows: to train each branch on, at least; the default is STEPS steps of the largest batch.
 
     Raises:
         LayoutnerError: an error that is not a bug; its class tells the kind.
@@ -94,15 +97,19 @@ def measure_critical_batch(
             "critical-batch branches from a checkpoint: give run.resume, a path or must for the newest of run.output_dir"
         )
     ranks.run_on_rank_zero(lambda: require_same_network(path, plan, "optimizer"))
-    size, done = settings.batch.global_batch_size, ranks.run_on_rank_zero(lambda: read_record(path).state.step)
-    if windows is None:
-        windows = STEPS * factors[-1] * size
-    lr = plan.lr(done)
-    if not lr:
-        raise SettingsError(f"{path}: the learning rate is 0 after step {done}: take an earlier checkpoint")
+    done: int = ranks.run_on_rank_zero(lambda: read_record(path).state.step)
+    largest = factors[-1] * plan.batch_of(done).global_batch_size
+    if largest > (there := len(plan.windows["train"])):
+        raise SettingsError(
+            f"--factors: a batch of {largest} windows is more than the {there} training windows: give smaller factors"
+        )
+    if not plan.lr(done):
+        raise SettingsError(
+            f"{path}: the learning rate is 0 after step {done}, at the end of its schedule: give an earlier checkpoint"
+        )
     branches = []
     for factor in factors:
-        branch = _branch(settings, path, done, factor, lr * math.sqrt(factor), windows, ranks)
+        branch = _branch(plan, path, done, factor, windows or STEPS * largest, ranks)
         logger.info("batch %d: dev loss %.4f after %d steps", branch.batch, branch.loss, branch.steps)
         branches.append(branch)
     result = CriticalBatch(tuple(branches))
@@ -110,28 +117,36 @@ def measure_critical_batch(
     return result
 
 
-def _branch(
-    settings: Settings, path: Path, done: int, factor: int, lr: float, windows: int, ranks: Ranks
-) -> Branch:
-    """Train one branch. The windows that the checkpoint has not seen come first, for every factor."""
-    batch = factor * settings.batch.global_batch_size
-    first, steps = math.ceil(done / factor), math.ceil(windows / batch)
-    unscaled = {"scale_lr": "none"} | ({"scale_betas": "none"} if hasattr(settings.optimizer, "scale_betas") else {})
+def _branch(plan: Plan, path: Path, done: int, factor: int, windows: int, ranks: Ranks) -> Branch:
+    """Train one branch: the plan of the run as it was, and then with another batch and learning rate."""
+    settings, batch = plan.settings, factor * plan.batch_of(done).global_batch_size
+    before = [(first, size) for first, size in plan.schedule.ramp.pairs if first < done]
+    ramp = Ramp.of(batch, [*before, (done, batch)], len(plan.windows["train"]))
+    total = ramp.steps_until(ramp.trained(done) + windows)
+    lr = plan.lr(done) * math.sqrt(factor)
+    unscaled = {"scale_lr": "none"} | ({"scale_betas": "none"} if hasattr(plan.optimizer, "scale_betas") else {})
     changed = {
-        "batch": settings.batch.model_copy(update={"global_batch_size": batch, "reference_batch_size": None}),
-        "optimizer": settings.optimizer.model_copy(update={"lr": lr, **unscaled}),
-        "schedule": ScheduleSettings(max_steps=first + steps, shape="constant"),
+        "batch": settings.batch.model_copy(
+            update={"global_batch_size": batch, "ramp": tuple(map(tuple, ramp.pairs)), "reference_batch_size": None}
+        ),
+        # Without an average of the weights, which would follow them more slowly in fewer steps.
+        "optimizer": plan.optimizer.model_copy(update={"lr": lr, "average_decay": 0.0, **unscaled}),
+        "schedule": ScheduleSettings(max_steps=total, shape="constant"),
     }
-    plan = agreed_plan(settings.model_copy(update=changed), ranks)
+    own = agreed_plan(settings.model_copy(update=changed), ranks)
     reader = CheckpointReader(path, ranks)
-    engine, _ = start_engine(plan, reader, ranks)
+    engine, _ = start_engine(own, reader, ranks)
     reader.load_engine(engine)
-    with closing(global_batches(plan, ranks, first)) as batches:
-        for global_batch in batches:
-            with ranks.activity("shared", f"training step {global_batch.step + 1}"):
-                optimizer_step(plan, engine, global_batch, ranks)
-    loss = evaluate_dev(plan, engine, ranks).loss
+    try:
+        with closing(global_batches(own, ranks, done)) as batches:
+            for global_batch in batches:
+                with ranks.activity("shared", f"training step {global_batch.step + 1}"):
+                    optimizer_step(own, engine, global_batch, ranks)
+        loss = evaluate_dev(own, engine, ranks).loss
+    except TrainingDiverged as error:  # on every rank
+        logger.warning("batch %d: %s", batch, error)
+        loss = math.inf
     engine.close()
     del engine
     gc.collect()  # DeepSpeed's engine has reference cycles, and the next branch needs the memory
-    return Branch(batch, lr, steps, loss)
+    return Branch(batch, lr, total - done, loss)

@@ -112,42 +112,45 @@ def measure_noise(settings: Settings, steps: int, ranks: Ranks) -> NoiseScale:
         "run": settings.run.model_copy(update={"gradient_statistics_every": 1}),
     }
     plan = agreed_plan(settings.model_copy(update=changed), ranks)
-    size = min(plan.batch.global_batch_size, len(plan.windows["train"]))
-    if size < 2:
-        raise SettingsError(
-            f"batch.global_batch_size = {plan.batch.global_batch_size}, {len(plan.windows['train'])} training "
-            "window(s): the noise in a gradient shows between two windows of a step; give a larger one, or more data"
-        )
     checkpoint = ranks.run_on_rank_zero(lambda: resumed_path(settings))
     if checkpoint is not None:
         ranks.run_on_rank_zero(lambda: require_same_network(checkpoint, plan))
     # Without its optimizer state, which no gradient depends on.
     reader = None if checkpoint is None else CheckpointReader(checkpoint, ranks)
-    engine, _ = start_engine(plan, reader, ranks)
     first = 0 if reader is None else reader.state.step
+    size = min(plan.batch_of(first).global_batch_size, len(plan.windows["train"]))
+    if size < 2:
+        raise SettingsError(
+            f"a global batch of {plan.batch_of(first).global_batch_size}, {len(plan.windows['train'])} training "
+            "window(s): the noise in a gradient shows between two windows of a step; give a larger batch, or more data"
+        )
+    engine, _ = start_engine(plan, reader, ranks)
     where = "before training" if reader is None else f"after step {first}, in {checkpoint}"
     logger.info("measuring the gradient of %d steps %s; batch: %s", steps, where, plan.batch)
-    plan = replace(plan, schedule=replace(plan.schedule, total=first + steps + SKIPPED))
+    # More than are needed: the last step of an epoch may have a single window, which tells nothing.
+    plan = replace(plan, schedule=replace(plan.schedule, total=first + 2 * steps + SKIPPED))
     found: list[tuple[float, float]] = []
+    skipped = 0
     with closing(global_batches(plan, ranks, first)) as batches:
         for batch in batches:
             with ranks.activity("shared", f"measuring step {batch.step + 1}"):
-                statistics = optimizer_step(plan, engine, batch, ranks).statistics
+                result = optimizer_step(plan, engine, batch, ranks)
+            statistics, skipped = result.statistics, skipped + (not result.applied)
             if "gradient/window_variance" in statistics:  # not skipped, and of two windows at least
                 found.append((statistics["gradient/window_variance"], statistics["gradient/squared_norm"]))
                 logger.info("step %d/%d S %.4g |G|^2 %.4g", len(found), steps, *found[-1])
-            if len(found) == steps:
+            if len(found) == steps or skipped > SKIPPED:
                 break
     engine.close()
     if len(found) < steps:
         raise TrainingDiverged(
-            f"fp16 overflowed in {steps + SKIPPED - len(found)} of {steps + SKIPPED} steps: use precision.dtype = bf16 "
-            "or, if the loss scale is fixed, a lower precision.loss_scale"
+            f"fp16 overflowed in {skipped} steps, and {len(found)} of {steps} were measured: use precision.dtype = bf16 or, "
+            "if the loss scale is fixed, a lower precision.loss_scale"
         )
     variances, squared_norms = np.array(found).T
-    result = NoiseScale(variances, squared_norms, size)
-    logger.info("%s", result)
-    return result
+    noise = NoiseScale(variances, squared_norms, size)
+    logger.info("%s", noise)
+    return noise
 
 
 def resumed_path(settings: Settings) -> Path | None:

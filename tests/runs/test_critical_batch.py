@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from layoutner.planning.ramp import Ramp
 from layoutner.runs.critical_batch import Branch, CriticalBatch
 from tests.builders.forks import fork
 from tests.builders.processes import call
@@ -62,6 +63,16 @@ def test_branches_train_on_the_same_windows_and_write_nothing(
     assert [(batch, lr, steps) for batch, lr, _, steps in found] == [("8", "0.0006", "4"), ("32", "0.0012", "1")]
     assert all(0 < float(loss) < 10 for _, _, loss, _ in found)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_branches_train_on_the_same_windows() -> None:
+    # 24 windows an epoch; the run had 4 steps of 8, so a branch begins within the second epoch.
+    for factor in (1, 2, 4):
+        ramp = Ramp.of(8 * factor, [(0, 8), (4, 8 * factor)], 24)
+        total = ramp.steps_until(ramp.trained(4) + 40)
+        portions = [ramp.portion(step) for step in range(4, total)]
+        trained = [(one.epoch, place) for one in portions for place in range(one.start, one.start + one.size)]
+        assert trained[:40] == [(1, place) for place in range(8, 24)] + [(2, place) for place in range(24)]
 
 
 @pytest.mark.parametrize(
