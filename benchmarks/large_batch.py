@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import layoutner
-from layoutner.sweeps.results import interval
+from layoutner.sweeps.results import half_width
 
 KINDS = ("name", "number", "date", "sum", "place", "code", "phone", "note")
 CELLS = [(100 + 300 * column, 150 + 200 * row) for row in range(4) for column in range(3)]
@@ -309,7 +309,7 @@ def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs:
             cells = [str(batch), text, f"{arms[arm][batch]:.3g}"]
             for key in ("f1", "loss"):
                 values = [row[key] for row in own]
-                cells.append(f"{statistics.fmean(values):.4f} ± {interval(values) or math.nan:.4f}")
+                cells.append(f"{statistics.fmean(values):.4f} ± {half_width(values) or math.nan:.4f}")
             for column, target in targets.items():
                 steps = [found for row in own if (found := reached(row, column, target)) is not None]
                 if len(steps) == len(own):
