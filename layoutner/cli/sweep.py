@@ -33,8 +33,8 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from layoutner.sweeps.sweep import read_sweep
     from layoutner.sweeps.processes import train_sweep, write_array
+    from layoutner.sweeps.sweep import read_sweep
 
     for name, value in (("--jobs", options.jobs), ("--ranks", options.ranks)):
         if value is not None and (options.report or options.slurm):

@@ -38,8 +38,10 @@ def free_memory_bytes(ranks: int) -> int:
         free = int(lines["MemAvailable"].removesuffix("kB")) * 1024
     else:  # macOS does not say what is free
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    most, used = ((CGROUP / name).read_text(encoding="ascii").strip() if (CGROUP / name).exists() else "max"
-                  for name in ("memory.max", "memory.current"))
+    most, used = (
+        (CGROUP / name).read_text(encoding="ascii").strip() if (CGROUP / name).exists() else "max"
+        for name in ("memory.max", "memory.current")
+    )
     if "max" not in (most, used):
         free = min(free, int(most) - int(used))
     return free // _local_ranks(ranks)

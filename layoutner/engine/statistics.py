@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.engine.optimizers import Placement, squares
+from layoutner.engine.optimizers import squares
 from layoutner.engine.partitions import Partitions
 from layoutner.models.parameters import HEAD, LAYER
 
@@ -191,4 +191,6 @@ def _norm(grad: Tensor) -> Tensor:
     rest = flat.numel() % ROW
     rows = flat[: flat.numel() - rest].view(-1, ROW)
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).double()
-    return torch.hypot(torch.linalg.vector_norm(norms), torch.linalg.vector_norm(flat[flat.numel() - rest :], dtype=torch.float64))
+    return torch.hypot(
+        torch.linalg.vector_norm(norms), torch.linalg.vector_norm(flat[flat.numel() - rest :], dtype=torch.float64)
+    )

@@ -104,7 +104,9 @@ def require_same_settings(settings: Settings) -> None:
         was = Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:  # of another version
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise CheckpointError(f"{file}: not valid settings for this version: {wrong}; give another output_dir") from None
+        raise CheckpointError(
+            f"{file}: not valid settings for this version: {wrong}; give another output_dir"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}; give another output_dir") from None
     there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))

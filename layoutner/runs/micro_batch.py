@@ -60,7 +60,9 @@ def _largest(settings: Settings, ranks: Ranks) -> int:
     while on_gpu and size and not _runs(case.on(ranks.size, size), ranks.device):
         size = size - 1
     if not size:
-        raise SettingsError("\n".join(["batch.micro_batch_size = auto: not even one window fits", *advice(case, limit)]))
+        raise SettingsError(
+            "\n".join(["batch.micro_batch_size = auto: not even one window fits", *advice(case, limit)])
+        )
     memory = case.on(ranks.size, size).memory()
     logger.info(
         "memory: a micro-batch of %d windows takes %s, of %s that are free: %s of states and %s of activations",

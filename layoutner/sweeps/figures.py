@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from layoutner.files.atomic import remove, write_text
-from layoutner.sweeps.sweep import Sweep
 from layoutner.sweeps.results import PointResult, show
+from layoutner.sweeps.sweep import Sweep
 
 POINTS_FIGURE = "sweep.svg"
 CURVES_FIGURE = "curves.svg"
@@ -113,7 +113,10 @@ def _chart(title: str, x_name: str, lines: Sequence[Line], x_ticks: Sequence[flo
     ]
     for y in _round_ticks(low, high):
         _, down = at(xs[0], y)
-        parts += [_line([(LEFT, down), (LEFT + WIDE, down)], PALE), _text(LEFT - 8, down + 4, f"{y:g}", GREY, 12, "end")]
+        parts += [
+            _line([(LEFT, down), (LEFT + WIDE, down)], PALE),
+            _text(LEFT - 8, down + 4, f"{y:g}", GREY, 12, "end"),
+        ]
     bottom = TOP + HIGH
     for x in x_ticks or [tick for tick in _round_ticks(first, last) if min(xs) <= tick <= max(xs)]:
         across, _ = at(x, low)

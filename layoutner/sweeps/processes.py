@@ -20,9 +20,9 @@ from layoutner.files.atomic import write_text
 from layoutner.files.lock import Lock
 from layoutner.runs.folds import finished_scores
 from layoutner.runs.readiness import require_ready
-from layoutner.sweeps.sweep import Run, Sweep
-from layoutner.sweeps.results import Failure, Failures, scores_by_run
 from layoutner.settings.tree import ENV_PREFIX
+from layoutner.sweeps.results import Failure, Failures, scores_by_run
+from layoutner.sweeps.sweep import Run, Sweep
 from layoutner.training.folder import LOCK_FILE, lock
 
 LOOK_EVERY_S = 0.1  # how soon the end of a run is seen
@@ -157,7 +157,11 @@ def slot_environments(jobs: int, ranks: int, gpus: Sequence[str]) -> list[dict[s
     shared = {
         "OMP_NUM_THREADS": str(max(1, available_cpus() // (jobs * ranks))),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVES_WITHIN_S),
-        **{name: value for name, value in os.environ.items() if not (name.upper().startswith(ENV_PREFIX) and "__" in name)},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not (name.upper().startswith(ENV_PREFIX) and "__" in name)
+        },
     }
     own = ({"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * ranks : (slot + 1) * ranks])} for slot in range(jobs))
     return [shared | (devices if gpus else {}) for devices in own]

@@ -180,7 +180,10 @@ def read_results(sweep: Sweep) -> list[PointResult]:
                 point,
                 {run.seed: scores[run.name] for run in point.runs if run.name in scores},
                 {run.seed: failures[run.name] for run in point.runs if run.name in failures and run.name not in scores},
-                {seed: {row["step"]: row["eval/f1"] for row in its if row.get("eval/f1") is not None} for seed, its in rows.items()},
+                {
+                    seed: {row["step"]: row["eval/f1"] for row in its if row.get("eval/f1") is not None}
+                    for seed, its in rows.items()
+                },
                 {seed: its[-1]["step"] for seed, its in rows.items() if its},
             )
         )

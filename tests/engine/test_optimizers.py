@@ -54,7 +54,9 @@ def test_it_goes_on_at_another_stage_and_on_other_ranks(name: str, stage: str, r
 @SLOW
 @pytest.mark.parametrize("ranks", [2, 1, 4])
 @pytest.mark.parametrize(
-    ("name", "stage"), [("lamb", stage) for stage in STAGES + OFFLOADING] + [(name, stage) for name in ("lars", "muon") for stage in STAGES]
+    ("name", "stage"),
+    [("lamb", stage) for stage in STAGES + OFFLOADING]
+    + [(name, stage) for name in ("lars", "muon") for stage in STAGES],
 )
 def test_bf16_networks_have_the_same_fp32_weights(name: str, stage: str, ranks: int, results: Results) -> None:
     # The reference gets the gradients of the bf16 network, so only the optimizer is compared.

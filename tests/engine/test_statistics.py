@@ -120,7 +120,9 @@ def test_the_estimates_have_no_bias() -> None:
     contributions = means * (sizes / windows)[:, None]
     whole = contributions.sum(1)
     scattered = (np.square(contributions).sum(2) / sizes).sum(1)
-    found = [gradient_noise(windows, len(sizes), one, norm) for one, norm in zip(scattered, (whole**2).sum(1), strict=True)]
+    found = [
+        gradient_noise(windows, len(sizes), one, norm) for one, norm in zip(scattered, (whole**2).sum(1), strict=True)
+    ]
     variance, squared_norm = np.mean(found, axis=0)
     assert variance == pytest.approx((spread**2).sum(), rel=0.005)
     assert squared_norm == pytest.approx((mean**2).sum(), rel=0.01)

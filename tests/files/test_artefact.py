@@ -13,8 +13,8 @@ from layoutner.inference.export import chosen_checkpoint
 from layoutner.models.preprocessing import Preprocessing
 from layoutner.runs.folds import finished_scores
 from layoutner.runs.scores_file import ScoresFile
-from layoutner.sweeps.results import Failures
 from layoutner.settings.tree import load
+from layoutner.sweeps.results import Failures
 from layoutner.training.checkpoint_files import Manifest, Record, TrainState, complete_checkpoints, read_record
 from tests.builders.checkpoints import checkpoint
 from tests.builders.families import make_export

@@ -59,7 +59,9 @@ def test_branches_train_on_the_same_windows_and_write_nothing(
     arguments = arguments_for(train_arguments, trained, optimizer__lr=1e-3)
     done = fork(["layoutner", "critical-batch", *arguments, "--factors", 1, 4, "--windows", 32], ranks=ranks)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = re.findall(r"^batch (\d+), learning rate (\S+): dev loss (\S+) after (\d+) steps$", done.stdout, re.MULTILINE)
+    found = re.findall(
+        r"^batch (\d+), learning rate (\S+): dev loss (\S+) after (\d+) steps$", done.stdout, re.MULTILINE
+    )
     assert [(batch, lr, steps) for batch, lr, _, steps in found] == [("8", "0.0006", "4"), ("32", "0.0012", "1")]
     assert all(0 < float(loss) < 10 for _, _, loss, _ in found)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before

@@ -100,7 +100,10 @@ def test_every_key_has_a_description() -> None:
         ({"optimizer": {"lr": "-1"}}, "optimizer.lr = '-1'"),
         ({"optimizer": {"betas": "0.9"}}, "optimizer.betas"),
         ({"optimizer": {"betas": "0.9,1.5"}}, "each lies in"),
-        ({"optimizer": {"name": "adam"}}, "optimizer.name = 'adam': must be one of 'adamw', 'lamb', 'lars', 'lion', 'muon'"),
+        (
+            {"optimizer": {"name": "adam"}},
+            "optimizer.name = 'adam': must be one of 'adamw', 'lamb', 'lars', 'lion', 'muon'",
+        ),
         ({"optimizer": {"momentum": "0.5"}}, "optimizer.momentum = '0.5': optimizer.name = adamw has no momentum"),
         ({"optimizer": {"name": "lars", "betas": "0.9,0.9"}}, "optimizer.name = lars has no betas"),
         (

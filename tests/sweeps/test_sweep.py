@@ -21,7 +21,6 @@ import pytest
 from layoutner.distributed.machine import available_cpus
 from layoutner.errors import CheckpointError, SettingsError
 from layoutner.files.lock import Lock
-from layoutner.sweeps.sweep import LONGEST_NAME, Run, Sweep, name_of, read_sweep
 from layoutner.sweeps.figures import draw_figures
 from layoutner.sweeps.processes import error_in, exit_code_of_rank, slot_environments
 from layoutner.sweeps.results import (
@@ -34,6 +33,7 @@ from layoutner.sweeps.results import (
     table,
     write_results,
 )
+from layoutner.sweeps.sweep import LONGEST_NAME, Run, Sweep, name_of, read_sweep
 from tests.builders.checkpoints import checkpoint
 from tests.builders.markdown import block
 from tests.builders.processes import HANGS_S, ROOT, call
@@ -106,8 +106,12 @@ def test_seeds_alone_are_a_sweep_and_names_keep_when_seeds_are_added(tmp_path: P
 
 
 def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "base.toml").write_text("[schedule]\nepochs = 3\n[optimizer]\nlr = 1.0\nweight_decay = 0.1\neps = 1e-6\n")
-    shared = "[settings.data]\neval = 0.25\n[settings.schedule]\nmax_steps = 7\n[settings.optimizer]\nweight_decay = 0.2\n"
+    (tmp_path / "base.toml").write_text(
+        "[schedule]\nepochs = 3\n[optimizer]\nlr = 1.0\nweight_decay = 0.1\neps = 1e-6\n"
+    )
+    shared = (
+        "[settings.data]\neval = 0.25\n[settings.schedule]\nmax_steps = 7\n[settings.optimizer]\nweight_decay = 0.2\n"
+    )
     monkeypatch.setenv("LAYOUTNER_OPTIMIZER__WEIGHT_DECAY", "0.3")
     monkeypatch.setenv("LAYOUTNER_OPTIMIZER__LR", "2.0")
     file = write(tmp_path, '[grid]\n"optimizer.lr" = [4.0]\n', f'config = "{tmp_path / "base.toml"}"', shared)
@@ -295,7 +299,9 @@ def test_the_results_are_a_file(half_done: Sweep) -> None:
 
 
 def test_there_is_no_note_of_an_edge_within_the_grid(tmp_path: Path) -> None:
-    grid = '[grid]\n"optimizer.lr" = [1e-4, 1e-3, 1e-2]\n"optimizer.name" = ["adamw", "lamb"]\n"model.dropout" = [0.1]\n'
+    grid = (
+        '[grid]\n"optimizer.lr" = [1e-4, 1e-3, 1e-2]\n"optimizer.name" = ["adamw", "lamb"]\n"model.dropout" = [0.1]\n'
+    )
     sweep = read_sweep(write(tmp_path, grid))
     assert list(notes(sweep, read_results(sweep))) == []  # no scores yet
     for run in sweep.runs:
@@ -528,7 +534,12 @@ def test_a_sweep_trains_what_is_missing(real: Callable[..., Path], capsys: Say) 
     best = max((0, 1), key=lambda number: (scores[number]["f1"], -scores[number]["loss"]))
     assert lines[5].split() == ["point", "lr", "seeds", "F1", "+/-", "95%", "loss", "steps"]
     assert lines[6].split()[:4] == [str(best + 1), ("0.001", "0.003")[best], "1/1", f"{scores[best]['f1']:.4f}"]
-    for name in ("sweep.json", "sweep.svg", "curves.svg", *(f"{name}.{end}" for name in names for end in ("toml", "log"))):
+    for name in (
+        "sweep.json",
+        "sweep.svg",
+        "curves.svg",
+        *(f"{name}.{end}" for name in names for end in ("toml", "log")),
+    ):
         assert (folder / name).is_file(), name
     # Again: nothing is trained.
     before = {path: path.stat().st_mtime_ns for name in names for path in (folder / name).rglob("*")}
