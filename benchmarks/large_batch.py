@@ -180,7 +180,7 @@ def page(name: str, fields: dict[str, dict[tuple[int, int], str]], rng: random.R
 
 
 def train(case: Case, task: Path, epochs: int, pages: int) -> dict[str, Any]:
-    """Train one run, and return its best dev scores and its curve: (step, dev loss, dev F1). In a process of the pool."""
+    """Train one run, and return its best dev scores and its curve: (step, dev loss, dev F1)."""
     begin = time.perf_counter()
     run = Path(tempfile.mkdtemp(dir=task))
     settings = layoutner.load_settings(

@@ -78,17 +78,23 @@ def deal_at_random(
 
     Micro-batches are consecutive parts of `indices`, and their numbers of windows differ by at most one. So each is a
     random sample of the windows if the order of `indices` is random, as that of `step_windows` is. There are as few as
-    the limit allows, but at least two with windows in them, unless there is only one window.
+    the limit allows, but at least two with windows in them, unless there is only one window. None takes more tokens,
+    with padding, than the largest of `assign_to_ranks`, so a step that fits into memory fits with either.
     """
+    assigned = assign_to_ranks(indices, lengths, limit, world_size, packed)
+    most = max((_row(one, lengths, packed) for of_rank in assigned for one in of_rank), default=0)
     number = max(2, math.ceil(len(indices) / limit.windows))
     while True:
         number = math.ceil(number / world_size) * world_size
         cuts = [len(indices) * place // number for place in range(number + 1)]
         micro_batches = [list(indices[start:end]) for start, end in itertools.pairwise(cuts)]
-        rows = [row_tokens([int(lengths[index]) for index in one], packed) for one in micro_batches if len(one) > 1]
-        if not limit.tokens or max(rows, default=0) <= limit.tokens:
+        if max((_row(one, lengths, packed) for one in micro_batches), default=0) <= most:
             return [micro_batches[rank::world_size] for rank in range(world_size)]
         number += 1
+
+
+def _row(micro_batch: Sequence[int], lengths: Sequence[int] | Array, packed: bool) -> int:
+    return row_tokens([int(lengths[index]) for index in micro_batch], packed)
 
 
 def _equally_large(

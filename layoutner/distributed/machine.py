@@ -3,9 +3,10 @@
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -28,7 +29,7 @@ def _local_ranks(ranks: int) -> int:
 
 
 def free_memory_bytes(ranks: int) -> int:
-    """A rank's share of the memory that is free, in bytes: that of the machine, or of its cgroup if this is less.
+    """A rank's share of the memory that is free, in bytes: that of the machine, or of its cgroups if this is less.
 
     Args:
         ranks: see `cpus_per_rank`.
@@ -38,13 +39,27 @@ def free_memory_bytes(ranks: int) -> int:
         free = int(lines["MemAvailable"].removesuffix("kB")) * 1024
     else:  # macOS does not say what is free
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    most, used = (
-        (CGROUP / name).read_text(encoding="ascii").strip() if (CGROUP / name).exists() else "max"
-        for name in ("memory.max", "memory.current")
-    )
-    if "max" not in (most, used):
-        free = min(free, int(most) - int(used))
-    return free // _local_ranks(ranks)
+    return max(0, min([free, *_free_in_cgroups()])) // _local_ranks(ranks)
+
+
+def _free_in_cgroups() -> Iterator[int]:
+    """What each cgroup of this process, and each above it, still allows, of those that limit memory."""
+    lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines() if OWN_CGROUPS.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if not controllers:  # version 2
+            root, limit, usage, cache = CGROUPS, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, limit, usage = CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (one for one in (own, *own.parents) if one.is_relative_to(root) and (one / limit).exists()):
+            most, used, stat = ((folder / name).read_text(encoding="ascii") for name in (limit, usage, "memory.stat"))
+            if most.strip() != "max":
+                # The page cache is given up when memory is needed.
+                given_up = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith(f"{cache} ")), 0)
+                yield int(most) - int(used) + given_up
 
 
 def peak_memory_bytes() -> int:

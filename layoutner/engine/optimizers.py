@@ -44,11 +44,12 @@ class Placement:
     shapes: tuple[torch.Size, ...]  # of all parameters of the whole flat tensor, the same on all ranks
     fragments: tuple[Fragment, ...]
     reduce: Callable[[Tensor], None] | None  # adds up a tensor over all ranks, in place; None: it is whole
+    device: torch.device  # of the rank; with CPU offload, the tensor is on another
 
     @classmethod
     def whole(cls, tensor: Tensor) -> "Placement":
         """The placement of a tensor that is one whole parameter."""
-        return cls((tensor.shape,), (Fragment(0, 0, tensor.numel(), 0),), None)
+        return cls((tensor.shape,), (Fragment(0, 0, tensor.numel(), 0),), None, tensor.device)
 
 
 class OwnOptimizer(torch.optim.Optimizer, Generic[S]):
@@ -181,7 +182,7 @@ def replace_by_orthogonal(placement: Placement, tensor: Tensor) -> None:
     flat = tensor.view(-1)
     for number, shape in enumerate(placement.shapes):
         parts = [part for part in placement.fragments if part.parameter == number]
-        whole = flat.new_zeros(shape.numel())
+        whole = torch.zeros(shape.numel(), dtype=flat.dtype, device=placement.device)
         for part in parts:
             whole.narrow(0, part.offset, part.size).copy_(flat.narrow(0, part.start, part.size))
         if placement.reduce is not None:

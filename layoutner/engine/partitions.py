@@ -88,11 +88,11 @@ class Partitions:
                     before = parameter._hp_mapping.lp_fragment_address.start
                     fragments.append(Fragment(number, address.start, address.numel, before))
             held = tuple(fragment for fragment in fragments if fragment.size)
-            placements[id(tensor)] = Placement(shapes, held, reduce)
+            placements[id(tensor)] = Placement(shapes, held, reduce, self._engine.device)
         return placements
 
     def names(self) -> dict[int, list[str]]:
-        """Names of the parameters in each tensor that the optimizer updates, by its id, as `placements` numbers them."""
+        """Names of the parameters in each tensor that the optimizer updates, by id of the tensor, in their order."""
         names = {id(one): name for name, one in self._engine.module.named_parameters()}
         return {id(tensor): [names[id(one)] for one in parameters] for tensor, parameters in self._tensors()}
 

@@ -183,6 +183,11 @@ def describe_time(case: Case, measured: Mapping[int, Measurement], link: float) 
         f"this run: {this.total:.3g} s a step of {case.batch.global_batch_size} full windows = "
         f"{this.computing:.3g} computing + {this.communication:.3g} communication at {link / 1e9:g} GB a second + "
         f"{this.update:.3g} update; windows that are shorter take less, and what overlaps is not known here",
+        *(
+            ["what Muon sends to put its matrices together is not in it"]
+            if case.settings.optimizer.name == "muon"
+            else []
+        ),
         "",
         "seconds a step, and windows a second, by ranks and ZeRO stage:",
     ]

@@ -49,7 +49,7 @@ class CriticalBatch:
         """The largest batch whose loss is at most TOLERATED above that of every smaller one."""
         found, least = self.branches[0].batch, math.inf
         for branch in self.branches:
-            if branch.loss > least + TOLERATED:
+            if not (math.isfinite(branch.loss) and branch.loss <= least + TOLERATED):
                 break
             found, least = branch.batch, min(least, branch.loss)
         return found
@@ -59,6 +59,8 @@ class CriticalBatch:
             f"batch {one.batch}, learning rate {one.lr:.3g}: dev loss {one.loss:.4f} after {one.steps} steps"
             for one in self.branches
         ]
+        if not math.isfinite(self.branches[0].loss):
+            return "\n".join([*lines, "The smallest batch did not train, so no critical batch can be told."])
         lines.append(
             f"The critical batch is about {self.windows} windows: the largest of these whose dev loss is at most "
             f"{TOLERATED} above that of every smaller one (arXiv:2505.23971)."
@@ -77,9 +79,9 @@ def measure_critical_batch(
 ) -> CriticalBatch:
     """Train branches of a checkpoint, and score each on data.eval. All ranks call it. It writes no files.
 
-    A branch takes the weights and the optimizer state of the checkpoint of run.resume, and goes on with its next windows.
-    Its batch is a multiple k of the batch of the checkpoint, and its learning rate, which is constant, sqrt(k) times that
-    of the checkpoint.
+    A branch takes the weights and the optimizer state of the checkpoint of run.resume, and goes on with its next
+    windows. Its batch is a multiple k of the batch of the checkpoint, and its learning rate, which is constant, sqrt(k)
+    times that of the checkpoint.
 
     Args:
         factors: the multiples k, which increase from 1.
@@ -94,9 +96,11 @@ def measure_critical_batch(
     path = ranks.run_on_rank_zero(lambda: resumed_path(settings))
     if path is None:
         raise CheckpointError(
-            "critical-batch branches from a checkpoint: give run.resume, a path or must for the newest of run.output_dir"
+            "critical-batch branches from a checkpoint: give run.resume, a path or must for the newest of "
+            "run.output_dir"
         )
-    ranks.run_on_rank_zero(lambda: require_same_network(path, plan, "optimizer"))
+    same = ("optimizer", "global_batch_size", "ramp", "seed", "loss", "training_windows", "window_order")
+    ranks.run_on_rank_zero(lambda: require_same_network(path, plan, *same))
     done: int = ranks.run_on_rank_zero(lambda: read_record(path).state.step)
     largest = factors[-1] * plan.batch_of(done).global_batch_size
     if largest > (there := len(plan.windows["train"])):

@@ -19,7 +19,8 @@ from layoutner.training.folder import SCORES_FILE, SETTINGS_FILE
 NON_NUMERIC_SETTINGS = (
     "model.gradient_checkpointing", "batch.micro_batch_size", "batch.micro_batch_tokens", "data.max_image_mib",
     "deepspeed.", "wandb.", "tensorboard.",
-    "run.output_dir", "run.log_every", "run.gradient_statistics_every", "run.save_every", "run.keep_checkpoints", "run.resume", "run.overwrite",
+    "run.output_dir", "run.log_every", "run.gradient_statistics_every", "run.save_every", "run.keep_checkpoints",
+    "run.resume", "run.overwrite",
     "run.device", "run.rank_timeout",
 )
 # fmt: on

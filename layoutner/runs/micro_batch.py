@@ -28,9 +28,9 @@ LABELS = 13  # tags of the network that is measured; a few more do not matter
 def measured_micro_batch(settings: Settings, ranks: Ranks) -> Settings:
     """The settings with a number for batch.micro_batch_size = auto, the same on every rank. All ranks call it.
 
-    Each rank estimates what a micro-batch of full windows takes (planning/memory.py). On a GPU it also runs a forward and
-    a backward pass of it beside as much memory as the states of the model will take, and less until that fits. The
-    smallest result of all ranks is used. The gradient does not depend on it.
+    Each rank estimates what a micro-batch of full windows takes (planning/memory.py). On a GPU it also runs a forward
+    and a backward pass of it, beside as much memory as the states of the model will take, and less until that fits.
+    The smallest result of all ranks is used. The gradient does not depend on it.
 
     Raises:
         SettingsError: on every rank: not even one window fits; the message says what to change.
@@ -57,8 +57,8 @@ def _largest(settings: Settings, ranks: Ranks) -> int:
     batch = plan_settings(one, ranks.size)
     case = Case(one, batch, schedule, network, settings.data.max_length, "cuda" if on_gpu else "cpu")
     size = case.largest(limit)
-    while on_gpu and size and not _runs(case.on(ranks.size, size), ranks.device):
-        size = size - 1
+    while on_gpu and size and not _runs(case.on(ranks.size, size), free - limit, ranks.device):
+        size = case.on(ranks.size, size - 1).batch.micro_batch_size if size > 1 else None
     if not size:
         raise SettingsError(
             "\n".join(["batch.micro_batch_size = auto: not even one window fits", *advice(case, limit)])
@@ -75,8 +75,8 @@ def _largest(settings: Settings, ranks: Ranks) -> int:
     return size
 
 
-def _runs(case: Case, device: torch.device) -> bool:
-    """Whether a forward and a backward pass fit on the GPU, beside the states of the model."""
+def _runs(case: Case, spare: int, device: torch.device) -> bool:
+    """Whether a forward and a backward pass fit on the GPU, beside the states of the model and `spare` bytes."""
     settings, own = case.settings, case.settings.model
     family, config = open_config(own)
     sees_images = FAMILIES[family].image is not None and own.images == "use"
@@ -84,7 +84,8 @@ def _runs(case: Case, device: torch.device) -> bool:
     try:
         # Their memory is taken at once; the network's own weights and gradients are a part of it.
         weights = case.network.parameters * DTYPES[settings.precision.dtype].itemsize
-        rest = torch.empty(max(0, case.memory().model_states - 2 * weights), dtype=torch.uint8, device=device)
+        rest = max(0, case.memory().model_states - 2 * weights) + spare
+        taken = torch.empty(rest, dtype=torch.uint8, device=device)
         model = new_network(
             family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention, own.gradient_checkpointing
         )
@@ -93,7 +94,7 @@ def _runs(case: Case, device: torch.device) -> bool:
         sample = Sample.make(model, family, size, settings.data.max_length, sees_images).to(device)
         with masks_from(model, sample.keys):
             sample.loss(model).backward()  # type: ignore[no-untyped-call]
-        del rest
+        del taken
         return True
     except torch.cuda.OutOfMemoryError:
         return False

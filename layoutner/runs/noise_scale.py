@@ -75,8 +75,8 @@ class NoiseScale:
         twice = self.steps_needed(2)
         lines += [
             f"The noise scale is about {_rounded(self.windows)} windows (95% interval {between}).",
-            f"At the global batch of {size}, {self.noise_share:.0%} of a step's squared gradient norm is noise. A batch "
-            f"of {2 * size} would take about {twice:.0%} of the steps and {2 * twice:.0%} of the windows to the same "
+            f"At the global batch of {size}, {self.noise_share:.0%} of a step's squared gradient norm is noise. A "
+            f"batch of {2 * size} would take about {twice:.0%} of the steps and {2 * twice:.0%} of the windows to the same "
             "loss; well above the noise scale a larger batch saves few steps and adds work (arXiv:1812.06162).",
             "This holds at this point of the training: the noise scale grows as the loss falls. It is known to "
             "underestimate the largest batch that pays off (arXiv:2505.23971).",
@@ -108,7 +108,7 @@ def measure_noise(settings: Settings, steps: int, ranks: Ranks) -> NoiseScale:
     """
     # At learning rate 0 no optimizer changes a weight: all of them multiply weight decay by it, too.
     changed = {
-        "optimizer": settings.optimizer.model_copy(update={"lr": 0.0}),
+        "optimizer": settings.optimizer.model_copy(update={"lr": 0.0, "average_decay": 0.0}),
         "run": settings.run.model_copy(update={"gradient_statistics_every": 1}),
     }
     plan = agreed_plan(settings.model_copy(update=changed), ranks)
@@ -126,7 +126,7 @@ def measure_noise(settings: Settings, steps: int, ranks: Ranks) -> NoiseScale:
         )
     engine, _ = start_engine(plan, reader, ranks)
     where = "before training" if reader is None else f"after step {first}, in {checkpoint}"
-    logger.info("measuring the gradient of %d steps %s; batch: %s", steps, where, plan.batch)
+    logger.info("measuring the gradient of %d steps %s; batch: %s", steps, where, plan.batch_of(first))
     # More than are needed: the last step of an epoch may have a single window, which tells nothing.
     plan = replace(plan, schedule=replace(plan.schedule, total=first + 2 * steps + SKIPPED))
     found: list[tuple[float, float]] = []
@@ -144,8 +144,8 @@ def measure_noise(settings: Settings, steps: int, ranks: Ranks) -> NoiseScale:
     engine.close()
     if len(found) < steps:
         raise TrainingDiverged(
-            f"fp16 overflowed in {skipped} steps, and {len(found)} of {steps} were measured: use precision.dtype = bf16 or, "
-            "if the loss scale is fixed, a lower precision.loss_scale"
+            f"fp16 overflowed in {skipped} steps, and {len(found)} of {steps} were measured: use precision.dtype = bf16 "
+            "or, if the loss scale is fixed, a lower precision.loss_scale"
         )
     variances, squared_norms = np.array(found).T
     noise = NoiseScale(variances, squared_norms, size)
@@ -183,9 +183,11 @@ def require_same_network(path: Path, plan: Plan, *more: str) -> None:
     """
     saved, own = read_record(path).must_match, plan.identity.must_match
     differs = [
-        f"{key} = {saved.get(key)} there, {own[key]} here"
+        f"{key} = {saved.get(key)} there, {own.get(key)} here"
         for key in ("network", "preprocessing", *more)
-        if saved.get(key) != own[key]
+        if saved.get(key) != own.get(key)
     ]
     if differs:
-        raise CheckpointError(f"{path}: is of another network than these settings: {'; '.join(differs)}")
+        raise CheckpointError(
+            f"{path}: is of another {'run' if more else 'network'} than these settings: {'; '.join(differs)}"
+        )

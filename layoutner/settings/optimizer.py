@@ -30,8 +30,8 @@ class _Optimizer(Section):
     weight_decay: float = Field(
         0.0,
         ge=0,
-        description="weight decay; not applied to biases and LayerNorm. adamw, lion, muon: decoupled; lamb: part of the "
-        "update that the trust ratio scales; lars: part of the gradient",
+        description="weight decay; not applied to biases and LayerNorm. adamw, lion, muon: decoupled; lamb: part of "
+        "the update that the trust ratio scales; lars: part of the gradient",
     )
     max_grad_norm: float = Field(
         1.0, ge=0, description="the step's gradient is clipped to this 2-norm, over all parameters; 0 = off"

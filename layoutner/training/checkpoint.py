@@ -261,8 +261,10 @@ def _newest_undamaged(checkpoints: list[Path]) -> Path | None:
 def changes(saved: Record, identity: Identity) -> list[str]:
     """Changes since the checkpoint was written: number of ranks, and settings except run.resume and run.output_dir."""
     found = [f"ranks {saved.world_size} -> {identity.world_size}"] if saved.world_size != identity.world_size else []
+    defaults = Settings().model_dump(mode="json")
     for section, values in identity.settings.items():
-        before = saved.settings.get(section, {})
+        # A version that did not have a setting did what is now its default.
+        before = {**defaults[section], **saved.settings.get(section, {})}
         for key, value in values.items():
             if before.get(key) != value and (section, key) not in (("run", "resume"), ("run", "output_dir")):
                 found.append(f"{section}.{key} {before.get(key)} -> {value}")

@@ -178,6 +178,12 @@ class Plan:
                 f"note: {self.schedule.total} optimizer steps are few: most runs need hundreds. A smaller "
                 "batch.global_batch_size or a longer schedule gives more"
             )
+        every = self.settings.run.gradient_statistics_every
+        if every > self.schedule.total:
+            lines.append(
+                f"note: run.gradient_statistics_every = {every} is more than the {self.schedule.total} optimizer steps "
+                "of the run, so no step is measured"
+            )
         stage = self.ds_config["zero_optimization"]["stage"]
         lines.append(f"engine: {self.settings.precision.dtype}, ZeRO {stage}, {self._rows()}")
         return "\n".join(lines)

@@ -116,14 +116,15 @@ def test_windows_dealt_at_random_keep_their_order_and_the_limits(
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= micro
     assert sum(size > 0 for size in sizes) >= min(2, windows)
-    if tokens is not None:
-        assert max(row_tokens([lengths[i] for i in one], packed) for one in in_order) <= tokens
+    assigned = assign_to_ranks(indices, lengths, MicroBatchLimit(micro, tokens), ranks, packed)
+    most = max(row_tokens([lengths[i] for i in one], packed) for of_rank in assigned for one in of_rank)
+    assert max(row_tokens([lengths[i] for i in one], packed) for one in in_order) <= most
     # No more of them than are needed: with one fewer per rank, one would be too large, or there would be only one.
     fewer = len(sizes) - ranks
     cuts = [windows * place // fewer for place in range(fewer + 1)] if fewer else []
     parts = [indices[start:end] for start, end in itertools.pairwise(cuts)]
     rows = [row_tokens([lengths[i] for i in part], packed) for part in parts]
-    assert fewer < 2 or max(map(len, parts)) > micro or (tokens is not None and max(rows) > tokens)
+    assert fewer < 2 or max(map(len, parts)) > micro or max(rows) > most
 
 
 def test_windows_dealt_at_random_are_not_sorted() -> None:

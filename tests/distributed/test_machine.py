@@ -31,10 +31,11 @@ def test_peak_memory_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert peak_memory_bytes() == size
 
 
-def test_free_memory_is_that_of_the_machine_or_its_cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_that_of_the_machine_or_its_cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e6 < free_memory_bytes(1) < 1e14
     monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroups")
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}[name])
     assert free_memory_bytes(1) == 40960  # macOS
     (tmp_path / "meminfo").write_text("MemTotal:       9000 kB\nMemAvailable:   8000 kB\nHugePages_Total:  0\n")
@@ -42,7 +43,35 @@ def test_free_memory_is_that_of_the_machine_or_its_cgroup(tmp_path: Path, monkey
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert free_memory_bytes(8) == 4_096_000
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    for most, free in (("max", 8_192_000), ("3000000", 2_000_000)):
-        (tmp_path / "memory.max").write_text(f"{most}\n")
-        assert free_memory_bytes(1) == free
+
+
+@pytest.mark.parametrize(
+    ("own", "above", "limit", "usage", "cache"),
+    [
+        ("0::/slurm/job_7", "slurm", "memory.max", "memory.current", "inactive_file"),
+        (
+            "4:cpu:/x\n9:memory:/slurm/job_7",
+            "memory/slurm",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ],
+    ids=["v2", "v1"],
+)
+def test_a_cgroup_above_limits_it_too_and_page_cache_is_free(
+    own: str, above: str, limit: str, usage: str, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroups")
+    (tmp_path / "own").write_text(own + "\n")
+    folder = tmp_path / "cgroups" / above / "job_7"
+    folder.mkdir(parents=True)
+    unlimited = "max" if limit == "memory.max" else str(2**62)
+    for place, most in ((folder, unlimited), (folder.parent, "3000000")):
+        (place / limit).write_text(f"{most}\n")
+        (place / usage).write_text("2500000\n")
+        (place / "memory.stat").write_text(f"anon 5\n{cache} 400000\n")
+    assert free_memory_bytes(1) == 3_000_000 - 2_500_000 + 400_000
+    (folder / limit).write_text("2000000\n")
+    assert free_memory_bytes(1) == 0

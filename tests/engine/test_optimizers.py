@@ -1,4 +1,4 @@
-"""LAMB, LARS, Lion and Muon equal their published formulas at every ZeRO stage, on any number of ranks, after a restart."""
+"""LAMB, LARS, Lion and Muon equal their formulas at every ZeRO stage, on any number of ranks, after a restart."""
 
 import json
 
