@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import layoutner
+from layoutner.cli.arguments import quiet
 from layoutner.sweeps.results import half_width
 
 KINDS = ("name", "number", "date", "sum", "place", "code", "phone", "note")
@@ -103,12 +104,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--layouts", type=int, default=48)
     parser.add_argument("--pages", type=int, default=PAGES, help="training pages")
+    parser.add_argument("--dev-pages", type=int, default=DEV_PAGES)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, on one thread each")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder)
-        make_task(task, options.layouts, options.pages)
+        make_task(task, options.layouts, options.pages, options.dev_pages)
         # Each process trains a few runs and ends, so that nothing piles up.
         workers = ProcessPoolExecutor(
             options.jobs, multiprocessing.get_context("spawn"), initializer=one_thread, max_tasks_per_child=20
@@ -116,7 +118,7 @@ def main() -> None:
         with workers, ThreadPoolExecutor(options.jobs) as threads:
             runs = Runs(
                 options.out / "runs.jsonl",
-                {"pages": options.pages, "layouts": options.layouts, "epochs": options.epochs},
+                {name: vars(options)[name] for name in ("pages", "dev_pages", "layouts", "epochs")},
                 lambda case: workers.submit(train, case, task, options.epochs, options.pages).result(),
             )
             arms = tuned_arms(runs, options.batches, threads)
@@ -133,20 +135,21 @@ def main() -> None:
 def one_thread() -> None:
     """Prepare a process that trains: runs at the same time share the processors."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    quiet()
     import torch
 
     torch.set_num_threads(1)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
-def make_task(folder: Path, layouts: int, pages: int) -> None:
+def make_task(folder: Path, layouts: int, pages: int, dev_pages: int) -> None:
     """Write pages as train.jsonl and eval.jsonl, and an untrained checkpoint with a tokenizer for their words."""
     from layoutner.demo.checkpoint import make_checkpoint
 
     rng = random.Random(0)
     names = [f"layout{number}" for number in range(layouts)]
     fields = {name: dict(zip(rng.sample(CELLS, len(KINDS)), KINDS, strict=True)) for name in names}
-    for role, count in (("train", pages), ("eval", DEV_PAGES)):
+    for role, count in (("train", pages), ("eval", dev_pages)):
         lines = [json.dumps(page(f"{role}-{number}", fields, rng)) for number in range(count)]
         (folder / f"{role}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     annotations = folder / "words" / "training_data" / "annotations"
@@ -292,7 +295,7 @@ def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs:
 
     targets = {1: LOSS_TARGET * mean("adamw-tuned", first, "loss"), 2: F1_TARGET * mean("adamw-tuned", first, "f1")}
     lines = [
-        f"{options.pages} training pages, {DEV_PAGES} dev pages, {options.layouts} layouts, {options.epochs} epochs, "
+        f"{options.pages} training pages, {options.dev_pages} dev pages, {options.layouts} layouts, {options.epochs} epochs, "
         f"{options.seeds} seeds; {len(runs.rows)} runs in all, "
         f"{sum(row['outcome'] != 'finished' for row in runs.rows.values())} of them diverged.",
         "",
@@ -309,7 +312,8 @@ def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs:
             cells = [str(batch), text, f"{arms[arm][batch]:.3g}"]
             for key in ("f1", "loss"):
                 values = [row[key] for row in own]
-                cells.append(f"{statistics.fmean(values):.4f} ± {half_width(values) or math.nan:.4f}")
+                half = half_width(values)
+                cells.append(f"{statistics.fmean(values):.4f}" + ("" if half is None else f" ± {half:.4f}"))
             for column, target in targets.items():
                 steps = [found for row in own if (found := reached(row, column, target)) is not None]
                 if len(steps) == len(own):

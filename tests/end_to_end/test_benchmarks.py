@@ -62,12 +62,12 @@ def test_predicted_steps_are_put_beside_real_ones(checkpoints: dict[str, Path], 
 @pytest.mark.slow
 def test_the_study_of_large_batches_tunes_every_batch_and_goes_on_where_it_was(tmp_path: Path) -> None:
     command = ["python", ROOT / "benchmarks" / "large_batch.py", tmp_path, "--batches", 4, 8, 16, "--seeds", 2]
-    command += ["--epochs", 1, "--layouts", 2, "--pages", 32]
+    command += ["--epochs", 1, "--layouts", 2, "--dev-pages", 16, "--pages", 32]
     done = launch(command, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     file = tmp_path / "runs.jsonl"
     task, *rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert task == {"pages": 32, "layouts": 2, "epochs": 1}
+    assert task == {"pages": 32, "dev_pages": 16, "layouts": 2, "epochs": 1}
     cases = [(row["optimizer"], row["batch"], row["lr"], row["seed"]) for row in rows]
     assert len(set(cases)) == len(cases)
     # The best learning rate has a worse one on both sides.
