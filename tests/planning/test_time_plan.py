@@ -59,7 +59,9 @@ def test_the_network_is_timed_here_and_steps_are_predicted(
     window, update = map(float, re.findall(r"([\d.e-]+) s for", measured))
     assert min(window, update) > 0
     (this,) = [line for line in out.splitlines() if line.startswith("this run: ")]
-    pattern = r"this run: (\S+) s a step of 16 full windows = (\S+) computing \+ (\S+) communication .* \+ (\S+) update;"
+    pattern = (
+        r"this run: (\S+) s a step of 16 full windows = (\S+) computing \+ (\S+) communication .* \+ (\S+) update;"
+    )
     match = re.match(pattern, this)
     assert match, this
     total, computing, communication, own_update = map(float, match.groups())
