@@ -151,7 +151,8 @@ def plan_schedule(
     else:
         assert settings.max_windows is not None
         total = batches.steps_until(settings.max_windows)
-        origin = f"schedule.max_windows = {settings.max_windows}: they train on {batches.trained(total)}"
+        trained = "" if batches.changes else f": they train on {batches.trained(total)}"
+        origin = f"schedule.max_windows = {settings.max_windows}{trained}"
     if settings.warmup_ratio is not None:
         warmup = math.ceil(settings.warmup_ratio * total)
     else:

@@ -263,7 +263,7 @@ def test_render_and_plan_print_the_phases(capsys: pytest.CaptureFixture[str]) ->
         "batch: 8 windows per step = 4 per forward (at most 8) x 1 accumulation x 2 ranks",
         "batch: after 100 steps 32 windows per step = 8 per forward x 2 accumulation x 2 ranks",
         "note: the DeepSpeed JSON has the numbers of the last size; nothing is computed from them",
-        "schedule: 174 optimizer steps (schedule.max_windows = 3000: they train on 3000), 0 of them warm-up; 100 steps "
+        "schedule: 174 optimizer steps (schedule.max_windows = 3000), 0 of them warm-up; 100 steps "
         "of 8 windows, then 74 steps of 32 windows; 3000 windows = 20 epochs of 150",
         "optimizer: adamw, peak learning rate 0.0001 = 0.0001 x (8 / 8), after 100 steps 0.0004 = 0.0001 x (32 / 8)",
     ]
