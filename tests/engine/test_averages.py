@@ -1,4 +1,4 @@
-"""The average of the weights is the formula's at every ZeRO stage and on any number of ranks, and is in no one's way."""
+"""The average of the weights is the formula's at every ZeRO stage, on any number of ranks, and changes no training."""
 
 import json
 from typing import Any
@@ -121,7 +121,7 @@ def test_one_process_averages_as_plain_pytorch_does() -> None:
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets)
 
     plain = network()
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.0, fused=True)
     expected = {name: weight.detach().clone() for name, weight in plain.named_parameters()}
     for step in range(1, 13):
         optimizer.zero_grad()
