@@ -12,7 +12,7 @@ from layoutner.planning.optimizers import OPTIMIZERS
 from tests.builders.forks import fork
 from tests.builders.processes import ROOT
 
-WORKER = ROOT / "tests" / "workers" / "statistics.py"
+WORKER = ROOT / "tests" / "workers" / "gradient_statistics.py"
 SLOW = pytest.mark.slow
 RANKS = (pytest.param(1, marks=SLOW), 2)
 EXACT = ["0/fp32/plain", "1/fp32/plain", "2/fp32/plain", "3/fp32/plain", "2/fp32/shared", "3/fp32/checkpointing"]

@@ -1,6 +1,6 @@
 """Started on 1 or 2 ranks by test_statistics.py: the engine's statistics beside plain autograd in float64.
 
-    torchrun --nproc-per-node N tests/workers/statistics.py OUT.json fast|all
+    torchrun --nproc-per-node N tests/workers/gradient_statistics.py OUT.json fast|all
 
 Every rank takes part; rank 0 writes what it measured.
 """
