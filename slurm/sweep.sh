@@ -1,25 +1,21 @@
 #!/usr/bin/env bash
-# One run a value of one setting, as a job array of slurm/train.sh; each run has a folder of its own below DIR:
+# The runs of a sweep as a job array of slurm/train.sh, one task a run. FILE is the TOML file of the sweep:
 #
-#   slurm/sweep.sh run.seed 1,2,3 DIR [SBATCH OPTIONS] -- [TRAIN ARGUMENTS]
-#   slurm/sweep.sh batch.global_batch_size 16,32,64 runs/batch --gpus-per-node=4 -- --config funsd-layoutlm-base
+#   slurm/sweep.sh FILE [SBATCH OPTIONS]
+#   slurm/sweep.sh sweep.toml --gpus-per-node=4 --cpus-per-gpu=8 --time=4:00:00
+#
+# Runs that have scores are left out. When the array has ended, `layoutner sweep FILE --report` shows the results.
 set -euo pipefail
 
-if [ $# -lt 4 ]; then
-  sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+if [ $# -lt 1 ] || [[ $1 == -* ]]; then
+  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
-export SWEEP_KEY=$1 SWEEP_VALUES=$2 SWEEP_DIR=$3
-shift 3
-options=()
-while [ $# -gt 0 ] && [ "$1" != "--" ]; do
-  options+=("$1")
-  shift
-done
-if [ $# -eq 0 ]; then
-  echo "sweep.sh: no -- between the options of sbatch and the arguments of train" >&2
-  exit 2
-fi
+SWEEP_RUNS=$(python -m layoutner sweep "$1" --slurm)
+export SWEEP_RUNS
 shift
-IFS=, read -ra values <<<"$SWEEP_VALUES"
-exec sbatch --array="0-$((${#values[@]} - 1))" --output=%x-%A_%a.log "${options[@]}" "$(dirname "$0")/train.sh" "$@"
+runs=$(wc -l <"$SWEEP_RUNS")
+if [ "$runs" -eq 0 ]; then
+  exit 0 # layoutner has said that nothing is left
+fi
+exec sbatch --array="0-$((runs - 1))" --output=%x-%A_%a.log "$@" "$(dirname "$0")/train.sh"

@@ -35,11 +35,14 @@ export MASTER_ADDR MASTER_PORT
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus}
 export WANDB_MODE=${WANDB_MODE:-offline} # compute nodes seldom reach the network; `wandb sync` sends it later
 
-# In an array of slurm/sweep.sh each task takes one of the values, and a run folder of its own.
-if [ -n "${SWEEP_KEY:-}" ]; then
-  IFS=, read -ra values <<<"$SWEEP_VALUES"
-  value=${values[$SLURM_ARRAY_TASK_ID]}
-  set -- "$@" "--$SWEEP_KEY=$value" "--run.output_dir=$SWEEP_DIR/$SWEEP_KEY-$value"
+# In an array of slurm/sweep.sh each task takes one line of the list: a settings file. It holds the values that the
+# environment had when the list was written, and those that it has now must not replace what is swept.
+if [ -n "${SWEEP_RUNS:-}" ]; then
+  config=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$SWEEP_RUNS")
+  set -- "$@" --config "$config"
+  for name in $(compgen -e); do
+    if [[ ${name^^} == LAYOUTNER_*__* ]]; then unset "$name"; fi
+  done
 fi
 
 # A job that was put back goes on where it saved. A run.resume of your own stays: of a path the run takes its own

@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # fmt: off
 ROOMS = (
     "errors", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "readers", "documents",
-    "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "inference", "runs", "api",
-    "demo", "cli",
+    "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "inference", "runs", "sweeps",
+    "api", "demo", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -118,6 +118,7 @@ def test_a_room_can_be_walked_through(name: str) -> None:
         ("from layoutner.inference import labeller, predict, export", ("deepspeed", "wandb")),
         ("from layoutner.objectives import evaluate", ("deepspeed", "wandb")),
         ("from layoutner.runs import readiness, folds", ("torch", "transformers", "deepspeed", "wandb")),
+        ("from layoutner.sweeps import figures, processes", ("torch", "transformers", "deepspeed", "wandb")),
         ("from layoutner.documents import check", ("torch", "transformers", "deepspeed", "wandb")),
         (
             "import layoutner.cli",

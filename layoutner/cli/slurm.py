@@ -17,8 +17,8 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         nargs="?",
         default="train",
         choices=list(FILES),
-        help="train = train.sh; sweep = sweep.sh, which submits train.sh once for each value of a setting; readme = "
-        "their README.md (default: train)",
+        help="train = train.sh; sweep = sweep.sh, which submits train.sh for each run of a sweep; readme = their "
+        "README.md (default: train)",
     )
 
 

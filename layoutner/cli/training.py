@@ -1,22 +1,27 @@
-"""`layoutner train`, and `layoutner cross-validate`, which trains once per fold."""
+"""`layoutner train`; `layoutner cross-validate` and `layoutner sweep`, which train several models."""
 
 import argparse
 import logging
+import os
 import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.cli.ending import ending_together
+from layoutner.errors import LayoutnerError, Preempted, SettingsError, raise_gathered
 from layoutner.settings.tree import Settings, load
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
+    from layoutner.sweeps.sweep import Sweep
 
 logger = logging.getLogger("layoutner")
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `train` and `cross-validate`."""
+    """Add `train`, `cross-validate` and `sweep`."""
     train = add_command(commands, "train", _train, "train, evaluate, save; use deepspeed or torchrun for many ranks")
     add_settings(train)
     cross = add_command(
@@ -26,6 +31,20 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         "train data.folds models, and score each on the documents that it was not trained on",
     )
     add_settings(cross)
+    sweep = add_command(
+        commands, "sweep", _sweep, "train once for each combination of values of settings, and rank the runs"
+    )
+    sweep.add_argument("file", metavar="FILE", type=Path, help="TOML file with the values: see docs/sweeps.md")
+    sweep.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: 1)")
+    sweep.add_argument("--ranks", type=int, metavar="N", help="processes of a run, one for each GPU (default: 1)")
+    sweep.add_argument("--retry", action="store_true", help="also train the runs that failed before")
+    instead = sweep.add_mutually_exclusive_group()
+    instead.add_argument("--report", action="store_true", help="train nothing; show the results so far")
+    instead.add_argument(
+        "--slurm",
+        action="store_true",
+        help="train nothing; write what a Slurm array needs, and print the path of its list; slurm/sweep.sh calls this",
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -49,6 +68,46 @@ def _cross_validate(options: argparse.Namespace) -> None:
         from layoutner.runs.cross_validation import cross_validate
 
         cross_validate(settings, ranks)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from layoutner.sweeps.processes import train_sweep, write_array
+    from layoutner.sweeps.sweep import read_sweep
+
+    for name, value in (("--jobs", options.jobs), ("--ranks", options.ranks)):
+        if value is not None and (options.report or options.slurm):
+            raise SettingsError(f"{name} {value}: it is for runs on this machine; leave it out")
+        if value is not None and value < 1:
+            raise SettingsError(f"{name} {value}: give at least 1")
+    if options.retry and (options.report or options.slurm):
+        raise SettingsError("--retry: it is for runs on this machine; leave it out")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError("layoutner sweep starts processes itself: call it without a launcher, with --ranks N")
+    sweep = read_sweep(options.file)
+    if options.slurm:
+        print(write_array(sweep, partial(print, file=sys.stderr)))
+        return
+    failed: list[str] = []
+    interrupted: list[str] = []
+    if not options.report:
+        say = partial(print, flush=True)
+        failed, interrupted = train_sweep(sweep, options.jobs or 1, options.ranks or 1, options.retry, say)
+    _report(sweep)
+    raise_gathered(LayoutnerError, "runs failed, and --retry tries them again", failed)
+    raise_gathered(Preempted, "runs were interrupted, and the same command goes on with them", interrupted)
+
+
+def _report(sweep: "Sweep") -> None:
+    """Print the results of a sweep, and write them and their figures to its folder."""
+    from layoutner.sweeps.figures import draw_figures
+    from layoutner.sweeps.results import read_results, table, write_results
+
+    if not sweep.folder.is_dir():
+        raise SettingsError(f"output_dir = {sweep.folder}: no such folder: no run of this sweep has started")
+    results = read_results(sweep)
+    write_results(sweep, results)
+    draw_figures(sweep, results)
+    print(table(sweep, results))
 
 
 def _join(settings: Settings) -> "Ranks":

@@ -49,13 +49,15 @@ def number_of_folds(settings: Settings) -> int:
 
 def settings_of_fold(settings: Settings, number: int) -> Settings:
     """Settings of the run in which fold `number` is held out."""
-    folder, board = settings.run.output_dir, settings.tensorboard.dir
+    folder, board, wandb = settings.run.output_dir, settings.tensorboard.dir, settings.wandb
     name = f"fold-{number}"
     return settings.model_copy(
         update={
             "data": settings.data.model_copy(update={"fold": number}),
             "run": settings.run.model_copy(update={"output_dir": folder / name}),
-            "wandb": settings.wandb.model_copy(update={"name": f"{settings.wandb.name or folder.name}-{name}"}),
+            "wandb": wandb.model_copy(
+                update={"name": f"{wandb.name or folder.name}-{name}", "group": wandb.group or folder.name}
+            ),
             "tensorboard": settings.tensorboard.model_copy(update={"dir": board and board / name}),
         }
     )
@@ -72,7 +74,7 @@ def require_summary(file: Path, fold: Path) -> None:
 
 
 def finished_scores(settings: Settings) -> dict[str, Any] | None:
-    """With run.resume = auto, the scores of a fold that an earlier call has finished; else None.
+    """With run.resume = auto, the scores of a run that an earlier call has finished; else None.
 
     Raises:
         CheckpointError: the earlier call had different settings, or its settings or scores cannot be read.
@@ -81,28 +83,38 @@ def finished_scores(settings: Settings) -> dict[str, Any] | None:
     folder = settings.run.output_dir
     if settings.run.resume != "auto" or not (folder / SCORES_FILE).is_file():
         return None
+    require_same_settings(settings)
+    try:
+        return ScoresFile.read(folder / SCORES_FILE).model_dump()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / SCORES_FILE}: cannot be read: {error}; remove it, and the run is scored again"
+        ) from None
+
+
+def require_same_settings(settings: Settings) -> None:
+    """Refuse the run folder of an earlier run whose scores depend on other settings.
+
+    Raises:
+        CheckpointError: they differ, or those of the earlier run cannot be read.
+    """
+    folder = settings.run.output_dir
     file = folder / SETTINGS_FILE
     try:
         was = Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:  # of another version
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise CheckpointError(
-            f"{file}: not valid settings for this version: {wrong}; give another run.output_dir"
+            f"{file}: not valid settings for this version: {wrong}; give another output_dir"
         ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}; give another run.output_dir") from None
+        raise CheckpointError(f"{file}: cannot be read: {error}; give another output_dir") from None
     there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))
     keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]  # another optimizer has other keys
     if differs := [f"{key} = {there.get(key)} there, {here.get(key)} here" for key in keys]:
         raise CheckpointError(
-            f"{folder} was trained with other settings: {'; '.join(differs)}; give another run.output_dir"
+            f"{folder} was trained with other settings: {'; '.join(differs)}; give another output_dir"
         )
-    try:
-        return ScoresFile.read(folder / SCORES_FILE).model_dump()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / SCORES_FILE}: cannot be read: {error}; remove it, and the fold is scored again"
-        ) from None
 
 
 def _computed(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:

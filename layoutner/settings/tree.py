@@ -179,6 +179,9 @@ class WandbSettings(Section):
     project: str = Field("layoutner", description="project name")
     entity: str | None = Field(None, description="user or team; default: that of the logged-in account")
     name: str | None = Field(None, description="name of the run; default: the run folder's")
+    group: str | None = Field(
+        None, description="group of the run; default: in a sweep or a cross-validation its folder's name, else none"
+    )
     tags: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field((), description="tags")
 
 
@@ -230,19 +233,26 @@ def sections() -> dict[str, type[Section]]:
     return classes | {"optimizer": AnyOptimizer}  # type: ignore[return-value]
 
 
-def load(config: str | None, overrides: Mapping[str, Mapping[str, Any]], said: str = "the command line") -> Settings:
+def load(
+    config: str | None,
+    overrides: Mapping[str, Mapping[str, Any]],
+    said: str = "the command line",
+    shared: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
     """Merge recipe or TOML file, environment and command line into validated Settings.
 
     Args:
         config: name of a shipped recipe, or path of a TOML file, or None.
         overrides: section -> key -> value, or the value as text.
         said: source of the overrides, for messages.
+        shared: settings that the runs of a sweep share; they come after the config, before the environment.
 
     Raises:
         SettingsError: every problem of all sources at once: unreadable file, unknown key with the nearest
             known name, wrong type or range, contradiction.
     """
     sources: list[tuple[str, Mapping[str, Any]]] = [("the config file", read_config(config))]
+    sources += [("[settings]", shared or {})]
     sources += [("the environment", _read_environment()), (said, overrides)]
     problems: list[str] = []
     merged: dict[str, dict[str, Any]] = {}

@@ -141,6 +141,7 @@ class Wandb:
                 project=settings.wandb.project,
                 entity=settings.wandb.entity,
                 name=settings.wandb.name or folder.name,
+                group=settings.wandb.group,
                 tags=list(settings.wandb.tags),
                 id=id_file.read_text(encoding="utf-8").strip(),
                 resume="allow",

@@ -64,7 +64,5 @@ def as_layoutner(command: str) -> Command | None:
     if words[0] == "sbatch":
         return Command(["train", *words[words.index("slurm/train.sh") + 1 :]], 1)
     if words[0] == "slurm/sweep.sh":
-        key, values, folder = words[1:4]
-        swept = [f"--{key}={values.split(',')[0]}", f"--run.output_dir={folder}"]
-        return Command(["train", *words[words.index("--") + 1 :], *swept], 1)
+        return Command(["sweep", words[1], "--slurm"], 1)
     return None

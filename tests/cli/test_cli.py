@@ -19,8 +19,12 @@ from tests.builders.processes import call
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["config", "render", "--config", "demo", "--world-size", "2", "--windows", "288"]],
-    ids=["help", "render"],
+    [
+        ["--help"],
+        ["sweep", "--help"],
+        ["config", "render", "--config", "demo", "--world-size", "2", "--windows", "288"],
+    ],
+    ids=["help", "sweep-help", "render"],
 )
 def test_what_needs_no_torch_loads_none(arguments: list[str]) -> None:
     code = "import sys, layoutner.cli\ntry: layoutner.cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"

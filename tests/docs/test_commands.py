@@ -87,6 +87,14 @@ def run_pages(
     return run
 
 
+@pytest.fixture
+def demo_left(forms: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """What `layoutner demo` leaves."""
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "forms").symlink_to(forms)
+    (tmp_path / "runs" / "demo" / "start").symlink_to(checkpoints["layoutlm"])
+
+
 def make_data(folder: Path, forms: Path, start: Path) -> None:
     """Small data, and what `make demo` leaves, under the names that the commands have."""
     (folder / "data").mkdir()
@@ -103,6 +111,10 @@ def make_data(folder: Path, forms: Path, start: Path) -> None:
     (folder / "slurm").symlink_to(ROOT / "slurm")
     (folder / "docs").symlink_to(ROOT / "docs")
     (folder / "ds.json").write_text(block("docs/deepspeed-config.md", "json"))
+    sweep = block("docs/sweeps.md", "toml")  # one of its runs
+    for values in ("[1, 2, 3]", "[8, 16, 32]", "[1e-3, 3e-3]"):
+        sweep = sweep.replace(values, values.partition(",")[0] + "]")
+    (folder / "sweep.toml").write_text(sweep)
     (folder / "run.toml").write_text(
         f'[model]\nname_or_path = "{start}"\n[data]\ntrain = "data/funsd"\ntest = "data/funsd"\n'
         "max_length = 128\nstride = 16\n"
@@ -130,7 +142,7 @@ def run_in_a_shell(line: str) -> None:
     if line.startswith(("sbatch", "slurm/")):
         if "gpus" in line or shutil.which("sinfo") is None or subprocess.run(["sinfo"], check=False).returncode:
             return
-        line = line.replace("sbatch", "sbatch --wait", 1).replace(" -- ", " --wait -- ")
+        line = f"{line} --wait" if line.startswith("slurm/") else line.replace("sbatch", "sbatch --wait", 1)
     # Another run on this machine may have the launchers' own port.
     line = line.replace("deepspeed ", f"deepspeed --master_port {free_port()} ", 1)
     line = line.replace("torchrun ", f"torchrun --master-port {free_port()} ", 1)
@@ -188,10 +200,8 @@ def test_predict(run_pages: RunPages) -> None:
     assert (folder / "test_predictions.txt").read_text().count(" ") > 100
 
 
-def test_checkpoints(run_pages: RunPages, forms: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "runs" / "demo").mkdir(parents=True)  # as `layoutner demo` leaves it
-    (tmp_path / "runs" / "demo" / "forms").symlink_to(forms)
-    (tmp_path / "runs" / "demo" / "start").symlink_to(checkpoints["layoutlm"])
+@pytest.mark.usefixtures("demo_left")
+def test_checkpoints(run_pages: RunPages) -> None:
     folder = run_pages("docs/checkpoints.md")
     assert (folder / "runs" / "first" / "checkpoints" / "latest").read_text().strip() == "step-000030"
     assert json.loads((folder / "runs" / "funsd" / "all.json").read_text()).keys() == {"6"}
@@ -205,8 +215,10 @@ def test_checkpoints(run_pages: RunPages, forms: Path, checkpoints: dict[str, Pa
         "docs/gpus-and-slurm.md",
         "docs/models.md",
         "docs/settings.md",
+        "docs/sweeps.md",
     ],
 )
+@pytest.mark.usefixtures("demo_left")
 def test_the_commands_of_a_page(page: str, run_pages: RunPages) -> None:
     run_pages(page)
 

@@ -1,4 +1,4 @@
-"""slurm/train.sh on a real Slurm cluster of two nodes."""
+"""slurm/train.sh and slurm/sweep.sh on a real Slurm cluster of two nodes."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.builders.forks import fork
-from tests.builders.processes import HANGS_S, ROOT
+from tests.builders.processes import HANGS_S, ROOT, call
 
 Arguments = Callable[..., list[str]]
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -185,10 +186,31 @@ def test_scancel_saves_and_ends(submit: Any, train_arguments: Arguments, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nodes")
-def test_a_sweep_is_one_run_a_value(train_arguments: Arguments, tmp_path: Path) -> None:
-    arguments = [a for a in train_arguments(tmp_path / "unused") if not a.startswith("--run.output_dir")]
-    options = ["--parsable", "--wait", "--chdir", tmp_path, "--cpus-per-task=1"]
-    slurm(ROOT / "slurm" / "sweep.sh", "run.seed", "1,2", tmp_path / "runs", *options, "--", *arguments)
-    first, second = (metrics(tmp_path / "runs" / f"run.seed-{seed}") for seed in (1, 2))
-    assert len(first) == len(second) == 6
-    assert first[0]["train/loss"] != second[0]["train/loss"]
+def test_a_sweep_is_a_job_array(
+    train_arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree: dict[str, list[str]] = {}
+    for argument in train_arguments(tmp_path / "unused", data__eval=0.25):
+        name, _, value = argument.removeprefix("--").partition("=")
+        if name not in ("run.output_dir", "batch.global_batch_size"):
+            section, _, key = name.partition(".")
+            tree.setdefault(section, []).append(f'{key} = "{value}"')
+    file, runs = tmp_path / "sweep.toml", tmp_path / "the runs"  # a space must survive the way to the job
+    shared = [line for section, lines in tree.items() for line in (f"[settings.{section}]", *lines)]
+    grid = '[grid]\n"batch.global_batch_size" = [4, 8]'
+    file.write_text("\n".join([f'output_dir = "{runs}"', "seeds = [1]", *shared, grid]))
+    # What the environment says is in the settings files; in the jobs it replaces nothing.
+    monkeypatch.setitem(ENVIRONMENT, "LAYOUTNER_BATCH__GLOBAL_BATCH_SIZE", "2")
+    monkeypatch.setitem(ENVIRONMENT, "LAYOUTNER_RUN__LOG_EVERY", "2")
+    monkeypatch.setenv("LAYOUTNER_RUN__LOG_EVERY", "2")
+    submit_all = [ROOT / "slurm" / "sweep.sh", file, "--parsable", "--wait", "--chdir", tmp_path, "--cpus-per-task=1"]
+    slurm(*submit_all)
+    logs = "".join(log.read_text() for log in tmp_path.glob("layoutner-*.log"))
+    for size in (4, 8):
+        run = runs / f"global_batch_size={size},seed=1"
+        settings = tomllib.loads((run / "settings.toml").read_text())
+        assert (settings["batch"]["global_batch_size"], settings["run"]["log_every"]) == (size, 2), logs
+        assert "f1" in json.loads((run / "scores.json").read_text()), logs
+    code, out, _ = call(capsys, "sweep", file, "--report")
+    assert (code, out.count(" 1/1 ")) == (0, 2)
+    assert slurm(*submit_all) == ""  # nothing is left

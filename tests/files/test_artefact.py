@@ -14,6 +14,7 @@ from layoutner.models.preprocessing import Preprocessing
 from layoutner.runs.folds import finished_scores
 from layoutner.runs.scores_file import ScoresFile
 from layoutner.settings.tree import load
+from layoutner.sweeps.results import Failures
 from layoutner.training.checkpoint_files import Manifest, Record, TrainState, complete_checkpoints, read_record
 from tests.builders.checkpoints import checkpoint
 from tests.builders.families import make_export
@@ -64,7 +65,7 @@ def newer(file: Path) -> str:
     return f"{file} has format_version 2, this layoutner reads up to 1: upgrade layoutner"
 
 
-@pytest.mark.parametrize("kind", [Preprocessing, Record, Manifest, ScoresFile])
+@pytest.mark.parametrize("kind", [Preprocessing, Record, Manifest, ScoresFile, Failures])
 def test_every_artefact_says_whose_error_a_newer_version_is(kind: type[Artefact], tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     said = newer(tmp_path / "a.json")

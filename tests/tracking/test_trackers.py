@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import CheckpointError, SettingsError
+from layoutner.runs.folds import settings_of_fold
 from layoutner.settings.tree import Settings, load
 from layoutner.tracking.trackers import JsonLines, open_tracker
 from layoutner.training.plan import make_plan
@@ -212,9 +213,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def online(folder: Path) -> Settings:
+def online(folder: Path, **more: str) -> Settings:
     folder.mkdir()
-    return load(None, {"run": {"output_dir": str(folder)}, "wandb": {"mode": "online"}})
+    return load(None, {"run": {"output_dir": str(folder)}, "wandb": {"mode": "online", **more}})
 
 
 def test_a_run_of_wandb_goes_on_where_it_is_resumed_alone(told: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -224,6 +225,16 @@ def test_a_run_of_wandb_goes_on_where_it_is_resumed_alone(told: list[dict[str, A
     first, resumed, fresh = told
     assert first["id"] == resumed["id"] != fresh["id"] == (tmp_path / "run" / "wandb_run_id").read_text()
     assert {(one["name"], one["resume"]) for one in told} == {("run", "allow")}
+    assert first["group"] is None
+
+
+def test_a_run_of_wandb_may_belong_to_a_group(told: list[dict[str, Any]], tmp_path: Path) -> None:
+    settings = online(tmp_path / "run", name="lr=0.1", group="sweep")
+    open_tracker(settings, ALONE, 0).close()
+    assert (told[0]["name"], told[0]["group"]) == ("lr=0.1", "sweep")
+    folds = settings.model_copy(update={"data": settings.data.model_copy(update={"folds": 3})})
+    assert settings_of_fold(folds, 1).wandb.group == "sweep"
+    assert settings_of_fold(load(None, {"data": {"folds": "3"}}), 1).wandb.group == "train"
 
 
 @pytest.mark.parametrize(("variable", "mode"), [("offline", "offline"), ("", "online")])
