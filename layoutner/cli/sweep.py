@@ -28,7 +28,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     instead.add_argument(
         "--slurm",
         action="store_true",
-        help="train nothing; write what a Slurm array needs, and print the path of its list (for slurm/sweep.sh)",
+        help="train nothing; write what a Slurm array needs, and print the path of its list; slurm/sweep.sh calls this",
     )
 
 

@@ -1,1 +1,1 @@
-"""Sweeps: many runs from one file, and which of them is best."""
+"""Sweeps: many runs from one file, and what came of them."""

@@ -151,8 +151,8 @@ def slot_environments(jobs: int, ranks: int, gpus: Sequence[str]) -> list[dict[s
     """
     if gpus and jobs * ranks > len(gpus):
         raise SettingsError(
-            f"--jobs {jobs} with --ranks {ranks} needs {jobs * ranks} GPUs, and {len(gpus)} are visible: take fewer, or "
-            "run.device = cpu"
+            f"--jobs {jobs} with --ranks {ranks} needs {jobs * ranks} GPUs, and {len(gpus)} are visible: take fewer, "
+            "or run.device = cpu"
         )
     shared = {
         "OMP_NUM_THREADS": str(max(1, available_cpus() // (jobs * ranks))),

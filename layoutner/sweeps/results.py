@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from layoutner.errors import CheckpointError, LayoutnerError, require_all
 from layoutner.files.artefact import Artefact
@@ -46,7 +46,7 @@ class Failures(Artefact):
 
     refused_as: ClassVar[type[LayoutnerError]] = CheckpointError
 
-    runs: dict[str, Failure] = {}  # by the name of the run
+    runs: dict[str, Failure] = Field(default_factory=dict)  # by the name of the run
 
     @classmethod
     def of(cls, folder: Path) -> "Failures":
@@ -175,15 +175,16 @@ def read_results(sweep: Sweep) -> list[PointResult]:
     results = []
     for point in sweep.points:
         rows = {run.seed: _read_metrics(run.folder / METRICS_FILE) for run in point.runs}
+        curves = {
+            seed: {row["step"]: row["eval/f1"] for row in its if row.get("eval/f1") is not None}
+            for seed, its in rows.items()
+        }
         results.append(
             PointResult(
                 point,
                 {run.seed: scores[run.name] for run in point.runs if run.name in scores},
                 {run.seed: failures[run.name] for run in point.runs if run.name in failures and run.name not in scores},
-                {
-                    seed: {row["step"]: row["eval/f1"] for row in its if row.get("eval/f1") is not None}
-                    for seed, its in rows.items()
-                },
+                curves,
                 {seed: its[-1]["step"] for seed, its in rows.items() if its},
             )
         )

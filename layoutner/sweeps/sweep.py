@@ -195,7 +195,8 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _read(path: Path) -> SweepFile:
-    file, problems = None, []
+    file: SweepFile | None = None
+    problems: list[str] = []
     try:
         file = SweepFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -35,6 +35,7 @@ from layoutner.sweeps.results import (
 )
 from layoutner.sweeps.sweep import LONGEST_NAME, Run, Sweep, name_of, read_sweep
 from tests.builders.checkpoints import checkpoint
+from tests.builders.forks import Forks
 from tests.builders.markdown import block
 from tests.builders.processes import HANGS_S, ROOT, call
 
@@ -106,12 +107,8 @@ def test_seeds_alone_are_a_sweep_and_names_keep_when_seeds_are_added(tmp_path: P
 
 
 def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "base.toml").write_text(
-        "[schedule]\nepochs = 3\n[optimizer]\nlr = 1.0\nweight_decay = 0.1\neps = 1e-6\n"
-    )
-    shared = (
-        "[settings.data]\neval = 0.25\n[settings.schedule]\nmax_steps = 7\n[settings.optimizer]\nweight_decay = 0.2\n"
-    )
+    (tmp_path / "base.toml").write_text("[schedule]\nepochs = 3\n[optimizer]\nlr = 1.0\nweight_decay = 0.1\n")
+    shared = "[settings]\ndata.eval = 0.25\nschedule.max_steps = 7\noptimizer.weight_decay = 0.2\n"
     monkeypatch.setenv("LAYOUTNER_OPTIMIZER__WEIGHT_DECAY", "0.3")
     monkeypatch.setenv("LAYOUTNER_OPTIMIZER__LR", "2.0")
     file = write(tmp_path, '[grid]\n"optimizer.lr" = [4.0]\n', f'config = "{tmp_path / "base.toml"}"', shared)
@@ -160,7 +157,7 @@ def test_settings_of_the_same_last_name_are_told_apart(tmp_path: Path) -> None:
         ("[grid\n", "", ["no file of a sweep: cannot be read: "]),
         # All problems of the values at once.
         (
-            '[grid]\n"optimizer.lr" = [-1.0, 1.0]\n"batch.globl" = [1, 2]\n"model.dropout" = []\n'
+            '[grid]\n"optimizer.lr" = [-1.0, 1.0]\n"batch.global_batch" = [1, 2]\n"model.dropout" = []\n'
             '[[points]]\n"optimizer.lr" = 2.0\n"run.seed" = 1\n"run.overwrite" = true\nlr = 2\n',
             "seeds = [1, 1]",
             [
@@ -173,11 +170,11 @@ def test_settings_of_the_same_last_name_are_told_apart(tmp_path: Path) -> None:
             ],
         ),
         (
-            '[grid]\n"optimizer.lr" = [-1.0, 1.0]\n"batch.globl" = [1, 2]\n',
+            '[grid]\n"optimizer.lr" = [-1.0, 1.0]\n"batch.global_batch" = [1, 2]\n',
             "",
             [
                 "the sweep: optimizer.lr = -1.0: input should be greater than 0",
-                "the sweep: batch.globl: unknown; did you mean 'global_batch_size'?",
+                "the sweep: batch.global_batch: unknown; did you mean 'global_batch_size'?",
             ],
         ),
         ("[settings.run]\nseed = 1\nresume = 'must'\n", "seeds = [1]", ["run.seed: give", "run.resume: it is auto"]),
@@ -299,9 +296,7 @@ def test_the_results_are_a_file(half_done: Sweep) -> None:
 
 
 def test_there_is_no_note_of_an_edge_within_the_grid(tmp_path: Path) -> None:
-    grid = (
-        '[grid]\n"optimizer.lr" = [1e-4, 1e-3, 1e-2]\n"optimizer.name" = ["adamw", "lamb"]\n"model.dropout" = [0.1]\n'
-    )
+    grid = '[grid]\n"optimizer.lr" = [1e-4, 1e-3, 1e-2]\noptimizer.name = ["adamw", "lamb"]\nmodel.dropout = [0.1]\n'
     sweep = read_sweep(write(tmp_path, grid))
     assert list(notes(sweep, read_results(sweep))) == []  # no scores yet
     for run in sweep.runs:
@@ -397,7 +392,7 @@ Root Cause (first observed failure):
         ("layoutner: error: two:\n  - one\n  - other\nmore\n", "two: - one - other"),
         ("layoutner: rank 1: error: no GPU\n" + TORCHRUN.format(code=2), "no GPU"),
         (
-            "Traceback (most recent call last):\n  File\nKeyError: 'x'\nlayoutner: this is a bug of layoutner 1: please\n",
+            "Traceback (most recent call last):\n  File\nKeyError: 'x'\nlayoutner: this is a bug of layoutner 1: ...\n",
             "KeyError: 'x'",
         ),
         ("Segmentation fault\n\n", "Segmentation fault"),
@@ -518,7 +513,32 @@ def test_two_sweeps_do_not_share_a_folder(real: Callable[..., Path], capsys: Say
     assert not run.log.exists()
 
 
-def test_a_sweep_trains_what_is_missing(real: Callable[..., Path], capsys: Say) -> None:
+class Forked:
+    """What `subprocess.Popen` is to a sweep, but forked off a process that has imported torch: it starts at once."""
+
+    def __init__(self, command: list[str], stdout: BinaryIO, env: dict[str, str], **_: object) -> None:
+        self._forks = Forks(["layoutner", *command[command.index("layoutner") + 1 :]])
+        self._log = Path(stdout.name)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        (process,) = self._forks.processes
+        if self.returncode is None and process.exitcode is not None:
+            with self._log.open("a") as log:
+                log.write("".join(self._forks.text()))
+            self._forks.__exit__(None, None, None)
+            self.returncode = process.exitcode
+        return self.returncode
+
+    def terminate(self) -> None:
+        self._forks.kill(0, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("process", [Forked, pytest.param(subprocess.Popen, marks=pytest.mark.slow)])
+def test_a_sweep_trains_what_is_missing(
+    process: object, real: Callable[..., Path], capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layoutner.sweeps.processes.subprocess.Popen", process)
     grid = '[grid]\n"optimizer.lr" = [{}]\n'
     file = real(grid.format("1e-3, 3e-3"))
     folder = file.parent / "runs"
@@ -534,12 +554,8 @@ def test_a_sweep_trains_what_is_missing(real: Callable[..., Path], capsys: Say) 
     best = max((0, 1), key=lambda number: (scores[number]["f1"], -scores[number]["loss"]))
     assert lines[5].split() == ["point", "lr", "seeds", "F1", "+/-", "95%", "loss", "steps"]
     assert lines[6].split()[:4] == [str(best + 1), ("0.001", "0.003")[best], "1/1", f"{scores[best]['f1']:.4f}"]
-    for name in (
-        "sweep.json",
-        "sweep.svg",
-        "curves.svg",
-        *(f"{name}.{end}" for name in names for end in ("toml", "log")),
-    ):
+    files = [f"{name}.{ending}" for name in names for ending in ("toml", "log")]
+    for name in ("sweep.json", "sweep.svg", "curves.svg", *files):
         assert (folder / name).is_file(), name
     # Again: nothing is trained.
     before = {path: path.stat().st_mtime_ns for name in names for path in (folder / name).rglob("*")}
