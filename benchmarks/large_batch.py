@@ -295,7 +295,8 @@ def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs:
 
     targets = {1: LOSS_TARGET * mean("adamw-tuned", first, "loss"), 2: F1_TARGET * mean("adamw-tuned", first, "f1")}
     lines = [
-        f"{options.pages} training pages, {options.dev_pages} dev pages, {options.layouts} layouts, {options.epochs} epochs, "
+        f"{options.pages} training pages, {options.dev_pages} dev pages, {options.layouts} layouts, "
+        f"{options.epochs} epochs, "
         f"{options.seeds} seeds; {len(runs.rows)} runs in all, "
         f"{sum(row['outcome'] != 'finished' for row in runs.rows.values())} of them diverged.",
         "",

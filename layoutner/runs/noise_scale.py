@@ -76,8 +76,8 @@ class NoiseScale:
         lines += [
             f"The noise scale is about {_rounded(self.windows)} windows (95% interval {between}).",
             f"At the global batch of {size}, {self.noise_share:.0%} of a step's squared gradient norm is noise. A "
-            f"batch of {2 * size} would take about {twice:.0%} of the steps and {2 * twice:.0%} of the windows to the same "
-            "loss; well above the noise scale a larger batch saves few steps and adds work (arXiv:1812.06162).",
+            f"batch of {2 * size} would take about {twice:.0%} of the steps and {2 * twice:.0%} of the windows to the "
+            "same loss; well above the noise scale a larger batch saves few steps and adds work (arXiv:1812.06162).",
             "This holds at this point of the training: the noise scale grows as the loss falls. It is known to "
             "underestimate the largest batch that pays off (arXiv:2505.23971).",
         ]
@@ -144,8 +144,8 @@ def measure_noise(settings: Settings, steps: int, ranks: Ranks) -> NoiseScale:
     engine.close()
     if len(found) < steps:
         raise TrainingDiverged(
-            f"fp16 overflowed in {skipped} steps, and {len(found)} of {steps} were measured: use precision.dtype = bf16 "
-            "or, if the loss scale is fixed, a lower precision.loss_scale"
+            f"fp16 overflowed in {skipped} steps, and {len(found)} of {steps} were measured: use precision.dtype = "
+            "bf16 or, if the loss scale is fixed, a lower precision.loss_scale"
         )
     variances, squared_norms = np.array(found).T
     noise = NoiseScale(variances, squared_norms, size)

@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import pydantic_settings
 import tomli_w
 from pydantic import (
     BeforeValidator,
@@ -334,14 +333,14 @@ def _read_environment() -> dict[str, Any]:
         "environment variables with an unknown section",
         [f"{name}: {did_you_mean(name.removeprefix(ENV_PREFIX).split('__')[0].lower(), known)}" for name in strangers],
     )
-    try:
-        return EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False)()
-    except pydantic_settings.SettingsError:
-        named = [name for name in os.environ if name.removeprefix(ENV_PREFIX).lower() in known]
+    if whole := [
+        name for name in os.environ if name.upper() in {f"{ENV_PREFIX}{section.upper()}" for section in known}
+    ]:
         raise SettingsError(
-            f"environment variable {', '.join(named)}: a whole section cannot be set this way; "
+            f"environment variable {', '.join(whole)}: a whole section cannot be set this way; "
             f"name the key too, as in {ENV_PREFIX}OPTIMIZER__LR"
-        ) from None
+        )
+    return EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False)()
 
 
 def _explain(error: ValidationError, said_by: dict[tuple[str, str], str]) -> list[str]:

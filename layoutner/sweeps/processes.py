@@ -31,6 +31,8 @@ SAVES_WITHIN_S = 600
 # Exit codes of a run that was asked to end, and goes on when it is started again: see layoutner/cli/ending.py, and
 # 128 + SIGTERM, as shells have it.
 ASKED_TO_END = (75, 130, 143)
+# Signals that others send; a crash of the run itself ends in another one, such as SIGSEGV.
+SENT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL)
 
 Say = Callable[[str], object]
 
@@ -72,6 +74,11 @@ def train_sweep(sweep: Sweep, jobs: int, ranks: int, retry: bool, say: Say) -> t
     with _locked(sweep.folder):
         todo = _prepare(sweep, retry, say)
         gpus = _visible_gpus() if any(run.settings.run.device != "cpu" for run in todo) else []
+        if jobs > 1 and not gpus and any(run.settings.batch.micro_batch_size == "auto" for run in todo):
+            raise SettingsError(
+                f"--jobs {jobs} with batch.micro_batch_size = auto: runs that share a machine's memory would each take "
+                "nearly all of it; give a number"
+            )
         return _Training(sweep, todo, slot_environments(jobs, ranks, gpus), ranks, say).train()
 
 
@@ -241,7 +248,7 @@ class _Training:
             scores = finished_scores(run.settings)
         if scores is not None:
             self._say(f"{where}: F1 {scores['f1']:.4f} loss {scores['loss']:.4f} after {seconds:.0f} s")
-        elif code < 0 or code in ASKED_TO_END or (told and self._ranks > 1):
+        elif -code in SENT or code in ASKED_TO_END or (told and self._ranks > 1):
             self._say(f"{where}: interrupted after {seconds:.0f} s")
             self._interrupted.append(f"{run.name} (see {run.log})")
         else:

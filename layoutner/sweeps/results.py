@@ -104,10 +104,14 @@ class PointResult:
         return [(step, statistics.fmean(curve[step] for curve in curves)) for step in shared]
 
     @property
-    def order(self) -> tuple[float, float, int]:
-        """The best is first: by mean F1, at the same F1 by mean loss, then as in the file; without scores, last."""
+    def order(self) -> tuple[bool, float, float, int]:
+        """The best is first: by mean F1, at the same F1 by mean loss, then as in the file.
+
+        Points without the scores of all their runs come after the others: the runs that failed may be the bad ones.
+        """
         f1, loss = self.mean("f1"), self.mean("loss")
-        return (math.inf if f1 is None else -f1, math.inf if loss is None else loss, self.point.number)
+        incomplete = len(self.scores) < len(self.point.runs)
+        return incomplete, math.inf if f1 is None else -f1, math.inf if loss is None else loss, self.point.number
 
     def to_dict(self) -> dict[str, Any]:
         """What sweep.json says of it."""
@@ -256,6 +260,9 @@ def notes(sweep: Sweep, results: Sequence[PointResult]) -> Iterator[str]:
         if (value := best.point.values[key]) in (values[0], values[-1]):
             which, other = ("smallest", "smaller") if value == values[0] else ("largest", "larger")
             yield f"note: the best {key} is the {which} tried ({show(value)}): try {other} ones"
+    missing = sum(len(result.point.runs) - len(result.scores) - len(result.failures) for result in results)
+    if missing:
+        yield f"note: {missing} of {len(sweep.runs)} runs have no scores: not trained yet, or failed under Slurm"
     for result in sorted(results, key=lambda result: result.point.number):
         if result.failures:
             failed, runs = len(result.failures), len(result.point.runs)

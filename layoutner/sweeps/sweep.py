@@ -24,6 +24,11 @@ OWNED = {
     "run.resume": "it is auto in a sweep, so that an interrupted run goes on; leave it out",
     "run.overwrite": "a sweep trains no finished run again; remove the folder of a run to train it again",
 }
+# Settings that decide which documents and entities are scored: runs with other values could not be ranked.
+SCORED = (
+    "data.eval", "data.fold", "data.folds", "data.selection_split", "data.format", "data.labels", "data.scheme",
+    "data.ignore_types", "data.group_by", "data.invalid_boxes", "data.bad_pages", "data.test",
+)  # fmt: skip
 LONGEST_NAME = 100  # characters of a point's name; a seed and an ending follow
 
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]
@@ -168,6 +173,11 @@ def read_sweep(path: Path) -> Sweep:
     """
     file = _read(path)
     problems = dict.fromkeys(file.problems())
+    given_keys = {*file.grid, *(key for point in file.points for key in point)}
+    for key in (key for key in SCORED if key in given_keys):
+        problems[
+            f"{key}: it decides what is scored, so runs with other values of it cannot be ranked; leave it out"
+        ] = None
     keys = list(dict.fromkeys([*file.grid, *(key for point in file.points for key in point)]))
     last = Counter(key.rpartition(".")[2] for key in keys)
     labels = {key: key if last[key.rpartition(".")[2]] > 1 else key.rpartition(".")[2] for key in keys}

@@ -145,8 +145,9 @@ def test_an_environment_variable_of_no_section_is_refused(monkeypatch: pytest.Mo
         load(None, {})
 
 
-def test_a_section_as_a_whole_cannot_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAYOUTNER_MODEL", "bert")
+@pytest.mark.parametrize("value", ["bert", '{"family": "bert"}'])
+def test_a_section_as_a_whole_cannot_come_from_the_environment(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYOUTNER_MODEL", value)
     with pytest.raises(SettingsError, match="LAYOUTNER_MODEL: a whole section cannot be set this way"):
         load(None, {})
 

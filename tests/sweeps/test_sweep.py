@@ -183,6 +183,7 @@ def test_settings_of_the_same_last_name_are_told_apart(tmp_path: Path) -> None:
         ("[settings.data]\ntrian = 'x'\neval = 0.1\n", "", ["[settings]: data.trian: unknown; did you mean 'train'?"]),
         ("[settings.data]\ntest = 'x'\neval = 0.1\n", "", ["data.test = x: a sweep ranks its runs by their score on"]),
         ("[settings.data]\ntrain = 'x'\n", "", ["data.eval is missing: the runs are ranked by their score on it"]),
+        ("", '[grid]\n"data.fold" = [1, 2]\n', ["data.fold: it decides what is scored, so runs with other values"]),
         ('[grid]\n"optimizer.lr" = [1e-3, 0.001]\n', "", ["two points are the same: lr=0.001"]),
         (
             '[[points]]\n[[points]]\n"optimizer.name" = "adamw"\n',
@@ -257,19 +258,19 @@ def half_done(tmp_path: Path) -> Sweep:
     return sweep
 
 
-def test_points_are_ranked_by_f1_then_loss(half_done: Sweep) -> None:
+def test_points_are_ranked_by_f1_then_loss_and_those_without_all_scores_last(half_done: Sweep) -> None:
     results = read_results(half_done)
-    assert [result.point.number for result in results] == [5, 4, 2, 3, 1, 6]
+    assert [result.point.number for result in results] == [4, 2, 3, 1, 5, 6]
     assert table(half_done, results).splitlines() == [
         "point  global_batch_size     lr  seeds      F1  +/- 95%    loss  steps  failed",
-        "    5                 64  0.001    1/2  0.9000        -  0.5000      4       1",
         "    4                 16  0.003    2/2  0.7500   0.6353  0.1000      4       0",
         "    2                  8  0.003    2/2  0.7500   0.6353  0.5000      4       0",
         "    3                 16  0.001    2/2  0.6000   0.0000  0.5000      4       0",
         "    1                  8  0.001    2/2  0.5500   0.6353  0.5000      4       0",
+        "    5                 64  0.001    1/2  0.9000        -  0.5000      4       1",
         "    6                 64  0.003    0/2       -        -       -      -       0",
-        "note: the best batch.global_batch_size is the largest tried (64): try larger ones",
-        "note: the best optimizer.lr is the smallest tried (0.001): try smaller ones",
+        "note: the best optimizer.lr is the largest tried (0.003): try larger ones",
+        "note: 2 of 12 runs have no scores: not trained yet, or failed under Slurm",
         "note: point 5: 1 of 2 runs failed: the loss of optimizer step 3 is nan: training stops",
     ]
 
@@ -279,7 +280,7 @@ def test_the_results_are_a_file(half_done: Sweep) -> None:
     write_results(half_done, results)
     tree = json.loads((half_done.folder / "sweep.json").read_text())
     assert (tree["format_version"], tree["split"], len(tree["points"])) == (1, "eval", 6)
-    first, second = tree["points"][:2]
+    second, first = tree["points"][0], tree["points"][4]
     assert first["values"] == {"batch.global_batch_size": 64, "optimizer.lr": 0.001}
     assert first["f1"] == {"mean": 0.9, "half_width_95": None}
     assert first["failed"] == [
@@ -298,7 +299,8 @@ def test_the_results_are_a_file(half_done: Sweep) -> None:
 def test_there_is_no_note_of_an_edge_within_the_grid(tmp_path: Path) -> None:
     grid = '[grid]\n"optimizer.lr" = [1e-4, 1e-3, 1e-2]\noptimizer.name = ["adamw", "lamb"]\nmodel.dropout = [0.1]\n'
     sweep = read_sweep(write(tmp_path, grid))
-    assert list(notes(sweep, read_results(sweep))) == []  # no scores yet
+    (note,) = notes(sweep, read_results(sweep))
+    assert note == "note: 6 of 6 runs have no scores: not trained yet, or failed under Slurm"
     for run in sweep.runs:
         finish(run, 0.9 if run.settings.optimizer.lr == 1e-3 else 0.5)
     assert list(notes(sweep, read_results(sweep))) == []
@@ -325,8 +327,8 @@ def test_figures_show_every_point(half_done: Sweep) -> None:
     texts, lines = drawing(half_done.folder / "curves.svg")
     assert {"optimizer steps", "global_batch_size = 64, lr = 0.001"} <= set(texts)
     curves = [line for line in lines if line.get("stroke-width") == "2"]
-    # The best has one seed, with scores at two steps; the seeds of the others have one step in common.
-    assert [len(str(line.get("points")).split()) for line in curves[::2]] == [2, 1, 1, 1, 1]
+    # The last has one seed, with scores at two steps; the seeds of the others have one step in common.
+    assert [len(str(line.get("points")).split()) for line in curves[::2]] == [1, 1, 1, 1, 2]
 
 
 def test_a_figure_without_numbers_is_not_drawn(tmp_path: Path) -> None:
