@@ -75,9 +75,9 @@ class NoiseScale:
         twice = self.steps_needed(2)
         lines += [
             f"The noise scale is about {_rounded(self.windows)} windows (95% interval {between}).",
-            f"At the global batch of {size}, {self.noise_share:.0%} of a step's squared gradient norm is noise. A batch "
-            f"of {2 * size} would take about {twice:.0%} of the steps and {2 * twice:.0%} of the windows to the same "
-            "loss; well above the noise scale a larger batch saves few steps and adds work (arXiv:1812.06162).",
+            f"At the global batch of {size}, {self.noise_share:.0%} of a step's squared gradient norm is noise. A "
+            f"batch of {2 * size} would take about {twice:.0%} of the steps and {2 * twice:.0%} of the windows to the "
+            "same loss; well above the noise scale a larger batch saves few steps and adds work (arXiv:1812.06162).",
             "This holds at this point of the training: the noise scale grows as the loss falls. It is known to "
             "underestimate the largest batch that pays off (arXiv:2505.23971).",
         ]

@@ -98,7 +98,9 @@ def test_no_micro_batch_is_larger_than_allowed(
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("windows", [1, 2, 3, 16, 23, 64])
-@pytest.mark.parametrize(("micro", "tokens", "ranks"), [(8, 600, 1), (64, 1024, 2), (1, 512, 3), (64, None, 1), (4, None, 3)])
+@pytest.mark.parametrize(
+    ("micro", "tokens", "ranks"), [(8, 600, 1), (64, 1024, 2), (1, 512, 3), (64, None, 1), (4, None, 3)]
+)
 def test_windows_dealt_at_random_keep_their_order_and_the_limits(
     windows: int, micro: int, tokens: int | None, ranks: int, packed: bool
 ) -> None:

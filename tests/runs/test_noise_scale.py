@@ -78,8 +78,11 @@ def test_ranks_and_micro_batches_measure_the_same_noise(train_arguments: Argumen
 
 def test_what_is_said_follows_from_the_numbers() -> None:
     said = str(NoiseScale(np.array([110.0, 130.0, 120.0]), np.array([1.9, 2.0, 2.1]), 20))
-    assert "3 steps of 20 windows: variance of a window's gradient S = 120, squared norm of the gradient |G|^2 = 2\n" in said
-    assert "The noise scale is about 60 windows (95% interval 54 to 68)." in said
+    assert (
+        "3 steps of 20 windows: variance of a window's gradient S = 120, squared norm of the gradient |G|^2 = 2\n"
+        in said
+    )
+    assert "The noise scale is about 60 windows (95% interval 57 to 65)." in said
     # 60 / (60 + 20); (1 + 60/40) / (1 + 60/20)
     assert "At the global batch of 20, 75% of a step's squared gradient norm is noise." in said
     assert "A batch of 40 would take about 62% of the steps and 125% of the windows" in said
