@@ -149,21 +149,15 @@ def adam(state: State, grad: Tensor, betas: tuple[float, float], eps: float) -> 
 
 def norms(placement: Placement, *tensors: Tensor) -> Tensor:
     """2-norms of whole parameters, one row per tensor, in float64. All ranks call it if the placement has `reduce`."""
-    found = squares(placement, *tensors)
-    if placement.reduce is not None:
-        placement.reduce(found)
-    return found.sqrt_()
-
-
-def squares(placement: Placement, *tensors: Tensor) -> Tensor:
-    """Squared norms of what this rank holds of each parameter, one row per tensor, in float64."""
-    found = torch.zeros(len(tensors), len(placement.shapes), dtype=torch.float64, device=tensors[0].device)
+    squares = torch.zeros(len(tensors), len(placement.shapes), dtype=torch.float64, device=tensors[0].device)
     for row, tensor in enumerate(tensors):
         flat = tensor.view(-1)
         for part in placement.fragments:
             for piece in flat.narrow(0, part.start, part.size).split(PIECE):  # type: ignore[no-untyped-call]
-                found[row, part.parameter] += torch.linalg.vector_norm(piece, dtype=torch.float64).square()
-    return found
+                squares[row, part.parameter] += torch.linalg.vector_norm(piece, dtype=torch.float64).square()
+    if placement.reduce is not None:
+        placement.reduce(squares)
+    return squares.sqrt_()
 
 
 def scale(placement: Placement, tensor: Tensor, factors: Tensor) -> None:

@@ -92,7 +92,7 @@ class Partitions:
         return placements
 
     def names(self) -> dict[int, list[str]]:
-        """Names of the parameters in each tensor that the optimizer updates, by id of the tensor, in their order."""
+        """Names of the parameters in each tensor of the optimizer, by its id, in the order of `placements`."""
         names = {id(one): name for name, one in self._engine.module.named_parameters()}
         return {id(tensor): [names[id(one)] for one in parameters] for tensor, parameters in self._tensors()}
 

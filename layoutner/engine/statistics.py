@@ -8,8 +8,8 @@ have the mean G and a covariance of trace S, then E|g_i|^2 = |G|^2 + S/n_i and E
     S     = (sum (n_i/N) |g_i|^2 - |g|^2) N / (M - 1)
     |G|^2 = |g|^2 - S/N
 
-have no bias. With equal n_i these are the estimators of the paper. The noise scale is S / |G|^2, in windows. Both have to
-be averaged over steps before they are divided: the mean of the ratios is another number.
+have no bias. With equal n_i these are the estimators of the paper. The noise scale is S / |G|^2, in windows. Both are
+averaged over steps before they are divided: the mean of the ratios is another number.
 
 `corpus.batches.deal_at_random` makes such micro-batches; those of `assign_to_ranks` are sorted by length.
 """
@@ -22,12 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.engine.optimizers import squares
 from layoutner.engine.partitions import Partitions
 from layoutner.models.parameters import HEAD, LAYER
 
 MEMORY = 0.95  # weight of the earlier steps in the averages: about 20 measured steps count
-ROW = 4096  # squares that are summed in fp32 on a CPU; the sums are added in fp64
+ROW = 4096  # elements whose squares are summed in fp32 on a CPU, before fp64
 
 GRADIENT, WEIGHTS, UPDATE = range(3)  # rows of the sums by layer
 
@@ -79,23 +78,22 @@ class GradientStatistics:
         trained = {name: one for name, one in self._module.named_parameters() if one.requires_grad}
         # Autograd calls a hook once per backward with the whole gradient, also of a parameter that is used twice.
         # From ZeRO 1 this is the only place where this rank's own gradient can be seen.
-        self._hooks = [one.register_hook(self._see) for one in trained.values()]
+        self._hooks = [one.register_hook(self._see) for one in trained.values()]  # type: ignore[no-untyped-call]
         self._hooks.append(self._optimizer.register_step_pre_hook(self._before_update))
         self._hooks.append(self._optimizer.register_step_post_hook(self._after_update))
         self._norms: list[Tensor] = []  # of the micro-batch whose backward is under way, by parameter
         self._contributions: list[Tensor] = []  # squared norm / windows, by micro-batch
         self._windows = 0
 
-        device = self._ranks.device
         self._layers = list(dict.fromkeys(map(layer_of, trained)))
         self._placements = self._partitions.placements(self._reduce)
-        # By id of the optimizer's tensor: the layer of each of its parameters.
+        # By id of the optimizer's tensor: the rows of the layers of its parameters.
         self._layers_of = {
-            tensor: torch.tensor([self._layers.index(layer_of(name)) for name in names], device=device)
+            tensor: [self._layers.index(layer_of(name)) for name in names]
             for tensor, names in self._partitions.names().items()
         }
         self._old: list[tuple[Tensor, Tensor]] = []  # tensors that are being updated, and copies from before
-        self._sums = torch.zeros(3, len(self._layers), dtype=torch.float64, device=device)
+        self._sums = torch.zeros(3, len(self._layers), dtype=torch.float64, device=self._ranks.device)
 
     def add(self, windows: int) -> None:
         """Count the micro-batch whose backward has ended.
@@ -172,8 +170,10 @@ class GradientStatistics:
 
     def _add_up(self, tensor: Tensor, row: int, values: Tensor) -> None:
         """Add this rank's squares of values of an optimizer's tensor to the sums of the layers."""
-        by_parameter = squares(self._placements[id(tensor)], values.detach())[0]
-        self._sums[row].index_add_(0, self._layers_of[id(tensor)], by_parameter.to(self._sums.device))
+        layers, flat = self._layers_of[id(tensor)], values.detach().view(-1)
+        for part in self._placements[id(tensor)].fragments:
+            norm = _norm(flat.narrow(0, part.start, part.size))
+            self._sums[row, layers[part.parameter]] += norm.double().square()
 
 
 def layer_of(name: str) -> str:
@@ -183,14 +183,13 @@ def layer_of(name: str) -> str:
     return "head" if HEAD.search(name) else "embeddings"
 
 
-def _norm(grad: Tensor) -> Tensor:
-    """2-norm of a tensor. On a CPU, torch adds up long tensors one after the other, and loses digits in fp32."""
-    if grad.device.type != "cpu":
-        return torch.linalg.vector_norm(grad, dtype=torch.float32)
-    flat = grad.flatten()
+def _norm(tensor: Tensor) -> Tensor:
+    """2-norm of a tensor. On a CPU, torch sums a long one from end to end: fp32 loses digits, and fp64 takes long."""
+    if tensor.device.type != "cpu":
+        return torch.linalg.vector_norm(tensor, dtype=torch.float32)  # type: ignore[no-any-return]
+    flat = tensor.flatten()
     rest = flat.numel() % ROW
     rows = flat[: flat.numel() - rest].view(-1, ROW)
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).double()
-    return torch.hypot(
-        torch.linalg.vector_norm(norms), torch.linalg.vector_norm(flat[flat.numel() - rest :], dtype=torch.float64)
-    )
+    tail = torch.linalg.vector_norm(flat[flat.numel() - rest :], dtype=torch.float64)
+    return torch.linalg.vector_norm(torch.cat([norms, tail[None]]))  # type: ignore[no-any-return]

@@ -15,9 +15,10 @@ from tests.builders.processes import ROOT
 WORKER = ROOT / "tests" / "workers" / "gradient_statistics.py"
 SLOW = pytest.mark.slow
 RANKS = (pytest.param(1, marks=SLOW), 2)
-EXACT = ["0/fp32/plain", "1/fp32/plain", "2/fp32/plain", "3/fp32/plain", "2/fp32/shared", "3/fp32/checkpointing"]
-EXACT_TOO = ["2-offload/fp32/plain", "3-offload/fp32/plain", "0/fp32/shared", "3/fp32/shared", "0/fp32/checkpointing"]
-ROUNDED = ["2/fp16/plain", "0/bf16/plain"]
+EXACT = ["0/fp32/plain", "2/fp32/plain", "3/fp32/checkpointing"]
+EXACT_TOO = ["1/fp32/plain", "3/fp32/plain", "2-offload/fp32/plain", "3-offload/fp32/plain"]
+EXACT_TOO += [f"{stage}/fp32/shared" for stage in "023"]  # two layers have the same feed-forward network
+ROUNDED = ["2/fp16/plain"]
 ROUNDED_TOO = [f"{stage}/{dtype}/plain" for stage in "0123" for dtype in ("bf16", "fp16")]
 
 Results = dict[int, dict[str, Any]]
@@ -111,7 +112,7 @@ def test_a_known_noise_scale_is_found(ranks: int, results: Results) -> None:
 
 def test_the_estimates_have_no_bias() -> None:
     rng = np.random.default_rng(0)
-    size, steps = 40, 20_000
+    size, steps = 40, 4_000
     sizes = rng.integers(4, 60, size=12)
     spread, mean = rng.uniform(0.5, 2.0, size), rng.normal(0, 0.2, size)
     windows = int(sizes.sum())

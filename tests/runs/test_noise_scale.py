@@ -82,7 +82,7 @@ def test_what_is_said_follows_from_the_numbers() -> None:
         "3 steps of 20 windows: variance of a window's gradient S = 120, squared norm of the gradient |G|^2 = 2\n"
         in said
     )
-    assert "The noise scale is about 60 windows (95% interval 54 to 68)." in said
+    assert "The noise scale is about 60 windows (95% interval 57 to 65)." in said
     # 60 / (60 + 20); (1 + 60/40) / (1 + 60/20)
     assert "At the global batch of 20, 75% of a step's squared gradient norm is noise." in said
     assert "A batch of 40 would take about 62% of the steps and 125% of the windows" in said
