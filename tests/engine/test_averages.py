@@ -17,15 +17,14 @@ MEASURED = {
     ("adamw", "fp32"): STAGES + OFFLOADING,
     ("adamw", "bf16"): STAGES + OFFLOADING,
     ("adamw", "fp16"): STAGES,
-    ("lamb", "fp32"): STAGES + OFFLOADING,
-    ("lamb", "bf16"): STAGES,
+    ("lamb", "fp32"): ("0", "2-offload", "3"),
 }
-FAST = {("adamw", "fp32", "2"), ("adamw", "fp32", "3"), ("lamb", "bf16", "1")}  # see FAST of the worker
+FAST = {("adamw", "fp32", "2"), ("adamw", "fp32", "3")}  # see FAST of the worker
 CASES = [
     pytest.param(name, dtype, stage, ranks, marks=[] if (name, dtype, stage) in FAST and ranks == 2 else SLOW)
     for (name, dtype), stages in MEASURED.items()
     for stage in stages
-    for ranks in (2, 1, 4)
+    for ranks in (2, 1, 3)
 ]
 
 Results = dict[int, dict[str, dict[str, Any]]]
@@ -33,10 +32,10 @@ Results = dict[int, dict[str, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def results(tier: str, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Measured by the worker on 2, 1 and 4 ranks. All resume from the checkpoints of the 2 ranks."""
+    """Measured by the worker on 2, 1 and 3 ranks. All resume from the checkpoints of the 2 ranks."""
     folder = tmp_path_factory.mktemp("averages")
     found = {}
-    for ranks in (2,) if tier == "fast" else (2, 1, 4):
+    for ranks in (2,) if tier == "fast" else (2, 1, 3):
         out = folder / f"{ranks}.json"
         done = fork([WORKER, folder, out, tier], ranks=ranks)
         assert done.returncode == 0, done.stderr[-4000:]
@@ -59,7 +58,7 @@ def test_it_is_the_definition_in_float64(name: str, dtype: str, stage: str, rank
     measured = results[ranks][f"{name}/{dtype}/{stage}"]
     require_right(measured)
     # The steps that fp16 skips do not count.
-    assert 0 < measured["updates"] < 10 if dtype == "fp16" else measured["updates"] == 10
+    assert 0 < measured["updates"] < 8 if dtype == "fp16" else measured["updates"] == 8
 
 
 @pytest.mark.parametrize(("name", "dtype", "stage", "ranks"), CASES)
@@ -67,9 +66,7 @@ def test_an_evaluation_changes_no_later_bit(name: str, dtype: str, stage: str, r
     assert results[ranks][f"{name}/{dtype}/{stage}"]["changed by evaluations"] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype", "stage", "ranks"), [case for case in CASES if SLOW in case.marks or case.values[0] == "adamw"]
-)
+@pytest.mark.parametrize(("name", "dtype", "stage", "ranks"), CASES)
 def test_it_goes_on_at_another_stage_and_on_other_ranks(
     name: str, dtype: str, stage: str, ranks: int, results: Results
 ) -> None:
@@ -81,7 +78,7 @@ def test_it_goes_on_at_another_stage_and_on_other_ranks(
     [
         pytest.param(stage, ranks, marks=[] if (stage, ranks) == ("3", 2) else SLOW)
         for stage in STAGES
-        for ranks in (2, 1, 4)
+        for ranks in (2, 1, 3)
     ],
 )
 def test_it_starts_at_the_weights_of_a_checkpoint_without_one(stage: str, ranks: int, results: Results) -> None:

@@ -1,4 +1,4 @@
-"""Started on 1, 2 or 4 ranks by test_averages.py: the average of the weights beside plain PyTorch in float64.
+"""Started on 1, 2 or 3 ranks by test_averages.py: the average of the weights beside plain PyTorch in float64.
 
     torchrun --nproc-per-node N tests/workers/averages.py FOLDER OUT.json fast|all
 
@@ -34,18 +34,17 @@ CPU_Accelerator.supported_dtypes = lambda self: list(DTYPES.values())
 # Sizes that no number of ranks divides, so that parameters are cut anywhere, and some ranks hold nothing of some.
 SIZE = {"hidden_size": 18, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 29, "vocab_size": 37}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-STEPS, SAVED = 10, 6  # optimizer steps, and that after which a checkpoint is saved
-LR, DECAY = 0.01, 0.5  # the warm-up of the decay, (1 + t) / (10 + t), reaches it at t = 8
+STEPS, SAVED = 8, 5  # optimizer steps, and that after which a checkpoint is saved
+LR, DECAY = 0.01, 0.4  # the warm-up of the decay, (1 + t) / (10 + t), reaches it at t = 5
 STAGES = ("0", "1", "2", "3", "2-offload", "3-offload")  # names of presets, after "zero"
 
 # What is measured, by optimizer and number format.
-FAST = {("adamw", "fp32"): ("2", "3"), ("lamb", "bf16"): ("1",)}
+FAST = {("adamw", "fp32"): ("2", "3")}
 ALL = {
     ("adamw", "fp32"): STAGES,
     ("adamw", "bf16"): STAGES,
     ("adamw", "fp16"): STAGES[:4],
-    ("lamb", "fp32"): STAGES,
-    ("lamb", "bf16"): STAGES[:4],
+    ("lamb", "fp32"): ("0", "2-offload", "3"),
 }
 
 Tensors = dict[str, torch.Tensor]
@@ -121,14 +120,15 @@ class Case:
             if evaluates:
                 self.evaluate()
 
-    def evaluate(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the trained and of the averaged weights."""
+    def evaluate(self) -> torch.Tensor:
+        """Logits of the averaged weights."""
         self.engine.eval()
         before = self.snapshot()
         with self.engine.averaged():
             averaged = logits_of(self.engine)
-        self.restored &= self.snapshot() == before
-        return logits_of(self.engine), averaged
+        # After a step that fp16 skips nothing is gathered, and so there is nothing to compare with.
+        self.restored &= all(one in (b"", other) for one, other in zip(before, self.snapshot(), strict=True))
+        return averaged
 
     def snapshot(self) -> list[bytes]:
         """All bits that a later step depends on, of this rank, padding included."""
@@ -143,7 +143,7 @@ class Case:
 
     def found(self) -> dict[str, Any]:
         """What is compared, on rank 0."""
-        trained, averaged = self.evaluate()
+        averaged, trained = self.evaluate(), logits_of(self.engine)
         moments, weights = self.engine.moments(), self.engine.weights()
         restored = self.ranks.all_reduce_max(not self.restored) == 0
         if not self.ranks.is_rank_zero:
