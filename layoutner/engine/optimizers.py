@@ -142,7 +142,7 @@ def adam(state: State, grad: Tensor, betas: tuple[float, float], eps: float) -> 
     first, second = betas
     state["exp_avg"].lerp_(grad, 1 - first)
     state["exp_avg_sq"].mul_(second).addcmul_(grad, grad, value=1 - second)
-    update = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt_().add_(eps)
+    update: Tensor = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt_().add_(eps)
     torch.div(state["exp_avg"], update, out=update)
     return update.div_(1 - first ** state["step"])
 
@@ -201,7 +201,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(ITERATIONS):
         square = found @ found.mT
         found = first * found + (third * square + fifth * square @ square) @ found
-    scaled = found.to(matrix.dtype) * (MATCHED_RMS * max(matrix.shape) ** 0.5)
+    scaled: Tensor = found.to(matrix.dtype) * (MATCHED_RMS * max(matrix.shape) ** 0.5)
     return (scaled.mT if tall else scaled).contiguous()
 
 
