@@ -112,7 +112,7 @@ def make_data(folder: Path, forms: Path, start: Path) -> None:
     (folder / "docs").symlink_to(ROOT / "docs")
     (folder / "ds.json").write_text(block("docs/deepspeed-config.md", "json"))
     sweep = block("docs/sweeps.md", "toml")  # one of its runs
-    for values in ("[1, 2, 3]", "[8, 16, 32]", "[1e-3, 3e-3]"):
+    for values in ("[1, 2]", "[8, 32]", "[1e-3, 3e-3]"):
         sweep = sweep.replace(values, values.partition(",")[0] + "]")
     (folder / "sweep.toml").write_text(sweep)
     (folder / "run.toml").write_text(

@@ -218,8 +218,8 @@ def test_the_file_of_the_page_is_one(tmp_path: Path) -> None:
     file = tmp_path / "sweep.toml"
     file.write_text(block("docs/sweeps.md", "toml"))
     sweep = read_sweep(file)
-    assert (len(sweep.points), len(sweep.runs)) == (6, 18)
-    assert "global_batch_size=16,lr=0.003,seed=1" in [run.name for run in sweep.runs]
+    assert (len(sweep.points), len(sweep.runs)) == (4, 8)
+    assert "global_batch_size=32,lr=0.003,seed=1" in [run.name for run in sweep.runs]
 
 
 def test_the_interval_is_student_s() -> None:
@@ -619,7 +619,7 @@ def test_a_sweep_that_is_stopped_goes_on(
     capsys: Say,
 ) -> None:
     grid = '[grid]\n"optimizer.lr" = [1e-3, 3e-3]\n'
-    file = real(grid, schedule__max_steps=500, run__save_every=0, run__eval_every=0)
+    file = real(grid, schedule__max_steps=300, run__save_every=0, run__eval_every=0)
     sweep = read_sweep(file)
     jobs = 2 if "--jobs" in options else 1
     started.append(start(file, *options))
@@ -629,8 +629,9 @@ def test_a_sweep_that_is_stopped_goes_on(
     out, err = started[0].communicate(timeout=HANGS_S)
     assert started[0].returncode == 75, out + err
     assert f"{signal.Signals(number).name}: the sweep has stopped; the same command goes on from there" in err
-    assert out.count(": interrupted after ") == jobs
-    assert f"{signal.Signals(number).name}: asking {jobs} run(s) to save" in out
+    interrupted = out.count(": interrupted after ")
+    assert 1 <= interrupted <= jobs  # one may have ended before the other has begun
+    assert f"{signal.Signals(number).name}: asking {interrupted} run(s) to save" in out
     saved = {run: [path.name for path in (run.folder / "checkpoints").glob("step-*")] for run in sweep.runs[:jobs]}
     assert all(len(names) == 1 for names in saved.values())
     assert not (sweep.folder / "failed.json").exists()
@@ -638,9 +639,11 @@ def test_a_sweep_that_is_stopped_goes_on(
     out, err = started[1].communicate(timeout=HANGS_S)
     assert started[1].returncode == 0, out + err
     for run in sweep.runs:
-        assert steps(run.folder) == list(range(1, 501))
-        for name in saved.get(run, ()):
-            assert f"resumed from {run.folder}/checkpoints/{name}" in run.log.read_text()
+        assert steps(run.folder) == list(range(1, 301))
+    logs = [
+        (run.log.read_text(), f"resumed from {run.folder}/checkpoints/{name}") for run in saved for name in saved[run]
+    ]
+    assert sum(text in log for log, text in logs) == interrupted
     world_sizes = [json.loads((run.folder / "environment.json").read_text())["world_size"] for run in sweep.runs]
     assert world_sizes == [2 // jobs] * 2
     code, table_alone, _ = call(capsys, "sweep", file, "--report")
