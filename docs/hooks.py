@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -50,7 +50,7 @@ def settings_tables() -> str:
 def _type(field: FieldInfo) -> str:
     choices, kinds = _choices(field.annotation)
     named = [_list(kind) if get_origin(kind) is tuple else TYPES.get(kind, str(kind)) for kind in kinds]
-    text = ", ".join(f"`{choice}`" for choice in choices) or " or ".join(named)
+    text = " or ".join([*named, *([", ".join(f"`{choice}`" for choice in choices)] if choices else [])])
     limits = [
         f"{LIMITS[name]} {getattr(rule, name)}" for rule in field.metadata for name in LIMITS if hasattr(rule, name)
     ]
@@ -69,6 +69,8 @@ def _choices(annotation: Any) -> tuple[list[Any], list[Any]]:
         return [], [annotation]
     if get_origin(annotation) is tuple:
         return [], [annotation]
+    if get_origin(annotation) is Annotated:
+        return _choices(get_args(annotation)[0])
     if isinstance(get_args(annotation)[0], str | int):
         return list(get_args(annotation)), []
     both = [_choices(part) for part in get_args(annotation)]

@@ -106,7 +106,7 @@ def test_the_optimizer_is_gradient_descent_with_momentum() -> None:
     own = torch.nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3))
     whole = torch.nn.Parameter(own.detach().clone())
     optimizer = example("class SgdOptimizer")["SgdOptimizer"](
-        [{"params": [own], "weight_decay": 0.0}], ("momentum_buffer",)
+        [{"params": [own], "weight_decay": 0.0, "state": ("momentum_buffer",)}], None
     )
     optimizer.bind({id(own): Placement.whole(own)})
     theirs = torch.optim.SGD([whole], lr=0.1, momentum=0.9)

@@ -137,14 +137,15 @@ def test_one_process_averages_as_plain_pytorch_does() -> None:
         )
         schedule = plan_schedule(settings.schedule, 2, None)
         config = render(settings, plan_batch(2, 2, 1), schedule)
-        engine = Engine(network(), config, settings.optimizer, Ranks.join())
-        for step in range(12):
-            engine.backward(loss(engine.forward({"input_ids": inputs})), last=True)
-            engine.step(0.01, schedule.deepspeed_position(step))
-        with engine.averaged(), torch.no_grad():
-            scored = float(loss(engine.forward({"input_ids": inputs})))
-        found[average_decay] = engine.moments(), engine.weights(), scored
-        engine.close()
+        with Ranks.join() as ranks:
+            engine = Engine(network(), config, settings.optimizer, ranks)
+            for step in range(12):
+                engine.backward(loss(engine.forward({"input_ids": inputs})), last=True)
+                engine.step(0.01, schedule.deepspeed_position(step))
+            with engine.averaged(), torch.no_grad():
+                scored = float(loss(engine.forward({"input_ids": inputs})))
+            found[average_decay] = engine.moments(), engine.weights(), scored
+            engine.close()
 
     moments, weights, scored = found["0.4"]
     for name, average in expected.items():

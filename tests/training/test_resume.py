@@ -149,7 +149,7 @@ def test_steps_are_counted_though_the_first_parameter_is_frozen(tmp_path: Path) 
         torch.manual_seed(0)
         model = BertForTokenClassification(BertConfig(vocab_size=20, max_position_embeddings=16, **size))
         next(model.parameters()).requires_grad_(False)
-        return Engine(model, config, settings.optimizer, Ranks.join())
+        return Engine(model, config, settings.optimizer, ranks)
 
     def steps(one: Engine, count: int) -> None:
         for step in range(count):
@@ -157,10 +157,11 @@ def test_steps_are_counted_though_the_first_parameter_is_frozen(tmp_path: Path) 
             one.backward(logits.square().sum(), last=True)
             one.step(0.0, schedule.deepspeed_position(step))
 
-    first = engine()
-    steps(first, 5)
-    moments = first.moments()
-    second = engine()
-    second.restore(first.counters(), lambda name, shape: moments[name])
-    steps(second, 7)
-    assert second.counters()["updates"] == 12
+    with Ranks.join() as ranks:
+        first = engine()
+        steps(first, 5)
+        moments = first.moments()
+        second = engine()
+        second.restore(first.counters(), lambda name, shape: moments[name])
+        steps(second, 7)
+        assert second.counters()["updates"] == 12
