@@ -101,7 +101,13 @@ def accumulation() -> str:
     indices = step_windows(seed, 0, 0, FUNSD_WINDOWS, whole)
     dealt = assign_to_ranks(indices, lengths, MicroBatchLimit(micro), ranks, packed=True)
     picture = Drawing(960, 560, "One accumulation window on two ranks")
-    picture.text(20, 30, "One optimizer step: 16 windows = 2 a forward x 4 accumulation x 2 ranks", 17, bold=True)
+    picture.text(
+        20,
+        30,
+        "One optimizer step: 16 windows = 2 per micro-batch x 4 gradient accumulation steps x 2 ranks",
+        17,
+        bold=True,
+    )
     picture.text(
         20, 54, "which windows: seed 42, epoch 0, step 0 of 150 windows, whatever the number of ranks", 13, GREY
     )

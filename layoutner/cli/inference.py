@@ -51,7 +51,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             help="split to read, if INPUT has several (default: test)",
         )
         command.add_argument("--output", type=Path, metavar="FILE", help="file to write; default: standard output")
-        command.add_argument("--batch", type=int, default=8, help="windows per forward (default: 8)")
+        command.add_argument("--batch", type=int, default=8, help="windows per forward pass (default: 8)")
         add_setting(command, "run", "device", "--device", dest="device", default="auto", require=True)
         if name == "predict":
             command.add_argument(
@@ -174,7 +174,7 @@ def _joined(options: argparse.Namespace) -> "Iterator[Ranks]":
     options.data = load(None, overrides(options)).data
     options.format = options.data.format if "format" in options.data.model_fields_set else None
     if options.batch < 1:
-        raise SettingsError(f"--batch {options.batch}: must be at least 1, the windows per forward")
+        raise SettingsError(f"--batch {options.batch}: must be at least 1, the windows per forward pass")
     if getattr(options, "checkpoints", None) and given == "-":
         raise SettingsError("INPUT - with --checkpoints: standard input can be read only once; give a file")
     if given == "-" and options.format not in (None, "jsonl"):

@@ -42,7 +42,7 @@ class Model:
 
         Args:
             documents: Document objects, or the path of a file or folder.
-            batch_size: windows per forward.
+            batch_size: windows per forward pass.
             split: "train", "eval" or "test": which one, if the path holds several.
             data: settings of [data] that say how the path is read, such as format="funsd". Without a format, images
                 are read by OCR, .jsonl files as jsonl, and everything else as funsd.

@@ -55,15 +55,18 @@ class BatchPlan:
         return self.micro_batch_size * self.micro_batches
 
     def __str__(self) -> str:
-        ranks = f"{self.accumulation} accumulation x {self.world_size} rank{'s' * (self.world_size > 1)}"
+        ranks = (
+            f"{self.accumulation} gradient accumulation step{'s' * (self.accumulation > 1)} x "
+            f"{self.world_size} rank{'s' * (self.world_size > 1)}"
+        )
         limit = f" (at most {self.limit})" * (self.micro_batch_size < self.limit)
         tokens = "" if self.tokens_limit is None else f", each of at most {self.tokens_limit} tokens"
         small, larger = divmod(self.global_batch_size, self.micro_batches)
         if not larger:
-            return f"{self.global_batch_size} windows per step = {small} per forward{limit} x {ranks}{tokens}"
+            return f"{self.global_batch_size} windows per step = {small} per micro-batch{limit} x {ranks}{tokens}"
         smaller = self.micro_batches - larger
         return (
-            f"{self.global_batch_size} windows per step = {smaller} forward{'s' * (smaller > 1)} of {small} "
+            f"{self.global_batch_size} windows per step = {smaller} micro-batch{'es' * (smaller > 1)} of {small} "
             f"+ {larger} of {small + 1}{limit}, in {ranks}{tokens}"
         )
 

@@ -42,7 +42,7 @@ def test_render_prints_json_alone_and_the_arithmetic_beside(capsys: pytest.Captu
     assert config["train_batch_size"] == 16
     assert config["scheduler"]["params"]["total_num_steps"] == 1002  # 1000, and 2 that stand for a warm-up of 0
     assert config["fp16"]["enabled"] is True
-    assert "16 windows per step = 8 per forward x 1 accumulation x 2 ranks" in err
+    assert "16 windows per step = 8 per micro-batch x 1 gradient accumulation step x 2 ranks" in err
     assert "1000 optimizer steps (100 epochs x 10 steps)" in err
 
 
@@ -101,7 +101,7 @@ def test_plan_says_what_fits(capsys: pytest.CaptureFixture[str], checkpoints: di
     base.append(f"--model.name_or_path={checkpoints['layoutlm']}")
     code, out, _ = call(capsys, *base, "--gpu-memory", "24GiB")
     assert code == 0
-    assert "16 windows per step = 8 per forward x 1 accumulation x 2 ranks" in out
+    assert "16 windows per step = 8 per micro-batch x 1 gradient accumulation step x 2 ranks" in out
     assert "fits into 24.00 GiB" in out
     code, out, _ = call(capsys, *base, "--gpu-memory", "1MiB")
     assert code == 0

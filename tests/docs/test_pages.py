@@ -223,4 +223,4 @@ def test_the_ramp_of_the_page_gives_what_is_shown(tmp_path: Path, capsys: pytest
     given = ["--config", tmp_path / "ramp.toml", "--world-size", 2, "--windows", 150]
     code, _, err = call(capsys, "config", "render", *given)
     assert code == 0, err
-    assert err == block(page, "text", "batch: 16 windows per step = 8 per forward")
+    assert err == block(page, "text", "batch: 16 windows per step = 8 per micro-batch")

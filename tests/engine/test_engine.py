@@ -21,9 +21,9 @@ RANKS = (1, 2)
 TWO_RANKS = (pytest.param(1, marks=SLOW), 2)  # on one rank only in the slow tier
 # On 3 ranks, by global batch and largest micro-batch.
 SPLITS = {
-    "8/8": "8 windows per step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks",
-    "8/1": "8 windows per step = 1 forward of 0 + 8 of 1, in 3 accumulation x 3 ranks",
-    "2/8": "2 windows per step = 1 forward of 0 + 2 of 1 (at most 8), in 1 accumulation x 3 ranks",
+    "8/8": "8 windows per step = 1 micro-batch of 2 + 2 of 3 (at most 8), in 1 gradient accumulation step x 3 ranks",
+    "8/1": "8 windows per step = 1 micro-batch of 0 + 8 of 1, in 3 gradient accumulation steps x 3 ranks",
+    "2/8": "2 windows per step = 1 micro-batch of 0 + 2 of 1 (at most 8), in 1 gradient accumulation step x 3 ranks",
 }
 
 Results = dict[int, dict[str, Any]]

@@ -60,12 +60,20 @@ def test_every_recipe_fits_any_number_of_ranks(recipe: str, ranks: int) -> None:
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
-        ((16, 8, 2), "16 windows per step = 8 per forward x 1 accumulation x 2 ranks"),
-        ((64, 16, 1), "64 windows per step = 16 per forward x 4 accumulation x 1 rank"),
-        ((16, 8, 8), "16 windows per step = 2 per forward (at most 8) x 1 accumulation x 8 ranks"),
-        ((16, 8, 3), "16 windows per step = 2 forwards of 5 + 1 of 6 (at most 8), in 1 accumulation x 3 ranks"),
-        ((16, 3, 2), "16 windows per step = 2 forwards of 2 + 4 of 3, in 3 accumulation x 2 ranks"),
-        ((16, 8, 64), "16 windows per step = 48 forwards of 0 + 16 of 1 (at most 8), in 1 accumulation x 64 ranks"),
+        ((16, 8, 2), "16 windows per step = 8 per micro-batch x 1 gradient accumulation step x 2 ranks"),
+        ((64, 16, 1), "64 windows per step = 16 per micro-batch x 4 gradient accumulation steps x 1 rank"),
+        ((16, 8, 8), "16 windows per step = 2 per micro-batch (at most 8) x 1 gradient accumulation step x 8 ranks"),
+        (
+            (16, 8, 3),
+            "16 windows per step = 2 micro-batches of 5 + 1 of 6 (at most 8), in 1 gradient accumulation step x "
+            "3 ranks",
+        ),
+        ((16, 3, 2), "16 windows per step = 2 micro-batches of 2 + 4 of 3, in 3 gradient accumulation steps x 2 ranks"),
+        (
+            (16, 8, 64),
+            "16 windows per step = 48 micro-batches of 0 + 16 of 1 (at most 8), in 1 gradient accumulation step x "
+            "64 ranks",
+        ),
     ],
 )
 def test_the_arithmetic_is_shown(numbers: tuple[int, int, int], text: str) -> None:

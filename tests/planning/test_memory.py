@@ -228,7 +228,7 @@ def test_a_rank_that_is_alone_is_not_told_to_shard() -> None:
 def test_the_plan_is_readable() -> None:
     case = case_of(2, "bf16")
     text = describe(case.settings, case.batch, case.schedule, BASE, 512, 24 * GiB)
-    assert "batch: 32 windows per step = 8 per forward x 2 accumulation x 2 ranks" in text
+    assert "batch: 32 windows per step = 8 per micro-batch x 2 gradient accumulation steps x 2 ranks" in text
     assert (
         "100 optimizer steps (schedule.max_steps), 10 of them warm-up\noptimizer: adamw, peak learning rate 5e-05"
         in text
@@ -237,7 +237,7 @@ def test_the_plan_is_readable() -> None:
     assert [row[0] for row in rows] == ["0", "1", "*2", "3"]
     assert "fits into 24.00 GiB" in text
     assert "none fits" in describe(case.settings, case.batch, case.schedule, BASE, 512, MiB)
-    assert "micro-batch" not in describe(case.settings, case.batch, case.schedule, BASE, 512, None)
+    assert "largest micro-batch" not in describe(case.settings, case.batch, case.schedule, BASE, 512, None)
     assert str(case.memory()).startswith("parameters ")
 
 

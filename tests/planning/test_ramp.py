@@ -189,12 +189,11 @@ def test_every_phase_has_a_batch_plan_of_its_own() -> None:
 
 def test_the_batch_plans_of_all_phases_are_shown() -> None:
     lines = describe(plan_batch(64, 8, 24), Ramp.of(64, [(0, 16), (200, 32), (600, 64)]))
+    rest = "(at most 8), in 1 gradient accumulation step x 24 ranks"
     assert lines[:3] == [
-        "batch: 16 windows per step = 8 forwards of 0 + 16 of 1 (at most 8), in 1 accumulation x 24 ranks",
-        "batch: after 200 steps 32 windows per step = 16 forwards of 1 + 8 of 2 (at most 8), in 1 accumulation x 24 "
-        "ranks",
-        "batch: after 600 steps 64 windows per step = 8 forwards of 2 + 16 of 3 (at most 8), in 1 accumulation x 24 "
-        "ranks",
+        f"batch: 16 windows per step = 8 micro-batches of 0 + 16 of 1 {rest}",
+        f"batch: after 200 steps 32 windows per step = 16 micro-batches of 1 + 8 of 2 {rest}",
+        f"batch: after 600 steps 64 windows per step = 8 micro-batches of 2 + 16 of 3 {rest}",
     ]
     assert "24 ranks share 16 windows in the steps of that size, so 8 of them have nothing to do there" in lines[3]
     assert len([line for line in lines if "nothing to do" in line]) == 1
@@ -260,8 +259,8 @@ def test_render_and_plan_print_the_phases(capsys: pytest.CaptureFixture[str]) ->
     assert "scheduler" not in config
     # 100 steps of 19 an epoch: 5 epochs and 40 windows. Then 4 steps for the other 110, and 14 epochs of 5.
     assert err.splitlines() == [
-        "batch: 8 windows per step = 4 per forward (at most 8) x 1 accumulation x 2 ranks",
-        "batch: after 100 steps 32 windows per step = 8 per forward x 2 accumulation x 2 ranks",
+        "batch: 8 windows per step = 4 per micro-batch (at most 8) x 1 gradient accumulation step x 2 ranks",
+        "batch: after 100 steps 32 windows per step = 8 per micro-batch x 2 gradient accumulation steps x 2 ranks",
         "note: the DeepSpeed JSON has the numbers of the last size; nothing is computed from them",
         "schedule: 174 optimizer steps (schedule.max_windows = 3000), 0 of them warm-up; 100 steps "
         "of 8 windows, then 74 steps of 32 windows; 3000 windows = 20 epochs of 150",

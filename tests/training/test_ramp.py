@@ -67,9 +67,13 @@ def test_the_run_follows_the_ramp(run: tuple[Path, str]) -> None:
     ]
     config = json.loads((folder / "ds_config.json").read_text())
     assert ("scheduler" in config, config["train_batch_size"]) == (False, 8)
-    assert "batch: 2 windows per step = 2 per forward x 1 accumulation x 1 rank" in said
-    assert "batch: after 3 steps 50 windows per step = 2 per forward x 25 accumulation x 1 rank" in said
-    assert "batch: after 5 steps 8 windows per step = 2 per forward x 4 accumulation x 1 rank" in said
+    assert "batch: 2 windows per step = 2 per micro-batch x 1 gradient accumulation step x 1 rank" in said
+    assert (
+        "batch: after 3 steps 50 windows per step = 2 per micro-batch x 25 gradient accumulation steps x 1 rank" in said
+    )
+    assert (
+        "batch: after 5 steps 8 windows per step = 2 per micro-batch x 4 gradient accumulation steps x 1 rank" in said
+    )
     assert "3 steps of 2 windows, then 2 steps of 50 windows, then 3 steps of 8 windows; " in said
     assert "adamw, peak learning rate 0.0005 = 0.001 x (2 / 4), after 3 steps 0.0125 = 0.001 x (50 / 4)" in said
 

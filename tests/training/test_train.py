@@ -69,7 +69,7 @@ def test_the_run_folder_is_the_record(
     environment = json.loads((run / "environment.json").read_text())
     assert (environment["world_size"], environment["device"]) == (2, "cpu")
     assert environment["versions"]["deepspeed"].startswith("0.19.")
-    assert "batch: 8 windows per step = 2 per forward x 2 accumulation x 2 ranks" in done.stdout
+    assert "batch: 8 windows per step = 2 per micro-batch x 2 gradient accumulation steps x 2 ranks" in done.stdout
     assert done.stdout.count("schedule: 6 optimizer steps") == 1  # rank 0 alone speaks
     assert "before it has started" not in done.stdout + done.stderr  # what DeepSpeed says of every schedule
     assert not list(run.rglob("*.partial"))
@@ -118,7 +118,10 @@ def test_any_number_of_ranks_trains_the_same_and_goes_on_from_any_other(
     done = launch([*launcher, *train_arguments(run, **arguments, schedule__max_steps=3)])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = done.stdout + done.stderr
-    assert "batch: 8 windows per step = 1 forward of 2 + 2 of 3 (at most 8), in 1 accumulation x 3 ranks" in said
+    assert (
+        "batch: 8 windows per step = 1 micro-batch of 2 + 2 of 3 (at most 8), in 1 gradient accumulation step x 3 ranks"
+        in said
+    )
     assert "so it is 9 = 3 x 1 x 3; a step still has 8 windows" in said
     more = {**arguments, "schedule__max_steps": 6, "run__resume": "must"}
     done = launch(["layoutner", "train", *train_arguments(run, **more)])
