@@ -35,7 +35,7 @@ from layoutner.corpus.batches import to_device
 from layoutner.distributed.clock import Clock
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.averages import WeightAverage
-from layoutner.engine.optimizers import own_optimizer
+from layoutner.engine.optimizers import norm, own_optimizer
 from layoutner.engine.partitions import Partitions, shape_of
 from layoutner.engine.statistics import GradientStatistics
 from layoutner.errors import SettingsError, TrainingDiverged, first_line
@@ -247,11 +247,7 @@ class Engine:
 
     def _local_grad_norm(self) -> float:
         """2-norm of the full gradient. At ZeRO 0 every rank has it after the last backward."""
-        norms = [
-            torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
-            for parameter in self.module.parameters()
-            if parameter.grad is not None
-        ]
+        norms = [norm(parameter.grad) for parameter in self.module.parameters() if parameter.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack(norms)))
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:

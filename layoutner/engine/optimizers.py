@@ -20,7 +20,7 @@ from layoutner.settings.optimizer import Lamb, Lars, Lion, Muon, OptimizerSettin
 State = dict[str, Any]
 S = TypeVar("S", bound=OptimizerSettings)
 
-PIECE = 2**20  # elements that are converted to float64 at a time
+ROW = 4096  # elements whose squares are summed in fp32 on a CPU, before float64
 
 # Newton and Schulz's iteration as Muon's author tuned it: number of iterations, and coefficients of x, x^3 and x^5.
 ITERATIONS, QUINTIC = 5, (3.4445, -4.7750, 2.0315)
@@ -147,14 +147,25 @@ def adam(state: State, grad: Tensor, betas: tuple[float, float], eps: float) -> 
     return update.div_(1 - first ** state["step"])
 
 
+def norm(tensor: Tensor) -> Tensor:
+    """2-norm of a tensor. On a CPU, torch sums a long one from end to end: fp32 loses digits, and float64 takes long."""
+    if tensor.device.type != "cpu":
+        return torch.linalg.vector_norm(tensor, dtype=torch.float32)  # type: ignore[no-any-return]
+    flat = tensor.flatten()
+    rest = flat.numel() % ROW
+    rows = flat[: flat.numel() - rest].view(-1, ROW)
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).double()
+    tail = torch.linalg.vector_norm(flat[flat.numel() - rest :], dtype=torch.float64)
+    return torch.linalg.vector_norm(torch.cat([norms, tail[None]]))  # type: ignore[no-any-return]
+
+
 def norms(placement: Placement, *tensors: Tensor) -> Tensor:
     """2-norms of whole parameters, one row per tensor, in float64. All ranks call it if the placement has `reduce`."""
     squares = torch.zeros(len(tensors), len(placement.shapes), dtype=torch.float64, device=tensors[0].device)
     for row, tensor in enumerate(tensors):
         flat = tensor.view(-1)
         for part in placement.fragments:
-            for piece in flat.narrow(0, part.start, part.size).split(PIECE):  # type: ignore[no-untyped-call]
-                squares[row, part.parameter] += torch.linalg.vector_norm(piece, dtype=torch.float64).square()
+            squares[row, part.parameter] += norm(flat.narrow(0, part.start, part.size)).double().square()
     if placement.reduce is not None:
         placement.reduce(squares)
     return squares.sqrt_()

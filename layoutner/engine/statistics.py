@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from layoutner.distributed.ranks import Ranks
+from layoutner.engine.optimizers import norm
 from layoutner.engine.partitions import Partitions
 from layoutner.models.parameters import HEAD, LAYER
 
 MEMORY = 0.95  # weight of the earlier steps in the averages: about 20 measured steps count
-ROW = 4096  # elements whose squares are summed in fp32 on a CPU, before fp64
 
 GRADIENT, WEIGHTS, UPDATE = range(3)  # rows of the sums by layer
 
@@ -153,7 +153,7 @@ class GradientStatistics:
 
     def _see(self, grad: Tensor) -> None:
         """Keep the norm of a parameter's gradient on its device, so that nothing waits for the device."""
-        self._norms.append(_norm(grad))
+        self._norms.append(norm(grad))
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Sum up gradients and weights. DeepSpeed calls `step` once for all tensors, or once for each."""
@@ -172,8 +172,8 @@ class GradientStatistics:
         """Add this rank's squares of values of an optimizer's tensor to the sums of the layers."""
         layers, flat = self._layers_of[id(tensor)], values.detach().view(-1)
         for part in self._placements[id(tensor)].fragments:
-            norm = _norm(flat.narrow(0, part.start, part.size))
-            self._sums[row, layers[part.parameter]] += norm.double().square()
+            found = norm(flat.narrow(0, part.start, part.size))
+            self._sums[row, layers[part.parameter]] += found.double().square()
 
 
 def layer_of(name: str) -> str:
@@ -181,15 +181,3 @@ def layer_of(name: str) -> str:
     if match := LAYER.search(f".{name}"):
         return f"layer.{match[1]}"
     return "head" if HEAD.search(name) else "embeddings"
-
-
-def _norm(tensor: Tensor) -> Tensor:
-    """2-norm of a tensor. On a CPU, torch sums a long one from end to end: fp32 loses digits, and fp64 takes long."""
-    if tensor.device.type != "cpu":
-        return torch.linalg.vector_norm(tensor, dtype=torch.float32)  # type: ignore[no-any-return]
-    flat = tensor.flatten()
-    rest = flat.numel() % ROW
-    rows = flat[: flat.numel() - rest].view(-1, ROW)
-    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).double()
-    tail = torch.linalg.vector_norm(flat[flat.numel() - rest :], dtype=torch.float64)
-    return torch.linalg.vector_norm(torch.cat([norms, tail[None]]))  # type: ignore[no-any-return]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from layoutner.engine.statistics import _norm, gradient_noise, layer_of
+from layoutner.engine.optimizers import norm
+from layoutner.engine.statistics import gradient_noise, layer_of
 from layoutner.planning.optimizers import OPTIMIZERS
 from tests.builders.forks import fork
 from tests.builders.processes import ROOT
@@ -143,7 +144,7 @@ def test_norms_are_those_of_float64(shape: tuple[int, ...], dtype: torch.dtype) 
     torch.manual_seed(0)
     values = torch.randn(shape).to(dtype)
     for one in (values, values.mT) if values.dim() == 2 else (values,):
-        assert float(_norm(one)) == pytest.approx(float(one.double().norm()), rel=1e-6)
+        assert float(norm(one)) == pytest.approx(float(one.double().norm()), rel=1e-6)
 
 
 @pytest.mark.parametrize(
