@@ -148,7 +148,7 @@ def adam(state: State, grad: Tensor, betas: tuple[float, float], eps: float) -> 
 
 
 def norm(tensor: Tensor) -> Tensor:
-    """2-norm of a tensor. On a CPU, torch sums a long one from end to end: fp32 loses digits, and float64 takes long."""
+    """2-norm of a tensor. On a CPU, torch sums a long one from end to end: fp32 loses digits, float64 takes long."""
     if tensor.device.type != "cpu":
         return torch.linalg.vector_norm(tensor, dtype=torch.float32)  # type: ignore[no-any-return]
     flat = tensor.flatten()
