@@ -42,6 +42,7 @@ CELLS = [(100 + 300 * column, 150 + 200 * row) for row in range(4) for column in
 WORDS = [f"{first}{last}" for first in ("ba", "ko", "mi", "ru", "te") for last in ("lan", "nor", "sik", "ver", "dut")]
 WRONG = 0.04  # share of the entities with a wrong label
 PAGES, DEV_PAGES = 4096, 512
+LENGTH = 128  # tokens of the longest window; a page has fewer
 TUNING_SEED, FIRST_SEED = 1, 11
 WORST = 1e9  # loss of a run that diverged
 EVALUATED = 1024  # windows between two evaluations
@@ -144,19 +145,37 @@ def one_thread() -> None:
 
 def make_task(folder: Path, layouts: int, pages: int, dev_pages: int) -> None:
     """Write pages as train.jsonl and eval.jsonl, and an untrained checkpoint with a tokenizer for their words."""
-    from layoutner.demo.checkpoint import make_checkpoint
-
     rng = random.Random(0)
     names = [f"layout{number}" for number in range(layouts)]
     fields = {name: dict(zip(rng.sample(CELLS, len(KINDS)), KINDS, strict=True)) for name in names}
     for role, count in (("train", pages), ("eval", dev_pages)):
         lines = [json.dumps(page(f"{role}-{number}", fields, rng)) for number in range(count)]
         (folder / f"{role}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    annotations = folder / "words" / "training_data" / "annotations"
-    annotations.mkdir(parents=True)
-    form = [{"words": [{"text": text} for text in (*names, *WORDS)]}]
-    (annotations / "all.json").write_text(json.dumps({"form": form}), encoding="utf-8")
-    make_checkpoint(folder / "checkpoint", folder / "words", "layoutlm", seed=0, positions=128)
+    make_network(folder / "checkpoint", [*names, *WORDS])
+
+
+def make_network(folder: Path, words: Sequence[str]) -> None:
+    """Write an untrained LayoutLM, and a tokenizer that knows each word as a whole; the same in every call."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import LayoutLMConfig, LayoutLMForTokenClassification, PreTrainedTokenizerFast
+
+    from layoutner.demo.checkpoint import SIZE, SPECIAL
+    from layoutner.models.layout_tables import init_layout_tables
+
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
+    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=LENGTH, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {**SIZE, "vocab_size": len(vocabulary), "max_position_embeddings": LENGTH}
+    model = LayoutLMForTokenClassification(LayoutLMConfig(**sizes))
+    init_layout_tables(model.layoutlm.embeddings, scale=2.0)
+    model.save_pretrained(folder)
 
 
 def page(name: str, fields: dict[str, dict[tuple[int, int], str]], rng: random.Random) -> dict[str, Any]:
@@ -191,7 +210,7 @@ def train(case: Case, task: Path, epochs: int, pages: int) -> dict[str, Any]:
         {
             "model": {"name_or_path": str(task / "checkpoint"), "dropout": 0.0},
             "data": {"format": "jsonl", "train": str(task / "train.jsonl"), "eval": str(task / "eval.jsonl")}
-            | {"max_length": 128, "stride": 0},
+            | {"max_length": LENGTH, "stride": 0},
             "batch": {"global_batch_size": case.batch, "micro_batch_size": min(case.batch, 64)},
             "optimizer": {"name": case.optimizer, "lr": case.lr, "weight_decay": 0.01},
             "schedule": {"epochs": epochs, "warmup_ratio": 0.1},
