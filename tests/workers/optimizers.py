@@ -252,6 +252,7 @@ def foreign_error(stage: int, ranks: Ranks) -> float:
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,  # 1.0 by default
     }
     engine, *_ = deepspeed.initialize(model=model, optimizer=Lamb(model.parameters(), lr=LR), config=config)
     alone = Lamb(plain.parameters(), lr=LR)
