@@ -245,7 +245,13 @@ NOT_FINITE = {"optimizer__lr": 1e30, "optimizer__max_grad_norm": 0}
 
 
 @pytest.mark.parametrize("launcher", ["forks", *SLOW])
-@pytest.mark.parametrize("more", [NOT_FINITE, {**NOT_FINITE, "run__rank_timeout": 0}], ids=["watched", "unwatched"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(NOT_FINITE, id="watched"),
+        pytest.param({**NOT_FINITE, "run__rank_timeout": 0}, id="unwatched", marks=pytest.mark.slow),
+    ],
+)
 def test_no_rank_ends_before_rank_0_has_said_the_whole_message(
     more: dict[str, object], launcher: str, train_arguments: Arguments, tmp_path: Path
 ) -> None:

@@ -244,6 +244,7 @@ def test_no_torch_unless_a_model_is_named(forms: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_sroie_and_cord_as_published(capsys: pytest.CaptureFixture[str], real_data: Path) -> None:
     code, out, _ = call(
         capsys, "data", "check", real_data / "sroie2019" / "train", "--data.format=sroie", "--format=json"
