@@ -1,10 +1,12 @@
 """Time a network on this machine, before there are data, weights or other ranks."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import torch
+from torch import nn
 
 from layoutner.distributed.machine import available_cpus, cpus_per_rank
 from layoutner.distributed.ranks import Ranks
@@ -43,14 +45,8 @@ def measure(settings: Settings, ranks: Sequence[int], labels: int) -> dict[int, 
     device, before = Ranks.alone(settings.run.device).device, torch.get_num_threads()
     on_gpu = device.type == "cuda"
     family, config = open_config(settings.model)
-    sees_images = FAMILIES[family].image is not None and settings.model.images == "use"
-    tags = [str(label) for label in range(labels)]
-    own = settings.model
     require_attention(settings, family, config, device)
-    model = new_network(
-        family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention, own.gradient_checkpointing
-    )
-    model = model.to(device, DTYPES[settings.precision.dtype]).train()
+    model = untrained_network(settings, labels, device)
     # DeepSpeed updates fp32 weights and moments, whatever the network computes in.
     masters = {id(one): one.detach().float().clone() for one in model.parameters() if one.requires_grad}
     for one in masters.values():
@@ -79,9 +75,7 @@ def measure(settings: Settings, ranks: Sequence[int], labels: int) -> dict[int, 
 
     @cache
     def window(micro_batch_size: int, _: int) -> float:
-        tokens = settings.data.max_length
-        sample = Sample.make(model, family, micro_batch_size, tokens, sees_images).to(device)
-        with masks_from(model, sample.keys):
+        with micro_batch_of(model, settings, micro_batch_size, device) as sample:
             return _seconds(lambda: sample.loss(model).backward(), device) / micro_batch_size  # type: ignore[no-untyped-call]
 
     @cache
@@ -99,6 +93,30 @@ def measure(settings: Settings, ranks: Sequence[int], labels: int) -> dict[int, 
     finally:
         torch.set_num_threads(before)
     return found
+
+
+def untrained_network(settings: Settings, labels: int, device: torch.device) -> nn.Module:
+    """The network of a run with untrained weights, on a device, in training."""
+    own, (family, config) = settings.model, open_config(settings.model)
+    tags = [str(label) for label in range(labels)]
+    sees_images = _sees_images(settings, family)
+    model: nn.Module = new_network(
+        family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention, own.gradient_checkpointing
+    )
+    return model.to(device, DTYPES[settings.precision.dtype]).train()
+
+
+@contextmanager
+def micro_batch_of(model: nn.Module, settings: Settings, windows: int, device: torch.device) -> Iterator[Sample]:
+    """A micro-batch of full windows for `untrained_network`, with the dropout masks of its windows in the block."""
+    family, _ = open_config(settings.model)
+    sample = Sample.make(model, family, windows, settings.data.max_length, _sees_images(settings, family)).to(device)
+    with masks_from(model, sample.keys):
+        yield sample
+
+
+def _sees_images(settings: Settings, family: str) -> bool:
+    return FAMILIES[family].image is not None and settings.model.images == "use"
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

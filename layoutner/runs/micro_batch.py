@@ -7,15 +7,13 @@ import torch
 from layoutner.distributed.machine import free_memory_bytes
 from layoutner.distributed.ranks import Ranks
 from layoutner.errors import SettingsError
-from layoutner.models.dropout import masks_from
-from layoutner.models.families import FAMILIES
-from layoutner.models.network import new_network, open_config
 from layoutner.models.parameters import DTYPES
-from layoutner.models.sizes import Sample, count_network
+from layoutner.models.sizes import count_network
 from layoutner.planning.batch_plan import plan_settings, with_micro_batch
 from layoutner.planning.memory import show
 from layoutner.planning.memory_plan import Case, advice
 from layoutner.planning.schedule import plan_schedule
+from layoutner.runs.measurement import micro_batch_of, untrained_network
 from layoutner.settings.schedule import ScheduleSettings
 from layoutner.settings.tree import Settings
 
@@ -77,22 +75,14 @@ def _largest(settings: Settings, ranks: Ranks) -> int:
 
 def _runs(case: Case, spare: int, device: torch.device) -> bool:
     """Whether a forward and a backward pass fit on the GPU, beside the states of the model and `spare` bytes."""
-    settings, own = case.settings, case.settings.model
-    family, config = open_config(own)
-    sees_images = FAMILIES[family].image is not None and own.images == "use"
-    tags = [str(label) for label in range(LABELS)]
+    settings = case.settings
     try:
         # Their memory is taken at once; the network's own weights and gradients are a part of it.
         weights = case.network.parameters * DTYPES[settings.precision.dtype].itemsize
         rest = max(0, case.memory().model_states - 2 * weights) + spare
         taken = torch.empty(rest, dtype=torch.uint8, device=device)
-        model = new_network(
-            family, config, tags, own.dropout, own.dropout_masks, sees_images, own.attention, own.gradient_checkpointing
-        )
-        model = model.to(device, DTYPES[settings.precision.dtype]).train()
-        size = case.batch.micro_batch_size
-        sample = Sample.make(model, family, size, settings.data.max_length, sees_images).to(device)
-        with masks_from(model, sample.keys):
+        model = untrained_network(settings, LABELS, device)
+        with micro_batch_of(model, settings, case.batch.micro_batch_size, device) as sample:
             sample.loss(model).backward()  # type: ignore[no-untyped-call]
         del taken
         return True
