@@ -1,8 +1,9 @@
-"""`layoutner train`, `cross-validate`, which trains once per fold, `noise-scale` and `critical-batch`."""
+"""`layoutner train`, `cross-validate`, which trains once per fold, and what tells how large a batch pays off."""
 
 import argparse
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
@@ -18,7 +19,7 @@ logger = logging.getLogger("layoutner")
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `train`, `cross-validate`, `noise-scale` and `critical-batch`."""
+    """Add `train`, `cross-validate`, `noise-scale`, `noise-ramp` and `critical-batch`."""
     train = add_command(commands, "train", _train, "train, evaluate, save; use deepspeed or torchrun for many ranks")
     add_settings(train)
     cross = add_command(
@@ -36,6 +37,13 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     add_settings(noise)
     noise.add_argument("--steps", type=int, default=20, help="global batches to measure (default: 20)")
+    ramp = add_command(
+        commands,
+        "noise-ramp",
+        _noise_ramp,
+        "print a batch.ramp that follows the noise scales which a run has measured; trains nothing",
+    )
+    ramp.add_argument("run", type=Path, help="folder of a run with run.gradient_statistics_every and a constant batch")
     critical = add_command(
         commands,
         "critical-batch",
@@ -91,6 +99,12 @@ def _noise_scale(options: argparse.Namespace) -> None:
         from layoutner.runs.noise_scale import measure_noise
 
         measure_noise(settings, options.steps, ranks)
+
+
+def _noise_ramp(options: argparse.Namespace) -> None:
+    from layoutner.runs.noise_ramp import noise_ramp
+
+    print(noise_ramp(options.run))
 
 
 def _critical_batch(options: argparse.Namespace) -> None:

@@ -83,6 +83,19 @@ def scaled_optimizer(settings: Settings) -> OptimizerSettings:
     return optimizer.model_copy(update=changed)
 
 
+def unstable_lr_notes(settings: Settings) -> list[str]:
+    """A warning if the peak learning rate exceeds optimizer.largest_stable_lr."""
+    limit = settings.optimizer.largest_stable_lr
+    highest = max(scaled_lr(settings, phase.size) for phase in _ramp(settings).phases)
+    if limit is None or highest <= limit:
+        return []
+    return [
+        f"warning: the peak learning rate of {highest:g} is {highest / limit:.3g} times the largest that is known to "
+        f"be stable (optimizer.largest_stable_lr = {limit:g}), so the run may collapse; use a smaller batch, or a "
+        "lower optimizer.lr"
+    ]
+
+
 def describe(settings: Settings) -> str:
     """The optimizer of a run and what its numbers come from, for its log."""
     given, used = settings.optimizer, scaled_optimizer(settings)

@@ -18,7 +18,7 @@ from layoutner.training.folder import SCORES_FILE, SETTINGS_FILE
 # fmt: off
 NON_NUMERIC_SETTINGS = (
     "model.gradient_checkpointing", "batch.micro_batch_size", "batch.micro_batch_tokens", "data.max_image_mib",
-    "deepspeed.", "wandb.", "tensorboard.",
+    "optimizer.largest_stable_lr", "deepspeed.", "wandb.", "tensorboard.",
     "run.output_dir", "run.log_every", "run.gradient_statistics_every", "run.save_every", "run.keep_checkpoints",
     "run.resume", "run.overwrite",
     "run.device", "run.rank_timeout",
@@ -100,22 +100,29 @@ def require_same_settings(settings: Settings) -> None:
         CheckpointError: they differ, or those of the earlier run cannot be read.
     """
     folder = settings.run.output_dir
-    file = folder / SETTINGS_FILE
-    try:
-        was = Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
-    except ValidationError as error:  # of another version
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise CheckpointError(
-            f"{file}: not valid settings for this version: {wrong}; give another output_dir"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}; give another output_dir") from None
+    was = settings_of_run(folder)
     there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))
     keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]  # another optimizer has other keys
     if differs := [f"{key} = {there.get(key)} there, {here.get(key)} here" for key in keys]:
         raise CheckpointError(
             f"{folder} was trained with other settings: {'; '.join(differs)}; give another output_dir"
         )
+
+
+def settings_of_run(folder: Path) -> Settings:
+    """The settings that a run in this folder had.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    file = folder / SETTINGS_FILE
+    try:
+        return Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:  # of another version
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise CheckpointError(f"{file}: not valid settings for this version: {wrong}; give another folder") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}; give another folder") from None
 
 
 def _computed(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:

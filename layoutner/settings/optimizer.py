@@ -20,6 +20,12 @@ class _Optimizer(Section):
         description="how the learning rate follows the global batch from batch.reference_batch_size: in proportion to "
         "it, or to its square root",
     )
+    largest_stable_lr: float | None = Field(
+        None,
+        gt=0,
+        description="largest learning rate that is known to be stable, as a sweep may tell; a run with a larger one, "
+        "given or scaled, gets a warning",
+    )
     layer_decay: float = Field(
         1.0,
         gt=0,

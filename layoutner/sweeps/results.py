@@ -1,6 +1,5 @@
 """The results of a sweep: which runs have ended, and the points in order of their scores. Does not import torch."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -13,11 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from layoutner.errors import CheckpointError, LayoutnerError, require_all
 from layoutner.files.artefact import Artefact
+from layoutner.planning.scaling import scaled_lr
 from layoutner.runs.folds import finished_scores, require_same_settings
 from layoutner.sweeps.sweep import Point, Run, Sweep
-from layoutner.tracking.trackers import METRICS_FILE
+from layoutner.tracking.trackers import METRICS_FILE, read_metrics
 from layoutner.training.checkpoint_files import complete_checkpoints
 from layoutner.training.folder import write_json
+
+COLLAPSED = 0.5  # a run with less than this share of the best F1 has collapsed
 
 RESULTS_FILE = "sweep.json"
 FAILURES_FILE = "failed.json"
@@ -178,7 +180,7 @@ def read_results(sweep: Sweep) -> list[PointResult]:
     scores, failures = scores_by_run(sweep), Failures.of(sweep.folder).runs
     results = []
     for point in sweep.points:
-        rows = {run.seed: _read_metrics(run.folder / METRICS_FILE) for run in point.runs}
+        rows = {run.seed: read_metrics(run.folder / METRICS_FILE) for run in point.runs}
         curves = {
             seed: {row["step"]: row["eval/f1"] for row in its if row.get("eval/f1") is not None}
             for seed, its in rows.items()
@@ -193,19 +195,6 @@ def read_results(sweep: Sweep) -> list[PointResult]:
             )
         )
     return sorted(results, key=lambda result: result.order)
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that is half written is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
 
 
 def write_results(sweep: Sweep, results: Sequence[PointResult]) -> None:
@@ -253,6 +242,30 @@ def show(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _stability(results: Sequence[PointResult]) -> Iterator[str]:
+    """Up to which learning rate all runs were stable, if larger ones were not.
+
+    A run counts as collapsed if it failed, or if its F1 is below `COLLAPSED` times the best point's.
+    """
+    least = COLLAPSED * (results[0].mean("f1") or 0.0)
+    collapsed: set[float] = set()
+    fine: set[float] = set()
+    for result in results:
+        for run in result.point.runs:
+            lr = scaled_lr(run.settings, run.settings.batch.global_batch_size)
+            if run.seed in result.scores:
+                (fine if result.scores[run.seed]["f1"] >= least else collapsed).add(lr)
+            elif run.seed in result.failures:
+                collapsed.add(lr)
+    stable = [lr for lr in fine if all(lr < other for other in collapsed)]
+    if stable and collapsed:
+        yield (
+            f"note: all runs up to a learning rate of {max(stable):g} were stable; at {min(collapsed):g} some failed "
+            f"or ended below {COLLAPSED:g} of the best F1; optimizer.largest_stable_lr = {max(stable):g} warns later "
+            "runs"
+        )
+
+
 def notes(sweep: Sweep, results: Sequence[PointResult]) -> Iterator[str]:
     """What a reader of the results should know."""
     best = results[0]
@@ -260,6 +273,7 @@ def notes(sweep: Sweep, results: Sequence[PointResult]) -> Iterator[str]:
         if (value := best.point.values[key]) in (values[0], values[-1]):
             which, other = ("smallest", "smaller") if value == values[0] else ("largest", "larger")
             yield f"note: the best {key} is the {which} tried ({show(value)}): try {other} ones"
+    yield from _stability(results)
     missing = sum(len(result.point.runs) - len(result.scores) - len(result.failures) for result in results)
     if missing:
         yield f"note: {missing} of {len(sweep.runs)} runs have no scores: not trained yet, or failed under Slurm"

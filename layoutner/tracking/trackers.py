@@ -73,6 +73,19 @@ class Trackers:
             self.close()
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, none if there is no file; one that is half written is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
 class JsonLines:
     """Writes one JSON object per line. Numbers that JSON does not support (inf, nan) become null."""
 

@@ -30,7 +30,7 @@ from layoutner.planning.batch_plan import BatchPlan, plan_settings
 from layoutner.planning.batch_plan import describe as describe_batch
 from layoutner.planning.render import render
 from layoutner.planning.scaling import describe as describe_optimizer
-from layoutner.planning.scaling import scaled_lr, scaled_optimizer
+from layoutner.planning.scaling import scaled_lr, scaled_optimizer, unstable_lr_notes
 from layoutner.planning.schedule import Schedule, plan_schedule
 from layoutner.settings.data import DataSettings
 from layoutner.settings.optimizer import OptimizerSettings
@@ -134,10 +134,10 @@ class Plan:
     def _optimizer_to_match(self) -> dict[str, Any]:
         """What the moments of the optimizer depend on.
 
-        The learning rate may change on resume, by whatever rule, and so may the averaging of the weights: the weights
-        do not depend on it, and an average that a checkpoint lacks starts at its weights.
+        The learning rate may change on resume, by whatever rule, and so may its known limit. So may the averaging of
+        the weights: they do not depend on it, and an average that a checkpoint lacks starts at its weights.
         """
-        may_change = {"lr", "max_grad_norm", "scale_lr", "scale_betas", "average_decay"}
+        may_change = {"lr", "max_grad_norm", "scale_lr", "scale_betas", "largest_stable_lr", "average_decay"}
         values = self.optimizer.model_dump(mode="json", exclude=may_change)
         if values["layer_decay"] == 1:
             del values["layer_decay"]
@@ -173,6 +173,7 @@ class Plan:
             )
         lines += [f"schedule: {self.schedule}", *self.schedule.notes]
         lines.append(f"optimizer: {describe_optimizer(self.settings)}")
+        lines += unstable_lr_notes(self.settings)
         if self.schedule.total < FEW_STEPS:
             lines.append(
                 f"note: {self.schedule.total} optimizer steps are few: most runs need hundreds. A smaller "

@@ -3,7 +3,7 @@
 import pytest
 
 from layoutner.errors import SettingsError
-from layoutner.planning.scaling import describe, scaled_optimizer
+from layoutner.planning.scaling import describe, scaled_optimizer, unstable_lr_notes
 from layoutner.settings.tree import Settings, load
 
 
@@ -52,3 +52,16 @@ def test_the_derivation_is_shown() -> None:
     assert "betas 0.6, 0.996 and eps 5e-07 from 0.9, 0.999 and 1e-06 by the sde rule for 64 / 16" in text
     assert "each layer is 0.9 of that of the layer above" in text
     assert describe(settings(64, None)) == "adamw, peak learning rate 0.001"
+
+
+def test_a_learning_rate_beyond_the_largest_stable_one_gets_a_warning() -> None:
+    given = {"lr": "1e-3", "scale_lr": "sqrt", "largest_stable_lr": "2e-3"}
+    batch = {"global_batch_size": "64", "ramp": "0:16,10:64", "reference_batch_size": "16"}
+    assert unstable_lr_notes(load(None, {"optimizer": given, "batch": batch})) == []
+    (said,) = unstable_lr_notes(load(None, {"optimizer": {**given, "largest_stable_lr": "1.6e-3"}, "batch": batch}))
+    assert said.startswith(
+        "warning: the peak learning rate of 0.002 is 1.25 times the largest that is known to be stable"
+    )
+    # Given, not scaled.
+    (said,) = unstable_lr_notes(load(None, {"optimizer": {"lr": "0.1", "largest_stable_lr": "0.05"}}))
+    assert "0.1 is 2 times" in said
