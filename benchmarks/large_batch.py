@@ -1,17 +1,24 @@
 """How far large batches carry: steps and windows to a fixed dev score, by batch size, optimizer and learning rate.
 
     python benchmarks/large_batch.py OUT [--batches 16 32 64 128 256 512] [--seeds 5] [--epochs 8] [--jobs 2]
+    python benchmarks/large_batch.py OUT --receipts FOLDER --model MODEL [--seeds 3] [--epochs 6]
 
-The task is made here. Each page has one of many layouts, which its title names. The layout decides which field lies
-where, and the words of the fields say nothing. Some labels are wrong, on dev pages too, so no model is perfect. The
-network is a LayoutLM of two layers of 64, from random weights.
+The first task is made here. Each page has one of many layouts, which its title names; a few layouts are frequent, most
+are rare. The layout decides which field lies where, and the words of the fields say nothing. Some labels are wrong, on
+dev pages too, so no model is perfect. The network is a LayoutLM of two layers of 64. It is pretrained here on other
+pages, whose layouts and fields have other names, so that it fine-tunes as pretrained networks do.
+
+The second task is a folder of receipts in SROIE's format, every fifth of them for dev, in windows of 128 tokens. The
+network has the same size. It is untrained but for its word embeddings: those of a text model (MODEL, a folder of BERT's
+family), reduced to 64 by principal components.
 
 Four arms: AdamW with the learning rate that is best at the smallest batch, the same with the square root rule
 (optimizer.scale_lr = sqrt), and AdamW and LAMB with a learning rate tuned for each batch. Tuning doubles and halves the
 learning rate, with one seed, until the best has been passed on both sides. Then every arm is trained with other seeds.
 Everything is chosen by the loss on the dev pages, and all runs have the same number of epochs.
 
-Every run is kept as one line of OUT/runs.jsonl; a second call goes on from there. OUT/report.md has the tables.
+Every run is kept as one line of OUT/runs.jsonl; a second call goes on from there. OUT/report.md has the tables,
+f1.svg and windows.svg the figures, and OUT/network the network.
 """
 
 import argparse
@@ -35,19 +42,25 @@ from typing import Any
 
 import layoutner
 from layoutner.cli.arguments import quiet
+from layoutner.sweeps.figures import Line, Mark, chart
 from layoutner.sweeps.results import half_width
 
 KINDS = ("name", "number", "date", "sum", "place", "code", "phone", "note")
 CELLS = [(100 + 300 * column, 150 + 200 * row) for row in range(4) for column in range(3)]
 WORDS = [f"{first}{last}" for first in ("ba", "ko", "mi", "ru", "te") for last in ("lan", "nor", "sik", "ver", "dut")]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+EMBEDDING_SIZE = 0.05  # standard deviation of the word embeddings from a text model
 WRONG = 0.04  # share of the entities with a wrong label
 PAGES, DEV_PAGES = 4096, 512
+OTHER_LAYOUTS = 64  # of the pages for pretraining
 LENGTH = 128  # tokens of the longest window; a page has fewer
 TUNING_SEED, FIRST_SEED = 1, 11
 WORST = 1e9  # loss of a run that diverged
 EVALUATED = 1024  # windows between two evaluations
+NOISE = "gradient/noise_scale_windows"
+STATISTICS_EVERY = 8  # optimizer steps
 # Where tuning begins at the smallest batch, and the ratio of two learning rates next to each other.
-START = {"adamw": 2e-3, "lamb": 1.6e-2}
+START = {"adamw": 4e-3, "lamb": 3.2e-2}
 FACTOR, FARTHEST = 2.0, 10
 ARMS = {
     "adamw": "AdamW, one learning rate",
@@ -67,23 +80,34 @@ class Case:
     batch: int
     lr: float
     seed: int
+    measured: bool = False  # with the noise scale of its gradient
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all runs share: the network that they begin with, the data section of their settings, and sizes."""
+
+    network: Path
+    data: dict[str, str]
+    sizes: dict[str, int]  # among them the epochs
 
 
 class Runs:
     """All runs that there are, in a file of one line per run, after a line that says what the task was."""
 
-    def __init__(self, file: Path, task: dict[str, int], start: Callable[[Case], dict[str, Any]]) -> None:
+    def __init__(self, file: Path, sizes: dict[str, int], start: Callable[[Case], dict[str, Any]]) -> None:
         self._file, self._start, self._lock = file, start, threading.Lock()
         if not file.exists():
-            file.write_text(json.dumps(task) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(sizes) + "\n", encoding="utf-8")
         first, *lines = file.read_text(encoding="utf-8").splitlines()
-        if json.loads(first) != task:
+        self.task = ", ".join(f"{name} {value}" for name, value in sizes.items()).replace("_", " ")
+        if json.loads(first) != sizes:
             sys.exit(f"{file} holds runs of another task, {first}: give another OUT")
         if lines and not lines[-1].endswith("}"):  # a call that was killed left it half written
             lines.pop()
             file.write_text("".join(f"{line}\n" for line in [first, *lines]), encoding="utf-8")
         rows = [json.loads(line) for line in lines]
-        self.rows = {Case(**{key: row[key] for key in Case.__dataclass_fields__}): row for row in rows}
+        self.rows = {Case(**{key: row[key] for key in Case.__dataclass_fields__ if key in row}): row for row in rows}
 
     def of(self, case: Case) -> dict[str, Any]:
         """The run of a case, which is trained if there is none."""
@@ -103,15 +127,17 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--layouts", type=int, default=48)
+    parser.add_argument("--layouts", type=int, default=400)
     parser.add_argument("--pages", type=int, default=PAGES, help="training pages")
     parser.add_argument("--dev-pages", type=int, default=DEV_PAGES)
+    parser.add_argument("--receipts", type=Path, help="SROIE's folder with box/ and entities/, instead of made pages")
+    parser.add_argument("--model", type=Path, help="text model with the word embeddings for the receipts")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, on one thread each")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    one_thread()
     with tempfile.TemporaryDirectory() as folder:
-        task = Path(folder)
-        make_task(task, options.layouts, options.pages, options.dev_pages)
+        task = (made_task if options.receipts is None else receipts_task)(Path(folder), options)
         # Each process trains a few runs and ends, so that nothing piles up.
         workers = ProcessPoolExecutor(
             options.jobs, multiprocessing.get_context("spawn"), initializer=one_thread, max_tasks_per_child=20
@@ -119,8 +145,8 @@ def main() -> None:
         with workers, ThreadPoolExecutor(options.jobs) as threads:
             runs = Runs(
                 options.out / "runs.jsonl",
-                {name: vars(options)[name] for name in ("pages", "dev_pages", "layouts", "epochs")},
-                lambda case: workers.submit(train, case, task, options.epochs, options.pages).result(),
+                task.sizes,
+                lambda case: workers.submit(train, case, task).result(),
             )
             arms = tuned_arms(runs, options.batches, threads)
             cases = [
@@ -130,7 +156,9 @@ def main() -> None:
                 for batch, lr in lrs.items()
             ]
             list(threads.map(runs.of, dict.fromkeys(cases)))
-    report(options, arms, runs)
+            first = min(options.batches)
+            noise = runs.of(Case("adamw", first, arms["adamw"][first], TUNING_SEED, measured=True))["noise"]
+    report(options, arms, runs, noise)
 
 
 def one_thread() -> None:
@@ -143,25 +171,70 @@ def one_thread() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
-def make_task(folder: Path, layouts: int, pages: int, dev_pages: int) -> None:
-    """Write pages as train.jsonl and eval.jsonl, and an untrained checkpoint with a tokenizer for their words."""
-    rng = random.Random(0)
-    names = [f"layout{number}" for number in range(layouts)]
-    fields = {name: dict(zip(rng.sample(CELLS, len(KINDS)), KINDS, strict=True)) for name in names}
+def made_task(folder: Path, options: argparse.Namespace) -> Task:
+    """Pages that are made, and a network pretrained on others, unless a call before left it."""
+    sizes = {name: vars(options)[name] for name in ("pages", "dev_pages", "layouts", "epochs")}
+    names = make_pages(folder, "layout", KINDS, options.layouts, options.pages, options.dev_pages)
+    network = options.out / "network"
+    if not network.exists():
+        others = folder / "others"
+        kinds = [f"other-{kind}" for kind in KINDS]
+        other_names = make_pages(others, "other", kinds, OTHER_LAYOUTS, options.pages, options.dev_pages)
+        make_tokenizer([*names, *other_names, *WORDS]).save_pretrained(others / "untrained")
+        make_network(len(SPECIAL) + len(names) + len(other_names) + len(WORDS)).save_pretrained(others / "untrained")
+        before = Task(others / "untrained", data_of(others), sizes)
+        settings = settings_of(Case("adamw", 16, START["adamw"], TUNING_SEED), before, others / "run")
+        shutil.copytree(layoutner.train(settings).model_dir, network)
+    return Task(network, data_of(folder), sizes)
+
+
+def receipts_task(folder: Path, options: argparse.Namespace) -> Task:
+    """Real receipts, and a network that knows the words of a text model."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    files = sorted((options.receipts / "box").iterdir())
+    for number, file in enumerate(files):
+        for part in ("box", "entities"):
+            target = folder / ("train" if number % 5 else "eval") / part
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(options.receipts / part / file.name, target)
+    shutil.copy(options.receipts / "page_sizes.tsv", folder)
+    network = options.out / "network"
+    if not network.exists():
+        words = AutoModel.from_pretrained(options.model).embeddings.word_embeddings.weight.detach()
+        model = make_network(len(words))
+        centred = words - words.mean(0)
+        _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+        reduced = centred @ directions[: model.config.hidden_size].T
+        model.layoutlm.embeddings.word_embeddings.weight.data = EMBEDDING_SIZE * reduced / reduced.std()
+        AutoTokenizer.from_pretrained(options.model).save_pretrained(network)
+        model.save_pretrained(network)
+    data = {"format": "sroie", "train": str(folder / "train"), "eval": str(folder / "eval")}
+    return Task(network, data, {"receipts": len(files), "epochs": options.epochs})
+
+
+def make_pages(folder: Path, prefix: str, kinds: Sequence[str], layouts: int, pages: int, dev_pages: int) -> list[str]:
+    """Write pages as train.jsonl and eval.jsonl, and return the names of their layouts."""
+    folder.mkdir(exist_ok=True)
+    rng = random.Random(prefix)
+    names = [f"{prefix}{number}" for number in range(layouts)]
+    fields = {name: dict(zip(rng.sample(CELLS, len(kinds)), kinds, strict=True)) for name in names}
     for role, count in (("train", pages), ("eval", dev_pages)):
         lines = [json.dumps(page(f"{role}-{number}", fields, rng)) for number in range(count)]
         (folder / f"{role}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    make_network(folder / "checkpoint", [*names, *WORDS])
+    return names
 
 
-def make_network(folder: Path, words: Sequence[str]) -> None:
-    """Write an untrained LayoutLM, and a tokenizer that knows each word as a whole; the same in every call."""
-    import torch
+def data_of(folder: Path) -> dict[str, str]:
+    """The data section of the settings for pages that were made."""
+    return {"format": "jsonl", "train": str(folder / "train.jsonl"), "eval": str(folder / "eval.jsonl")}
+
+
+def make_tokenizer(words: Sequence[str]) -> Any:
+    """A tokenizer that knows each word as a whole."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import LayoutLMConfig, LayoutLMForTokenClassification, PreTrainedTokenizerFast
-
-    from layoutner.demo.checkpoint import SIZE, SPECIAL
-    from layoutner.models.layout_tables import init_layout_tables
+    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -170,22 +243,32 @@ def make_network(folder: Path, words: Sequence[str]) -> None:
         single="[CLS] $A [SEP]", special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=LENGTH, **names).save_pretrained(folder)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=LENGTH, **names)
+
+
+def make_network(vocabulary: int) -> Any:
+    """An untrained LayoutLM; the same in every call."""
+    import torch
+    from transformers import LayoutLMConfig, LayoutLMForTokenClassification
+
+    from layoutner.demo.checkpoint import SIZE
+    from layoutner.models.layout_tables import init_layout_tables
+
     torch.manual_seed(0)
-    sizes = {**SIZE, "vocab_size": len(vocabulary), "max_position_embeddings": LENGTH}
+    sizes = {**SIZE, "vocab_size": vocabulary, "max_position_embeddings": LENGTH}
     model = LayoutLMForTokenClassification(LayoutLMConfig(**sizes))
     init_layout_tables(model.layoutlm.embeddings, scale=2.0)
-    model.save_pretrained(folder)
+    return model
 
 
 def page(name: str, fields: dict[str, dict[tuple[int, int], str]], rng: random.Random) -> dict[str, Any]:
     """One page: its title, and one or two words in every cell, in any order."""
-    layout = rng.choice(list(fields))
+    layout = rng.choices(list(fields), [1 / (number + 5) for number in range(len(fields))])[0]
     entities = [[{"text": layout, "box": [400, 40, 600, 60], "label": "O"}]]
     for x, y in CELLS:
         kind = fields[layout].get((x, y))
         if kind is not None and rng.random() < WRONG:
-            kind = rng.choice(KINDS)
+            kind = rng.choice(list(fields[layout].values()))
         left, top = x + rng.randrange(-30, 31), y + rng.randrange(-30, 31)
         entities.append(
             [
@@ -201,40 +284,49 @@ def page(name: str, fields: dict[str, dict[tuple[int, int], str]], rng: random.R
     return {"document": name, "page_size": [1000, 1000], "words": [word for entity in entities for word in entity]}
 
 
-def train(case: Case, task: Path, epochs: int, pages: int) -> dict[str, Any]:
-    """Train one run, and return its best dev scores and its curve: (step, dev loss, dev F1)."""
-    begin = time.perf_counter()
-    run = Path(tempfile.mkdtemp(dir=task))
-    settings = layoutner.load_settings(
+def settings_of(case: Case, task: Task, run: Path) -> layoutner.Settings:
+    """The settings of a run into a folder."""
+    return layoutner.load_settings(
         None,
         {
-            "model": {"name_or_path": str(task / "checkpoint"), "dropout": 0.0},
-            "data": {"format": "jsonl", "train": str(task / "train.jsonl"), "eval": str(task / "eval.jsonl")}
-            | {"max_length": LENGTH, "stride": 0},
+            "model": {"name_or_path": str(task.network), "dropout": 0.0},
+            "data": {**task.data, "max_length": LENGTH, "stride": 0},
             "batch": {"global_batch_size": case.batch, "micro_batch_size": min(case.batch, 64)},
             "optimizer": {"name": case.optimizer, "lr": case.lr, "weight_decay": 0.01},
-            "schedule": {"epochs": epochs, "warmup_ratio": 0.1},
+            "schedule": {"epochs": task.sizes["epochs"], "warmup_ratio": 0.1},
             "precision": {"dtype": "fp32"},
-            "run": {"output_dir": str(run / "run"), "seed": case.seed, "log_every": 0, "save_every": 0}
-            | {"eval_every": max(1, EVALUATED // case.batch), "device": "cpu"},
+            "run": {"output_dir": str(run), "seed": case.seed, "log_every": 0, "save_every": 0}
+            | {"eval_every": max(1, EVALUATED // case.batch), "device": "cpu"}
+            | {"gradient_statistics_every": STATISTICS_EVERY if case.measured else 0},
         },
     )
+
+
+def train(case: Case, task: Task) -> dict[str, Any]:
+    """Train one run, and return its best dev scores and its curve: (step, dev loss, dev F1).
+
+    A measured run also has its noise scales: (step, windows).
+    """
+    begin = time.perf_counter()
+    folder = Path(tempfile.mkdtemp())
+    settings = settings_of(case, task, folder / "run")
     try:
         layoutner.train(settings)
         outcome = "finished"
     except layoutner.TrainingDiverged:
         outcome = "diverged"
-    file = run / "run" / "metrics.jsonl"
+    file = folder / "run" / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     curve = [[one["step"], round(one["eval/loss"], 5), round(one["eval/f1"], 5)] for one in lines if "eval/f1" in one]
-    shutil.rmtree(run)
+    noise = [[one["step"], one[NOISE]] for one in lines if NOISE in one]
+    shutil.rmtree(folder)
     return {
         "outcome": outcome,
         "f1": max((f1 for _, _, f1 in curve), default=0.0) if outcome == "finished" else 0.0,
         "loss": min((loss for _, loss, _ in curve), default=WORST) if outcome == "finished" else WORST,
-        "steps": epochs * math.ceil(pages / case.batch),
         "seconds": round(time.perf_counter() - begin, 1),
         "curve": curve,
+        **({"noise": noise} if case.measured else {}),
     }
 
 
@@ -302,8 +394,10 @@ def critical_batch(steps: dict[int, float]) -> tuple[float, float] | None:
     return (least, slope / least) if least > 0 and slope > 0 else None
 
 
-def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs: Runs) -> None:
-    """Write the tables of report.md."""
+def report(
+    options: argparse.Namespace, arms: dict[str, dict[int, float]], runs: Runs, noise: list[tuple[int, float]]
+) -> None:
+    """Write the tables of report.md and its figures."""
     seeds, first = range(FIRST_SEED, FIRST_SEED + options.seeds), min(options.batches)
 
     def rows(arm: str, batch: int) -> list[dict[str, Any]]:
@@ -313,11 +407,9 @@ def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs:
         return statistics.fmean(row[key] for row in rows(arm, batch))
 
     targets = {1: LOSS_TARGET * mean("adamw-tuned", first, "loss"), 2: F1_TARGET * mean("adamw-tuned", first, "f1")}
+    diverged = sum(row["outcome"] != "finished" for row in runs.rows.values())
     lines = [
-        f"{options.pages} training pages, {options.dev_pages} dev pages, {options.layouts} layouts, "
-        f"{options.epochs} epochs, "
-        f"{options.seeds} seeds; {len(runs.rows)} runs in all, "
-        f"{sum(row['outcome'] != 'finished' for row in runs.rows.values())} of them diverged.",
+        f"{runs.task}, {options.seeds} seeds; {len(runs.rows)} runs in all, {diverged} of them diverged.",
         "",
         f"Targets: dev loss {targets[1]:.4f} ({LOSS_TARGET} x that of tuned AdamW at batch {first}), dev F1 "
         f"{targets[2]:.4f} ({F1_TARGET} x). Steps and windows to a target are means over the seeds.",
@@ -325,7 +417,8 @@ def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs:
         "| batch | | learning rate | dev F1 | dev loss | steps to the loss | windows | steps to the F1 | windows |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    curves: dict[tuple[str, int], dict[int, float]] = {}
+    scores: dict[str, list[Mark]] = {arm: [] for arm in ARMS}
+    reaching: dict[tuple[str, int], dict[int, float]] = {}
     for batch in options.batches:
         for arm, text in ARMS.items():
             own = rows(arm, batch)
@@ -334,23 +427,42 @@ def report(options: argparse.Namespace, arms: dict[str, dict[int, float]], runs:
                 values = [row[key] for row in own]
                 half = half_width(values)
                 cells.append(f"{statistics.fmean(values):.4f}" + ("" if half is None else f" ± {half:.4f}"))
+            scores[arm].append(Mark(batch, mean(arm, batch, "f1"), half_width([row["f1"] for row in own])))
             for column, target in targets.items():
                 steps = [found for row in own if (found := reached(row, column, target)) is not None]
                 if len(steps) == len(own):
                     average = statistics.fmean(steps)
-                    curves.setdefault((arm, column), {})[batch] = average
+                    reaching.setdefault((arm, column), {})[batch] = average
                     cells += [f"{average:.0f}", f"{average * batch:.0f}"]
                 else:
                     cells += [f"reached by {len(steps)} of {len(own)}", ""]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| | target | fewest steps | critical batch |", "|---|---|---|---|"]
-    for (arm, column), steps_of in curves.items():
+    windows: list[Line] = []
+    for (arm, column), steps_of in reaching.items():
+        name = f"{ARMS[arm]}, {'loss' if column == 1 else 'F1'}"
+        windows.append(Line(name, [Mark(batch, step * batch) for batch, step in steps_of.items()]))
         found = critical_batch(steps_of)
-        text = "no fit" if found is None else f"{found[0]:.0f} | {found[1]:.0f} windows"
-        lines.append(f"| {ARMS[arm]} | {'loss' if column == 1 else 'F1'} | {text} |")
-    lines += ["", *largest(options, arms, rows)]
+        cells = ["no fit", ""] if found is None else [f"{found[0]:.0f}", f"{found[1]:.0f} windows"]
+        lines.append(f"| {ARMS[arm]} | {'loss' if column == 1 else 'F1'} | {' | '.join(cells)} |")
+    lines += ["", noise_text(noise, first), "", *largest(options, arms, rows)]
+    title = "Dev F1 by batch, with the 95% confidence interval of the mean"
+    figures = {"f1.svg": (title, [Line(ARMS[arm], marks) for arm, marks in scores.items()])}
+    figures |= {"windows.svg": ("Windows until a target is reached", windows)} if windows else {}
+    for name, (title, drawn) in figures.items():
+        (options.out / name).write_text(chart(title, "batch", drawn, options.batches), encoding="utf-8")
     (options.out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
+
+
+def noise_text(noise: Sequence[tuple[int, float]], batch: int) -> str:
+    """The gradient noise scale in the four quarters of a run; a step where it is lost in the noise has none."""
+    if len(noise) < 4:
+        return "The gradient noise scale was not measured: the run was too short."
+    share = len(noise) / 4
+    parts = [[scale for _, scale in noise[round(part * share) : round((part + 1) * share)]] for part in range(4)]
+    medians = ", ".join(f"{statistics.median(part):.0f}" for part in parts)
+    return f"Gradient noise scale, AdamW at batch {batch}, medians of the quarters of the run: {medians} windows."
 
 
 def largest(

@@ -67,7 +67,7 @@ def points_figure(sweep: Sweep, results: Sequence[PointResult]) -> str | None:
     drawn = [Line(name, sorted(marks, key=lambda mark: mark.x)) for name, marks in lines.items()]
     some = any(mark.half_width is not None for line in drawn for mark in line.marks)
     bars = ", with the 95% confidence interval of the mean" if some else ""
-    return _chart(f"F1 on data.eval by {key}{bars}", key, drawn, numeric[key]) if drawn else None
+    return chart(f"F1 on data.eval by {key}{bars}", key, drawn, numeric[key]) if drawn else None
 
 
 def curves_figure(sweep: Sweep, results: Sequence[PointResult]) -> str | None:
@@ -77,7 +77,7 @@ def curves_figure(sweep: Sweep, results: Sequence[PointResult]) -> str | None:
         for result in results
         if (curve := result.mean_curve())
     ]
-    return _chart("F1 on data.eval by optimizer step", "optimizer steps", drawn) if drawn else None
+    return chart("F1 on data.eval by optimizer step", "optimizer steps", drawn) if drawn else None
 
 
 def _name(sweep: Sweep, result: PointResult, without: str | None = None) -> str:
@@ -85,8 +85,8 @@ def _name(sweep: Sweep, result: PointResult, without: str | None = None) -> str:
     return ", ".join(f"{label} = {show(value)}" for label, value in values.items())
 
 
-def _chart(title: str, x_name: str, lines: Sequence[Line], x_ticks: Sequence[float] | None = None) -> str:
-    """A line chart of F1 with a legend below.
+def chart(title: str, x_name: str, lines: Sequence[Line], x_ticks: Sequence[float] | None = None) -> str:
+    """A line chart with a legend below, as SVG.
 
     Args:
         x_ticks: values to mark on the horizontal axis; default: round ones.

@@ -1,6 +1,7 @@
 """The benchmarks measure, and report what they measured."""
 
 import json
+import random
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -60,6 +61,29 @@ def test_predicted_steps_are_put_beside_real_ones(checkpoints: dict[str, Path], 
 
 
 @pytest.mark.slow
+def test_the_study_takes_receipts(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    source = tmp_path / "receipts"
+    for part in ("box", "entities"):
+        (source / part).mkdir(parents=True)
+    rng, names = random.Random(0), [f"receipt{number}" for number in range(20)]
+    for name in names:
+        words = [rng.choice(["brass", "wheel", "12", "Feb"]) for _ in range(6)]
+        corners = [f"10,{y},90,{y},90,{y + 15},10,{y + 15}" for y in range(10, 130, 20)]
+        lines = [f"{corner},{word}" for corner, word in zip(corners, words, strict=True)]
+        (source / "box" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+        (source / "entities" / f"{name}.txt").write_text(json.dumps({"company": words[0], "total": words[-1]}))
+    (source / "page_sizes.tsv").write_text("".join(f"{name}\t200\t200\n" for name in ["key", *names]))
+    command = ["python", ROOT / "benchmarks" / "large_batch.py", tmp_path / "out", "--receipts", source]
+    command += ["--model", checkpoints["bert"], "--batches", 4, "--seeds", 1, "--epochs", 1]
+    done = launch(command, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    task, *rows = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    assert task == {"receipts": 20, "epochs": 1}
+    assert all(len(row["curve"]) == 1 for row in rows)
+    assert "receipts 20, epochs 1, 1 seeds" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.slow
 def test_the_study_of_large_batches_tunes_every_batch_and_goes_on_where_it_was(tmp_path: Path) -> None:
     command = ["python", ROOT / "benchmarks" / "large_batch.py", tmp_path, "--batches", 4, 8, 16, "--seeds", 2]
     command += ["--epochs", 1, "--layouts", 2, "--dev-pages", 16, "--pages", 32]
@@ -68,17 +92,23 @@ def test_the_study_of_large_batches_tunes_every_batch_and_goes_on_where_it_was(t
     file = tmp_path / "runs.jsonl"
     task, *rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert task == {"pages": 32, "dev_pages": 16, "layouts": 2, "epochs": 1}
-    cases = [(row["optimizer"], row["batch"], row["lr"], row["seed"]) for row in rows]
+    cases = [(row["optimizer"], row["batch"], row["lr"], row["seed"], row["measured"]) for row in rows]
     assert len(set(cases)) == len(cases)
+    (measured,) = [row for row in rows if row["measured"]]
+    assert measured["batch"] == 4
+    tried = [row for row in rows if not row["measured"]]
     # The best learning rate has a worse one on both sides.
     for optimizer in ("adamw", "lamb"):
         for batch in (4, 8, 16):
-            own = [row for row in rows if (row["optimizer"], row["batch"], row["seed"]) == (optimizer, batch, 1)]
+            own = [row for row in tried if (row["optimizer"], row["batch"], row["seed"]) == (optimizer, batch, 1)]
             best = min(own, key=lambda row: row["loss"])["lr"]
             assert min(row["lr"] for row in own) < best < max(row["lr"] for row in own)
     report = (tmp_path / "report.md").read_text()
     assert report.count("AdamW, tuned at each batch |") >= 3
     assert report.count("within one standard error") == 4
+    assert f"{len(rows)} runs in all" in report
+    drawn = ElementTree.parse(tmp_path / "f1.svg")
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}circle"))) == 4 * 3  # arms and batches
     # Without its last rows it trains just these again, to the same numbers; of one only a half was written.
     kept = "".join(f"{json.dumps(row)}\n" for row in [task, *rows[:-2]])
     file.write_text(kept + json.dumps(rows[-2])[:40])
