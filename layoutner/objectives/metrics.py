@@ -25,6 +25,12 @@ class Scores:
         """The scores as a dict, as in scores.json."""
         return asdict(self)
 
+    def metrics(self) -> dict[str, float]:
+        """The scores as metrics, such as "eval/f1" and, for each type, "eval/by_entity/DATE/f1"."""
+        whole = {name: getattr(self, name) for name in ("f1", "precision", "recall", "loss")}
+        by_entity = {f"by_entity/{kind}/f1": scores["f1"] for kind, scores in self.by_entity.items()}
+        return {f"{self.split}/{name}": value for name, value in (whole | by_entity).items()}
+
     @property
     def note(self) -> str | None:
         """A warning if the model was trained on some of the scored pages; else None."""

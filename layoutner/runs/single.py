@@ -15,8 +15,9 @@ from layoutner.inference.predict import predict
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
 from layoutner.runs.scores_file import ScoresFile
-from layoutner.runs.training_run import train_model
+from layoutner.runs.training_run import open_run, train_model
 from layoutner.settings.tree import Settings
+from layoutner.tracking.run_log import run_log
 from layoutner.training.checkpoint_files import read_record, step_of
 from layoutner.training.folder import (
     EXPORT_FOLDER,
@@ -66,21 +67,27 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
         LayoutnerError: an error that is not a bug; its class tells the kind.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
-    with held_folders():
-        plan, checkpoint = train_model(settings, ranks)
-        run, data = settings.run.output_dir, settings.data
-        result = RunResult(run, checkpoint, _chosen_by(plan), run / EXPORT_FOLDER, None)
-        ranks.run_on_rank_zero(lambda: _export_again(checkpoint, result.model_dir))
-        split = "test" if plan.corpus.test else "eval"
-        labelled: list[Document] = getattr(plan.corpus, split)
-        if labelled:
-            labeller = ranks.run_on_all_ranks(lambda: Labeller(result.model_dir, ranks, data.max_image_mib))
-            scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit)
-            result = replace(result, scores=scores)
-            ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
-            _report(result, scores)
-            if settings.run.predictions != "none":
-                _write_predictions(plan, labeller, scores)
+    with held_folders(), run_log(ranks) as log:
+        training = open_run(settings, ranks)
+        if ranks.is_rank_zero:
+            log.open(settings.run.output_dir, anew=settings.run.overwrite)
+        plan, run, data = training.plan, settings.run.output_dir, settings.data
+        with training.tracker.finished_with(ranks):
+            checkpoint, last_step = train_model(training, ranks)
+            result = RunResult(run, checkpoint, _chosen_by(plan), run / EXPORT_FOLDER, None)
+            ranks.run_on_rank_zero(lambda: _export_again(checkpoint, result.model_dir))
+            split = "test" if plan.corpus.test else "eval"
+            labelled: list[Document] = getattr(plan.corpus, split)
+            if labelled:
+                labeller = ranks.run_on_all_ranks(lambda: Labeller(result.model_dir, ranks, data.max_image_mib))
+                scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit)
+                result = replace(result, scores=scores)
+                ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
+                if split == "test":
+                    ranks.run_on_rank_zero(lambda: training.tracker.log_scores(last_step, scores.metrics()))
+                _report(result, scores)
+                if settings.run.predictions != "none":
+                    _write_predictions(plan, labeller, scores)
         # Of the run that saved the checkpoint, which may have been resumed with another decay.
         if decay := ranks.run_on_rank_zero(lambda: read_record(checkpoint).settings["optimizer"].get("average_decay")):
             logger.info("%s: its weights are averages, with decay %g, not the last weights", checkpoint.name, decay)

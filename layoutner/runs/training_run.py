@@ -18,7 +18,7 @@ from layoutner.training import checkpoint as checkpoints
 from layoutner.training import preflight
 from layoutner.training.checkpoint import CheckpointReader
 from layoutner.training.checkpoint_files import TrainState, checkpoint_path
-from layoutner.training.folder import open_folder, reacquire_lock, require_folder, save_model_assets
+from layoutner.training.folder import environment, open_folder, reacquire_lock, require_folder, save_model_assets
 from layoutner.training.loop import TrainingRun, train
 from layoutner.training.meter import Meter
 from layoutner.training.page_images import require_images
@@ -28,22 +28,20 @@ from layoutner.training.step import seed_generators
 logger = logging.getLogger(__name__)
 
 
-def train_model(settings: Settings, ranks: Ranks) -> tuple[Plan, Path]:
-    """Train, evaluate and save as the settings say. All ranks call it.
+def train_model(training: TrainingRun, ranks: Ranks) -> tuple[Path, int]:
+    """Train, evaluate and save to the end of the run, and close the engine. All ranks call it.
 
     Returns:
-        The plan of the run, and its chosen checkpoint: the best on data.eval, or the last without data.eval.
+        The chosen checkpoint, which is the best on data.eval, or the last without data.eval; and the last step.
 
     Raises:
         LayoutnerError: an error that is not a bug; its class tells the kind.
         Preempted: a signal asked the run to end, and its checkpoint is saved.
     """
-    training = open_run(settings, ranks)
-    with training.tracker.finished_with(ranks):
-        state = train(training, ranks)
+    state = train(training, ranks)
     training.engine.close()
     chosen = state.best_step if state.best_step is not None else state.step
-    return training.plan, checkpoint_path(settings.run.output_dir, chosen)
+    return checkpoint_path(training.plan.settings.run.output_dir, chosen), state.step
 
 
 def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
@@ -71,7 +69,8 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     engine, flops = start_engine(plan, reader, ranks)
     state = TrainState(step=0) if reader is None else _resume(plan, engine, reader, ranks)
     with ranks.activity("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
-        tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step))
+        about = {"deepspeed_json": plan.ds_config, "plan": plan.describe(), "environment": environment(ranks)}
+        tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step, about))
     # With run.overwrite this removes an earlier run.
     ranks.run_on_rank_zero(
         lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, ranks)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_run_id"
+SCORES = "test/"  # what the names of the scores after the last step begin with
+BEST = {"eval/f1": "max", "eval/loss": "min"}  # what the summary of Weights & Biases has of them
 
 
 class Tracker(Protocol):
@@ -27,8 +29,14 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Record the metrics of one optimizer step. Steps must increase from call to call."""
 
+    def log_scores(self, step: int, metrics: dict[str, Any]) -> None:
+        """Record the scores of a run after its last step, again if a finished run is started again."""
+
     def close(self) -> None:
-        """Write everything and close, after a run that ended or was preempted."""
+        """Write everything and close, after a run that ended."""
+
+    def preempt(self) -> None:
+        """Write everything and close, after a run that was preempted and will go on."""
 
     def abandon(self) -> None:
         """Close immediately, after a run that failed."""
@@ -45,10 +53,20 @@ class Trackers:
         for tracker in self._trackers:
             tracker.log(step, metrics)
 
+    def log_scores(self, step: int, metrics: dict[str, Any]) -> None:
+        """Log the scores to each tracker."""
+        for tracker in self._trackers:
+            tracker.log_scores(step, metrics)
+
     def close(self) -> None:
         """Close each tracker."""
         for tracker in self._trackers:
             tracker.close()
+
+    def preempt(self) -> None:
+        """Close each tracker of a run that will go on."""
+        for tracker in self._trackers:
+            tracker.preempt()
 
     def abandon(self) -> None:
         """Abandon each tracker."""
@@ -61,15 +79,13 @@ class Trackers:
         try:
             yield
         except Preempted:
-            self._close(ranks)
+            with ranks.activity("main", "closing its metrics"):  # Weights & Biases may take minutes to send
+                self.preempt()
             raise
         except BaseException:
             self.abandon()
             raise
-        self._close(ranks)
-
-    def _close(self, ranks: "Ranks") -> None:
-        with ranks.activity("main", "closing its metrics"):  # Weights & Biases may take minutes to send
+        with ranks.activity("main", "closing its metrics"):
             self.close()
 
 
@@ -86,6 +102,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _row(step: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+    return {"step": step, **finite}
+
+
 class JsonLines:
     """Writes one JSON object per line. Numbers that JSON does not support (inf, nan) become null."""
 
@@ -95,21 +116,22 @@ class JsonLines:
         Raises:
             CheckpointError: it cannot be written.
         """
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] <= resumed_step:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line that a killed run left half written, or none of ours
+        # Scores come again: a run that goes on after its last step is scored again.
+        kept = [
+            {name: value for name, value in row.items() if not name.startswith(SCORES)}
+            for row in read_metrics(path)
+            if row["step"] <= resumed_step
+        ]
         try:
-            write_text(path, "".join(kept))
-            self._file = path.open("a", encoding="utf-8")
+            self._replace(path, kept)
         except OSError as error:
             raise CheckpointError(
                 f"{path}: cannot be written: {error}; free disk space, or change run.output_dir"
             ) from None
+
+    def _replace(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append a line and flush.
@@ -117,28 +139,48 @@ class JsonLines:
         Raises:
             CheckpointError: it cannot be written.
         """
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
         try:
-            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._file.write(json.dumps(_row(step, metrics)) + "\n")
             self._file.flush()
         except OSError as error:
-            raise CheckpointError(
-                f"{self._file.name}: step {step} cannot be written: {error}; free disk space, then continue with "
-                "run.resume = auto"
-            ) from None
+            raise self._unwritable(step, error) from None
+
+    def log_scores(self, step: int, metrics: dict[str, Any]) -> None:
+        """Add the scores to the line of the step, so that every step has one.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
+        path = Path(self._file.name)
+        self._file.close()
+        rows = read_metrics(path)
+        before = rows.pop() if rows and rows[-1]["step"] == step else {}
+        try:
+            self._replace(path, [*rows, before | _row(step, metrics)])
+        except OSError as error:
+            raise self._unwritable(step, error) from None
+
+    def _unwritable(self, step: int, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"{self._file.name}: step {step} cannot be written: {error}; free disk space, then continue with "
+            "run.resume = auto"
+        )
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    abandon = close
+    preempt = abandon = close
 
 
 class Wandb:
     """Logs to a Weights & Biases run. Its id is stored in the run folder, so that a resumed run continues it."""
 
-    def __init__(self, settings: Settings, folder: Path, resumed_step: int) -> None:
+    def __init__(self, settings: Settings, folder: Path, resumed_step: int, about: dict[str, Any]) -> None:
         """Start a Weights & Biases run, or continue the one of a resumed run.
+
+        Args:
+            about: what the configuration has beside the settings.
 
         Raises:
             SettingsError: Weights & Biases refuses or cannot be reached.
@@ -155,12 +197,15 @@ class Wandb:
                 entity=settings.wandb.entity,
                 name=settings.wandb.name or folder.name,
                 group=settings.wandb.group,
+                job_type="train" if settings.data.fold is None else "fold",
                 tags=list(settings.wandb.tags),
                 id=id_file.read_text(encoding="utf-8").strip(),
                 resume="allow",
                 dir=folder,
-                config=settings.model_dump(mode="json"),
+                config=settings.model_dump(mode="json") | about,
             )
+            for metric, best in BEST.items():
+                self._run.define_metric(metric, summary=best)
         except wandb.Error as error:
             raise SettingsError(
                 f"wandb.mode = {settings.wandb.mode}: Weights & Biases did not start: {first_line(error)}; "
@@ -171,9 +216,19 @@ class Wandb:
         """Send the metrics."""
         self._run.log(metrics, step=step)
 
+    def log_scores(self, step: int, metrics: dict[str, Any]) -> None:
+        """Send the scores, and set them in the summary: W&B ignores steps that it has, of a run started again."""
+        self._run.log(metrics, step=step)
+        self._run.summary.update(metrics)
+
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
+
+    def preempt(self) -> None:
+        """Finish the run as preempted: W&B shows a run as such that was marked and has an exit code other than 0."""
+        self._run.mark_preempting()
+        self._run.finish(exit_code=1)
 
     def abandon(self) -> None:
         """Do nothing: at process exit, wandb itself marks the run as failed, which may wait for the network."""
@@ -205,11 +260,13 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
+    log_scores = log
+
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
 
-    abandon = close
+    preempt = abandon = close
 
 
 def _wandb_mode(mode: Literal["online", "offline", "disabled"]) -> Literal["online", "offline", "disabled"]:
@@ -232,10 +289,11 @@ def require_packages(settings: Settings) -> None:
             ) from None
 
 
-def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int) -> Trackers:
+def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int, about: dict[str, Any]) -> Trackers:
     """Open the trackers of this rank.
 
     Args:
+        about: DeepSpeed's JSON, plan and environment of the run, which Weights & Biases shows beside the settings.
         resumed_step: number of optimizer steps already done; records of later steps are dropped or hidden.
 
     Raises:
@@ -251,6 +309,6 @@ def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int) -> Track
         takes_back = resumed_step if resumed_step or given is None or settings.run.overwrite else None
         others.append(TensorBoard(given or folder / TENSORBOARD_FOLDER, takes_back))
     if settings.wandb.mode != "disabled":
-        others.append(Wandb(settings, folder, resumed_step))
+        others.append(Wandb(settings, folder, resumed_step, about))
     # metrics.jsonl is opened last, so that it is unchanged if another tracker fails to open; it is written first.
     return Trackers(JsonLines(folder / METRICS_FILE, resumed_step), *others)

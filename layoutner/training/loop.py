@@ -4,7 +4,9 @@ import logging
 import signal
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from layoutner.distributed.clock import PARTS
 from layoutner.distributed.preemption import PreemptionGuard
@@ -61,10 +63,11 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
                 meter.warn_of_overflow(state.step, engine.loss_scale)
 
             # All ranks: the metrics of the steps since the last logged one. Rank 0 writes them.
-            metrics = dict(result.statistics)
+            metrics: dict[str, float | None] = dict(result.statistics)
             evaluates = bool(plan.corpus.eval) and (last or _is_due(run.eval_every, state.step))
             if run.log_every and (last or _is_due(run.log_every, state.step) or (evaluates and run.patience)):
-                metrics |= meter.metrics(result, engine.skipped_steps, ranks.peak_memory_gib())
+                left = total - state.step
+                metrics |= meter.metrics(result, engine.skipped_steps, ranks.peak_memory_gib(), left)
                 logger.info("%s", _line(state.step, total, metrics))
 
             # All ranks: evaluate, and compare with the best checkpoint.
@@ -73,11 +76,12 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
                 with clock.part("evaluation"):
                     scores = evaluate_dev(plan, engine, ranks)
                 logger.info("step %d/%d eval f1 %.4f loss %.4f", state.step, total, scores.f1, scores.loss)
-                metrics |= {f"eval/{name}": getattr(scores, name) for name in ("f1", "precision", "recall", "loss")}
                 better = state.best_step is None or (scores.f1, -scores.loss) > (state.best_f1, -state.best_loss)
                 state = replace(state, waited=state.waited + 1)
                 if better:
                     state = replace(state, best_step=state.step, best_f1=scores.f1, best_loss=scores.loss, waited=0)
+                metrics |= scores.metrics()
+                metrics |= {"best/f1": state.best_f1, "best/step": state.best_step}
             if metrics:
                 ranks.run_on_rank_zero(partial(tracker.log, state.step, metrics))
 
@@ -122,13 +126,14 @@ def evaluate_dev(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
         )
 
 
-def _line(step: int, total: int, metrics: dict[str, float]) -> str:
+def _line(step: int, total: int, metrics: dict[str, Any]) -> str:
     skipped = f" skipped {metrics['train/skipped_steps']}" if metrics["train/skipped_steps"] else ""
     noise = metrics.get("gradient/noise_scale_windows")
     measured = "" if noise is None else f" noise scale {noise:.3g} windows"
+    left = timedelta(seconds=round(metrics["time/left_s"]))
     return (
         f"step {step}/{total} loss {metrics['train/loss']:.4f} lr {metrics['train/lr']:.3g} "
         f"grad norm {metrics['train/grad_norm']:.3g} {metrics['throughput/tokens_per_s']:.0f} tokens/s "
-        f"{metrics['throughput/mfu']:.0%} of peak {metrics['time/step_s']:.2f} s/step{skipped}{measured}; "
-        + shares_text({part: metrics[f"share/{part}"] for part in PARTS})
+        f"{metrics['throughput/mfu']:.0%} of peak {metrics['time/step_s']:.2f} s/step {left} left"
+        f"{skipped}{measured}; " + shares_text({part: metrics[f"share/{part}"] for part in PARTS})
     )

@@ -75,15 +75,18 @@ class Meter:
             work.steps += 1
         self._overflows = 0 if result.applied else self._overflows + 1
 
-    def metrics(self, result: StepResult, skipped_steps: int, peak_memory_gib: float) -> dict[str, float]:
+    def metrics(self, result: StepResult, skipped_steps: int, peak_memory_gib: float, left: int) -> dict[str, float]:
         """The metrics of a logged step. Resets the counters.
 
         Args:
             result: result of this step.
             skipped_steps: number of skipped steps in the whole run.
             peak_memory_gib: peak memory of the rank that used the most.
+            left: optimizer steps that are left. They are expected to take as long as those since the start, with
+                evaluation and saving.
         """
         work, now = self._recent, self._clock.seconds()
+        elapsed = sum(now.values()) - sum(self._begin.values())
         shares = _shares(self._before, now)
         self._recent, self._before = Totals(), now
         return {
@@ -96,6 +99,7 @@ class Meter:
             "throughput/model_TFLOP_per_s": work.operations / work.seconds / 1e12,
             "throughput/mfu": work.operations / work.seconds / self._peak,
             "time/step_s": work.seconds / work.steps,
+            "time/left_s": left * elapsed / self._all.steps,
             "memory/peak_GiB": peak_memory_gib,
             **{f"share/{part}": share for part, share in shares.items()},
         }

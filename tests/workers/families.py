@@ -18,7 +18,7 @@ from layoutner.distributed.ranks import Ranks
 from layoutner.inference.export import export
 from layoutner.inference.labeller import Labeller
 from layoutner.planning.batch_plan import MicroBatchLimit
-from layoutner.runs.training_run import train_model
+from layoutner.runs.training_run import open_run, train_model
 from layoutner.settings.tree import load
 
 # Nothing is small enough to stay whole on every rank, so that at ZeRO 3 everything is gathered where it is used.
@@ -55,7 +55,10 @@ def main() -> None:
                 "precision": {"dtype": dtype},
                 "run": {"output_dir": f"{out}/run-{name}", "eval_every": "2", "log_every": "1"},
             }
-            plan, chosen = train_model(load(None, settings), ranks)
+            training = open_run(load(None, settings), ranks)
+            with training.tracker.finished_with(ranks):
+                chosen, _ = train_model(training, ranks)
+            plan = training.plan
             ranks.run_on_rank_zero(lambda chosen=chosen, name=name: export(chosen, Path(out) / name))
             labeller = Labeller(Path(out) / name, ranks)
             found["scores"] = labeller.evaluate(plan.corpus.test, "test", MicroBatchLimit(3)).to_dict()

@@ -15,7 +15,7 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.models.parameters import DTYPES
-from layoutner.runs.training_run import train_model
+from layoutner.runs.training_run import open_run, train_model
 from layoutner.settings.tree import load
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
@@ -38,7 +38,9 @@ def main() -> None:
             tree["deepspeed"] = {"preset": preset}
             tree["precision"] = {"dtype": dtype}
             tree["run"]["output_dir"] = str(Path(folder) / f"{preset}-{dtype}")
-            train_model(load(None, tree), ranks)
+            training = open_run(load(None, tree), ranks)
+            with training.tracker.finished_with(ranks):
+                train_model(training, ranks)
             if ranks.is_rank_zero:
                 print(f"{preset} {dtype}: {time.perf_counter() - start:.1f} s", flush=True)
     ranks.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.runs.training_run import train_model
+from layoutner.runs.training_run import open_run, train_model
 from layoutner.settings.tree import load
 
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
@@ -48,7 +48,9 @@ def main() -> None:
         for name, value in values.items():
             section, key = name.split(".")
             tree.setdefault(section, {})[key] = value
-        train_model(load(None, tree), ranks)
+        training = open_run(load(None, tree), ranks)
+        with training.tracker.finished_with(ranks):
+            train_model(training, ranks)
     ranks.close()
 
 

@@ -1,0 +1,86 @@
+"""run.log: what a run says, with the time of each line, in its folder."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from layoutner.distributed.ranks import Ranks
+
+LOG_FILE = "run.log"
+
+logger = logging.getLogger("layoutner")
+
+
+class RunLog(logging.Handler):
+    """Receives the lines of a run. They wait in memory until the run has its folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._waiting: list[str] = []
+        self._file: TextIO | None = None
+        self._failed = False
+
+    def open(self, folder: Path, anew: bool) -> None:
+        """Write the lines so far, and from now on each line at once.
+
+        Args:
+            anew: without the lines of an earlier run; else they are kept.
+        """
+        try:
+            self._file = (folder / LOG_FILE).open("w" if anew else "a", encoding="utf-8")
+        except OSError as error:
+            self._give_up(error)
+            return
+        waiting, self._waiting = self._waiting, []
+        for line in waiting:
+            self._write(line)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or keep it until there is a file."""
+        self._write(self.format(record))
+
+    def _write(self, line: str) -> None:
+        if self._failed:
+            return
+        if self._file is None:
+            self._waiting.append(line)
+            return
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """A run does not end because its log cannot be written."""
+        self._failed, self._waiting = True, []
+        logger.warning("warning: %s cannot be written any more: %s; the run goes on", LOG_FILE, error)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            with suppress(OSError):  # said already
+                self._file.close()
+        super().close()
+
+
+@contextmanager
+def run_log(ranks: "Ranks") -> Iterator[RunLog]:
+    """The log of a run, on rank 0, until the run ends; its last line says how. Other ranks write nothing."""
+    handler = RunLog()
+    if ranks.is_rank_zero:
+        logger.addHandler(handler)
+    try:
+        yield handler
+    except BaseException as error:
+        handler.handle(
+            logger.makeRecord("layoutner", logging.ERROR, "", 0, "%s: %s", (type(error).__name__, error), None)
+        )
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
