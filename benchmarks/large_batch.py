@@ -60,7 +60,7 @@ EVALUATED = 1024  # windows between two evaluations
 NOISE = "gradient/noise_scale_windows"
 STATISTICS_EVERY = 8  # optimizer steps
 # Where tuning begins at the smallest batch, and the ratio of two learning rates next to each other.
-START = {"adamw": 4e-3, "lamb": 3.2e-2}
+START = {"adamw": 8e-3, "lamb": 8e-3}
 FACTOR, FARTHEST = 2.0, 10
 ARMS = {
     "adamw": "AdamW, one learning rate",
@@ -332,36 +332,42 @@ def train(case: Case, task: Task) -> dict[str, Any]:
 
 def tuned_arms(runs: Runs, batches: Sequence[int], threads: Executor) -> dict[str, dict[int, float]]:
     """The learning rate of every arm at every batch."""
-    asked = [(optimizer, batch) for batch in batches for optimizer in START]
-    found = dict(zip(asked, threads.map(lambda one: tuned(runs, *one, min(batches)), asked), strict=True))
+    adamw, lamb = threads.map(lambda optimizer: tuned(runs, optimizer, batches), ("adamw", "lamb"))
     first = min(batches)
-    one = found["adamw", first]
+    one = adamw[first]
     return {
         "adamw": dict.fromkeys(batches, one),
         "adamw-sqrt": {batch: one * math.sqrt(batch / first) for batch in batches},
-        "adamw-tuned": {batch: found["adamw", batch] for batch in batches},
-        "lamb-tuned": {batch: found["lamb", batch] for batch in batches},
+        "adamw-tuned": adamw,
+        "lamb-tuned": lamb,
     }
 
 
-def tuned(runs: Runs, optimizer: str, batch: int, smallest: int) -> float:
-    """The learning rate with the lowest dev loss, from those around the square root rule outwards."""
+def tuned(runs: Runs, optimizer: str, batches: Sequence[int]) -> dict[int, float]:
+    """The learning rate with the lowest dev loss, by batch.
+
+    The search begins at the best of the next smaller batch: between two learning rates that are much too large, the
+    loss does not tell where better ones are.
+    """
 
     def lr(place: int) -> float:
         return float(f"{START[optimizer] * FACTOR**place:.6g}")
 
-    def loss(place: int) -> float:
+    def loss(batch: int, place: int) -> float:
         found: float = runs.of(Case(optimizer, batch, lr(place), TUNING_SEED))["loss"]
         return found
 
-    middle = round(math.log(math.sqrt(batch / smallest), FACTOR))
-    losses = {place: loss(place) for place in range(middle - 1, middle + 2)}
-    while True:
-        best = min(losses, key=lambda place: losses[place])
-        beyond = [place for place in (best - 1, best + 1) if place not in losses]
-        if not beyond or abs(best - middle) >= FARTHEST:
-            return lr(best)
-        losses |= {place: loss(place) for place in beyond}
+    best, found = 0, {}
+    for batch in sorted(batches):
+        begin, losses = best, {place: loss(batch, place) for place in (best - 1, best, best + 1)}
+        while True:
+            best = min(losses, key=lambda place: losses[place])
+            beyond = [place for place in (best - 1, best + 1) if place not in losses]
+            if not beyond or abs(best - begin) >= FARTHEST:
+                break
+            losses |= {place: loss(batch, place) for place in beyond}
+        found[batch] = lr(best)
+    return found
 
 
 def reached(row: dict[str, Any], column: int, target: float) -> float | None:
