@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from layoutner import __version__
-from layoutner.cli import config, data, inference, slurm, sweep, training
+from layoutner.cli import config, data, inference, runs, slurm, sweep, training
 from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
 from layoutner.cli.ending import report, stay
 from layoutner.cli.streams import flush, take_any_character
@@ -54,6 +54,7 @@ def _run(arguments: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     training.add_commands(commands)
+    runs.add_commands(commands)
     sweep.add_commands(commands)
     demo = add_command(commands, "demo", _demo, "train, export and predict on synthetic forms; downloads nothing")
     add_settings(demo, config=False)

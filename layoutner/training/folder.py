@@ -50,6 +50,7 @@ RECORD = (PREPROCESSING_FILE, TRAINING_PAGES_FILE, CONFIG_FILE, SETTINGS_FILE, E
 # Files that other trainers write to the top level of their output folder, and layoutner does not.
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin")
 LARGEST_TRAINING_PAGES = 2**32  # maximum bytes of the file of digests; 17 per page
+PROBED_S = 1.0  # how long a lock may be held by one who only looks whether it is, `layoutner status`
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0: this job has run before
 
 # Run folders that this process has locked -> lock file. `held_folders` releases them.
@@ -173,7 +174,7 @@ def lock(folder: Path) -> Lock:
     """
     path = folder / LOCK_FILE
     try:
-        held = Lock(path)
+        held = Lock(path, timeout=PROBED_S)
         path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")  # for those who wait
     except TimeoutError:
         who = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown process"

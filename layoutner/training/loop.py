@@ -68,6 +68,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
             if run.log_every and (last or _is_due(run.log_every, state.step) or (evaluates and run.patience)):
                 left = total - state.step
                 metrics |= meter.metrics(result, engine.skipped_steps, ranks.peak_memory_gib(), left)
+                metrics["train/progress"] = state.step / total
                 logger.info("%s", _line(state.step, total, metrics))
 
             # All ranks: evaluate, and compare with the best checkpoint.
