@@ -70,7 +70,7 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
     with held_folders(), run_log(ranks) as log:
         training = open_run(settings, ranks)
         if ranks.is_rank_zero:
-            log.open(settings.run.output_dir, anew=settings.run.overwrite)
+            log.begin(settings.run.output_dir, anew=settings.run.overwrite)
         plan, run, data = training.plan, settings.run.output_dir, settings.data
         with training.tracker.finished_with(ranks):
             checkpoint, last_step = train_model(training, ranks)

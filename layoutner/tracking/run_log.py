@@ -24,7 +24,7 @@ class RunLog(logging.Handler):
         self._file: TextIO | None = None
         self._failed = False
 
-    def open(self, folder: Path, anew: bool) -> None:
+    def begin(self, folder: Path, anew: bool) -> None:
         """Write the lines so far, and from now on each line at once.
 
         Args:

@@ -71,6 +71,7 @@ def test_a_loss_that_is_not_finite_is_a_training_that_diverged(train_arguments: 
     assert (done.returncode, re.findall("raised (.*)", done.stdout)) == (2, ["TrainingDiverged"]), done.stderr
 
 
+@pytest.mark.slow
 def test_ranks_of_other_settings_disagree(train_arguments: Arguments, tmp_path: Path) -> None:
     by_rank = "import os\nos.environ['LAYOUTNER_OPTIMIZER__LR'] = '0.0' + str(int(os.environ['RANK']) + 1)\n"
     arguments = [one for one in train_arguments(tmp_path / "run") if not one.startswith("--optimizer.lr")]

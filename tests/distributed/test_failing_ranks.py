@@ -152,6 +152,7 @@ def test_a_rank_that_hangs_in_reading(launcher: str, limit: int, job: Callable[.
     assert one.message().startswith("layoutner: error: rank 0: ")
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_is_quoted(train_arguments: Arguments, tmp_path: Path) -> None:
     arguments = train_arguments(tmp_path / "run", schedule__max_steps=100_000, run__rank_timeout=10)
     done = end_of("forks", "raise", arguments)
@@ -305,6 +306,7 @@ def test_a_rank_that_fails_does_not_wait_for_ever(rank: int, monkeypatch: pytest
     ranks.Ranks(0, 1, torch.device("cpu")).part()  # one that is alone has nobody to wait for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "warnings", "last"),
     [

@@ -169,6 +169,7 @@ def test_cuda_without_a_device_is_one_message(train_arguments: Arguments, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_on_the_cpu(train_arguments: Arguments, tmp_path: Path) -> None:
     """With nothing in the environment; on a machine with GPUs they stay unused."""
     folder = tmp_path / "run"

@@ -255,6 +255,7 @@ def test_previews_thumbnails_masks_and_moving_pictures_are_no_pages(tmp_path: Pa
 # Size
 
 
+@pytest.mark.slow
 def test_the_limit_is_on_memory_and_nothing_is_refused_for_its_header(tmp_path: Path) -> None:
     path = tmp_path / "a0.tif"
     Image.new("1", (9933, 14043), 1).save(path, compression="group4")  # A0 at 300 dpi

@@ -284,7 +284,8 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
 def test_two_ranks_wait_for_slow_work_and_not_for_a_dead_rank(killed: bool, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     arguments = ["-c", PATIENCE, "predict", "-", "--model", model, "--output", out, "--batch", 128]
@@ -326,6 +327,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(model: Path, tmp_path: Path) -> None:
     peaks = {}
     for count in (300, 4000):

@@ -26,10 +26,14 @@ from tests.builders.processes import ROOT
 WORKER = ROOT / "tests" / "workers" / "families.py"
 # layoutlmv2's backbone cannot be installed from a package index.
 CASES = [*sorted(FAMILIES.keys() - {"layoutlmv2"}), "layoutlmv3:ignore"]
-# In the fast tier all families compute in fp32; LayoutLM, which has all kinds of parameters, at ZeRO 3 in bf16 too.
+# In the fast tier the families that see a page in a way of their own compute in fp32; LayoutLM, which has all kinds of
+# parameters, at ZeRO 3 in bf16 too.
+FAST = ("layoutlm", "layoutlmv3", "layoutlmv3:ignore", "lilt", "bros")
+SLOW = pytest.mark.slow
+FAST_CASES = [case if case in FAST else pytest.param(case, marks=SLOW) for case in CASES]
 RUNS = [
-    *((case, "0") for case in CASES),
-    *((case, "3") if case == "layoutlm" else pytest.param(case, "3", marks=pytest.mark.slow) for case in CASES),
+    *((case, "0") if case in FAST else pytest.param(case, "0", marks=SLOW) for case in CASES),
+    *((case, "3") if case == "layoutlm" else pytest.param(case, "3", marks=SLOW) for case in CASES),
 ]
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 CORNERS = [0] * 4, [1000] * 4  # boxes of the special tokens before and after the words
@@ -39,7 +43,9 @@ CORNERS = [0] * 4, [1000] * 4  # boxes of the special tokens before and after th
 def out(tier: str, checkpoints: dict[str, Path], forms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the worker wrote, all families in one start of two ranks."""
     folder = tmp_path_factory.mktemp("families")
-    done = fork([WORKER, checkpoints["bert"].parent, forms, folder, tier, *CASES], ranks=2)
+    done = fork(
+        [WORKER, checkpoints["bert"].parent, forms, folder, tier, *(FAST if tier == "fast" else CASES)], ranks=2
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
@@ -120,7 +126,7 @@ def by_transformers(case: str, folder: Path, document: Document) -> torch.Tensor
     return logits[0, firsts].softmax(-1)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FAST_CASES)
 def test_transformers_alone_reads_the_export_alike(case: str, out: Path, forms: Path) -> None:
     folder = out / f"{case}-0"
     documents = read_documents(DataSettings(), forms, "test")[:3]

@@ -358,6 +358,7 @@ def test_fp16_on_a_gpu(train_arguments: Arguments, forms: Path, tmp_path: Path) 
     assert metrics(run)[-1]["train/loss"] < metrics(run)[0]["train/loss"]
 
 
+@pytest.mark.slow
 def test_lamb_on_two_ranks_goes_on_alone_as_if_it_had_always_been(train_arguments: Arguments, tmp_path: Path) -> None:
     given = {
         "optimizer__name": "lamb",
@@ -502,6 +503,7 @@ def test_averaged_weights_are_scored_and_exported_and_train_nothing_else(
     assert f"step-{best:06d}: its weights are averages, with decay 0.5, not the last weights" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_average_goes_on_at_another_stage_and_on_other_ranks(
     averaging_run: tuple[Path, subprocess.CompletedProcess[str]], train_arguments: Arguments, tmp_path: Path
 ) -> None:
