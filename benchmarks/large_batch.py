@@ -42,6 +42,7 @@ from typing import Any
 
 import layoutner
 from layoutner.cli.arguments import quiet
+from layoutner.files.atomic import atomic_folder
 from layoutner.sweeps.figures import Line, Mark, chart
 from layoutner.sweeps.results import half_width
 
@@ -157,8 +158,8 @@ def main() -> None:
             ]
             list(threads.map(runs.of, dict.fromkeys(cases)))
             first = min(options.batches)
-            noise = runs.of(Case("adamw", first, arms["adamw"][first], TUNING_SEED, measured=True))["noise"]
-    report(options, arms, runs, noise)
+            measured = runs.of(Case("adamw", first, arms["adamw"][first], TUNING_SEED, measured=True))
+    report(options, arms, runs, measured)
 
 
 def one_thread() -> None:
@@ -184,7 +185,8 @@ def made_task(folder: Path, options: argparse.Namespace) -> Task:
         make_network(len(SPECIAL) + len(names) + len(other_names) + len(WORDS)).save_pretrained(others / "untrained")
         before = Task(others / "untrained", data_of(others), sizes)
         settings = settings_of(Case("adamw", 16, START["adamw"], TUNING_SEED), before, others / "run")
-        shutil.copytree(layoutner.train(settings).model_dir, network)
+        with atomic_folder(network) as made:
+            shutil.copytree(layoutner.train(settings).model_dir, made, dirs_exist_ok=True)
     return Task(network, data_of(folder), sizes)
 
 
@@ -208,8 +210,9 @@ def receipts_task(folder: Path, options: argparse.Namespace) -> Task:
         _, _, directions = torch.linalg.svd(centred, full_matrices=False)
         reduced = centred @ directions[: model.config.hidden_size].T
         model.layoutlm.embeddings.word_embeddings.weight.data = EMBEDDING_SIZE * reduced / reduced.std()
-        AutoTokenizer.from_pretrained(options.model).save_pretrained(network)
-        model.save_pretrained(network)
+        with atomic_folder(network) as made:
+            AutoTokenizer.from_pretrained(options.model).save_pretrained(made)
+            model.save_pretrained(made)
     data = {"format": "sroie", "train": str(folder / "train"), "eval": str(folder / "eval")}
     return Task(network, data, {"receipts": len(files), "epochs": options.epochs})
 
@@ -317,8 +320,13 @@ def train(case: Case, task: Task) -> dict[str, Any]:
         outcome = "diverged"
     file = folder / "run" / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    curve = [[one["step"], round(one["eval/loss"], 5), round(one["eval/f1"], 5)] for one in lines if "eval/f1" in one]
-    noise = [[one["step"], one[NOISE]] for one in lines if NOISE in one]
+    # A loss that is not finite is null.
+    curve = [
+        [one["step"], WORST if one["eval/loss"] is None else round(one["eval/loss"], 5), round(one["eval/f1"], 5)]
+        for one in lines
+        if "eval/f1" in one
+    ]
+    noise = [[one["step"], one[NOISE]] for one in lines if one.get(NOISE) is not None]
     shutil.rmtree(folder)
     return {
         "outcome": outcome,
@@ -363,8 +371,12 @@ def tuned(runs: Runs, optimizer: str, batches: Sequence[int]) -> dict[int, float
         while True:
             best = min(losses, key=lambda place: losses[place])
             beyond = [place for place in (best - 1, best + 1) if place not in losses]
-            if not beyond or abs(best - begin) >= FARTHEST:
+            if not beyond:
                 break
+            if abs(best - begin) >= FARTHEST:
+                sys.exit(
+                    f"{optimizer} at batch {batch}: no best learning rate between {lr(min(losses))} and {lr(best)}"
+                )
             losses |= {place: loss(batch, place) for place in beyond}
         found[batch] = lr(best)
     return found
@@ -401,7 +413,7 @@ def critical_batch(steps: dict[int, float]) -> tuple[float, float] | None:
 
 
 def report(
-    options: argparse.Namespace, arms: dict[str, dict[int, float]], runs: Runs, noise: list[tuple[int, float]]
+    options: argparse.Namespace, arms: dict[str, dict[int, float]], runs: Runs, measured: dict[str, Any]
 ) -> None:
     """Write the tables of report.md and its figures."""
     seeds, first = range(FIRST_SEED, FIRST_SEED + options.seeds), min(options.batches)
@@ -432,7 +444,8 @@ def report(
             for key in ("f1", "loss"):
                 values = [row[key] for row in own]
                 half = half_width(values)
-                cells.append(f"{statistics.fmean(values):.4f}" + ("" if half is None else f" ± {half:.4f}"))
+                text_of = f"{statistics.fmean(values):.4f}" + ("" if half is None else f" ± {half:.4f}")
+                cells.append("diverged" if WORST in values else text_of)
             scores[arm].append(Mark(batch, mean(arm, batch, "f1"), half_width([row["f1"] for row in own])))
             for column, target in targets.items():
                 steps = [found for row in own if (found := reached(row, column, target)) is not None]
@@ -451,7 +464,7 @@ def report(
         found = critical_batch(steps_of)
         cells = ["no fit", ""] if found is None else [f"{found[0]:.0f}", f"{found[1]:.0f} windows"]
         lines.append(f"| {ARMS[arm]} | {'loss' if column == 1 else 'F1'} | {' | '.join(cells)} |")
-    lines += ["", noise_text(noise, first), "", *largest(options, arms, rows)]
+    lines += ["", noise_text(measured["noise"], measured["curve"][-1][0], first), "", *largest(options, arms, rows)]
     title = "Dev F1 by batch, with the 95% confidence interval of the mean"
     figures = {"f1.svg": (title, [Line(ARMS[arm], marks) for arm, marks in scores.items()])}
     figures |= {"windows.svg": ("Windows until a target is reached", windows)} if windows else {}
@@ -461,13 +474,12 @@ def report(
     print("\n".join(lines))
 
 
-def noise_text(noise: Sequence[tuple[int, float]], batch: int) -> str:
+def noise_text(noise: Sequence[tuple[int, float]], steps: int, batch: int) -> str:
     """The gradient noise scale in the four quarters of a run; a step where it is lost in the noise has none."""
-    if len(noise) < 4:
-        return "The gradient noise scale was not measured: the run was too short."
-    share = len(noise) / 4
-    parts = [[scale for _, scale in noise[round(part * share) : round((part + 1) * share)]] for part in range(4)]
-    medians = ", ".join(f"{statistics.median(part):.0f}" for part in parts)
+    parts: list[list[float]] = [[], [], [], []]
+    for step, scale in noise:
+        parts[4 * (step - 1) // steps].append(scale)
+    medians = ", ".join(f"{statistics.median(part):.0f}" if part else "none" for part in parts)
     return f"Gradient noise scale, AdamW at batch {batch}, medians of the quarters of the run: {medians} windows."
 
 

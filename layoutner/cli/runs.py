@@ -1,9 +1,11 @@
 """`layoutner status`: look at the folders of runs."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from layoutner.cli.arguments import Parser, add_command
+from layoutner.errors import require_all
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -15,5 +17,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _status(options: argparse.Namespace) -> None:
     from layoutner.runs.status import read_status
 
-    for run in options.runs:
+    def show(run: Path) -> None:
         print(read_status(run))
+
+    require_all("not every folder has a run", (partial(show, run) for run in options.runs))

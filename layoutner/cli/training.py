@@ -1,4 +1,4 @@
-"""`layoutner train`, `cross-validate`, which trains once per fold, and what tells how large a batch pays off."""
+"""`layoutner train`, `cross-validate`, which trains once per fold, and commands that estimate the batch size."""
 
 import argparse
 import logging

@@ -83,10 +83,10 @@ def scaled_optimizer(settings: Settings) -> OptimizerSettings:
     return optimizer.model_copy(update=changed)
 
 
-def unstable_lr_notes(settings: Settings) -> list[str]:
-    """A warning if the peak learning rate exceeds optimizer.largest_stable_lr."""
+def unstable_lr_notes(settings: Settings, total: int) -> list[str]:
+    """A warning if the peak learning rate of a run of `total` steps exceeds optimizer.largest_stable_lr."""
     limit = settings.optimizer.largest_stable_lr
-    highest = max(scaled_lr(settings, phase.size) for phase in _ramp(settings).phases)
+    highest = max(scaled_lr(settings, phase.size) for phase in _ramp(settings).begun(total))
     if limit is None or highest <= limit:
         return []
     return [

@@ -30,9 +30,10 @@ class NoiseRamp:
         It is that of the run, doubled as often as it does not exceed the noise scale of this part or an earlier one.
         """
         size, sizes = self.settings.batch.global_batch_size, []
+        largest = size * (self.steps // PARTS)  # the windows of a part, so that each has a step
         for scale in self.scales:
-            if scale is not None and scale >= 2 * size:
-                size *= 2 ** math.floor(math.log2(scale / size))
+            if scale is not None and min(scale, largest) >= 2 * size:
+                size *= 2 ** math.floor(math.log2(min(scale, largest) / size))
             sizes.append(size)
         return sizes
 
@@ -40,14 +41,19 @@ class NoiseRamp:
     def pairs(self) -> list[list[int]]:
         """The ramp: optimizer steps done, and windows per step from then on.
 
-        A part of the run takes as many windows as before, in steps that are larger and fewer.
+        A part of the run takes about as many windows as before, in steps that are larger and fewer.
         """
-        before, pairs, done = self.settings.batch.global_batch_size, [], 0
+        return Ramp.of(self.settings.batch.global_batch_size, self._parts[:-1]).pairs
+
+    @property
+    def _parts(self) -> list[tuple[int, int]]:
+        """Optimizer steps done before each part and its batch; at the end those of all."""
+        before, parts, done = self.settings.batch.global_batch_size, [], 0
         for part, size in enumerate(self.sizes):
-            pairs.append((done, size))
+            parts.append((done, size))
             steps = (part + 1) * self.steps // PARTS - part * self.steps // PARTS
             done += math.ceil(steps * before / size)
-        return Ramp.of(before, pairs).pairs
+        return [*parts, (done, self.sizes[-1])]
 
     def __str__(self) -> str:
         scales = ", ".join("none" if scale is None else f"{scale:.3g}" for scale in self.scales)
@@ -60,6 +66,8 @@ class NoiseRamp:
         lines += [f"ramp = {pairs}"] if len(pairs) > 1 else []
         if batch.reference_batch_size is None:
             lines += [f"reference_batch_size = {batch.global_batch_size}", "", "[optimizer]", 'scale_lr = "sqrt"']
+        if self.settings.schedule.max_steps is not None:
+            lines += ["", "[schedule]", f"max_steps = {self._parts[-1][0]}"]
         return "\n".join(lines)
 
 
@@ -75,7 +83,7 @@ def noise_ramp(run: Path) -> NoiseRamp:
     steps = max((row["step"] for row in rows), default=0)
     parts: list[list[float]] = [[] for _ in range(PARTS)]
     for row in rows:
-        if NOISE in row:
+        if row.get(NOISE) is not None:
             parts[(row["step"] - 1) * PARTS // steps].append(row[NOISE])
     measured = sum(map(len, parts))
     if measured < PARTS:

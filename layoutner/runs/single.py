@@ -70,10 +70,11 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
     with held_folders(), run_log(ranks) as log:
         training = open_run(settings, ranks)
         if ranks.is_rank_zero:
-            log.begin(settings.run.output_dir, anew=settings.run.overwrite)
-        plan, run, data = training.plan, settings.run.output_dir, settings.data
-        with training.tracker.finished_with(ranks):
+            log.begin(settings.run.output_dir)
+        plan, tracker, run, data = training.plan, training.tracker, settings.run.output_dir, settings.data
+        with tracker.finished_with(ranks):
             checkpoint, last_step = train_model(training, ranks)
+            del training  # the exported model needs the memory of the engine
             result = RunResult(run, checkpoint, _chosen_by(plan), run / EXPORT_FOLDER, None)
             ranks.run_on_rank_zero(lambda: _export_again(checkpoint, result.model_dir))
             split = "test" if plan.corpus.test else "eval"
@@ -83,11 +84,11 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
                 scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit)
                 result = replace(result, scores=scores)
                 ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
-                if split == "test":
-                    ranks.run_on_rank_zero(lambda: training.tracker.log_scores(last_step, scores.metrics()))
                 _report(result, scores)
                 if settings.run.predictions != "none":
                     _write_predictions(plan, labeller, scores)
+                if split == "test":
+                    ranks.run_on_rank_zero(lambda: tracker.log_scores(last_step, scores.metrics()))
         # Of the run that saved the checkpoint, which may have been resumed with another decay.
         if decay := ranks.run_on_rank_zero(lambda: read_record(checkpoint).settings["optimizer"].get("average_decay")):
             logger.info("%s: its weights are averages, with decay %g, not the last weights", checkpoint.name, decay)

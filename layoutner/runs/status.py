@@ -6,11 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from layoutner.errors import CheckpointError
 from layoutner.files.lock import Lock
-from layoutner.runs.folds import settings_of_run
 from layoutner.tracking.trackers import METRICS_FILE, read_metrics
 from layoutner.training.checkpoint_files import complete_checkpoints
-from layoutner.training.folder import EXPORT_FOLDER, LOCK_FILE
+from layoutner.training.folder import EXPORT_FOLDER, LOCK_FILE, SETTINGS_FILE
+
+State = Literal["running", "finished", "stopped", "unknown"]  # unknown: its lock cannot be looked at
 
 # Metrics that are shown, and how.
 SHOWN = {
@@ -29,8 +31,9 @@ class Status:
     """What the folder of a run says."""
 
     folder: Path
-    state: Literal["running", "finished", "stopped"]
+    state: State
     metrics: dict[str, Any]  # the newest value of each metric, and "step"
+    total: int | None  # optimizer steps of the run; None = not known yet
     seconds: float | None  # since the last metrics were written; None = none yet
     checkpoint: Path | None  # the newest complete one
 
@@ -38,9 +41,8 @@ class Status:
         lines = [f"{self.folder}: {self.state}"]
         if self.seconds is None:
             return f"{lines[0]}, no optimizer step is logged yet"
-        progress, left = self.metrics.get("train/progress"), self.metrics.get("time/left_s")
-        step = f"step {self.metrics['step']}"
-        step += f" of {self.metrics['step'] / progress:.0f}" if progress else ""
+        left = self.metrics.get("time/left_s")
+        step = f"step {self.metrics['step']}" + ("" if self.total is None else f" of {self.total}")
         step += f", {timedelta(seconds=round(left))} left" if left and self.state == "running" else ""
         lines.append(f"  {step}; written {timedelta(seconds=round(self.seconds))} ago")
         shown = [text.format(self.metrics[name]) for name, text in SHOWN.items() if self.metrics.get(name) is not None]
@@ -57,24 +59,31 @@ def read_status(folder: Path) -> Status:
     Raises:
         CheckpointError: the folder has no run.
     """
-    settings_of_run(folder)
+    if not (folder / SETTINGS_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: no run, or one that still prepares its first step: {SETTINGS_FILE} is missing"
+        )
     rows, checkpoints = read_metrics(folder / METRICS_FILE), complete_checkpoints(folder)
     metrics = {name: value for row in rows for name, value in row.items()}
-    state: Literal["running", "finished", "stopped"] = "stopped"
-    if _is_held(folder / LOCK_FILE):
-        state = "running"
-    elif (folder / EXPORT_FOLDER).is_dir():
-        state = "finished"
+    totals = [round(row["step"] / row["train/progress"]) for row in rows if row.get("train/progress")]
+    newest = checkpoints[-1] if checkpoints else None
     seconds = time.time() - (folder / METRICS_FILE).stat().st_mtime if rows else None
-    return Status(folder, state, metrics, seconds, checkpoints[-1] if checkpoints else None)
+    return Status(folder, _state(folder, newest), metrics, totals[-1] if totals else None, seconds, newest)
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether a process holds the lock. For that moment it is taken here, for which a run that starts waits."""
-    if not lock.is_file():
-        return False
+def _state(folder: Path, checkpoint: Path | None) -> State:
+    """Whether a process holds the lock; it is taken here for a moment, for which a run that starts waits."""
+    path = folder / LOCK_FILE
     try:
-        Lock(lock).release()
-    except OSError as error:  # else: a folder that is others', which tells nothing
-        return isinstance(error, TimeoutError)
-    return False
+        if path.is_file():
+            with Lock(path) as lock:
+                if not lock.keeps_out:
+                    return "unknown"
+    except TimeoutError:
+        return "running"
+    except OSError:  # the folder belongs to somebody else
+        return "unknown"
+    export = folder / EXPORT_FOLDER
+    # An export may be left of a run that went on later.
+    older = checkpoint is not None and export.is_dir() and export.stat().st_mtime < checkpoint.stat().st_mtime
+    return "finished" if export.is_dir() and not older else "stopped"

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.columns import Chain
@@ -61,7 +62,8 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
         lambda: checkpoints.select_checkpoint(settings, plan.identity, plan.schedule.total)
     )
     ranks.run_on_rank_zero(lambda: require_folder(settings))
-    logger.info("%s", plan.describe())
+    description = plan.describe()
+    logger.info("%s", description)
     # All ranks measure at once, as they compute at once.
     own_peak = ranks.run_on_all_ranks(lambda: matmul_peak(ranks.device, DTYPES[settings.precision.dtype]))
     peak = ranks.all_reduce_sum(own_peak)
@@ -69,7 +71,10 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     engine, flops = start_engine(plan, reader, ranks)
     state = TrainState(step=0) if reader is None else _resume(plan, engine, reader, ranks)
     with ranks.activity("main", "opening its metrics"):  # Weights & Biases may take minutes to answer
-        about = {"deepspeed_json": plan.ds_config, "plan": plan.describe(), "environment": environment(ranks)}
+
+        def about() -> dict[str, Any]:
+            return {"deepspeed_json": plan.ds_config, "plan": description, "environment": environment(ranks)}
+
         tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step, about))
     # With run.overwrite this removes an earlier run.
     ranks.run_on_rank_zero(

@@ -19,6 +19,7 @@ from layoutner.tracking.trackers import METRICS_FILE, read_metrics
 from layoutner.training.checkpoint_files import complete_checkpoints
 from layoutner.training.folder import write_json
 
+DIVERGED = "training stops"  # in the message of a run whose loss or gradient was not finite
 COLLAPSED = 0.5  # a run with less than this share of the best F1 has collapsed
 
 RESULTS_FILE = "sweep.json"
@@ -243,27 +244,33 @@ def show(value: Any) -> str:
 
 
 def _stability(results: Sequence[PointResult]) -> Iterator[str]:
-    """Up to which learning rate all runs were stable, if larger ones were not.
+    """Up to which learning rate the best point's optimizer was stable, if a larger one collapsed.
 
-    A run counts as collapsed if it failed, or if its F1 is below `COLLAPSED` times the best point's.
+    A run collapsed if its loss was not finite, or if its F1 is below `COLLAPSED` times the best point's. At a learning
+    rate below the best point's a low F1 has other reasons.
     """
-    least = COLLAPSED * (results[0].mean("f1") or 0.0)
-    collapsed: set[float] = set()
-    fine: set[float] = set()
+    best = results[0]
+    if not best.scores:
+        return
+    least, optimizer = COLLAPSED * (best.mean("f1") or 0.0), best.point.runs[0].settings.optimizer.name
+    fine, collapsed = {_lr(best.point.runs[0])}, set[float]()
     for result in results:
         for run in result.point.runs:
-            lr = scaled_lr(run.settings, run.settings.batch.global_batch_size)
-            if run.seed in result.scores:
-                (fine if result.scores[run.seed]["f1"] >= least else collapsed).add(lr)
-            elif run.seed in result.failures:
-                collapsed.add(lr)
-    stable = [lr for lr in fine if all(lr < other for other in collapsed)]
-    if stable and collapsed:
+            f1 = result.scores[run.seed]["f1"] if run.seed in result.scores else None
+            diverged = run.seed in result.failures and DIVERGED in result.failures[run.seed].message
+            if run.settings.optimizer.name == optimizer and (f1 is not None or diverged):
+                (fine if f1 is not None and f1 >= least else collapsed).add(_lr(run))
+    beyond = [lr for lr in collapsed if lr > _lr(best.point.runs[0])]
+    if beyond:
+        stable = max(lr for lr in fine if lr < min(beyond))
         yield (
-            f"note: all runs up to a learning rate of {max(stable):g} were stable; at {min(collapsed):g} some failed "
-            f"or ended below {COLLAPSED:g} of the best F1; optimizer.largest_stable_lr = {max(stable):g} warns later "
-            "runs"
+            f"note: {optimizer} was stable up to a learning rate of {stable:g}; at {min(beyond):g} runs diverged or "
+            f"ended below {COLLAPSED:g} of the best F1; optimizer.largest_stable_lr = {stable:g} warns later runs"
         )
+
+
+def _lr(run: Run) -> float:
+    return scaled_lr(run.settings, run.settings.batch.global_batch_size)
 
 
 def notes(sweep: Sweep, results: Sequence[PointResult]) -> Iterator[str]:

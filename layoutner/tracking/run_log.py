@@ -1,4 +1,4 @@
-"""run.log: what a run says, with the time of each line, in its folder."""
+"""run.log: the messages of a run on rank 0, each with its time, in the run folder."""
 
 import logging
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ logger = logging.getLogger("layoutner")
 
 
 class RunLog(logging.Handler):
-    """Receives the lines of a run. They wait in memory until the run has its folder."""
+    """Receives the messages of a run. They wait in memory until the run has its folder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,14 +24,11 @@ class RunLog(logging.Handler):
         self._file: TextIO | None = None
         self._failed = False
 
-    def begin(self, folder: Path, anew: bool) -> None:
-        """Write the lines so far, and from now on each line at once.
-
-        Args:
-            anew: without the lines of an earlier run; else they are kept.
-        """
+    def begin(self, folder: Path) -> None:
+        """Write the messages so far, and from now on each at once, after those of earlier starts."""
         try:
-            self._file = (folder / LOG_FILE).open("w" if anew else "a", encoding="utf-8")
+            # A message may name a file whose name is no text.
+            self._file = (folder / LOG_FILE).open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             self._give_up(error)
             return
@@ -40,7 +37,7 @@ class RunLog(logging.Handler):
             self._write(line)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, or keep it until there is a file."""
+        """Write a message, or keep it until there is a file."""
         self._write(self.format(record))
 
     def _write(self, line: str) -> None:
@@ -52,10 +49,10 @@ class RunLog(logging.Handler):
         try:
             self._file.write(line + "\n")
             self._file.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: closed already
             self._give_up(error)
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         """A run does not end because its log cannot be written."""
         self._failed, self._waiting = True, []
         logger.warning("warning: %s cannot be written any more: %s; the run goes on", LOG_FILE, error)

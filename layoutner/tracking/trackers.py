@@ -4,7 +4,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_run_id"
-SCORES = "test/"  # what the names of the scores after the last step begin with
 BEST = {"eval/f1": "max", "eval/loss": "min"}  # what the summary of Weights & Biases has of them
+
+
+About = Callable[[], dict[str, Any]]
 
 
 class Tracker(Protocol):
@@ -116,14 +118,8 @@ class JsonLines:
         Raises:
             CheckpointError: it cannot be written.
         """
-        # Scores come again: a run that goes on after its last step is scored again.
-        kept = [
-            {name: value for name, value in row.items() if not name.startswith(SCORES)}
-            for row in read_metrics(path)
-            if row["step"] <= resumed_step
-        ]
         try:
-            self._replace(path, kept)
+            self._replace(path, [row for row in read_metrics(path) if row["step"] <= resumed_step])
         except OSError as error:
             raise CheckpointError(
                 f"{path}: cannot be written: {error}; free disk space, or change run.output_dir"
@@ -176,11 +172,11 @@ class JsonLines:
 class Wandb:
     """Logs to a Weights & Biases run. Its id is stored in the run folder, so that a resumed run continues it."""
 
-    def __init__(self, settings: Settings, folder: Path, resumed_step: int, about: dict[str, Any]) -> None:
+    def __init__(self, settings: Settings, folder: Path, resumed_step: int, about: About) -> None:
         """Start a Weights & Biases run, or continue the one of a resumed run.
 
         Args:
-            about: what the configuration has beside the settings.
+            about: gives what the configuration has beside the settings.
 
         Raises:
             SettingsError: Weights & Biases refuses or cannot be reached.
@@ -202,7 +198,7 @@ class Wandb:
                 id=id_file.read_text(encoding="utf-8").strip(),
                 resume="allow",
                 dir=folder,
-                config=settings.model_dump(mode="json") | about,
+                config=settings.model_dump(mode="json") | about(),
             )
             for metric, best in BEST.items():
                 self._run.define_metric(metric, summary=best)
@@ -235,7 +231,10 @@ class Wandb:
 
 
 class TensorBoard:
-    """Logs to a TensorBoard event file, a new one per start. Repeated steps of a resumed run are shown only once."""
+    """Logs to a TensorBoard event file, a new one per start. Repeated steps of a resumed run are shown only once.
+
+    The scores of a finished run that is started again are shown twice, at the same step.
+    """
 
     def __init__(self, folder: Path, takes_back: int | None) -> None:
         """Create an event file that hides steps after `takes_back` in older event files of the folder.
@@ -289,11 +288,12 @@ def require_packages(settings: Settings) -> None:
             ) from None
 
 
-def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int, about: dict[str, Any]) -> Trackers:
+def open_tracker(settings: Settings, ranks: "Ranks", resumed_step: int, about: About) -> Trackers:
     """Open the trackers of this rank.
 
     Args:
-        about: DeepSpeed's JSON, plan and environment of the run, which Weights & Biases shows beside the settings.
+        about: gives DeepSpeed's JSON, plan and environment of the run, which Weights & Biases shows beside the
+            settings; only called for it.
         resumed_step: number of optimizer steps already done; records of later steps are dropped or hidden.
 
     Raises:

@@ -173,7 +173,7 @@ class Plan:
             )
         lines += [f"schedule: {self.schedule}", *self.schedule.notes]
         lines.append(f"optimizer: {describe_optimizer(self.settings)}")
-        lines += unstable_lr_notes(self.settings)
+        lines += unstable_lr_notes(self.settings, self.schedule.total)
         if self.schedule.total < FEW_STEPS:
             lines.append(
                 f"note: {self.schedule.total} optimizer steps are few: most runs need hundreds. A smaller "

@@ -306,13 +306,12 @@ def test_a_rank_that_fails_does_not_wait_for_ever(rank: int, monkeypatch: pytest
     ranks.Ranks(0, 1, torch.device("cpu")).part()  # one that is alone has nobody to wait for
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "warnings", "last"),
     [
         # The first step is fine; each of the others overflows and halves the scale: 256, 128, 64 and the floor, 32.
         ({"precision__initial_scale_power": 8, "precision__min_loss_scale": 32}, ["3"], "at its minimum of 32"),
-        ({"precision__loss_scale": 8, "schedule__max_steps": 14}, ["10"], ""),
+        pytest.param({"precision__loss_scale": 8, "schedule__max_steps": 14}, ["10"], "", marks=pytest.mark.slow),
     ],
 )
 def test_fp16_that_overflows_again_and_again(

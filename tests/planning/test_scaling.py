@@ -57,11 +57,13 @@ def test_the_derivation_is_shown() -> None:
 def test_a_learning_rate_beyond_the_largest_stable_one_gets_a_warning() -> None:
     given = {"lr": "1e-3", "scale_lr": "sqrt", "largest_stable_lr": "2e-3"}
     batch = {"global_batch_size": "64", "ramp": "0:16,10:64", "reference_batch_size": "16"}
-    assert unstable_lr_notes(load(None, {"optimizer": given, "batch": batch})) == []
-    (said,) = unstable_lr_notes(load(None, {"optimizer": {**given, "largest_stable_lr": "1.6e-3"}, "batch": batch}))
+    assert unstable_lr_notes(load(None, {"optimizer": given, "batch": batch}), 100) == []
+    beyond = load(None, {"optimizer": {**given, "largest_stable_lr": "1.6e-3"}, "batch": batch})
+    (said,) = unstable_lr_notes(beyond, 100)
+    assert unstable_lr_notes(beyond, 10) == []  # the run ends before its batch grows
     assert said.startswith(
         "warning: the peak learning rate of 0.002 is 1.25 times the largest that is known to be stable"
     )
     # Given, not scaled.
-    (said,) = unstable_lr_notes(load(None, {"optimizer": {"lr": "0.1", "largest_stable_lr": "0.05"}}))
+    (said,) = unstable_lr_notes(load(None, {"optimizer": {"lr": "0.1", "largest_stable_lr": "0.05"}}), 1)
     assert "0.1 is 2 times" in said

@@ -16,9 +16,12 @@ from tests.builders.processes import call
 Arguments = Callable[..., list[str]]
 
 
-def run_with(folder: Path, scales: Sequence[tuple[int, float]], steps: int, **batch: object) -> Path:
+def run_with(
+    folder: Path, scales: Sequence[tuple[int, float | None]], steps: int, max_steps: int | None = None, **batch: object
+) -> Path:
     """The folder of a run that measured these noise scales, by optimizer step."""
-    (folder / "settings.toml").write_text(Settings(batch=batch).to_toml())
+    schedule = {} if max_steps is None else {"max_steps": max_steps}
+    (folder / "settings.toml").write_text(Settings(batch=batch, schedule=schedule).to_toml())
     rows = [{"step": step, "gradient/noise_scale_windows": scale} for step, scale in scales]
     rows += [{"step": steps, "train/loss": 1.0}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -52,9 +55,18 @@ def test_the_median_of_a_part_counts_and_one_without_any_keeps_the_batch(tmp_pat
     assert found.pairs == [[0, 8], [50, 16]]
 
 
+def test_the_steps_of_a_schedule_in_steps_change_too(tmp_path: Path) -> None:
+    # 100 steps of 8 and, at the fifth of ten parts, an infinite noise scale: 40 steps of 8, then a step of 80 each.
+    scales = [(step, 9.0 if step <= 40 else 1e9) for step in range(1, 101)] + [(90, None)]
+    found = noise_ramp(run_with(tmp_path, scales, 100, max_steps=100, global_batch_size=8))
+    said = tomllib.loads(str(found))
+    assert said["batch"]["ramp"] == [[0, 8], [40, 64]]  # a part has 80 windows, so no more than 64
+    assert said["schedule"] == {"max_steps": 40 + 6 * 2}  # 80 windows in two steps of 64 at most
+
+
 def test_a_run_with_a_rule_keeps_it(tmp_path: Path) -> None:
     batch = {"global_batch_size": 8, "reference_batch_size": 4}
-    found = noise_ramp(run_with(tmp_path, [(step, 99.0) for step in range(1, 21)], 20, **batch))
+    found = noise_ramp(run_with(tmp_path, [(step, 99.0) for step in range(1, 201)], 200, **batch))
     # From the beginning it is the largest doubling: no ramp, another batch.
     assert tomllib.loads(str(found)) == {"batch": {"global_batch_size": 64}}
 

@@ -1,5 +1,6 @@
 """`layoutner status`: how far a run is, from its folder."""
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -46,6 +47,19 @@ def test_a_run_whose_lock_is_held_is_running_and_one_without_an_export_stopped(f
     assert read_status(finished).state == "stopped"
     export.rename(finished / "export")
     assert read_status(finished).state == "finished"
+    newest = read_status(finished).checkpoint
+    assert newest is not None
+    times = newest.stat()
+    os.utime(newest)  # the run has gone on after its export
+    assert read_status(finished).state == "stopped"
+    os.utime(newest, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_the_steps_of_the_run_are_those_of_a_line_that_knows_them(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text((finished / "settings.toml").read_text())
+    rows = [{"step": 50, "train/progress": 0.05, "train/loss": 1.0}, {"step": 60, "eval/f1": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "  step 60 of 1000; written " in str(read_status(tmp_path))
 
 
 def test_a_run_at_work_is_left_alone(train_arguments: Arguments, tmp_path: Path) -> None:
@@ -53,7 +67,7 @@ def test_a_run_at_work_is_left_alone(train_arguments: Arguments, tmp_path: Path)
     arguments = train_arguments(run, schedule__max_steps=100_000, run__log_every=1)
     with Forks(["layoutner", "train", *arguments]) as forks:
         until = time.monotonic() + HANGS_S
-        while not (run / "metrics.jsonl").exists() or read_status(run).seconds is None:
+        while not (run / "settings.toml").exists() or read_status(run).seconds is None:
             assert time.monotonic() < until
             assert forks.processes[0].is_alive(), forks.text()
             time.sleep(0.1)
@@ -67,4 +81,10 @@ def test_a_run_at_work_is_left_alone(train_arguments: Arguments, tmp_path: Path)
 def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "status", tmp_path)
     assert (code, out) == (2, "")
-    assert "settings.toml: cannot be read" in err
+    assert f"{tmp_path}: no run, or one that still prepares its first step: settings.toml is missing" in err
+
+
+def test_the_others_are_shown_all_the_same(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "status", tmp_path, finished)
+    assert (code, out.splitlines()[0]) == (2, f"{finished}: finished")
+    assert f"{tmp_path}: no run" in err

@@ -299,16 +299,26 @@ def test_the_results_are_a_file(half_done: Sweep) -> None:
 def test_the_largest_stable_learning_rate_is_named(tmp_path: Path) -> None:
     sweep = read_sweep(write(tmp_path, '[grid]\n"optimizer.lr" = [1e-4, 1e-3, 3e-3, 1e-2]\n', "seeds = [1, 2]"))
     # The second seed of 3e-3 has collapsed, one of 1e-2 has failed, and the other has not.
-    for point, f1s in zip(sweep.points, ((0.5, 0.6), (0.7, 0.8), (0.75, 0.3), (0.6, None)), strict=True):
+    for point, f1s in zip(sweep.points, ((0.5, 0.6), (0.8, 0.8), (0.75, 0.3), (0.6, None)), strict=True):
         for run, f1 in zip(point.runs, f1s, strict=True):
             if f1 is not None:
                 finish(run, f1, 0.5, {4: f1})
-    Failures().record(sweep.folder, sweep.points[3].runs[1].name, Failure(exit_code=2, message="the loss is nan"))
+    Failures().record(sweep.folder, sweep.points[3].runs[1].name, Failure(exit_code=2, message="nan: training stops"))
     (said,) = [note for note in notes(sweep, read_results(sweep)) if "stable" in note]
     assert said == (
-        "note: all runs up to a learning rate of 0.001 were stable; at 0.003 some failed or ended below 0.5 of the "
-        "best F1; optimizer.largest_stable_lr = 0.001 warns later runs"
+        "note: adamw was stable up to a learning rate of 0.001; at 0.003 runs diverged or ended below 0.5 of the best "
+        "F1; optimizer.largest_stable_lr = 0.001 warns later runs"
     )
+
+
+def test_low_scores_of_small_learning_rates_and_failures_of_another_kind_are_no_collapse(tmp_path: Path) -> None:
+    sweep = read_sweep(write(tmp_path, '[grid]\n"optimizer.lr" = [1e-6, 1e-4, 1e-3]\n'))
+    assert not any("stable" in note for note in notes(sweep, read_results(sweep)))
+    for point, f1 in zip(sweep.points, (0.1, 0.8, None), strict=True):
+        if f1 is not None:
+            finish(point.runs[0], f1, 0.5, {4: f1})
+    Failures().record(sweep.folder, sweep.points[2].runs[0].name, Failure(exit_code=2, message="no space left"))
+    assert not any("stable" in note for note in notes(sweep, read_results(sweep)))
 
 
 def test_there_is_no_note_of_an_edge_within_the_grid(tmp_path: Path) -> None:

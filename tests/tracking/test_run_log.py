@@ -36,24 +36,32 @@ def _logged(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_from_before_there_is_a_folder_are_kept(tmp_path: Path) -> None:
     with run_log(ALONE) as log:
         logger.info("plan")
-        log.begin(tmp_path, anew=False)
+        log.begin(tmp_path)
         logger.info("step %d", 1)
     logger.info("after the run")
     assert lines(tmp_path) == ["plan", "step 1"]
 
 
-def test_another_start_adds_to_it_or_begins_anew(tmp_path: Path) -> None:
-    for anew, expected in ((False, ["first"]), (False, ["first", "second"]), (True, ["third"])):
+def test_another_start_adds_to_it(tmp_path: Path) -> None:
+    for expected in (["first"], ["first", "second"]):
         with run_log(ALONE) as log:
-            log.begin(tmp_path, anew)
+            log.begin(tmp_path)
             logger.info(expected[-1])
         assert lines(tmp_path) == expected
+
+
+def test_a_name_that_is_no_text_is_written_in_escapes(tmp_path: Path) -> None:
+    with run_log(ALONE) as log:
+        logger.info("caf\udce9.json is hidden")
+        log.begin(tmp_path)
+        logger.info("caf\udce9.json")
+    assert lines(tmp_path) == ["caf\\udce9.json is hidden", "caf\\udce9.json"]
 
 
 def test_its_last_line_says_why_a_run_failed(tmp_path: Path) -> None:
     def run() -> None:
         with run_log(ALONE) as log:
-            log.begin(tmp_path, anew=False)
+            log.begin(tmp_path)
             raise TrainingDiverged("the loss is nan")
 
     with pytest.raises(TrainingDiverged):
@@ -70,7 +78,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / LOG_FILE).symlink_to("/dev/full")
     with run_log(ALONE) as log:
-        log.begin(tmp_path, anew=False)
+        log.begin(tmp_path)
         for number in range(3):
             logger.info("line %d", number)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

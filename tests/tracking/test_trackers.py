@@ -64,7 +64,7 @@ def test_tensorboard_shows_what_metrics_jsonl_holds_after_a_kill_too(tmp_path: P
     settings = settings_of(tmp_path)
     open_ones = []  # not closed: as a kill leaves them
     for start, (resumed, last) in enumerate([(0, 5), (3, 6), (4, 9)]):
-        tracker = open_tracker(settings, ALONE, resumed, {})
+        tracker = open_tracker(settings, ALONE, resumed, dict)
         open_ones.append(tracker)
         for step in range(resumed + 1, last + 1):
             tracker.log(step, metrics_of(step, start))
@@ -74,7 +74,7 @@ def test_tensorboard_shows_what_metrics_jsonl_holds_after_a_kill_too(tmp_path: P
     with files[-1].open("ab") as file:
         file.write(b"\x18\x00\x00\x00\x00\x00\x00\x00\xa3\x7f")  # half a record
     assert [step for step, _ in shown(tmp_path / "tensorboard")["train/loss"]] == list(range(1, 10))
-    tracker = open_tracker(settings, ALONE, 9, {})
+    tracker = open_tracker(settings, ALONE, 9, dict)
     tracker.log(10, metrics_of(10, 3))
     tracker.close()
     found = shown(tmp_path / "tensorboard")
@@ -92,7 +92,7 @@ def test_curves_of_others_stay_in_a_folder_that_is_given(tmp_path: Path) -> None
     with SummaryWriter(tmp_path / "board") as other:
         for step in (50, 100):
             other.add_scalar("eval_f1", 0.5, step)
-    tracker = open_tracker(settings_of(tmp_path / "run", dir=tmp_path / "board"), ALONE, 0, {})
+    tracker = open_tracker(settings_of(tmp_path / "run", dir=tmp_path / "board"), ALONE, 0, dict)
     tracker.log(1, {"train/loss": 0.5})
     tracker.close()
     assert shown(tmp_path / "board") == {"eval_f1": [(50, 0.5), (100, 0.5)], "train/loss": [(1, 0.5)]}
@@ -112,7 +112,7 @@ def test_a_fresh_start_in_the_same_folder_begins_anew(
     settings = settings_of(tmp_path / "run", **more)
     board = tmp_path / more.get("dir", "run/tensorboard")
     for start, last in enumerate((5, 2)):
-        tracker = open_tracker(settings, ALONE, 0, {})
+        tracker = open_tracker(settings, ALONE, 0, dict)
         for step in range(1, last + 1):
             tracker.log(step, metrics_of(step, start))
         tracker.close()
@@ -122,7 +122,7 @@ def test_a_fresh_start_in_the_same_folder_begins_anew(
 
 
 def test_a_number_that_is_none_is_shown_as_it_is(tmp_path: Path) -> None:
-    tracker = open_tracker(settings_of(tmp_path), ALONE, 0, {})
+    tracker = open_tracker(settings_of(tmp_path), ALONE, 0, dict)
     tracker.log(1, {"train/grad_norm": math.inf, "train/loss": math.nan})
     tracker.close()
     found = shown(tmp_path / "tensorboard")
@@ -136,11 +136,11 @@ def test_a_number_that_is_none_is_shown_as_it_is(tmp_path: Path) -> None:
 
 
 def test_other_ranks_and_a_switch_that_is_off_write_nothing(tmp_path: Path) -> None:
-    tracker = open_tracker(settings_of(tmp_path), Ranks(rank=1, size=2, device=torch.device("cpu")), 0, {})
+    tracker = open_tracker(settings_of(tmp_path), Ranks(rank=1, size=2, device=torch.device("cpu")), 0, dict)
     tracker.log(1, {"train/loss": 1.0})
     tracker.close()
     assert list(tmp_path.iterdir()) == []
-    tracker = open_tracker(settings_of(tmp_path, enabled="false"), ALONE, 0, {})
+    tracker = open_tracker(settings_of(tmp_path, enabled="false"), ALONE, 0, dict)
     tracker.log(1, {"train/loss": 1.0})
     tracker.close()
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
@@ -148,7 +148,7 @@ def test_other_ranks_and_a_switch_that_is_off_write_nothing(tmp_path: Path) -> N
 
 def test_half_a_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n[]\n{"step": 2, "train/lo')
-    tracker = open_tracker(settings_of(tmp_path, enabled="false"), ALONE, 2, {})
+    tracker = open_tracker(settings_of(tmp_path, enabled="false"), ALONE, 2, dict)
     tracker.log(3, {"train/loss": 0.5})
     tracker.close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 3, "train/loss": 0.5}\n'
@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_made_leaves_the_lines_as_they_were(tmp_path: Pa
     (tmp_path / "file").write_text("")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(SettingsError, match=r"tensorboard.dir = .*file/board: cannot be written: "):
-        open_tracker(settings_of(tmp_path, dir=tmp_path / "file" / "board"), ALONE, 0, {})
+        open_tracker(settings_of(tmp_path, dir=tmp_path / "file" / "board"), ALONE, 0, dict)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
@@ -228,7 +228,7 @@ def online(folder: Path, **more: str) -> Settings:
 def test_a_run_of_wandb_goes_on_where_it_is_resumed_alone(told: list[dict[str, Any]], tmp_path: Path) -> None:
     settings = online(tmp_path / "run")
     for step in (4, 5, 0):  # the first was resumed from checkpoints without their record
-        open_tracker(settings, ALONE, step, {}).close()
+        open_tracker(settings, ALONE, step, dict).close()
     first, resumed, fresh = told
     assert first["id"] == resumed["id"] != fresh["id"] == (tmp_path / "run" / "wandb_run_id").read_text()
     assert {(one["name"], one["resume"]) for one in told} == {("run", "allow")}
@@ -237,7 +237,7 @@ def test_a_run_of_wandb_goes_on_where_it_is_resumed_alone(told: list[dict[str, A
 
 def test_a_run_of_wandb_may_belong_to_a_group(told: list[dict[str, Any]], tmp_path: Path) -> None:
     settings = online(tmp_path / "run", name="lr=0.1", group="sweep")
-    open_tracker(settings, ALONE, 0, {}).close()
+    open_tracker(settings, ALONE, 0, dict).close()
     assert (told[0]["name"], told[0]["group"]) == ("lr=0.1", "sweep")
     folds = settings.model_copy(update={"data": settings.data.model_copy(update={"folds": 3})})
     assert settings_of_fold(folds, 1).wandb.group == "sweep"
@@ -249,7 +249,7 @@ def test_the_environment_takes_wandb_offline(
     variable: str, mode: str, told: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", variable)
-    tracker = open_tracker(online(tmp_path / "run"), ALONE, 0, {})
+    tracker = open_tracker(online(tmp_path / "run"), ALONE, 0, dict)
     tracker.log(7, {"train/loss": 0.5})
     tracker.close()
     start, logged = told
@@ -257,7 +257,7 @@ def test_the_environment_takes_wandb_offline(
 
 
 def test_wandb_is_told_of_a_preemption(told: list[dict[str, Any]], tmp_path: Path) -> None:
-    with pytest.raises(Preempted), open_tracker(online(tmp_path / "run"), ALONE, 0, {}).finished_with(ALONE):
+    with pytest.raises(Preempted), open_tracker(online(tmp_path / "run"), ALONE, 0, dict).finished_with(ALONE):
         raise Preempted("SIGTERM: saved")
     assert told[1:] == [{"preempting": True}, {"exit code": 1}]
 
@@ -340,7 +340,7 @@ def test_wandb_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: p
     with pytest.raises(
         SettingsError, match=r"wandb.mode = online: .*not configured.*log in with `wandb login`"
     ) as found:
-        open_tracker(online(tmp_path / "run"), ALONE, 0, {})
+        open_tracker(online(tmp_path / "run"), ALONE, 0, dict)
     assert "\n" not in str(found.value)
 
 

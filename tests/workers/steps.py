@@ -36,9 +36,10 @@ from layoutner.training.step import optimizer_step
 # torch computes fp16 on any CPU, only slowly; DeepSpeed asks for a CPU that does it fast. Loss scaling is the same.
 CPU_Accelerator.is_fp16_supported = lambda self: True
 
-# ZeRO stages and micro-batch sizes in fp32; the stages at which all else is measured, and those on three ranks.
-ALL = ("0", "1", "2", "3"), ("1", "2", "4"), ("0", "1", "2", "3"), ("0", "1", "2", "3")
-FAST = ("0", "2", "3"), ("2",), ("2",), ("2",)
+# ZeRO stages and micro-batch sizes in fp32; the stages for all else, on three ranks too; and those for bf16 and fp16.
+EVERY = ("0", "1", "2", "3")
+ALL = EVERY, ("1", "2", "4"), EVERY, EVERY
+FAST = ("0", "2", "3"), ("2",), ("2",), ("0", "2")
 
 
 class RecordingEngine(Engine):
@@ -160,7 +161,7 @@ def measure(folder: Path, ranks: Ranks, steps: int, **overrides: str) -> dict[st
 def measure_splits(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     """Steps whose global batch the ranks do not divide, by ZeRO stage, global batch and largest micro-batch."""
     results: dict[str, Any] = {}
-    for stage in (FAST if tier == "fast" else ALL)[3]:
+    for stage in (FAST if tier == "fast" else ALL)[2]:
         for windows, micro in (("8", "8"), ("8", "1"), ("2", "8")):
             batch = {"batch.global_batch_size": windows, "batch.micro_batch_size": micro, "model.dropout": "0.1"}
             found: dict[str, Any] = dict(measure(folder, ranks, 3, **batch, **{"deepspeed.zero_stage": stage}))
@@ -169,8 +170,9 @@ def measure_splits(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     return results
 
 
-def measure_more(folder: Path, ranks: Ranks, tier: str, other_stages: tuple[str, ...], results: dict[str, Any]) -> None:
+def measure_more(folder: Path, ranks: Ranks, tier: str, results: dict[str, Any]) -> None:
     """What the fast tier measures on two ranks alone."""
+    _, _, other_stages, half_stages = FAST if tier == "fast" else ALL
     for stage in other_stages:
         for micro in ("1", "8"):
             dropping = {"model.dropout": "0.1", "batch.micro_batch_size": micro, "deepspeed.zero_stage": stage}
@@ -179,6 +181,8 @@ def measure_more(folder: Path, ranks: Ranks, tier: str, other_stages: tuple[str,
         weighted = {"loss.class_weights": "balanced", "loss.label_smoothing": "0.1"}
         skewed = {"data.train": str(folder / "skewed"), "data.label_all_subwords": "true"}
         results[f"weighted/{stage}"] = measure(folder, ranks, 3, **half, **weighted, **skewed)
+    for stage in half_stages:
+        half = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": "2"}
         results[f"bf16/{stage}"] = measure(folder, ranks, 4, **{**half, "precision.dtype": "bf16"})
         # Without clipping, which would hide a gradient that is divided by the wrong scale.
         growing = {"precision.loss_scale_window": "2", "precision.initial_scale_power": "8"}
@@ -204,7 +208,7 @@ def measure_more(folder: Path, ranks: Ranks, tier: str, other_stages: tuple[str,
 
 def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    stages, micros, other_stages, _ = FAST if tier == "fast" else ALL
+    stages, micros, *_ = FAST if tier == "fast" else ALL
     for stage in stages:
         for micro in micros:
             overrides = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": micro}
@@ -212,7 +216,7 @@ def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
     curve = {"model.dropout": "0.1", "batch.micro_batch_size": "2", "schedule.warmup_steps": "4"}
     results["curve"] = measure(folder, ranks, 20, **curve)["loss"]
     if tier == "all" or ranks.size > 1:
-        measure_more(folder, ranks, tier, other_stages, results)
+        measure_more(folder, ranks, tier, results)
     # Nothing of the step draws from Python's or NumPy's generator, so what comes next tells how they were seeded.
     plan = plan_for(folder, ranks)
     engine = Engine(new_model(plan), plan.ds_config, plan.optimizer, ranks)
