@@ -1,11 +1,8 @@
 """Cross-validation: train one model per fold, each scored on the fold that was held out."""
 
-import gc
 import logging
 from functools import partial
 from typing import Any
-
-import torch
 
 from layoutner.distributed.ranks import Ranks
 from layoutner.runs.folds import finished_scores, number_of_folds, require_summary, settings_of_fold, summarise, table
@@ -42,10 +39,6 @@ def cross_validate(settings: Settings, ranks: Ranks) -> None:
             scores = run_once(own, ranks).to_dict()
             if settings.run.overwrite:  # remove the old summary only now: until here, its folds still existed
                 ranks.run_on_rank_zero(lambda: summary_file.unlink(missing_ok=True))
-            # DeepSpeed's engine has reference cycles. Collect them, because the next fold needs the memory.
-            gc.collect()
-            if ranks.device.type == "cuda":
-                torch.cuda.empty_cache()
         else:
             logger.info("fold %d of %d: scored already in %s", number, folds, own.run.output_dir)
         found.append(scores)

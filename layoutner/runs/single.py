@@ -1,5 +1,6 @@
 """One run: train, export, score and, if asked, predict."""
 
+import gc
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +75,8 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
         plan, tracker, run, data = training.plan, training.tracker, settings.run.output_dir, settings.data
         with tracker.finished_with(ranks):
             checkpoint, last_step = train_model(training, ranks)
-            del training  # the exported model needs the memory of the engine
+            del training
+            gc.collect()  # DeepSpeed's engine has reference cycles, and the exported model needs the memory
             result = RunResult(run, checkpoint, _chosen_by(plan), run / EXPORT_FOLDER, None)
             ranks.run_on_rank_zero(lambda: _export_again(checkpoint, result.model_dir))
             split = "test" if plan.corpus.test else "eval"
