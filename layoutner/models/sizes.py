@@ -15,7 +15,7 @@ from layoutner.models.attention import ATTENTION_DROPOUT, OWN_ATTENTION
 from layoutner.models.dropout import MaskKeys, mask_keys, masks_from, set_probability
 from layoutner.models.families import FAMILIES, model_inputs
 from layoutner.models.network import new_network, open_config
-from layoutner.models.parameters import DTYPES
+from layoutner.models.parameters import DTYPES, decay_groups
 from layoutner.planning.memory import Curve, Device, Network
 from layoutner.settings.tree import Settings
 
@@ -50,6 +50,7 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
     with torch.device("meta"):
         whole = network(config, settings.model.gradient_checkpointing)
     trained = [parameter.numel() for parameter in whole.parameters() if parameter.requires_grad]
+    groups = decay_groups(whole, 0.0, matrices=True)
 
     def saved(layers: int) -> list[int]:
         shallow = copy.deepcopy(config)
@@ -77,6 +78,7 @@ def count_network(settings: Settings, labels: int, device: Device = "cuda") -> N
         layers=whole.config.num_hidden_layers,
         intermediate_size=whole.config.intermediate_size,
         tensors=tuple(trained),
+        matrices=sum(one.numel() for group in groups if group["is_matrix"] for one in group["params"]),
         checkpoint=_stream_size(whole.config) if settings.model.gradient_checkpointing else None,
         layer=Curve.through(LENGTHS, layer),
         ends=Curve.through(LENGTHS, [less - own for less, own in zip(one, layer, strict=True)]),
@@ -134,8 +136,5 @@ def saved_bytes(model: nn.Module, family: str, tokens: int, sees_images: bool, d
         loss = sample.loss(model)
     del loss
     random_bits = torch.int16 if device == "cuda" else None
-    return sum(
-        tensor.untyped_storage().nbytes()
-        for storage, tensor in found.items()
-        if storage not in weights and tensor.dtype != random_bits
-    )
+    kept = (one for storage, one in found.items() if storage not in weights and one.dtype != random_bits)
+    return sum(one.untyped_storage().nbytes() for one in kept)

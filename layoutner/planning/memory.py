@@ -60,6 +60,7 @@ class Network:
     tensors: tuple[int, ...]  # elements of each trainable tensor
     layer: Curve  # bytes that autograd keeps of a window in each layer, in the dtype of the run
     ends: Curve  # bytes that it keeps before and after the layers
+    matrices: int = 0  # elements of the matrices of the layers, which Muon updates in its own way
     checkpoint: int | None = None  # elements that gradient checkpointing keeps per token and layer; None without it
 
 
@@ -138,12 +139,12 @@ def estimate(
     held = activations(network, dtype, micro_batch_size, window_tokens)
     offloads = device != "cpu" and stage > 0 and bool(zero.get("offload_optimizer"))
     bucket = min(int(zero.get("reduce_bucket_size", BUCKET)), BUCKET) * item
-    # Bytes of the optimizer state, per parameter; muon has less for the matrices of the layers.
-    tensors = 4 * (len(OPTIMIZERS[optimizer].state) + averages)
-    parameters, states, backward, step = whole * item + frozen, (4 + tensors) * share, 0, 0
+    state_size = OPTIMIZERS[optimizer].state_size
+    states = 4 * (state_size(share, network.matrices // world_size) + (1 + averages) * share)
+    parameters, backward, step = whole * item + frozen, 0, 0
     if stage == 0:
         gradients = whole * item
-        states = ((4 if dtype != "fp32" else 0) + tensors) * whole
+        states = 4 * (state_size(whole, network.matrices) + ((dtype != "fp32") + averages) * whole)
         step = whole * (4 if dtype != "fp32" else 0) + (min(whole, BUCKET) * item if world_size > 1 else 0)
     elif stage == 1 and dtype == "bf16":
         gradients, step = whole * (item + 4), min(whole, BUCKET) * item

@@ -20,6 +20,17 @@ class Optimizer:
         """The state of the parameters of a group from `models.parameters.decay_groups`."""
         return self.matrices if self.matrices is not None and group["is_matrix"] else self.state
 
+    def state_size(self, trainable: int, matrices: int) -> int:
+        """Elements of the state of some parameters.
+
+        Args:
+            trainable: elements of the parameters.
+            matrices: elements of the matrices of the layers among them.
+        """
+        if self.matrices is None:
+            return len(self.state) * trainable
+        return len(self.state) * (trainable - matrices) + len(self.matrices) * matrices
+
 
 OPTIMIZERS = {
     "adamw": Optimizer(("exp_avg", "exp_avg_sq"), "AdamW"),

@@ -27,6 +27,7 @@ from layoutner.planning.memory import (
 )
 from layoutner.planning.memory_plan import Case, advice, describe
 from layoutner.planning.schedule import plan_schedule
+from layoutner.settings.optimizer import Muon
 from layoutner.settings.tree import Settings, load
 from tests.builders.processes import ROOT, launch
 
@@ -250,3 +251,20 @@ def test_an_average_of_the_weights_takes_four_bytes_a_parameter_partitioned(stag
     assert more == 4 * -(-BASE.trainable // (ranks if stage else 1))
     text = describe(averaging.settings, averaging.batch, averaging.schedule, BASE, 512, None)
     assert "averaged with decay 0.999, in 4 more bytes per parameter" in text
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (2, 4)])
+def test_muon_keeps_one_tensor_of_the_matrices_of_the_layers_and_two_of_the_rest(stage: int, ranks: int) -> None:
+    network = replace(BASE, matrices=85_000_000)
+    adamw = case_of(stage, "bf16", ranks, micro=4)
+    muon = replace(adamw, settings=adamw.settings.model_copy(update={"optimizer": Muon()}))
+    less = [replace(case, network=network).memory().optimizer_states for case in (adamw, muon)]
+    assert less[0] - less[1] == 4 * 85_000_000 // ranks
+
+
+def test_the_matrices_of_the_layers_are_counted(checkpoints: dict[str, Path]) -> None:
+    settings = load(None, {"model": {"name_or_path": str(checkpoints["layoutlm"])}})
+    network = count_network(settings, 7)
+    config = json.loads((checkpoints["layoutlm"] / "config.json").read_text())
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    assert network.matrices == config["num_hidden_layers"] * (4 * hidden**2 + 2 * hidden * inner)
