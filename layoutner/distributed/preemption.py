@@ -6,8 +6,8 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-# Signals that batch systems send before they kill a job, and that of Ctrl-C.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Signals that batch systems send before they kill a job, and those of Ctrl-C and of a terminal that is closed.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 # Launchers forward a signal, some of them twice. Signals within this many seconds count as one request.
 SAME_REQUEST_S = 3.0
@@ -25,6 +25,8 @@ class PreemptionGuard:
         if threading.current_thread() is not threading.main_thread():
             return self
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup: the run goes on without its terminal
             self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -76,6 +76,20 @@ def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+def test_a_run_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with PreemptionGuard() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == 0
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            with PreemptionGuard() as other:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert (stop.signal, other.signal) == (0, signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_handler_that_is_not_python_s_is_replaced_by_the_default() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     try:
@@ -129,14 +143,17 @@ def test_the_deepspeed_launcher_is_told(number: int, train_arguments: Arguments,
     assert f"saved after step {int(saved.name.removeprefix('step-'))}" in errors
 
 
-def test_one_process_says_that_it_wants_to_go_on(train_arguments: Arguments, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_one_process_says_that_it_wants_to_go_on(
+    number: signal.Signals, train_arguments: Arguments, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     arguments = train_arguments(run, schedule__max_steps=100_000, run__save_every=0)
     with Forks(["layoutner", "train", *arguments]) as process:
         wait_for_step(run, 3, lambda: process.processes[0].is_alive())
-        process.kill(0, signal.SIGUSR1)
+        process.kill(0, number)
         assert process.wait() == [75]
         errors = process.text()[1]
-    assert "layoutner: SIGUSR1: saved after step" in errors
+    assert f"layoutner: {number.name}: saved after step" in errors
     assert "Traceback" not in errors
     assert len(list((run / "checkpoints").glob("step-*"))) == 1
