@@ -332,6 +332,7 @@ def test_the_page_names_the_tests_and_they_the_page() -> None:
     assert all(rows for rows in sections().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loop_is_followed_step_by_step(
     family: str, data: Path, starts: dict[str, Path], runs: dict[str, Run], old: dict[str, Old], shows: Shows
@@ -398,6 +399,7 @@ def eps_in_effect(step: int, optimizer_class: Any) -> float:
     return lr * gradient / (before - float(weight.detach())) - gradient
 
 
+@pytest.mark.slow
 def test_adamw_is_torchs(data: Path, starts: dict[str, Path], runs: dict[str, Run], shows: Shows) -> None:
     measured: dict[str, tuple[Cell, ...]] = {
         f"eps in effect, step {step}": (
@@ -451,6 +453,7 @@ def whole_batch(dataset: Sequence[old_loop.Features], indices: Sequence[int], st
     return gradient_of(model)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_mean_over_its_words(
     data: Path, starts: dict[str, Path], runs: dict[str, Run], accumulated: Accumulated, shows: Shows
 ) -> None:
@@ -478,6 +481,7 @@ def test_a_step_is_the_mean_over_its_words(
     )
 
 
+@pytest.mark.slow
 def test_the_rest_of_an_epoch_is_a_step_of_its_own(
     data: Path, starts: dict[str, Path], runs: dict[str, Run], accumulated: Accumulated, shows: Shows
 ) -> None:
@@ -519,6 +523,7 @@ def test_the_rest_of_an_epoch_is_a_step_of_its_own(
     )
 
 
+@pytest.mark.slow
 def test_max_steps_is_the_number_of_steps(runs: dict[str, Run], accumulated: Accumulated, shows: Shows) -> None:
     theirs, lines = accumulated, runs["accumulated"].lines
     assert min(theirs.moved[:-1]) > 0
@@ -544,6 +549,7 @@ def test_max_steps_is_the_number_of_steps(runs: dict[str, Run], accumulated: Acc
     )
 
 
+@pytest.mark.slow
 def test_max_grad_norm_0_does_not_clip(runs: dict[str, Run], shows: Shows) -> None:
     weight = nn.Parameter(torch.zeros(3))
     weight.grad = torch.tensor([1.0, 2.0, 2.0])
@@ -746,6 +752,7 @@ def test_the_tokenizer_decides_about_capitals(data: Path, starts: dict[str, Path
     )
 
 
+@pytest.mark.slow
 def test_weights_are_saved_and_scored_as_they_were_trained(
     data: Path, starts: dict[str, Path], runs: dict[str, Run], tmp_path: Path, shows: Shows
 ) -> None:

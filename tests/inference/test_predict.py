@@ -428,6 +428,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(model: Path, many: Path, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, many: Path) -> None:
     done = shell(
         f"{LAYOUTNER} predict {many} --model {model} --data.bad_pages skip | head -c 9; exit ${{PIPESTATUS[0]}}"
