@@ -49,7 +49,6 @@ from layoutner.sweeps.results import half_width
 KINDS = ("name", "number", "date", "sum", "place", "code", "phone", "note")
 CELLS = [(100 + 300 * column, 150 + 200 * row) for row in range(4) for column in range(3)]
 WORDS = [f"{first}{last}" for first in ("ba", "ko", "mi", "ru", "te") for last in ("lan", "nor", "sik", "ver", "dut")]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 EMBEDDING_SIZE = 0.05  # standard deviation of the word embeddings from a text model
 WRONG = 0.04  # share of the entities with a wrong label
 PAGES, DEV_PAGES = 4096, 512
@@ -181,8 +180,9 @@ def made_task(folder: Path, options: argparse.Namespace) -> Task:
         others = folder / "others"
         kinds = [f"other-{kind}" for kind in KINDS]
         other_names = make_pages(others, "other", kinds, OTHER_LAYOUTS, options.pages, options.dev_pages)
-        make_tokenizer([*names, *other_names, *WORDS]).save_pretrained(others / "untrained")
-        make_network(len(SPECIAL) + len(names) + len(other_names) + len(WORDS)).save_pretrained(others / "untrained")
+        tokenizer = make_tokenizer([*names, *other_names, *WORDS])
+        tokenizer.save_pretrained(others / "untrained")
+        make_network(len(tokenizer)).save_pretrained(others / "untrained")
         before = Task(others / "untrained", data_of(others), sizes)
         settings = settings_of(Case("adamw", 16, START["adamw"], TUNING_SEED), before, others / "run")
         with atomic_folder(network) as made:
@@ -238,6 +238,8 @@ def make_tokenizer(words: Sequence[str]) -> Any:
     """A tokenizer that knows each word as a whole."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
+
+    from layoutner.demo.checkpoint import SPECIAL
 
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))

@@ -3,9 +3,8 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from layoutner.runs.folds import settings_of_run
+from layoutner.runs.folds import flat, settings_of_run
 from layoutner.runs.status import read_status
 from layoutner.tracking.trackers import METRICS_FILE, read_metrics
 
@@ -31,7 +30,7 @@ def compare(folders: Sequence[Path]) -> str:
     """
     found = [read_status(folder) for folder in folders]
     rows = [["", *map(str, folders)]]
-    settings = [_flat(settings_of_run(folder).model_dump(mode="json")) for folder in folders]
+    settings = [flat(settings_of_run(folder)) for folder in folders]
     for key in dict.fromkeys(key for tree in settings for key in tree):
         values = [str(tree.get(key, "-")) for tree in settings]
         if key != "run.output_dir" and len(set(values)) > 1:
@@ -53,7 +52,3 @@ def compare(folders: Sequence[Path]) -> str:
         )
         for row in rows
     )
-
-
-def _flat(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}

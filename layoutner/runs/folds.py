@@ -101,7 +101,7 @@ def require_same_settings(settings: Settings) -> None:
     """
     folder = settings.run.output_dir
     was = settings_of_run(folder)
-    there, here = (_computed(tree.model_dump(mode="json")) for tree in (was, settings))
+    there, here = map(_computed, (was, settings))
     keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]  # another optimizer has other keys
     if differs := [f"{key} = {there.get(key)} there, {here.get(key)} here" for key in keys]:
         raise CheckpointError(
@@ -125,10 +125,15 @@ def settings_of_run(folder: Path) -> Settings:
         raise CheckpointError(f"{file}: cannot be read: {error}; give another folder") from None
 
 
-def _computed(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _computed(settings: Settings) -> dict[str, Any]:
     """The settings that the scores depend on, by section.key."""
-    flat = {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
-    return {key: value for key, value in flat.items() if not key.startswith(NON_NUMERIC_SETTINGS)}
+    return {key: value for key, value in flat(settings).items() if not key.startswith(NON_NUMERIC_SETTINGS)}
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """The settings by section.key, as JSON has their values."""
+    tree = settings.model_dump(mode="json")
+    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
 
 
 def summarise(found: list[dict[str, Any]]) -> dict[str, Any]:
