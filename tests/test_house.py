@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # fmt: off
 ROOMS = (
     "errors", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "readers", "documents",
-    "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "inference", "runs", "sweeps",
-    "api", "demo", "cli",
+    "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "inference", "runs", "reports",
+    "sweeps", "api", "demo", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -28,6 +28,8 @@ OWNERS = {
     "datasets": "readers/hub.py",
     "pytesseract": "readers/ocr.py",
     "filelock": "files/lock.py",
+    "matplotlib": "reports/charts.py",
+    "jinja2": "reports/report.py",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent

@@ -68,6 +68,9 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
                 "--checkpoints", type=Path, metavar="RUN", help="instead of --model: score all checkpoints of a run"
             )
             command.add_argument(
+                "--report", type=Path, metavar="FILE", help="HTML file for the errors and the worst pages of --model"
+            )
+            command.add_argument(
                 "--output-format",
                 default="json",
                 choices=["json", "unilm"],
@@ -103,6 +106,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if (options.model is None) == (options.checkpoints is None):
         given = "none" if options.model is None else "both"
         raise SettingsError(f"give one of --model FOLDER and --checkpoints RUN, not {given}")
+    if options.checkpoints is not None and options.report is not None:
+        raise SettingsError("--report shows the errors of one model: give --model FOLDER")
     with _joined(options) as ranks:
         from layoutner.inference.export import as_model, undamaged_checkpoints
         from layoutner.inference.output import Output, results
@@ -137,12 +142,21 @@ def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[S
     """Scores of one model folder, and how its checkpoint was chosen (see `Labeller.chosen`). All ranks call it."""
     from layoutner.inference.input import ReportingStats, documents, lost_pages
     from layoutner.inference.labeller import Labeller
+    from layoutner.objectives.errors import ErrorCounter
 
     stats = ReportingStats()
     labeller = ranks.run_on_all_ranks(lambda: Labeller(model, ranks, options.data.max_image_mib))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, stats, "require")
-    scores = labeller.evaluate(found, options.split, MicroBatchLimit(options.batch), lost_pages(settings, stats))
+    limit, errors = MicroBatchLimit(options.batch), ErrorCounter() if options.report is not None else None
+    scores = labeller.evaluate(found, options.split, limit, lost_pages(settings, stats), errors)
+    if errors is not None:
+        from layoutner.reports.report import PAGES, report_scores
+
+        counted, out, mib = errors, options.report, options.data.max_image_mib
+        ranks.run_on_rank_zero(
+            lambda: report_scores(str(model), scores, counted.result(options.split), out, PAGES, mib)
+        )
     _report(stats)
     if ranks.is_rank_zero and scores.note is not None:
         print(scores.note, file=sys.stderr)

@@ -1,19 +1,27 @@
-"""`layoutner status` and `compare`: look at the folders of runs."""
+"""`layoutner status`, `compare` and `report`: look at the folders of runs."""
 
 import argparse
 from functools import partial
 from pathlib import Path
 
-from layoutner.cli.arguments import Parser, add_command
-from layoutner.errors import require_all
+from layoutner.cli.arguments import Parser, add_command, add_setting, overrides
+from layoutner.errors import SettingsError, require_all
+from layoutner.settings.tree import load
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `status` and `compare`."""
+    """Add `status`, `compare` and `report`."""
     status = add_command(commands, "status", _status, "say how far runs are, and whether they are running")
     status.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     compare = add_command(commands, "compare", _compare, "show in which settings runs differ, and what came of them")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    report = add_command(commands, "report", _report, "write runs as one HTML page: curves, scores and worst pages")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="HTML file to write")
+    report.add_argument(
+        "--pages", type=int, default=50, help="how many of the worst pages, of all runs together (default: 50)"
+    )
+    add_setting(report, "data", "max_image_mib", require=True)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -29,3 +37,13 @@ def _compare(options: argparse.Namespace) -> None:
     from layoutner.runs.compare import compare
 
     print(compare(options.runs))
+
+
+def _report(options: argparse.Namespace) -> None:
+    if options.pages < 0:
+        raise SettingsError(f"--pages {options.pages}: give 0 or more")
+    max_image_mib = load(None, overrides(options)).data.max_image_mib
+    from layoutner.reports.report import report_runs
+
+    report_runs(options.runs, options.output, options.pages, max_image_mib)
+    print(f"written to {options.output}")
