@@ -27,6 +27,7 @@ class Totals:
     seconds: float = 0.0  # without evaluation and saving
     tokens: int = 0  # without padding
     operations: float = 0.0  # model FLOPs
+    loss: float = 0.0  # sum over the steps
     steps: int = 0
 
 
@@ -72,6 +73,7 @@ class Meter:
         for work in (self._recent, self._all):
             work.tokens += int(result.lengths.sum())
             work.operations += self._flops.of_windows(result.lengths)
+            work.loss += result.loss
             work.steps += 1
         self._overflows = 0 if result.applied else self._overflows + 1
 
@@ -91,6 +93,7 @@ class Meter:
         self._recent, self._before = Totals(), now
         return {
             "train/loss": result.loss,
+            "train/mean_loss": work.loss / work.steps,
             "train/lr": result.lr,
             "train/grad_norm": result.grad_norm,
             "train/loss_scale": result.loss_scale,

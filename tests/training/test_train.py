@@ -149,6 +149,8 @@ def test_measured_steps_compute_the_same_and_are_logged(
         if "train/loss" in line:
             for key in ("train/loss", "train/grad_norm"):
                 assert line[key] == pytest.approx(usual[line["step"] - 1][key], rel=1e-4)
+            since = [one["train/loss"] for one in usual[line["step"] - 3 : line["step"]]]
+            assert line["train/mean_loss"] == pytest.approx(sum(since) / 3, rel=1e-4)
     names = {name for name in lines[0] if name.startswith("gradient_norm/")}
     assert names == {f"gradient_norm/{layer}" for layer in ("embeddings", "layer.0", "layer.1", "head")}
     # Step 2 has the weights of step 1, whose learning rate is 0, so its gradient is that of other micro-batches alone.
