@@ -20,6 +20,7 @@ from layoutner.settings.tree import RunSettings, load
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
     from layoutner.inference.labeller import Labeller
+    from layoutner.objectives.errors import ErrorCounter
     from layoutner.objectives.metrics import Scores
     from layoutner.pages.page import ReadStats
 
@@ -108,15 +109,19 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise SettingsError(f"give one of --model FOLDER and --checkpoints RUN, not {given}")
     if options.checkpoints is not None and options.report is not None:
         raise SettingsError("--report shows the errors of one model: give --model FOLDER")
+    if options.report is not None and options.report.is_dir():
+        raise SettingsError(f"--report {options.report}: is a folder; name a file in it")
     with _joined(options) as ranks:
         from layoutner.inference.export import as_model, undamaged_checkpoints
         from layoutner.inference.output import Output, results
+        from layoutner.objectives.errors import ErrorCounter
 
         output = Output(options.output)
+        errors = None if options.report is None else ErrorCounter()
         ranks.run_on_rank_zero(output.open)
         try:
             if options.checkpoints is None:
-                named = {"": _score(options, options.model, ranks)}
+                named = {"": _score(options, options.model, ranks, errors)}
             else:
                 named = {}
                 for checkpoint in ranks.run_on_rank_zero(lambda: undamaged_checkpoints(options.checkpoints)):
@@ -136,27 +141,31 @@ def _evaluate(options: argparse.Namespace) -> None:
             print(_table(named, options.split), file=sys.stdout if options.output else sys.stderr)
         elif ranks.is_rank_zero and options.output:
             print(named[""][0])
+        if errors is not None:
+            from layoutner.reports.report import report_scores
+
+            counted, out = errors.result(options.split), options.report
+            name, mib = str(options.model), options.data.max_image_mib
+            ranks.run_on_rank_zero(lambda: report_scores(name, named[""][0], counted, out, mib))
 
 
-def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[Scores, dict[str, bool]]":
-    """Scores of one model folder, and how its checkpoint was chosen (see `Labeller.chosen`). All ranks call it."""
+def _score(
+    options: argparse.Namespace, model: Path, ranks: "Ranks", errors: "ErrorCounter | None" = None
+) -> "tuple[Scores, dict[str, bool]]":
+    """Scores of one model folder, and how its checkpoint was chosen (see `Labeller.chosen`). All ranks call it.
+
+    Args:
+        errors: counts the errors on rank 0.
+    """
     from layoutner.inference.input import ReportingStats, documents, lost_pages
     from layoutner.inference.labeller import Labeller
-    from layoutner.objectives.errors import ErrorCounter
 
     stats = ReportingStats()
     labeller = ranks.run_on_all_ranks(lambda: Labeller(model, ranks, options.data.max_image_mib))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, stats, "require")
-    limit, errors = MicroBatchLimit(options.batch), ErrorCounter() if options.report is not None else None
-    scores = labeller.evaluate(found, options.split, limit, lost_pages(settings, stats), errors)
-    if errors is not None:
-        from layoutner.reports.report import PAGES, report_scores
-
-        counted, out, mib = errors, options.report, options.data.max_image_mib
-        ranks.run_on_rank_zero(
-            lambda: report_scores(str(model), scores, counted.result(options.split), out, PAGES, mib)
-        )
+    limit, lost = MicroBatchLimit(options.batch), lost_pages(settings, stats)
+    scores = labeller.evaluate(found, options.split, limit, lost, errors)
     _report(stats)
     if ranks.is_rank_zero and scores.note is not None:
         print(scores.note, file=sys.stderr)

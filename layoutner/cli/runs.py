@@ -42,6 +42,8 @@ def _compare(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     if options.pages < 0:
         raise SettingsError(f"--pages {options.pages}: give 0 or more")
+    if options.output.is_dir():
+        raise SettingsError(f"--output {options.output}: is a folder; name a file in it")
     max_image_mib = load(None, overrides(options)).data.max_image_mib
     from layoutner.reports.report import report_runs
 

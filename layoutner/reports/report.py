@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from layoutner import __version__
-from layoutner.errors import CheckpointError, DataError, SettingsError
+from layoutner.errors import CheckpointError, DataError
 from layoutner.files.atomic import atomic_file
 from layoutner.objectives.errors import KINDS, NO_TYPE, Errors
 from layoutner.objectives.metrics import Scores
@@ -23,8 +23,6 @@ from layoutner.runs.compare import differing_settings, outcomes
 from layoutner.runs.scores_file import ScoresFile
 from layoutner.tracking.trackers import METRICS_FILE, read_metrics
 from layoutner.training.folder import ERRORS_FILE, PLAN_FILE, SCORES_FILE, SETTINGS_FILE
-
-PAGES = 50  # of all runs together
 
 LOSS_SCALE = "train/loss_scale"  # drawn if it changes, which it does in fp16
 
@@ -96,16 +94,17 @@ def report_runs(folders: Sequence[Path], out: Path, pages: int, max_image_mib: i
     )
 
 
-def report_scores(name: str, scores: Scores, errors: Errors, out: Path, pages: int, max_image_mib: int) -> None:
-    """Write the report of a model's scores. See `report_runs`.
+def report_scores(name: str, scores: Scores, errors: Errors, out: Path, max_image_mib: int) -> None:
+    """Write the report of a model's scores, with all pages of `errors`.
 
     Args:
         name: of the model.
+        max_image_mib: see `view`.
 
     Raises:
         DataError: `out` cannot be written.
     """
-    shown = _view(name, scores.to_dict(), errors, pages, max_image_mib)
+    shown = _view(name, scores.to_dict(), errors, len(errors.pages), max_image_mib)
     _write(out, title=name, names=[name], results=[], differs=[], curves=[], scored=[shown], texts=[])
 
 
@@ -171,11 +170,9 @@ def _write(out: Path, **content: Any) -> None:
         kinds=[(kind, slug(kind)) for kind in KINDS],
         no_type=NO_TYPE,
     )
-    if out.is_dir():
-        raise SettingsError(f"--output {out}: is a folder; name a file in it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(out) as file:
             file.write(page.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise DataError(f"--output {out}: cannot be written: {error}") from None
+        raise DataError(f"{out}: cannot be written: {error}") from None

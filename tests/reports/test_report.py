@@ -182,7 +182,7 @@ def test_a_run_that_is_not_scored_and_one_of_an_older_layoutner(
     [
         (["missing", "-o", "report.html"], "missing: no run, or one that still prepares its first step"),
         (["run", "-o", "."], "--output .: is a folder; name a file in it"),
-        (["run", "-o", "page.png/report.html"], "--output page.png/report.html: cannot be written"),
+        (["run", "-o", "page.png/report.html"], "page.png/report.html: cannot be written"),
         (["run", "-o", "report.html", "--pages", "-1"], "--pages -1: give 0 or more"),
         (["run"], "the following arguments are required: -o/--output"),
     ],
@@ -237,3 +237,5 @@ def test_one_model_is_reported(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert code == 2
     assert "--report shows the errors of one model: give --model FOLDER" in err
     assert Errors.read(run / "errors.json").documents == 2
+    code, _, err = call(capsys, "evaluate", "forms", "--model", run, "--report", tmp_path)
+    assert (code, err) == (2, f"layoutner: error: --report {tmp_path}: is a folder; name a file in it\n")
