@@ -21,7 +21,7 @@ ROOMS = (
 # fmt: on
 OWNERS = {
     "deepspeed": "engine/engine.py engine/partitions.py",
-    "wandb": "tracking/trackers.py",
+    "wandb": "tracking/wandb_tables.py tracking/wandb_tracker.py",
     "tensorboard": "tracking/trackers.py",
     "tomli_w": "settings/tree.py",
     "pydantic_settings": "settings/data.py settings/optimizer.py settings/tree.py",  # the Settings tree

@@ -19,6 +19,7 @@ from layoutner.readers import require_packages as require_reader
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
 from layoutner.tracking.trackers import require_packages
+from layoutner.tracking.wandb_tracker import require_account
 from layoutner.training.checkpoint_files import require_resumable
 from layoutner.training.folder import require_replaceable
 
@@ -59,6 +60,7 @@ def _checks(settings: Settings, writes: bool) -> Iterator[Callable[[], object]]:
     if writes and os.environ.get("RANK", "0") == "0":  # only rank 0 uses the run folder, which may be local to its node
         yield partial(require_resumable, run)
         yield partial(require_replaceable, settings)
+        yield partial(require_account, settings)
 
 
 def _require_store(path: Path, data: DataSettings, role: str) -> None:

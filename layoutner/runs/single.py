@@ -95,6 +95,8 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
                     _write_predictions(plan, labeller, scores)
                 if split == "test":
                     ranks.run_on_rank_zero(lambda: tracker.log_scores(last_step, scores.metrics()))
+                ranks.run_on_rank_zero(lambda: tracker.log_errors(last_step, errors.result(split)))
+            ranks.run_on_rank_zero(lambda: tracker.log_model(result.model_dir))
         # Of the run that saved the checkpoint, which may have been resumed with another decay.
         if decay := ranks.run_on_rank_zero(lambda: read_record(checkpoint).settings["optimizer"].get("average_decay")):
             logger.info("%s: its weights are averages, with decay %g, not the last weights", checkpoint.name, decay)

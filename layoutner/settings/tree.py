@@ -1,6 +1,7 @@
 """Settings. Sources in increasing priority: the recipe or TOML file, the environment, the command line."""
 
 import os
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -218,7 +219,16 @@ class WandbSettings(Section):
     group: str | None = Field(
         None, description="group of the run; default: in a sweep or a cross-validation its folder's name, else none"
     )
+    job_type: str | None = Field(
+        None, description="job type of the run; default: in a sweep or a cross-validation sweep or fold, else train"
+    )
     tags: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field((), description="tags")
+    log_pages: int = Field(
+        0,
+        ge=0,
+        description="worst pages of the scored split to send, with images and words; 0 = no page leaves the machine",
+    )
+    log_model: Literal["none", "export"] = Field("none", description="export = send the exported model as an artifact")
 
 
 class TensorBoardSettings(Section):
@@ -308,12 +318,33 @@ def load(
                 continue
             merged.setdefault(section, {}).update(values)
             said_by.update({(section, key): source for key in values})
+    if "output_dir" in (run := merged.get("run", {})):
+        try:
+            run["output_dir"] = _with_wandb_id(str(run["output_dir"]))
+        except SettingsError as error:
+            problems.append(f"{said_by['run', 'output_dir']}: {error}")
     try:
         settings = Settings(**merged)  # type: ignore[arg-type]
     except ValidationError as error:
         problems.extend(_explain(error, said_by))
     raise_gathered(SettingsError, "settings cannot be used", problems)
     return settings
+
+
+def _with_wandb_id(path: str) -> str:
+    """A run folder with the id that `wandb agent` gives the run in place of {wandb_id}, so that each trial has its own.
+
+    Raises:
+        SettingsError: another name in braces, or no agent has started this process.
+    """
+    for name in re.findall(r"\{(\w*)\}", path):
+        if name != "wandb_id":
+            raise SettingsError(f"run.output_dir = {path}: {{{name}}} is unknown; only {{wandb_id}} is filled in")
+        if not os.environ.get("WANDB_RUN_ID"):
+            raise SettingsError(
+                f"run.output_dir = {path}: WANDB_RUN_ID is not set, which `wandb agent` does; give a folder"
+            )
+    return path.replace("{wandb_id}", os.environ.get("WANDB_RUN_ID", ""))
 
 
 def _drop_keys_of_another_optimizer(before: dict[str, Any], given: Any) -> None:

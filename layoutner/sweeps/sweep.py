@@ -279,6 +279,7 @@ def _name_run(settings: Settings, folder: Path, point: str, seed: int) -> Run:
     shown = {
         "name": f"{wandb.name}-{name}" if wandb.name else name,
         "group": wandb.group or folder.resolve().name,
+        "job_type": wandb.job_type or "sweep",
     }
     own = {
         "run": settings.run.model_copy(update={"output_dir": folder / name, "seed": seed}),

@@ -2,25 +2,22 @@
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from layoutner.errors import CheckpointError, Preempted, SettingsError, first_line
 from layoutner.files.atomic import write_text
+from layoutner.objectives.errors import Errors
 from layoutner.settings.tree import Settings
+from layoutner.tracking.wandb_tracker import Wandb
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
-WANDB_ID_FILE = "wandb_run_id"
-BEST = {"eval/f1": "max", "eval/loss": "min"}  # what the summary of Weights & Biases has of them
-
 
 About = Callable[[], dict[str, Any]]
 
@@ -33,6 +30,14 @@ class Tracker(Protocol):
 
     def log_scores(self, step: int, metrics: dict[str, Any]) -> None:
         """Record the scores of a run after its last step, again if a finished run is started again."""
+
+    def log_errors(self, step: int, errors: Errors) -> None:
+        """Show what the scored model gets wrong, if the tracker has a place for it."""
+        return
+
+    def log_model(self, folder: Path) -> None:
+        """Keep the exported model, if the tracker has a place for it."""
+        return
 
     def close(self) -> None:
         """Write everything and close, after a run that ended."""
@@ -59,6 +64,16 @@ class Trackers:
         """Log the scores to each tracker."""
         for tracker in self._trackers:
             tracker.log_scores(step, metrics)
+
+    def log_errors(self, step: int, errors: Errors) -> None:
+        """Show the errors in each tracker."""
+        for tracker in self._trackers:
+            tracker.log_errors(step, errors)
+
+    def log_model(self, folder: Path) -> None:
+        """Keep the exported model in each tracker."""
+        for tracker in self._trackers:
+            tracker.log_model(folder)
 
     def close(self) -> None:
         """Close each tracker."""
@@ -109,7 +124,7 @@ def _row(step: int, metrics: dict[str, Any]) -> dict[str, Any]:
     return {"step": step, **finite}
 
 
-class JsonLines:
+class JsonLines(Tracker):
     """Writes one JSON object per line. Numbers that JSON does not support (inf, nan) become null."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
@@ -169,68 +184,7 @@ class JsonLines:
     preempt = abandon = close
 
 
-class Wandb:
-    """Logs to a Weights & Biases run. Its id is stored in the run folder, so that a resumed run continues it."""
-
-    def __init__(self, settings: Settings, folder: Path, resumed_step: int, about: About) -> None:
-        """Start a Weights & Biases run, or continue the one of a resumed run.
-
-        Args:
-            about: gives what the configuration has beside the settings.
-
-        Raises:
-            SettingsError: Weights & Biases refuses or cannot be reached.
-        """
-        import wandb
-
-        id_file = folder / WANDB_ID_FILE
-        if not id_file.exists() or not resumed_step:  # W&B ignores steps that do not increase: use a new id
-            write_text(id_file, uuid.uuid4().hex[:8])
-        try:
-            self._run = wandb.init(
-                mode=_wandb_mode(settings.wandb.mode),
-                project=settings.wandb.project,
-                entity=settings.wandb.entity,
-                name=settings.wandb.name or folder.name,
-                group=settings.wandb.group,
-                job_type="train" if settings.data.fold is None else "fold",
-                tags=list(settings.wandb.tags),
-                id=id_file.read_text(encoding="utf-8").strip(),
-                resume="allow",
-                dir=folder,
-                config=settings.model_dump(mode="json") | about(),
-            )
-            for metric, best in BEST.items():
-                self._run.define_metric(metric, summary=best)
-        except wandb.Error as error:
-            raise SettingsError(
-                f"wandb.mode = {settings.wandb.mode}: Weights & Biases did not start: {first_line(error)}; "
-                "log in with `wandb login`, or set wandb.mode = offline"
-            ) from None
-
-    def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Send the metrics."""
-        self._run.log(metrics, step=step)
-
-    def log_scores(self, step: int, metrics: dict[str, Any]) -> None:
-        """Send the scores, and set them in the summary: W&B ignores steps that it has, of a run started again."""
-        self._run.log(metrics, step=step)
-        self._run.summary.update(metrics)
-
-    def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
-
-    def preempt(self) -> None:
-        """Finish the run as preempted: W&B shows a run as such that was marked and has an exit code other than 0."""
-        self._run.mark_preempting()
-        self._run.finish(exit_code=1)
-
-    def abandon(self) -> None:
-        """Do nothing: at process exit, wandb itself marks the run as failed, which may wait for the network."""
-
-
-class TensorBoard:
+class TensorBoard(Tracker):
     """Logs to a TensorBoard event file, a new one per start. Repeated steps of a resumed run are shown only once.
 
     The scores of a finished run that is started again are shown twice, at the same step.
@@ -266,11 +220,6 @@ class TensorBoard:
         self._writer.close()
 
     preempt = abandon = close
-
-
-def _wandb_mode(mode: Literal["online", "offline", "disabled"]) -> Literal["online", "offline", "disabled"]:
-    """The mode to use: WANDB_MODE=offline, often set on compute nodes without network, forces offline mode."""
-    return "offline" if os.environ.get("WANDB_MODE") == "offline" else mode
 
 
 def require_packages(settings: Settings) -> None:

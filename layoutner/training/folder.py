@@ -23,7 +23,8 @@ from layoutner.files.lock import Lock
 from layoutner.files.text import read_text
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
 from layoutner.settings.tree import Settings
-from layoutner.tracking.trackers import METRICS_FILE, TENSORBOARD_FOLDER, WANDB_ID_FILE
+from layoutner.tracking.trackers import METRICS_FILE, TENSORBOARD_FOLDER
+from layoutner.tracking.wandb_tracker import WANDB_ID_FILE
 from layoutner.training.checkpoint_files import FOLDER as CHECKPOINTS_FOLDER
 from layoutner.training.checkpoint_files import WEIGHTS_FILE, complete_checkpoints, is_own
 

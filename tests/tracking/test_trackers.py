@@ -3,22 +3,18 @@
 import json
 import math
 import os
-import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import wandb
 from torch.utils.tensorboard import SummaryWriter
 
 from layoutner.distributed.ranks import Ranks
-from layoutner.errors import CheckpointError, Preempted, SettingsError
-from layoutner.runs.folds import settings_of_fold
+from layoutner.errors import CheckpointError, SettingsError
 from layoutner.settings.tree import Settings, load
 from layoutner.tracking.trackers import JsonLines, open_tracker
 from layoutner.training.plan import make_plan
@@ -201,126 +197,6 @@ def test_a_resumed_run_with_every_tracker(train_arguments: Callable[..., list[st
     assert {folder.name.rpartition("-")[2] for folder in offline} == {(run / "wandb_run_id").read_text()}
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What wandb.init is given, and what its runs log, in their order."""
-    calls: list[dict[str, Any]] = []
-
-    def init(**given: Any) -> SimpleNamespace:
-        calls.append(given)
-        return SimpleNamespace(
-            log=lambda metrics, step: calls.append({**metrics, "at": step}),
-            finish=lambda exit_code=0: calls.append({"exit code": exit_code}) if exit_code else None,
-            define_metric=lambda name, summary: None,
-            mark_preempting=lambda: calls.append({"preempting": True}),
-            summary={},
-        )
-
-    monkeypatch.setattr(wandb, "init", init)
-    return calls
-
-
-def online(folder: Path, **more: str) -> Settings:
-    folder.mkdir()
-    return load(None, {"run": {"output_dir": str(folder)}, "wandb": {"mode": "online", **more}})
-
-
-def test_a_run_of_wandb_goes_on_where_it_is_resumed_alone(told: list[dict[str, Any]], tmp_path: Path) -> None:
-    settings = online(tmp_path / "run")
-    for step in (4, 5, 0):  # the first was resumed from checkpoints without their record
-        open_tracker(settings, ALONE, step, dict).close()
-    first, resumed, fresh = told
-    assert first["id"] == resumed["id"] != fresh["id"] == (tmp_path / "run" / "wandb_run_id").read_text()
-    assert {(one["name"], one["resume"]) for one in told} == {("run", "allow")}
-    assert first["group"] is None
-
-
-def test_a_run_of_wandb_may_belong_to_a_group(told: list[dict[str, Any]], tmp_path: Path) -> None:
-    settings = online(tmp_path / "run", name="lr=0.1", group="sweep")
-    open_tracker(settings, ALONE, 0, dict).close()
-    assert (told[0]["name"], told[0]["group"]) == ("lr=0.1", "sweep")
-    folds = settings.model_copy(update={"data": settings.data.model_copy(update={"folds": 3})})
-    assert settings_of_fold(folds, 1).wandb.group == "sweep"
-    assert settings_of_fold(load(None, {"data": {"folds": "3"}}), 1).wandb.group == "train"
-
-
-@pytest.mark.parametrize(("variable", "mode"), [("offline", "offline"), ("", "online")])
-def test_the_environment_takes_wandb_offline(
-    variable: str, mode: str, told: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", variable)
-    tracker = open_tracker(online(tmp_path / "run"), ALONE, 0, dict)
-    tracker.log(7, {"train/loss": 0.5})
-    tracker.close()
-    start, logged = told
-    assert (start["mode"], logged) == (mode, {"train/loss": 0.5, "at": 7})
-
-
-def test_wandb_is_told_of_a_preemption(told: list[dict[str, Any]], tmp_path: Path) -> None:
-    with pytest.raises(Preempted), open_tracker(online(tmp_path / "run"), ALONE, 0, dict).finished_with(ALONE):
-        raise Preempted("SIGTERM: saved")
-    assert told[1:] == [{"preempting": True}, {"exit code": 1}]
-
-
-def records(file: Path) -> Iterator[bytes]:
-    """The records of a file of wandb: LevelDB's log format, in blocks of 32 KiB, after a header of 7 bytes."""
-    content, at, record = file.read_bytes(), 7, b""
-    while at + 7 <= len(content):
-        left = 2**15 - at % 2**15
-        if left < 7:
-            at += left  # padding
-            continue
-        length, kind = struct.unpack_from("<HB", content, at + 4)  # after a checksum
-        record += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield record
-            record = b""
-
-
-def history(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The logged steps of an offline run of wandb, and its configuration."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (file,) = folder.glob("*.wandb")
-    rows: list[dict[str, Any]] = []
-    config: dict[str, Any] = {}
-    for data in records(file):
-        record = Record()
-        record.ParseFromString(data)
-        if items := record.history.item:
-            rows.append({one.key or "/".join(one.nested_key): json.loads(one.value_json) for one in items})
-        config |= {one.key: json.loads(one.value_json) for one in record.run.config.update}
-    return rows, config
-
-
-def test_an_offline_run_of_wandb_has_everything(
-    train_arguments: Callable[..., list[str]], forms: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    more = {"wandb__mode": "offline", "data__eval": 0.25, "data__test": forms, "run__eval_every": 2}
-    done = fork(["layoutner", "train", *train_arguments(run, **more)], WANDB_API_KEY="0123456789" * 4)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (offline,) = (run / "wandb").glob("offline-run-*")
-    rows, config = history(offline)
-    steps = [row["_step"] for row in rows]
-    assert steps == sorted(set(steps)) == list(range(1, 7))
-    scores = json.loads((run / "scores.json").read_text())
-    assert rows[-1]["test/f1"] == scores["f1"]
-    assert {name for name in rows[-1] if name.startswith("test/by_entity/")} == {
-        f"test/by_entity/{kind}/f1" for kind in scores["by_entity"]
-    }
-    (best,) = {row["best/f1"] for row in rows if row.get("best/step") == scores["checkpoint"]["step"]}
-    assert best == max(row["eval/f1"] for row in rows if "eval/f1" in row)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [{"step": row["_step"]} | {name: row[name] for name in row if "/" in name} for row in rows] == lines
-    assert config["environment"]["world_size"] == 1
-    assert config["deepspeed_json"] == json.loads((run / "ds_config.json").read_text())
-    assert "windows per step" in config["plan"]
-    assert config["batch"]["global_batch_size"] == 8
-    assert all(b"0123456789" * 4 not in file.read_bytes() for file in run.rglob("*") if file.is_file())
-
-
 def test_a_finished_run_that_is_started_again_has_its_scores_once(
     train_arguments: Callable[..., list[str]], forms: Path, tmp_path: Path
 ) -> None:
@@ -330,18 +206,6 @@ def test_a_finished_run_that_is_started_again_has_its_scores_once(
         done = fork(["layoutner", "train", *arguments])
         assert done.returncode == 0, done.stderr[-3000:]
     assert [step for step, _ in recorded(run)["test/f1"]] == [2]
-
-
-def test_wandb_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def init(**_: object) -> None:
-        raise wandb.errors.UsageError("api_key not configured (no-tty).\nmore")
-
-    monkeypatch.setattr(wandb, "init", init)
-    with pytest.raises(
-        SettingsError, match=r"wandb.mode = online: .*not configured.*log in with `wandb login`"
-    ) as found:
-        open_tracker(online(tmp_path / "run"), ALONE, 0, dict)
-    assert "\n" not in str(found.value)
 
 
 def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
