@@ -89,7 +89,8 @@ class Plan:
     @property
     def preprocessing(self) -> Preprocessing:
         """How documents become network input. A trained model needs this besides its weights and tokenizer."""
-        data, labels = self.settings.data, self.corpus.labels
+        data, labels, train = self.settings.data, self.corpus.labels, self.corpus.train
+        name, words = self.pretrained.name, int(word_counts(train).sum())
         return Preprocessing(
             family=self.pretrained.family,
             scheme=labels.scheme,
@@ -100,6 +101,8 @@ class Plan:
             images="ignore" if self.pretrained.image_processor is None else "use",
             ignore_types=tuple(data.ignore_types),
             chosen_on_test=data.selection_split == "test",
+            base_model=None if Path(name).exists() else name,
+            training_counts={"documents": len(train), "windows": len(self.windows["train"]), "words": words},
         )
 
     @property
