@@ -243,10 +243,12 @@ def _export(options: argparse.Namespace) -> None:
     if options.public and options.push is None:
         raise SettingsError("--public without --push: give --push ORG/NAME too")
     from layoutner.inference.export import export
+
+    if options.push is None:
+        print(f"{export(options.run, options.out)} exported to {options.out}")
+        return
     from layoutner.inference.push import push, require_name
 
-    if options.push is not None:
-        require_name(options.push)
+    require_name(options.push)
     print(f"{export(options.run, options.out)} exported to {options.out}", flush=True)
-    if options.push is not None:
-        print(f"{options.out} uploaded to {push(options.out, options.push, options.public)}")
+    print(f"{options.out} uploaded to {push(options.out, options.push, options.public)}")

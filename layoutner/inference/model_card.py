@@ -16,7 +16,6 @@ from huggingface_hub import EvalResult, ModelCardData
 from layoutner.errors import LayoutnerError, ModelError
 from layoutner.files.artefact import sha256
 from layoutner.files.atomic import write_text
-from layoutner.models.families import FAMILIES, Family
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
 from layoutner.objectives.scores_file import ScoresFile
 from layoutner.pages.labels import LabelSet
@@ -31,6 +30,17 @@ RUN_KEYS = ("seed", "eval_every", "patience")
 PATHS = ("model.name_or_path", "data.train", "data.eval", "data.test", "data.labels", "deepspeed.preset")
 DIGEST_LINE = 17  # bytes per page in training_pages.txt
 VERSIONS = ("torch", "deepspeed", "transformers", "tokenizers")
+
+# Of the families that take boxes: those of the special tokens before and after the words, and what coordinates are
+# divided by. As `models.families` has them, which would load torch.
+CORNERS, ORIGIN = ([0, 0, 0, 0], [1000, 1000, 1000, 1000]), ([0, 0, 0, 0], [0, 0, 0, 0])
+BOXED = {
+    "layoutlm": (CORNERS, 1),
+    "layoutlmv2": (CORNERS, 1),
+    "layoutlmv3": (ORIGIN, 1),
+    "lilt": (ORIGIN, 1),
+    "bros": (CORNERS, 1000),
+}
 
 LAYOUTNER = """\
 import layoutner
@@ -92,15 +102,15 @@ def model_card(checkpoint: Path) -> str:
     run, record = checkpoint.resolve().parent.parent, read_record(checkpoint)
     try:
         preprocessing = Preprocessing.read(run / PREPROCESSING_FILE)
-        family, labels = FAMILIES[preprocessing.family], LabelSet.from_tags(list(preprocessing.labels))
-    except (OSError, ValueError, KeyError) as error:
+        labels = LabelSet.from_tags(list(preprocessing.labels))
+    except (OSError, ValueError) as error:
         raise ModelError(f"{checkpoint} cannot be exported: {PREPROCESSING_FILE}: {error}") from None
     scores = _scores(run, step_of(checkpoint))
     parts = [
         f"---\n{_front_matter(run.name, preprocessing, record, scores)}\n---",
         f"# {_plain(run.name)}",
-        *_labels(preprocessing, labels, family),
-        *_usage(preprocessing, family),
+        *_labels(preprocessing, labels),
+        *_usage(preprocessing),
         "## Scores",
         *_score_parts(preprocessing, scores),
         "## Training",
@@ -111,12 +121,12 @@ def model_card(checkpoint: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def transformers_example(family: Family) -> str:
+def transformers_example(family: str) -> str:
     """Code that labels words with transformers alone. For networks that need no page image."""
-    if family.boxes == "none":
+    if family not in BOXED:
         return TRANSFORMERS.format(page=WORDS, boxes="")
-    special = ", ".join(str(list(box)) for box in family.special_boxes)
-    boxes = BOXES_OF_TOKENS.format(special=special, scaled=" / 1000" if family.boxes == "fractions" else "")
+    (first, last), divisor = BOXED[family]
+    boxes = BOXES_OF_TOKENS.format(special=f"{first}, {last}", scaled="" if divisor == 1 else f" / {divisor}")
     return TRANSFORMERS.format(page=WORDS + BOXES, boxes=boxes)
 
 
@@ -148,7 +158,7 @@ def _front_matter(name: str, preprocessing: Preprocessing, record: Record, score
             for metric in ("f1", "precision", "recall")
         ]
     card = ModelCardData(
-        base_model=preprocessing.base_model,
+        base_model=_base_model(preprocessing),
         library_name="transformers",
         pipeline_tag="token-classification",
         tags=["layoutner", preprocessing.family],
@@ -159,7 +169,7 @@ def _front_matter(name: str, preprocessing: Preprocessing, record: Record, score
     return str(card.to_yaml())
 
 
-def _labels(preprocessing: Preprocessing, labels: LabelSet, family: Family) -> Iterator[str]:
+def _labels(preprocessing: Preprocessing, labels: LabelSet) -> Iterator[str]:
     yield (
         f"A network of the family {preprocessing.family} that labels the words of document pages with "
         f"{len(labels.types)} entity types: {', '.join(map(_plain, labels.types))}. A word of no entity is O. "
@@ -168,7 +178,7 @@ def _labels(preprocessing: Preprocessing, labels: LabelSet, family: Family) -> I
     if preprocessing.ignore_types:
         yield f"In training these types were read as O: {', '.join(map(_plain, preprocessing.ignore_types))}."
     pipeline = '`pipeline("token-classification")`'
-    if family.boxes == "none":
+    if preprocessing.family not in BOXED:
         yield f"It needs the words of a page, already split. {pipeline} would split text in another way."
         return
     image = " and the page image" if preprocessing.images == "use" else ""
@@ -178,7 +188,7 @@ def _labels(preprocessing: Preprocessing, labels: LabelSet, family: Family) -> I
     )
 
 
-def _usage(preprocessing: Preprocessing, family: Family) -> Iterator[str]:
+def _usage(preprocessing: Preprocessing) -> Iterator[str]:
     yield "## Use"
     yield (
         "In this folder, with layoutner, which cuts long pages into the windows of training. `huggingface_hub."
@@ -188,7 +198,7 @@ def _usage(preprocessing: Preprocessing, family: Family) -> Iterator[str]:
     yield f"```bash\n{COMMAND}```"
     if preprocessing.images == "ignore":
         yield f"With transformers alone, for a page that fits into one window of {preprocessing.max_length} sub-words:"
-        yield f"```python\n{transformers_example(family)}```"
+        yield f"```python\n{transformers_example(preprocessing.family)}```"
 
 
 def _score_parts(preprocessing: Preprocessing, scores: ScoresFile | None) -> Iterator[str]:
@@ -221,15 +231,16 @@ def _score_parts(preprocessing: Preprocessing, scores: ScoresFile | None) -> Ite
 
 def _training(run: Path, checkpoint: Path, preprocessing: Preprocessing, record: Record) -> Iterator[str]:
     start = record.settings.get("model", {}).get("name_or_path")
-    name = preprocessing.base_model or (None if start is None else PurePath(start).name)
+    base_model, counts = _base_model(preprocessing), preprocessing.origin
+    name = base_model or (None if start is None else PurePath(start).name)
     chosen = record.state.best_step == step_of(checkpoint)
     yield (
         f"{step_of(checkpoint)} optimizer steps{'' if name is None else f' from {_plain(name)}'}"
         f"{', the best so far on the pages that checkpoints were compared on' if chosen else ''}."
     )
-    if counts := preprocessing.training_counts:
+    if counts is not None:
         yield (
-            f"Training data: {counts['documents']} pages, {counts['words']} words, {counts['windows']} windows of at "
+            f"Training data: {counts['pages']} pages, {counts['words']} words, {counts['windows']} windows of at "
             f"most {preprocessing.max_length} sub-words."
         )
     pages = run / TRAINING_PAGES_FILE
@@ -240,9 +251,14 @@ def _training(run: Path, checkpoint: Path, preprocessing: Preprocessing, record:
             f"file, its first 16 digits: `{sha256(pages)[:16]}`."
         )
     yield "Settings that are not the defaults of layoutner, with the last part of each path:"
-    yield f"```toml\n{as_toml(_changed(record.settings, preprocessing.base_model))}```"
+    yield f"```toml\n{as_toml(_changed(record.settings, base_model))}```"
     if versions := _versions(run):
         yield f"Versions: {versions}."
+
+
+def _base_model(preprocessing: Preprocessing) -> str | None:
+    """Hub name of the model that training started from; None if it was a folder, or is not known."""
+    return None if preprocessing.origin is None else preprocessing.origin["base_model"]
 
 
 def _changed(settings: dict[str, dict[str, Any]], base_model: str | None) -> dict[str, dict[str, Any]]:

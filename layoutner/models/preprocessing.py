@@ -22,11 +22,8 @@ class Preprocessing(Artefact):
     images: Literal["use", "ignore"]
     ignore_types: tuple[str, ...] = ()  # entity types that were read as O
     chosen_on_test: bool = False  # whether the checkpoint was: every score of it says so
-    # For the model card.
-    base_model: str | None = None  # hub name of the model that training started from; None for a folder
-    training_counts: dict[str, int] | None = None  # documents, windows, words
+    origin: dict[str, Any] | None = None  # for the model card, see `Plan.preprocessing`
 
     def to_match(self) -> dict[str, Any]:
         """What two runs must share, or one cannot go on from the other."""
-        origin = {"format_version", "base_model", "training_counts"}
-        return self.model_dump(mode="json", exclude=origin, exclude_defaults=True)
+        return self.model_dump(mode="json", exclude={"format_version", "origin"}, exclude_defaults=True)

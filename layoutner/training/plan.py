@@ -90,7 +90,8 @@ class Plan:
     def preprocessing(self) -> Preprocessing:
         """How documents become network input. A trained model needs this besides its weights and tokenizer."""
         data, labels, train = self.settings.data, self.corpus.labels, self.corpus.train
-        name, words = self.pretrained.name, int(word_counts(train).sum())
+        name = self.pretrained.name
+        counts = {"pages": len(train), "words": int(word_counts(train).sum()), "windows": len(self.windows["train"])}
         return Preprocessing(
             family=self.pretrained.family,
             scheme=labels.scheme,
@@ -101,8 +102,7 @@ class Plan:
             images="ignore" if self.pretrained.image_processor is None else "use",
             ignore_types=tuple(data.ignore_types),
             chosen_on_test=data.selection_split == "test",
-            base_model=None if Path(name).exists() else name,
-            training_counts={"documents": len(train), "windows": len(self.windows["train"]), "words": words},
+            origin={"base_model": None if Path(name).exists() else name, **counts},  # None: not of the hub
         )
 
     @property
