@@ -121,6 +121,7 @@ def test_a_room_can_be_walked_through(name: str) -> None:
         ("from layoutner.objectives import evaluate", ("deepspeed", "wandb")),
         ("from layoutner.runs import readiness, folds", ("torch", "transformers", "deepspeed", "wandb")),
         ("from layoutner.sweeps import figures, processes", ("torch", "transformers", "deepspeed", "wandb")),
+        ("from layoutner.inference import export, push", ("torch", "transformers", "deepspeed", "wandb")),
         ("from layoutner.documents import check", ("torch", "transformers", "deepspeed", "wandb")),
         (
             "import layoutner.cli",

@@ -1,4 +1,4 @@
-"""Export a checkpoint as a Hugging Face folder: weights, configuration, tokenizer and preprocessing."""
+"""Export a checkpoint as a Hugging Face folder: weights, configuration, tokenizer, preprocessing and model card."""
 
 import shutil
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from layoutner.errors import CheckpointError, ModelError, SettingsError, raise_gathered
 from layoutner.files.atomic import atomic_folder
+from layoutner.inference.model_card import write_card
 from layoutner.models.preprocessing import PREPROCESSING_FILE
 from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
@@ -87,7 +88,7 @@ def export(source: Path, out: Path) -> Path:
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
         SettingsError: `out` exists and is not an empty folder.
-        ModelError: the export could not be written.
+        ModelError: the export could not be written, or the run has no valid layoutner.json.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out}: already exists; give a new folder")
@@ -104,6 +105,7 @@ def export(source: Path, out: Path) -> Path:
             if (run / TRAINING_PAGES_FILE).exists():  # older runs have no such file
                 shutil.copyfile(run / TRAINING_PAGES_FILE, partial / TRAINING_PAGES_FILE)
             shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
+            write_card(checkpoint, partial)
     except OSError as error:
         raise ModelError(f"{checkpoint} could not be exported to {out}: {error}") from None
     return checkpoint

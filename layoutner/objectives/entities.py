@@ -21,9 +21,20 @@ class EntityCounts:
     truth: Array
     predicted: Array
     correct: Array  # in both: the same type, first word and last word
+    documents: int = 0
+    # Sums over documents, all types together, of (2c)^2, 2c (t + p) and (t + p)^2 for c correct, t true and p predicted
+    # entities. They are Python's integers, so nothing is rounded.
+    squares: tuple[int, int, int] = (0, 0, 0)
 
     def __add__(self, other: "EntityCounts") -> "EntityCounts":
-        return EntityCounts(self.truth + other.truth, self.predicted + other.predicted, self.correct + other.correct)
+        first, second, third = (one + more for one, more in zip(self.squares, other.squares, strict=True))
+        return EntityCounts(
+            self.truth + other.truth,
+            self.predicted + other.predicted,
+            self.correct + other.correct,
+            self.documents + other.documents,
+            (first, second, third),
+        )
 
 
 def count_entities(truth: Array, predicted: Array, starts: Array, labels: LabelSet) -> EntityCounts:
@@ -40,10 +51,20 @@ def count_entities(truth: Array, predicted: Array, starts: Array, labels: LabelS
     # An entity has its first word for itself, so entities are paired by it.
     _, ours, theirs = np.intersect1d(true_places[0], places[0], assume_unique=True, return_indices=True)
     same = (true_types[ours] == types[theirs]) & (true_places[1][ours] == places[1][theirs])
-    number = len(labels.types)
-    return EntityCounts(
-        *(np.bincount(found, minlength=number) for found in (true_types, types, true_types[ours][same]))
-    )
+    number, documents = len(labels.types), len(starts) - 1
+    by_type = (np.bincount(found, minlength=number) for found in (true_types, types, true_types[ours][same]))
+    whole_truth, whole_predicted, whole_correct = by_type
+    firsts = (true_places[0], places[0], true_places[0][ours][same])
+    true, found, correct = (_by_document(first, starts) for first in firsts)
+    both, twice = true + found, 2 * correct
+    squares = (int(twice @ twice), int(twice @ both), int(both @ both))
+    return EntityCounts(whole_truth, whole_predicted, whole_correct, documents, squares)
+
+
+def _by_document(words: Array, starts: Array) -> Array:
+    """How many of these words each document has. A document without words ends where it begins, and has none."""
+    counts: Array = np.bincount(np.searchsorted(starts, words, side="right") - 1, minlength=len(starts) - 1)
+    return counts
 
 
 class _Reader:

@@ -1,10 +1,13 @@
 """Entity scores: precision, recall and F1."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from layoutner.objectives.entities import EntityCounts
 from layoutner.pages.labels import LabelSet
+
+NORMAL_95 = 1.96  # a normal variable is within this many standard deviations of its mean with probability 0.95
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class Scores:
     precision: float
     recall: float
     f1: float
+    f1_interval: float | None  # half width of the 95% confidence interval of f1, see `f1_interval`
     by_entity: dict[str, dict[str, float]]  # type -> precision, recall, f1, entities
     loss: float  # mean cross-entropy over the labelled words
     counts: dict[str, int]  # documents, windows, words, entities, predicted_entities
@@ -47,6 +51,8 @@ class Scores:
         lines.append(f"  {'':{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'entities':>9}")
         lines += [f"  {kind:{width}} {p:9.4f} {r:9.4f} {f:9.4f} {n:9d}" for kind, p, r, f, n in rows]
         lines.insert(-1, "  " + "-" * (width + 40))  # a type may be called "all types" too
+        if self.f1_interval:  # 0: the pages do not differ, so they say nothing about others
+            lines.append(f"  f1 {self.f1:.4f} +- {self.f1_interval:.4f} (95%, over pages)")
         return "\n".join(lines)
 
 
@@ -74,6 +80,7 @@ def score(
     truth, predicted, correct = (int(one.sum()) for one in (counted.truth, counted.predicted, counted.correct))
     return Scores(
         **_ratios(truth, predicted, correct),
+        f1_interval=f1_interval(counted),
         by_entity=dict(sorted(by_entity.items())),
         loss=loss,
         counts={**counts, "entities": truth, "predicted_entities": predicted},
@@ -81,6 +88,32 @@ def score(
         split=split,
         box_level=box_level,
     )
+
+
+def f1_interval(counted: EntityCounts) -> float | None:
+    """Half width of the 95% confidence interval of F1 over all types, if other pages like these were scored.
+
+    F1 = sum 2 c_i / sum (t_i + p_i) is a ratio of two sums over n pages, page i with c_i correct, t_i true and p_i
+    predicted entities. Linearised, as a ratio of means is (Cochran, Sampling Techniques, 3rd edition, section 6.3), it
+    has the standard error
+
+        sqrt(n / (n - 1) * sum (2 c_i - F1 (t_i + p_i))^2) / sum (t_i + p_i)
+
+    and the half width is 1.96 of these. The unit is the page: pages of one document (`Document.group`) count as
+    independent, so if they resemble each other the interval is too narrow. So it may be for fewer than about 30 pages,
+    and for an F1 near 0 or 1. It is 0 if all pages have the same F1: they do not show how much others would differ.
+
+    Returns:
+        None for fewer than two pages, or if there is no entity, neither true nor predicted.
+    """
+    pages, both = counted.documents, int(counted.truth.sum() + counted.predicted.sum())
+    if pages < 2 or not both:
+        return None
+    twice = 2 * int(counted.correct.sum())
+    # The sum of squares times both^2. All of it are integers, so that no digit cancels.
+    first, second, third = counted.squares
+    residual = first * both**2 - 2 * second * twice * both + third * twice**2
+    return NORMAL_95 * math.sqrt(pages * residual / (pages - 1)) / both**2
 
 
 def _ratios(truth: int, predicted: int, correct: int) -> dict[str, float]:

@@ -17,10 +17,10 @@ from layoutner.errors import CheckpointError, DataError
 from layoutner.files.atomic import atomic_file
 from layoutner.objectives.errors import KINDS, NO_TYPE, Errors
 from layoutner.objectives.metrics import Scores
+from layoutner.objectives.scores_file import ScoresFile
 from layoutner.reports.charts import Line, line_chart, reliability_chart
 from layoutner.reports.page_view import PageView, slug, view
 from layoutner.runs.compare import differing_settings, outcomes
-from layoutner.runs.scores_file import ScoresFile
 from layoutner.tracking.trackers import METRICS_FILE, read_metrics
 from layoutner.training.folder import ERRORS_FILE, PLAN_FILE, SCORES_FILE, SETTINGS_FILE
 

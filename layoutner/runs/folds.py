@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from layoutner.errors import CheckpointError, SettingsError
 from layoutner.models.preprocessing import PREPROCESSING_FILE
-from layoutner.runs.scores_file import ScoresFile
+from layoutner.objectives.scores_file import ScoresFile
 from layoutner.settings.tree import Settings
 from layoutner.training.folder import SCORES_FILE, SETTINGS_FILE
 

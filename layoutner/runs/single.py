@@ -11,12 +11,13 @@ from layoutner.files.atomic import remove, write_text
 from layoutner.inference.export import export
 from layoutner.inference.input import ReportingStats, documents, lost_pages
 from layoutner.inference.labeller import Labeller
+from layoutner.inference.model_card import write_card
 from layoutner.inference.output import Output, results
 from layoutner.inference.predict import predict
 from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.metrics import Scores
+from layoutner.objectives.scores_file import ScoresFile
 from layoutner.pages.document import Document
-from layoutner.runs.scores_file import ScoresFile
 from layoutner.runs.training_run import open_run, train_model
 from layoutner.settings.tree import Settings
 from layoutner.tracking.run_log import run_log
@@ -90,6 +91,7 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
                 result = replace(result, scores=scores)
                 ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
                 ranks.run_on_rank_zero(lambda: errors.result(split).write(run / ERRORS_FILE))
+                ranks.run_on_rank_zero(lambda: write_card(checkpoint, result.model_dir))  # again, with its scores
                 _report(result, scores)
                 if settings.run.predictions != "none":
                     _write_predictions(plan, labeller, scores)

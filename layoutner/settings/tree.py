@@ -270,7 +270,12 @@ class Settings(BaseSettings):
 
     def to_toml(self) -> str:
         """The settings as TOML. Keys that are None are omitted; this does not change the meaning."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return as_toml(self.model_dump(mode="json", exclude_none=True))
+
+
+def as_toml(tree: Mapping[str, Mapping[str, Any]]) -> str:
+    """Sections of settings as TOML."""
+    return tomli_w.dumps(tree)
 
 
 def sections() -> dict[str, type[Section]]:

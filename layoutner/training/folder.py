@@ -41,6 +41,7 @@ SETTINGS_FILE = "settings.toml"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
 EXPORT_FOLDER = "export"
+CARD_FILE = "README.md"  # in an export: the model card
 PREDICTION_FILES = {"jsonl": "test_predictions.jsonl", "unilm": "test_predictions.txt"}  # by run.predictions
 RESULTS_FILE = "test_results.txt"
 
@@ -139,7 +140,7 @@ def _strangers(folder: Path, overwrite: bool) -> list[str]:
     if export.is_symlink() or export.is_file() or (_visible(export) and not (export / PREPROCESSING_FILE).is_file()):
         found.append(export)
     elif model_assets := _visible(folder / MODEL_ASSETS_FOLDER):
-        own = {PREPROCESSING_FILE, TRAINING_PAGES_FILE, WEIGHTS_FILE, *model_assets}
+        own = {PREPROCESSING_FILE, TRAINING_PAGES_FILE, WEIGHTS_FILE, CARD_FILE, *model_assets}
         found += [export / name for name in _visible(export) if name not in own]
     if overwrite:
         found += [checkpoints / name for name in _visible(checkpoints) if not is_own(name)]

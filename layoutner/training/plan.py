@@ -89,7 +89,9 @@ class Plan:
     @property
     def preprocessing(self) -> Preprocessing:
         """How documents become network input. A trained model needs this besides its weights and tokenizer."""
-        data, labels = self.settings.data, self.corpus.labels
+        data, labels, train = self.settings.data, self.corpus.labels, self.corpus.train
+        name = self.pretrained.name
+        counts = {"pages": len(train), "words": int(word_counts(train).sum()), "windows": len(self.windows["train"])}
         return Preprocessing(
             family=self.pretrained.family,
             scheme=labels.scheme,
@@ -100,6 +102,7 @@ class Plan:
             images="ignore" if self.pretrained.image_processor is None else "use",
             ignore_types=tuple(data.ignore_types),
             chosen_on_test=data.selection_split == "test",
+            origin={"base_model": None if Path(name).exists() else name, **counts},  # None: not of the hub
         )
 
     @property

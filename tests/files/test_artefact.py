@@ -11,8 +11,8 @@ from layoutner.errors import CheckpointError, LayoutnerError, ModelError
 from layoutner.files.artefact import Artefact
 from layoutner.inference.export import chosen_checkpoint
 from layoutner.models.preprocessing import Preprocessing
+from layoutner.objectives.scores_file import ScoresFile
 from layoutner.runs.folds import finished_scores
-from layoutner.runs.scores_file import ScoresFile
 from layoutner.settings.tree import load
 from layoutner.sweeps.results import Failures
 from layoutner.training.checkpoint_files import Manifest, Record, TrainState, complete_checkpoints, read_record

@@ -6,10 +6,15 @@ import pytest
 
 from layoutner.errors import CheckpointError, ModelError, SettingsError
 from layoutner.inference.export import as_model, export
+from layoutner.models.preprocessing import Preprocessing
 from layoutner.training.checkpoint_files import checkpoint_path
 from tests.builders.checkpoints import checkpoint
 
-FILES = ["config.json", "layoutner.json", "model.safetensors"]
+LINKS = ["config.json", "layoutner.json", "model.safetensors"]
+FILES = ["README.md", *LINKS]
+PREPROCESSING = Preprocessing(
+    family="bert", scheme="BIO", labels=("O",), max_length=64, stride=8, box_level="word", images="ignore"
+)
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "config.json").write_text("{}")
-    (folder / "layoutner.json").write_text("{}")
+    PREPROCESSING.write(folder / "layoutner.json")
     checkpoint(folder, 1)
     return folder
 
@@ -30,7 +35,7 @@ def names(folder: Path) -> list[str]:
 def test_a_checkpoint_of_a_relative_path_is_a_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
     with as_model(checkpoint_path(Path("run"), 1)) as model:
-        assert names(model) == FILES
+        assert names(model) == LINKS
         assert all(file.is_file() for file in model.iterdir())  # no link leads nowhere
     assert names(run) == ["checkpoints", "layoutner.json", "model"]
 
@@ -47,6 +52,9 @@ def test_an_export_after_one_that_was_killed(run: Path, tmp_path: Path) -> None:
 def test_an_export_that_fails_leaves_nothing(run: Path, tmp_path: Path) -> None:
     (run / "layoutner.json").unlink()
     with pytest.raises(ModelError, match="could not be exported"):
+        export(run, tmp_path / "out")
+    (run / "layoutner.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot be exported: layoutner.json: family: Field required"):
         export(run, tmp_path / "out")
     assert names(tmp_path) == ["run"]
 

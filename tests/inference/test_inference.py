@@ -58,6 +58,13 @@ def test_an_export_is_a_hugging_face_folder(run: Path, exported: Path) -> None:
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, weights[name])
     assert not list(exported.glob("*.bin"))
+    # The card that `train` wrote after it had scored the model, and that of `export`.
+    card = (exported / "README.md").read_text()
+    assert (run / "export" / "README.md").read_text() == card
+    scores = json.loads((run / "scores.json").read_text())
+    assert f"F1 {scores['f1']:.4f}" in card
+    assert "Training data: 19 pages," in card
+    assert str(run.parent) not in card
 
 
 def test_a_checkpoint_of_choice_is_exported(run: Path, tmp_path: Path) -> None:

@@ -239,9 +239,9 @@ def test_an_earlier_run_stays_where_one_rank_of_the_new_one_fails(
         (["export/mine.txt", *RECORD], {}, "would remove what layoutner did not write: export;"),
         (["export/config.json", *RECORD], {}, "would remove what layoutner did not write: export;"),
         (
-            ["model/x", "export/layoutner.json", "export/README.md", *RECORD],
+            ["model/x", "export/layoutner.json", "export/README.md", "export/notes.md", *RECORD],
             {"run.overwrite": "false", "run.resume": "auto"},
-            "would remove what layoutner did not write: export/README.md;",
+            "would remove what layoutner did not write: export/notes.md;",
         ),
         (["checkpoints/mine/a", *RECORD], {}, "would remove what layoutner did not write: checkpoints/mine;"),
         (

@@ -8,11 +8,12 @@ import torch
 
 from layoutner.corpus.windows import Window, Windows
 from layoutner.distributed.ranks import Ranks
+from layoutner.files.arrays import Array
 from layoutner.models.collator import Collator
 from layoutner.objectives.entities import count_entities
 from layoutner.objectives.evaluate import Predictions, evaluate, in_document_order, label_words
 from layoutner.pages.document import Document
-from layoutner.pages.labels import LabelSet, Span, to_tags
+from layoutner.pages.labels import LabelSet, Span, to_spans, to_tags
 from layoutner.planning.batch_plan import MicroBatchLimit
 from tests.builders.scores import score_tags, seqeval_scores
 
@@ -48,10 +49,13 @@ def test_a_type_is_scored_and_listed_whatever_it_is_called() -> None:
     right, wrong = ({"precision": one, "recall": one, "f1": one, "entities": 1} for one in (1.0, 0.0))
     assert scores.by_entity == {kind: wrong if kind in ("a-b", "b") else right for kind in types}
     assert (scores.precision, scores.recall, scores.f1) == (0.75, 0.75, 0.75)
-    *rows, line, total = str(scores).splitlines()[2:]
+    *rows, line, total, interval = str(scores).splitlines()[2:]
     assert [row[2:14].rstrip() for row in rows] == sorted(types)
     assert line == "  " + "-" * 52
     assert total.split() == ["all", "types", "0.7500", "0.7500", "0.7500", "8"]
+    # Residuals of 0.5 on six pages and of -1.5 on two: 1.96 x sqrt(8 / 7 x 6) / 16.
+    assert interval == "  f1 0.7500 +- 0.3208 (95%, over pages)"
+    assert scores.f1_interval == pytest.approx(1.96 * (8 / 7 * 6) ** 0.5 / 16, rel=1e-14)
 
 
 @pytest.mark.parametrize("predicted", ["O", "B-A"])
@@ -120,19 +124,24 @@ def test_a_word_without_an_answer_is_a_failure() -> None:
             in_document_order(found, documents)
 
 
-@pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
-def test_many_pages_are_scored_as_by_seqeval(scheme: str) -> None:
-    """A tagger that errs often, and breaks the scheme, on 20,000 words."""
-    labels = LabelSet(scheme, ("A", "B-C", "micro avg"))
+def many_pages(labels: LabelSet) -> tuple[list[list[str]], list[list[str]]]:
+    """The true tags of 400 pages of 20,000 words, and those of a tagger that errs often, and breaks the scheme."""
     rng = random.Random(5)
     truth, predicted = [], []
     for _ in range(400):
         page: list[str] = []
         while len(page) < 50:
             kind, length = rng.choice(labels.types), rng.randint(1, 4)
-            page += rng.choice([["O"] * length, to_tags([Span(kind, 0, length)], length, scheme)])
+            page += rng.choice([["O"] * length, to_tags([Span(kind, 0, length)], length, labels.scheme)])
         truth.append(page)
         predicted.append([tag if rng.random() < 0.8 else rng.choice(labels.tags) for tag in page])
+    return truth, predicted
+
+
+@pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
+def test_many_pages_are_scored_as_by_seqeval(scheme: str) -> None:
+    labels = LabelSet(scheme, ("A", "B-C", "micro avg"))
+    truth, predicted = many_pages(labels)
     scores = score_tags(truth, predicted, labels)
     overall, by_type = seqeval_scores(truth, predicted, scheme)
     found = {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
@@ -152,3 +161,47 @@ def test_counts_of_chunks_add_up() -> None:
     for name in ("truth", "predicted", "correct"):
         assert getattr(parts, name).tolist() == getattr(whole, name).tolist()
     assert whole.correct.sum() > 0
+    assert (parts.documents, parts.squares) == (whole.documents, whole.squares)
+    assert whole.documents == 4
+
+
+def counts_by_page(truth: list[list[str]], predicted: list[list[str]]) -> tuple[Array, Array]:
+    """Twice the correct entities of each page, and its true and predicted ones together."""
+    spans = [(set(to_spans(one)), set(to_spans(other))) for one, other in zip(truth, predicted, strict=True)]
+    return np.array([2 * len(one & other) for one, other in spans]), np.array([len(a) + len(b) for a, b in spans])
+
+
+def test_the_interval_of_f1_is_that_of_a_ratio_of_sums_over_pages() -> None:
+    labels = LabelSet("BIO", ("A", "B"))
+    truth, predicted = many_pages(labels)
+    truth[3] = predicted[3] = ["O"]  # a page without entities is a page
+    truth[7] = predicted[7] = []  # and so is one without words
+    for pages in (400, 9, 2):
+        scores = score_tags(truth[-pages:], predicted[-pages:], labels)
+        twice, both = counts_by_page(truth[-pages:], predicted[-pages:])
+        f1 = twice.sum() / both.sum()
+        assert scores.f1 == pytest.approx(f1, rel=1e-14)
+        error = np.sqrt(pages / (pages - 1) * ((twice - f1 * both) ** 2).sum()) / both.sum()
+        assert scores.f1_interval == pytest.approx(1.96 * error, rel=1e-11)  # here digits cancel, not there
+        assert 0 < scores.f1_interval < 1
+
+
+def test_the_interval_of_f1_is_that_of_the_bootstrap() -> None:
+    labels = LabelSet("BIO", ("A", "B"))
+    truth, predicted = many_pages(labels)
+    twice, both = counts_by_page(truth, predicted)
+    draws = np.random.default_rng(11).integers(0, len(truth), (2000, len(truth)))
+    f1s = twice[draws].sum(1) / both[draws].sum(1)
+    interval = score_tags(truth, predicted, labels).f1_interval
+    # The deviation of 2000 draws is itself known to 1 / sqrt(2 * 2000) = 1.6%, and terms of 1 / 400 are left out: 0.1
+    # is five of both.
+    assert interval == pytest.approx(1.96 * f1s.std(), rel=0.1)
+
+
+def test_f1_has_no_interval_without_pages_that_differ() -> None:
+    labels = LabelSet("BIO", ("A",))
+    assert score_tags([["B-A", "O"]], [["B-A", "B-A"]], labels).f1_interval is None  # one page
+    assert score_tags([["O"]] * 3, [["O"]] * 3, labels).f1_interval is None  # no entity
+    right = score_tags([["B-A"], ["B-A", "B-A"]], [["B-A"], ["B-A", "B-A"]], labels)
+    assert (right.f1, right.f1_interval) == (1.0, 0.0)
+    assert "+-" not in str(right)

@@ -1,4 +1,4 @@
-"""The scores of a run as a file, which a later cross-validation reads back."""
+"""The scores of a run as a file, which a later cross-validation and the model card read back."""
 
 from typing import Any, ClassVar
 
@@ -17,8 +17,11 @@ class ScoresFile(Artefact):
     f1: float
     precision: float
     recall: float
+    f1_interval: float | None = None
+    by_entity: dict[str, dict[str, Any]]
     loss: float
     scheme: str
+    split: str
     box_level: str
     counts: dict[str, int]
     checkpoint: dict[str, Any]
