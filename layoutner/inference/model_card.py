@@ -136,7 +136,7 @@ def _scores(run: Path, step: int) -> ScoresFile | None:
         scores = ScoresFile.read(run / SCORES_FILE)
     except (LayoutnerError, OSError, ValueError):
         return None
-    return scores if scores.checkpoint.get("step") == step else None
+    return scores if scores.split is not None and scores.checkpoint.get("step") == step else None
 
 
 def _front_matter(name: str, preprocessing: Preprocessing, record: Record, scores: ScoresFile | None) -> str:
@@ -144,7 +144,7 @@ def _front_matter(name: str, preprocessing: Preprocessing, record: Record, score
     results = []
     if scores is not None:
         data = record.settings.get("data", {})
-        source = data.get(scores.split)
+        source = data.get(str(scores.split))
         source = source if isinstance(source, str) else data.get("train")  # data.eval may be a share of data.train
         results = [
             EvalResult(

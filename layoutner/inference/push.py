@@ -1,5 +1,6 @@
 """Upload an export to the Hugging Face hub."""
 
+import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -38,10 +39,9 @@ def push(folder: Path, name: str, public: bool) -> str:
             and `public` is false. The folder stays as it is.
     """
     stays = f"{folder} was not uploaded to {name}, and stays as it is"
+    again = f"hf upload {name} {shlex.quote(str(folder))}{'' if public else ' --private'}"
     if get_token() is None:
-        raise ModelError(
-            f"{stays}: there is no token; run `hf auth login`, or set HF_TOKEN, then {_again(folder, name)}"
-        )
+        raise ModelError(f"{stays}: there is no token; run `hf auth login`, or set HF_TOKEN, then `{again}`")
     api = HfApi()
     # The library raises exceptions of the network, of its own and of the system.
     try:
@@ -51,11 +51,7 @@ def push(folder: Path, name: str, public: bool) -> str:
             api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a model of layoutner")
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{stays}: {why}; to try again, {_again(folder, name)}") from None
+        raise ModelError(f"{stays}: {why}; to try again, `{again}`") from None
     if exposed:
         raise ModelError(f"{stays}: {address} is public; add --public, or give the name of another repository")
     return address
-
-
-def _again(folder: Path, name: str) -> str:
-    return f"`hf upload {name} {folder}`"

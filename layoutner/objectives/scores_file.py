@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from layoutner.errors import CheckpointError, LayoutnerError
 from layoutner.files.artefact import Artefact
@@ -18,10 +18,10 @@ class ScoresFile(Artefact):
     precision: float
     recall: float
     f1_interval: float | None = None
-    by_entity: dict[str, dict[str, Any]]
+    by_entity: dict[str, dict[str, Any]] = Field(default_factory=dict)
     loss: float
     scheme: str
-    split: str
+    split: str | None = None
     box_level: str
     counts: dict[str, int]
     checkpoint: dict[str, Any]

@@ -140,7 +140,7 @@ def test_scores_are_those_of_the_checkpoint(run: Path) -> None:
     assert "model-index" not in first
     assert "model_name" not in first
     assert "1 optimizer steps from start.\n" in first
-    for damaged in ("{", '{"f1": 1}', '{"format_version": 99}'):
+    for damaged in ("{", "[]", '{"f1": 1}', '{"format_version": 99}'):
         (run / "scores.json").write_text(damaged)
         assert "has not been scored" in model_card(checkpoint_path(run, 2))
     for name in ("scores.json", "environment.json", "training_pages.txt"):  # as in an older run

@@ -1,10 +1,12 @@
 """Uploads to the hub, which no test reaches."""
 
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
 from layoutner.errors import ModelError
 from layoutner.inference import push as module
@@ -36,13 +38,18 @@ class Hub:
         self.calls: list[tuple[Any, ...]] = []
 
     def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> str:
+        signature(HfApi.create_repo).bind(self, name, private=private, exist_ok=exist_ok)
         self.calls.append(("create", name, private, exist_ok))
         return f"https://hub/{name}"
 
     def model_info(self, name: str) -> SimpleNamespace:
+        signature(HfApi.model_info).bind(self, name)
         return SimpleNamespace(private=self.private)
 
     def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        signature(HfApi.upload_folder).bind(
+            self, repo_id=repo_id, folder_path=folder_path, commit_message=commit_message
+        )
         self.calls.append(("upload", repo_id, sorted(path.name for path in folder_path.iterdir())))
 
 
@@ -93,7 +100,7 @@ def test_without_a_token_the_export_stays(
     code, _, err = call(capsys, "export", run, tmp_path / "out", "--push", "org/name")
     assert code == 2
     assert f"{tmp_path / 'out'} was not uploaded to org/name, and stays as it is: there is no token; run `hf a" in err
-    assert f"`hf upload org/name {tmp_path / 'out'}`" in err
+    assert f"then `hf upload org/name {tmp_path / 'out'} --private`" in err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     assert hub.calls == []
 
