@@ -15,6 +15,7 @@ from layoutner.engine.engine import Engine
 from layoutner.errors import Preempted
 from layoutner.objectives.evaluate import evaluate
 from layoutner.objectives.metrics import Scores
+from layoutner.progress import task
 from layoutner.tracking.trackers import Trackers
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training.checkpoint_files import TrainState
@@ -51,7 +52,11 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
     plan, engine, state, tracker = training.plan, training.engine, training.state, training.tracker
     run, total, meter, clock = plan.settings.run, plan.schedule.total, training.meter, engine.clock
 
-    with PreemptionGuard() as guard, closing(global_batches(plan, ranks, state.step)) as batches:
+    with (
+        PreemptionGuard() as guard,
+        closing(global_batches(plan, ranks, state.step)) as batches,
+        task("training", total, "steps", state.step) as progress,
+    ):
         while not _is_over(plan, state):
             # All ranks: one optimizer step over the same global batch.
             with ranks.activity("shared", f"training step {state.step + 1}"), meter.timed():
@@ -59,6 +64,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
             state = replace(state, step=state.step + 1)
             last = state.step == total
             meter.add(result)
+            progress.advance(note=_note(plan, state, result.loss, meter.tokens_per_s))
             if ranks.is_rank_zero:
                 meter.warn_of_overflow(state.step, engine.loss_scale)
 
@@ -89,7 +95,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
             # All ranks: save; and stop here together if any rank was asked to.
             asked, over = int(ranks.all_reduce_max(guard.signal)), _is_over(plan, state)
             if asked or better or over or _is_due(run.save_every, state.step):
-                with ranks.activity("shared", "saving"), clock.part("saving"):
+                with ranks.activity("shared", "saving"), clock.part("saving"), task("saving a checkpoint"):
                     checkpoints.save(engine, run.output_dir, state, plan.identity, run.keep_checkpoints, ranks)
             if asked and not over:
                 again = "run.resume = auto" + (" with run.overwrite = false" if run.overwrite else "")
@@ -97,7 +103,6 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
                 raise Preempted(f"{name}: saved after step {state.step} of {total}; {again} goes on from there")
         if state.step < total:
             logger.info("run.patience = %d: no better score since step %s", run.patience, state.best_step)
-        logger.info("%s", meter.summary())
     return state
 
 
@@ -125,6 +130,13 @@ def evaluate_dev(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
             plan.batch.micro_batch_limit,
             ranks,
         )
+
+
+def _note(plan: Plan, state: TrainState, loss: float, tokens_per_s: float) -> str:
+    """What progress shows of a step."""
+    epochs, f1 = plan.settings.schedule.epochs, "" if state.best_step is None else f", best eval f1 {state.best_f1:.4f}"
+    epoch = f"epoch {plan.schedule.ramp.portion(state.step - 1).epoch + 1}" + (f" of {epochs}" if epochs else "")
+    return f"{epoch}, loss {loss:.4f}{f1}, {tokens_per_s:.0f} tokens/s"
 
 
 def _line(step: int, total: int, metrics: dict[str, Any]) -> str:

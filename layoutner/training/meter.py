@@ -75,6 +75,11 @@ class Meter:
             work.steps += 1
         self._overflows = 0 if result.applied else self._overflows + 1
 
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second of the steps since the last logged one. There must be one."""
+        return self._recent.tokens / self._recent.seconds
+
     def metrics(self, result: StepResult, skipped_steps: int, peak_memory_gib: float, left: int) -> dict[str, float]:
         """The metrics of a logged step. Resets the counters.
 
