@@ -43,6 +43,11 @@ class Task:
         self._listener.advance(self)
 
     @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._since
+
+    @property
     def count(self) -> str:
         """How many items are done, such as "3 of 8 pages"."""
         of = "" if self.total is None else f" of {self.total}"
@@ -54,8 +59,7 @@ class Task:
         done = self.done - self._before
         if self.total is None or not done or self.done >= self.total:
             return ""
-        seconds = (time.monotonic() - self._since) / done * (self.total - self.done)
-        return f"{timedelta(seconds=round(seconds))} left"
+        return f"{timedelta(seconds=round(self.seconds / done * (self.total - self.done)))} left"
 
     def __str__(self) -> str:
         parts = ", ".join(part for part in (self.count, self.note, self.left) if part)

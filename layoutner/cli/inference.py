@@ -14,6 +14,7 @@ from layoutner.cli.arguments import Parser, add_command, add_setting, overrides,
 from layoutner.cli.ending import ending_together
 from layoutner.cli.terminal import add_options, is_terminal, showing
 from layoutner.errors import CheckpointError, SettingsError, require_all
+from layoutner.files.text import printable
 from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import RunSettings, load
@@ -239,7 +240,7 @@ def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings
 def _report(stats: "ReadStats") -> None:
     """Print what was repaired or skipped while reading. Only rank 0 reads, so only its counts are not empty."""
     for line in stats.lines("input"):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -115,7 +115,7 @@ class Lines(logging.StreamHandler[Any]):
 
     def advance(self, task: Task) -> None:
         """Say how far the task is, if nothing else has been said for long."""
-        if time.monotonic() - self._said >= SILENCE_S:
+        if time.monotonic() - self._said >= SILENCE_S and task.seconds >= SILENCE_S:
             logger.info("%s", task)
 
     def end(self, task: Task) -> None:

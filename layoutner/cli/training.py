@@ -12,6 +12,7 @@ from layoutner.cli.arguments import Parser, add_command, add_settings, overrides
 from layoutner.cli.ending import ending_together
 from layoutner.cli.terminal import add_options, showing
 from layoutner.errors import SettingsError
+from layoutner.progress import task
 from layoutner.settings.schedule import ScheduleSettings
 from layoutner.settings.tree import Settings, load
 
@@ -141,13 +142,11 @@ def _joined(options: argparse.Namespace, settings: Settings) -> "Iterator[Ranks]
     from layoutner.distributed.ranks import Ranks
 
     ranks = Ranks.join(settings.run.rank_timeout, settings.run.device)
-    deepspeed = logging.getLogger("DeepSpeed")
-    deepspeed.setLevel(logging.WARNING)
-    if options.verbose:
-        import layoutner.engine.engine  # noqa: F401  # it imports DeepSpeed, which sets its level then
-
-        deepspeed.setLevel(logging.INFO)
-        for handler in deepspeed.handlers:
-            handler.setLevel(logging.INFO)
     with ending_together(ranks), showing(options, sys.stdout, ranks.is_rank_zero):
+        with task("loading DeepSpeed"):
+            import layoutner.engine.engine  # noqa: F401
+        if options.verbose:
+            deepspeed = logging.getLogger("DeepSpeed")  # its import sets the level to WARNING
+            for one in (deepspeed, *deepspeed.handlers):
+                one.setLevel(logging.INFO)  # type: ignore[attr-defined]
         yield ranks

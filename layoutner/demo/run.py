@@ -51,6 +51,8 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]], options: 
         if (folder / LOCK_FILE).exists():
             lock(folder).release()  # refused while another demo trains there
         shutil.rmtree(folder)
+    if torch.cuda.device_count() == 0:  # else DeepSpeed warns that it finds no accelerator
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(json.dumps({"seed": settings.run.seed}), encoding="utf-8")
     family = settings.model.family or "layoutlm"
@@ -85,9 +87,7 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]], options: 
     _say(
         options, f"[3/4] deepspeed --num_gpus {processes} --module layoutner train --config demo {' '.join(arguments)}"
     )
-    # It inherits the terminal. Without a GPU, DeepSpeed would warn that it finds no accelerator.
-    environment = os.environ if torch.cuda.device_count() else {"DS_ACCELERATOR": "cpu", **os.environ}
-    done = subprocess.run([*command, *arguments, *options], env=environment, check=False)
+    done = subprocess.run([*command, *arguments, *options], check=False)  # it inherits the terminal
     if done.returncode:
         raise LayoutnerError(f"training ended with exit code {done.returncode}; see its messages above")
 

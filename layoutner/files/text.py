@@ -19,7 +19,7 @@ LARGEST_PAGE = 64 * 2**20  # maximum bytes of one page's text file; real ones ha
 def printable(text: str) -> str:
     """The text with escapes ("\\x1b") for what a terminal would obey instead of showing it, and for lone surrogates.
 
-    Line feeds and tabs are kept.
+    Such are control characters, except line feeds and tabs, and those that change the direction of writing.
     """
     if text.isprintable():
         return text
@@ -29,7 +29,11 @@ def printable(text: str) -> str:
 
 
 def _obeyed(character: str) -> bool:
-    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
+    return character not in "\n\t" and (
+        unicodedata.category(character) in ("Cc", "Cs")
+        or "\u202a" <= character <= "\u202e"
+        or "\u2066" <= character <= "\u2069"
+    )
 
 
 def is_hidden(path: Path) -> bool:

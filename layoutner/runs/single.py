@@ -96,8 +96,8 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
         # Of the run that saved the checkpoint, which may have been resumed with another decay.
         if decay := ranks.run_on_rank_zero(lambda: read_record(checkpoint).settings["optimizer"].get("average_decay")):
             logger.info("%s: its weights are averages, with decay %g, not the last weights", checkpoint.name, decay)
-        lines = [f"{checkpoint.name} exported to {result.model_dir}", time, *what_next(settings, result.scores)]
-        logger.info("%s", "\n".join(lines), extra={"panel": "finished"})
+        exported = f"{checkpoint.name} exported to {result.model_dir}"
+        logger.info("%s", what_next(settings, result.scores, exported, time), extra={"panel": "finished"})
         return result
 
 
