@@ -43,7 +43,7 @@ from typing import Any
 import layoutner
 from layoutner.cli.arguments import quiet
 from layoutner.files.atomic import atomic_folder
-from layoutner.sweeps.figures import Line, Mark, chart
+from layoutner.reports.charts import Mark, NamedLine, chart
 from layoutner.sweeps.results import half_width
 
 KINDS = ("name", "number", "date", "sum", "place", "code", "phone", "note")
@@ -459,16 +459,16 @@ def report(
                     cells += [f"reached by {len(steps)} of {len(own)}", ""]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| | target | fewest steps | critical batch |", "|---|---|---|---|"]
-    windows: list[Line] = []
+    windows: list[NamedLine] = []
     for (arm, column), steps_of in reaching.items():
         name = f"{ARMS[arm]}, {'loss' if column == 1 else 'F1'}"
-        windows.append(Line(name, [Mark(batch, step * batch) for batch, step in steps_of.items()]))
+        windows.append(NamedLine(name, [Mark(batch, step * batch) for batch, step in steps_of.items()]))
         found = critical_batch(steps_of)
         cells = ["no fit", ""] if found is None else [f"{found[0]:.0f}", f"{found[1]:.0f} windows"]
         lines.append(f"| {ARMS[arm]} | {'loss' if column == 1 else 'F1'} | {' | '.join(cells)} |")
     lines += ["", noise_text(measured["noise"], measured["curve"][-1][0], first), "", *largest(options, arms, rows)]
     title = "Dev F1 by batch, with the 95% confidence interval of the mean"
-    figures = {"f1.svg": (title, [Line(ARMS[arm], marks) for arm, marks in scores.items()])}
+    figures = {"f1.svg": (title, [NamedLine(ARMS[arm], marks) for arm, marks in scores.items()])}
     figures |= {"windows.svg": ("Windows until a target is reached", windows)} if windows else {}
     for name, (title, drawn) in figures.items():
         (options.out / name).write_text(chart(title, "batch", drawn, options.batches), encoding="utf-8")

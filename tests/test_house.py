@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 ROOMS = (
     "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "readers",
     "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "inference", "runs",
-    "sweeps", "api", "demo", "cli",
+    "reports", "sweeps", "api", "demo", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -29,6 +29,8 @@ OWNERS = {
     "pytesseract": "readers/ocr.py",
     "filelock": "files/lock.py",
     "rich": "cli/terminal.py",
+    "matplotlib": "reports/charts.py",
+    "jinja2": "reports/report.py",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent

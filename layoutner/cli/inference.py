@@ -22,6 +22,7 @@ from layoutner.settings.tree import RunSettings, load
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
     from layoutner.inference.labeller import Labeller
+    from layoutner.objectives.errors import ErrorCounter
     from layoutner.objectives.metrics import Scores
     from layoutner.pages.page import ReadStats
 
@@ -71,6 +72,9 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
                 "--checkpoints", type=Path, metavar="RUN", help="instead of --model: score all checkpoints of a run"
             )
             command.add_argument(
+                "--report", type=Path, metavar="FILE", help="HTML file for the errors and the worst pages of --model"
+            )
+            command.add_argument(
                 "--output-format",
                 default="json",
                 choices=["json", "unilm"],
@@ -106,15 +110,21 @@ def _evaluate(options: argparse.Namespace) -> None:
     if (options.model is None) == (options.checkpoints is None):
         given = "none" if options.model is None else "both"
         raise SettingsError(f"give one of --model FOLDER and --checkpoints RUN, not {given}")
+    if options.checkpoints is not None and options.report is not None:
+        raise SettingsError("--report shows the errors of one model: give --model FOLDER")
+    if options.report is not None and options.report.is_dir():
+        raise SettingsError(f"--report {options.report}: is a folder; name a file in it")
     with _joined(options) as ranks:
         from layoutner.inference.export import as_model, undamaged_checkpoints
         from layoutner.inference.output import Output, results
+        from layoutner.objectives.errors import ErrorCounter
 
         output = Output(options.output)
+        errors = None if options.report is None else ErrorCounter()
         ranks.run_on_rank_zero(output.open)
         try:
             if options.checkpoints is None:
-                named = {"": _score(options, options.model, ranks)}
+                named = {"": _score(options, options.model, ranks, errors)}
             else:
                 named = {}
                 for checkpoint in ranks.run_on_rank_zero(lambda: undamaged_checkpoints(options.checkpoints)):
@@ -134,10 +144,22 @@ def _evaluate(options: argparse.Namespace) -> None:
             print(_table(named, options.split), file=sys.stdout if options.output else sys.stderr)
         elif ranks.is_rank_zero and options.output and not options.quiet:
             print(named[""][0])
+        if errors is not None:
+            from layoutner.reports.report import report_scores
+
+            counted, out = errors.result(options.split), options.report
+            name, mib = str(options.model), options.data.max_image_mib
+            ranks.run_on_rank_zero(lambda: report_scores(name, named[""][0], counted, out, mib))
 
 
-def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[Scores, dict[str, bool]]":
-    """Scores of one model folder, and how its checkpoint was chosen (see `Labeller.chosen`). All ranks call it."""
+def _score(
+    options: argparse.Namespace, model: Path, ranks: "Ranks", errors: "ErrorCounter | None" = None
+) -> "tuple[Scores, dict[str, bool]]":
+    """Scores of one model folder, and how its checkpoint was chosen (see `Labeller.chosen`). All ranks call it.
+
+    Args:
+        errors: counts the errors on rank 0.
+    """
     from layoutner.inference.input import ReportingStats, documents, lost_pages
     from layoutner.inference.labeller import Labeller
 
@@ -145,7 +167,8 @@ def _score(options: argparse.Namespace, model: Path, ranks: "Ranks") -> "tuple[S
     labeller = ranks.run_on_all_ranks(lambda: Labeller(model, ranks, options.data.max_image_mib))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, stats, "require")
-    scores = labeller.evaluate(found, options.split, MicroBatchLimit(options.batch), lost_pages(settings, stats))
+    limit, lost = MicroBatchLimit(options.batch), lost_pages(settings, stats)
+    scores = labeller.evaluate(found, options.split, limit, lost, errors)
     _report(stats)
     if ranks.is_rank_zero and scores.note is not None:
         print(scores.note, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`layoutner status`, `watch` and `compare`: look at the folders of runs."""
+"""`layoutner status`, `watch`, `compare` and `report`: look at the folders of runs."""
 
 import argparse
 import sys
@@ -7,13 +7,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from layoutner.cli.arguments import Parser, add_command
+from layoutner.cli.arguments import Parser, add_command, add_setting, overrides
 from layoutner.cli.terminal import is_terminal, redrawn
 from layoutner.errors import SettingsError, require_all
+from layoutner.settings.tree import load
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `status`, `watch` and `compare`."""
+    """Add `status`, `watch`, `compare` and `report`."""
     status = add_command(commands, "status", _status, "say how far runs are, and whether they are running")
     status.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     watch = add_command(commands, "watch", _watch, "show how far runs are, again and again until none is running")
@@ -21,6 +22,13 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     watch.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="how often to look (default: 5)")
     compare = add_command(commands, "compare", _compare, "show in which settings runs differ, and what came of them")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    report = add_command(commands, "report", _report, "write runs as one HTML page: curves, scores and worst pages")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="HTML file to write")
+    report.add_argument(
+        "--pages", type=int, default=50, help="how many of the worst pages, of all runs together (default: 50)"
+    )
+    add_setting(report, "data", "max_image_mib", require=True)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -59,3 +67,15 @@ def _compare(options: argparse.Namespace) -> None:
     from layoutner.runs.compare import compare
 
     print(compare(options.runs))
+
+
+def _report(options: argparse.Namespace) -> None:
+    if options.pages < 0:
+        raise SettingsError(f"--pages {options.pages}: give 0 or more")
+    if options.output.is_dir():
+        raise SettingsError(f"--output {options.output}: is a folder; name a file in it")
+    max_image_mib = load(None, overrides(options)).data.max_image_mib
+    from layoutner.reports.report import report_runs
+
+    report_runs(options.runs, options.output, options.pages, max_image_mib)
+    print(f"written to {options.output}")

@@ -18,7 +18,7 @@ from layoutner.tracking.run_log import TimedLines
 
 SILENCE_S = 30.0  # after so long without a line, a line says how far the newest task is
 FRAMES_PER_S = 4
-NAME, NOTE = 40, 100  # characters of a bar's name and note; terminals are as wide as these are long
+NAME, NOTE = 40, 100  # largest number of characters of a task's name and note
 
 logger = logging.getLogger("layoutner")
 
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --quiet and --verbose."""
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--quiet", action="store_true", help="show warnings and errors only")
-    either.add_argument("--verbose", action="store_true", help="also show details, and what DeepSpeed reports")
+    either.add_argument("--verbose", action="store_true", help="also show debug messages, and those of DeepSpeed")
 
 
 def passed_on(options: argparse.Namespace) -> list[str]:

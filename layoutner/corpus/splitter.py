@@ -1,6 +1,6 @@
 """Split documents into windows of sub-words that fit the model, and assign each word to exactly one window."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,7 +11,6 @@ from layoutner.corpus.windows import BOXES, IDS, IGNORED, LABELS, OWNED, Array, 
 from layoutner.errors import SettingsError
 from layoutner.pages.document import Box, Document
 from layoutner.pages.labels import LabelSet, rewrite
-from layoutner.progress import counted
 
 # Names of the structural tokens of a tokenizer: those that mark begin, end, padding, masked and unknown text.
 STRUCTURAL = ("bos", "eos", "cls", "sep", "pad", "mask", "unk")
@@ -67,8 +66,7 @@ class WindowSplitter:
         structural = structural_ids(self.tokenizer)
         ids: dict[str, int] = {} if labels is None else labels.ids
         continued = np.array([] if labels is None else labels.continued, LABELS)
-        total = len(documents) if isinstance(documents, Sized) else None
-        for index, document in enumerate(counted(documents, "cutting windows", total, "documents")):
+        for index, document in enumerate(documents):
             if not document.words:
                 continue
             firsts = laters = np.full(len(document.words), IGNORED, LABELS)

@@ -28,6 +28,7 @@ from layoutner.models.families import FAMILIES, accept_fp32
 from layoutner.models.loading import open_pages, open_tokenizer
 from layoutner.models.network import require_packages
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
+from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.evaluate import Predictions, WordPrediction, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
@@ -153,8 +154,10 @@ class Labeller:
         split: str,
         limit: MicroBatchLimit,
         lost: Callable[[list[Problem]], None] = refuse,
+        errors: ErrorCounter | None = None,
     ) -> Scores:
-        """Score the labelled documents of rank 0; the result is the same on every rank. `limit`, `lost`: see `label`.
+        """Score the labelled documents of rank 0; the result is the same on every rank. `limit`, `lost`: see `label`;
+        `errors`: see `evaluate`.
 
         counts["documents_trained_on"] is the number of pages that the model was trained on. It is missing if the model
         folder has no list of training pages.
@@ -172,6 +175,7 @@ class Labeller:
             self._collator,
             limit,
             self.ranks,
+            errors,
         )
         if self._training_pages is None:
             return scores

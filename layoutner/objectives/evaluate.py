@@ -19,6 +19,7 @@ from layoutner.errors import DataError
 from layoutner.files.arrays import Array
 from layoutner.models.collator import Collator
 from layoutner.objectives.entities import EntityCounts, count_entities
+from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
 from layoutner.pages.document import Document
@@ -167,12 +168,14 @@ def evaluate(
     collator: Collator,
     limit: MicroBatchLimit,
     ranks: Ranks,
+    errors: ErrorCounter | None = None,
 ) -> Scores:
     """Score labelled documents. All ranks call it, and get the same result.
 
     Args:
         parts: chunks of documents with their windows, the same on every rank. Nothing of a chunk is kept.
         limit: see `label_words`.
+        errors: counts the errors on rank 0.
 
     Raises:
         DataError: there is no word to score.
@@ -183,6 +186,8 @@ def evaluate(
 
     def count(documents: Sequence[Document], answers: Predictions) -> EntityCounts:
         ordered = in_document_order(answers, documents)
+        if errors is not None:
+            errors.add(documents, ordered.starts, ordered.labels, ordered.probabilities, labels)
         truth = np.array([label for document in documents for label in labels.ids_of(document.tags or ())], np.int64)
         return entities + count_entities(truth, ordered.labels, ordered.starts, labels)
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from layoutner.runs.folds import flat, settings_of_run
@@ -28,23 +29,8 @@ def compare(folders: Sequence[Path]) -> str:
     Raises:
         CheckpointError: a folder has no run.
     """
-    found = [read_status(folder) for folder in folders]
-    rows = [["", *map(str, folders)]]
-    settings = [flat(settings_of_run(folder)) for folder in folders]
-    for key in dict.fromkeys(key for tree in settings for key in tree):
-        values = [str(tree.get(key, "-")) for tree in settings]
-        if key != "run.output_dir" and len(set(values)) > 1:
-            rows.append([key, *values])
-    rows.append(["state", *(one.state for one in found)])
-    rows.append(["step", *(f"{one.metrics.get('step', 0)} of {one.total or '?'}" for one in found)])
-    for name, text in NEWEST.items():
-        rows.append([name, *("-" if (value := one.metrics.get(name)) is None else text.format(value) for one in found)])
-    for name, text in MEDIANS.items():
-        series = [
-            [row[name] for row in read_metrics(one / METRICS_FILE) if row.get(name) is not None] for one in folders
-        ]
-        rows.append([f"{name}, median", *(text.format(statistics.median(one)) if one else "-" for one in series)])
-    rows = [row for number, row in enumerate(rows) if number == 0 or set(row[1:]) != {"-"}]
+    results = outcomes(folders)  # first, as it refuses folders that are no runs
+    rows = [["", *map(str, folders)], *differing_settings(folders), *results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -52,3 +38,35 @@ def compare(folders: Sequence[Path]) -> str:
         )
         for row in rows
     )
+
+
+def differing_settings(folders: Sequence[Path]) -> list[list[str]]:
+    """The settings in which runs differ: rows of the setting and its value in each run, "-" if a run has none.
+
+    Raises:
+        CheckpointError: the settings of a run cannot be read.
+    """
+    settings = [flat(settings_of_run(folder)) for folder in folders]
+    rows = [[key, *(str(tree.get(key, "-")) for tree in settings)] for key in dict.fromkeys(chain(*settings))]
+    return [row for row in rows if row[0] != "run.output_dir" and len(set(row[1:])) > 1]
+
+
+def outcomes(folders: Sequence[Path]) -> list[list[str]]:
+    """How far runs are and what came of them: rows of a name and its value in each run, "-" if a run has none.
+
+    Raises:
+        CheckpointError: a folder has no run.
+    """
+    found = [read_status(folder) for folder in folders]
+    rows = [
+        ["state", *(one.state for one in found)],
+        ["step", *(f"{one.metrics.get('step', 0)} of {one.total or '?'}" for one in found)],
+    ]
+    for name, text in NEWEST.items():
+        rows.append([name, *("-" if (value := one.metrics.get(name)) is None else text.format(value) for one in found)])
+    for name, text in MEDIANS.items():
+        series = [
+            [row[name] for row in read_metrics(one / METRICS_FILE) if row.get(name) is not None] for one in folders
+        ]
+        rows.append([f"{name}, median", *(text.format(statistics.median(one)) if one else "-" for one in series)])
+    return [row for row in rows if set(row[1:]) != {"-"}]

@@ -6,7 +6,7 @@ from layoutner.objectives.metrics import Scores
 from layoutner.settings.tree import Settings
 from layoutner.tracking.run_log import LOG_FILE
 from layoutner.tracking.trackers import METRICS_FILE
-from layoutner.training.folder import EXPORT_FOLDER, PREDICTION_FILES, SCORES_FILE
+from layoutner.training.folder import ERRORS_FILE, EXPORT_FOLDER, PREDICTION_FILES, SCORES_FILE
 
 
 def what_next(settings: Settings, scores: Scores | None, exported: str, time: str) -> str:
@@ -17,7 +17,7 @@ def what_next(settings: Settings, scores: Scores | None, exported: str, time: st
         time: where it went; see `Meter.summary`.
     """
     run = settings.run.output_dir
-    files = [f"{EXPORT_FOLDER}/", *([] if scores is None else [SCORES_FILE]), METRICS_FILE, LOG_FILE]
+    files = [f"{EXPORT_FOLDER}/", *([] if scores is None else [SCORES_FILE, ERRORS_FILE]), METRICS_FILE, LOG_FILE]
     if settings.run.predictions != "none":
         files.append(PREDICTION_FILES[settings.run.predictions])
     lines = [exported, time, f"files in {run}: {', '.join(files)}"]

@@ -13,6 +13,7 @@ from layoutner.inference.input import ReportingStats, documents, lost_pages
 from layoutner.inference.labeller import Labeller
 from layoutner.inference.output import Output, results
 from layoutner.inference.predict import predict
+from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
 from layoutner.runs.ending import what_next
@@ -22,6 +23,7 @@ from layoutner.settings.tree import Settings
 from layoutner.tracking.run_log import run_log
 from layoutner.training.checkpoint_files import read_record, step_of
 from layoutner.training.folder import (
+    ERRORS_FILE,
     EXPORT_FOLDER,
     PREDICTION_FILES,
     RESULTS_FILE,
@@ -85,9 +87,11 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
             labelled: list[Document] = getattr(plan.corpus, split)
             if labelled:
                 labeller = ranks.run_on_all_ranks(lambda: Labeller(result.model_dir, ranks, data.max_image_mib))
-                scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit)
+                errors = ErrorCounter()
+                scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit, errors=errors)
                 result = replace(result, scores=scores)
                 ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
+                ranks.run_on_rank_zero(lambda: errors.result(split).write(run / ERRORS_FILE))
                 _report(result, scores)
                 if settings.run.predictions != "none":
                     _write_predictions(plan, labeller, scores)

@@ -79,7 +79,7 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
         tracker = ranks.run_on_all_ranks(lambda: open_tracker(settings, ranks, state.step, about))
     # With run.overwrite this removes an earlier run.
     ranks.run_on_rank_zero(
-        lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, ranks)
+        lambda: open_folder(settings, plan.ds_config, plan.preprocessing, plan.training_pages, description, ranks)
     )
     ranks.run_on_rank_zero(partial(_save_model_assets, plan, engine))
     return TrainingRun(plan, engine, state, tracker, Meter(settings.precision, engine.clock, flops, peak))

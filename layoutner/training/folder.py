@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MODEL_ASSETS_FOLDER = "model"
 SCORES_FILE = "scores.json"
+ERRORS_FILE = "errors.json"  # what the scored model got wrong
+PLAN_FILE = "plan.txt"  # the plan as it is logged
 TRAINING_PAGES_FILE = "training_pages.txt"  # digests of the pages trained on, one per line; part of every export
 CONFIG_FILE = "ds_config.json"
 SETTINGS_FILE = "settings.toml"
@@ -43,10 +45,10 @@ RESULTS_FILE = "test_results.txt"
 
 # RESULTS: what a finished run leaves. LEFT: also what it resumes from; run.overwrite removes LEFT, in this order.
 # RECORD and the metrics are not removed, but written again. Unsent Weights & Biases runs are kept.
-RESULTS = (EXPORT_FOLDER, SCORES_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
+RESULTS = (EXPORT_FOLDER, SCORES_FILE, ERRORS_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
 LEFT = (*RESULTS, MODEL_ASSETS_FOLDER, CHECKPOINTS_FOLDER)
 # Files that describe the run. The first one is written first and marks a folder as a run folder.
-RECORD = (PREPROCESSING_FILE, TRAINING_PAGES_FILE, CONFIG_FILE, SETTINGS_FILE, ENVIRONMENT_FILE)
+RECORD = (PREPROCESSING_FILE, TRAINING_PAGES_FILE, CONFIG_FILE, SETTINGS_FILE, PLAN_FILE, ENVIRONMENT_FILE)
 # Files that other trainers write to the top level of their output folder, and layoutner does not.
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin")
 LARGEST_TRAINING_PAGES = 2**32  # maximum bytes of the file of digests; 17 per page
@@ -228,12 +230,14 @@ def open_folder(
     ds_config: dict[str, Any],
     preprocessing: Preprocessing,
     training_pages: Array,
+    plan: str,
     ranks: "Ranks",
 ) -> None:
     """Write the files that describe the run; with run.overwrite, remove the earlier run first. Only rank 0 calls this.
 
     Args:
         training_pages: digests of the pages that the model will have been trained on at the end of the run, uint64.
+        plan: the plan as text.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -246,6 +250,7 @@ def open_folder(
         write_text(folder / TRAINING_PAGES_FILE, _lines(training_pages))
         write_json(folder / CONFIG_FILE, ds_config)
         write_text(folder / SETTINGS_FILE, settings.to_toml())
+        write_text(folder / PLAN_FILE, plan + "\n")
         write_json(folder / ENVIRONMENT_FILE, environment(ranks))
     except OSError as error:
         raise CheckpointError(f"run.output_dir = {folder}: cannot be written: {error}") from None

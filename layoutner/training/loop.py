@@ -4,11 +4,8 @@ import logging
 import signal
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
-from typing import Any
 
-from layoutner.distributed.clock import PARTS
 from layoutner.distributed.preemption import PreemptionGuard
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
@@ -16,11 +13,12 @@ from layoutner.errors import Preempted
 from layoutner.objectives.evaluate import evaluate
 from layoutner.objectives.metrics import Scores
 from layoutner.progress import task
+from layoutner.tracking.step_line import step_line
 from layoutner.tracking.trackers import Trackers
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training.checkpoint_files import TrainState
 from layoutner.training.global_batch import global_batches
-from layoutner.training.meter import Meter, shares_text
+from layoutner.training.meter import Meter
 from layoutner.training.plan import Plan
 from layoutner.training.step import optimizer_step
 
@@ -75,7 +73,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
                 left = total - state.step
                 metrics |= meter.metrics(result, engine.skipped_steps, ranks.peak_memory_gib(), left)
                 metrics["train/progress"] = state.step / total
-                logger.info("%s", _line(state.step, total, metrics))
+                logger.info("%s", step_line(state.step, total, metrics))
 
             # All ranks: evaluate, and compare with the best checkpoint.
             better = False
@@ -137,16 +135,3 @@ def _note(plan: Plan, state: TrainState, loss: float, tokens_per_s: float) -> st
     epochs, f1 = plan.settings.schedule.epochs, "" if state.best_step is None else f", best eval f1 {state.best_f1:.4f}"
     epoch = f"epoch {plan.schedule.ramp.portion(state.step - 1).epoch + 1}" + (f" of {epochs}" if epochs else "")
     return f"{epoch}, loss {loss:.4f}{f1}, {tokens_per_s:.0f} tokens/s"
-
-
-def _line(step: int, total: int, metrics: dict[str, Any]) -> str:
-    skipped = f" skipped {metrics['train/skipped_steps']}" if metrics["train/skipped_steps"] else ""
-    noise = metrics.get("gradient/noise_scale_windows")
-    measured = "" if noise is None else f" noise scale {noise:.3g} windows"
-    left = timedelta(seconds=round(metrics["time/left_s"]))
-    return (
-        f"step {step}/{total} loss {metrics['train/loss']:.4f} lr {metrics['train/lr']:.3g} "
-        f"grad norm {metrics['train/grad_norm']:.3g} {metrics['throughput/tokens_per_s']:.0f} tokens/s "
-        f"{metrics['throughput/mfu']:.0%} of peak {metrics['time/step_s']:.2f} s/step {left} left"
-        f"{skipped}{measured}; " + shares_text({part: metrics[f"share/{part}"] for part in PARTS})
-    )

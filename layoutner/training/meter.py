@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from layoutner.distributed.clock import Clock, Part
 from layoutner.models.flops import NetworkFlops, per_second
 from layoutner.settings.tree import PrecisionSettings
+from layoutner.tracking.step_line import shares_text
 from layoutner.training.step import StepResult
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Totals:
     seconds: float = 0.0  # without evaluation and saving
     tokens: int = 0  # without padding
     operations: float = 0.0  # model FLOPs
+    loss: float = 0.0  # sum over the steps
     steps: int = 0
 
 
@@ -34,11 +36,6 @@ def _shares(before: dict[Part, float], now: dict[Part, float]) -> dict[Part, flo
     passed = {part: now[part] - before[part] for part in now}
     whole = sum(passed.values())
     return {part: seconds / whole for part, seconds in passed.items()}
-
-
-def shares_text(shares: dict[Part, float]) -> str:
-    """Shares of the time as text, without those that round to 0."""
-    return " ".join(f"{part} {share:.1%}" for part, share in shares.items() if share >= 0.0005)
 
 
 class Meter:
@@ -72,6 +69,7 @@ class Meter:
         for work in (self._recent, self._all):
             work.tokens += int(result.lengths.sum())
             work.operations += self._flops.of_windows(result.lengths)
+            work.loss += result.loss
             work.steps += 1
         self._overflows = 0 if result.applied else self._overflows + 1
 
@@ -96,6 +94,7 @@ class Meter:
         self._recent, self._before = Totals(), now
         return {
             "train/loss": result.loss,
+            "train/mean_loss": work.loss / work.steps,
             "train/lr": result.lr,
             "train/grad_norm": result.grad_norm,
             "train/loss_scale": result.loss_scale,

@@ -19,7 +19,7 @@ from tests.builders.processes import HANGS_S, ROOT, call, free_port, untimed
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("default_port")]  # commands run as they are printed
 
-IN_THIS_PROCESS = re.compile(r"layoutner (config|data|predict|evaluate|export|slurm-script|train --help)\b")
+IN_THIS_PROCESS = re.compile(r"layoutner (config|data|predict|evaluate|export|report|slurm-script|train --help)\b")
 BY_CI = ("make demo", "make test", "python -m pytest tests/engine/test_engine.py")
 
 RunPages = Callable[..., Path]
@@ -198,6 +198,14 @@ def test_predict(run_pages: RunPages) -> None:
     assert words(folder / "labelled.jsonl") == [["Total", "9.00"], ["Sum", "12.50"]]
     assert len(list((folder / "drawn-page").glob("*.png"))) == 1
     assert (folder / "test_predictions.txt").read_text().count(" ") > 100
+
+
+def test_report(run_pages: RunPages) -> None:
+    folder = run_pages("docs/report.md")
+    curves, errors = ((folder / name).read_text(encoding="utf-8") for name in ("report.html", "errors.html"))
+    assert "<h2>Curves</h2>" in curves
+    assert "<h2>Curves</h2>" not in errors
+    assert all("<h3>Kinds of errors</h3>" in page for page in (curves, errors))
 
 
 @pytest.mark.usefixtures("demo_left")

@@ -108,7 +108,9 @@ def test_the_study_of_large_batches_tunes_every_batch_and_goes_on_where_it_was(t
     assert report.count("within one standard error") == 4
     assert f"{len(rows)} runs in all" in report
     drawn = ElementTree.parse(tmp_path / "f1.svg")
-    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}circle"))) == 4 * 3  # arms and batches
+    svg = "{http://www.w3.org/2000/svg}"
+    lines = [group for group in drawn.iter(f"{svg}g") if str(group.get("id")).startswith("line-")]
+    assert [len(list(line.iter(f"{svg}use"))) for line in lines] == [3] * 4  # the batches of each arm
     # Without its last rows it trains just these again, to the same numbers; of one only a half was written.
     kept = "".join(f"{json.dumps(row)}\n" for row in [task, *rows[:-2]])
     file.write_text(kept + json.dumps(rows[-2])[:40])

@@ -17,8 +17,7 @@ SLOW = pytest.mark.slow  # the fast tier measures the same at fewer stages and m
 STAGES = ("0", pytest.param("1", marks=SLOW), "2", "3")
 TWO_STAGES = ("0", pytest.param("1", marks=SLOW), "2", pytest.param("3", marks=SLOW))
 ONE_STAGE = (pytest.param("0", marks=SLOW), pytest.param("1", marks=SLOW), "2", pytest.param("3", marks=SLOW))
-RANKS = (1, 2)
-TWO_RANKS = (pytest.param(1, marks=SLOW), 2)  # on one rank only in the slow tier
+RANKS = (pytest.param(1, marks=SLOW), 2)  # on one rank only in the slow tier
 # On 3 ranks, by global batch and largest micro-batch.
 SPLITS = {
     "8/8": "8 windows per step = 1 micro-batch of 2 + 2 of 3 (at most 8), in 1 gradient accumulation step x 3 ranks",
@@ -47,14 +46,14 @@ def write_pages(folder: Path, words: list[str], tags: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def results(tier: str, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Measured by the worker on 1, 2 and 3 ranks, over windows of very unequal label counts."""
+    """Measured by the worker on 2 and 3 ranks, in the slow tier on 1 too, over windows of very unequal label counts."""
     folder = tmp_path_factory.mktemp("steps")
     (folder / "checkpoint").symlink_to(checkpoints["layoutlm"])
     write_pages(folder / "data", ["brass", "wheel", "12", "Feb"], ["O", "S-A", "S-B"])
     # Words of one and of several sub-words, and tags of very unequal frequency.
     write_pages(folder / "skewed", ["brass", "12-wheel", "12"], [*["O"] * 12, "S-A", "S-A", "S-B"])
     found = {}
-    for ranks in (*RANKS, 3):
+    for ranks in (2, 3) if tier == "fast" else (1, 2, 3):
         out = folder / f"{ranks}.json"
         done = fork([WORKER, folder, out, tier], ranks=ranks)
         assert done.returncode == 0, done.stderr[-4000:]
@@ -75,7 +74,7 @@ def test_the_gradient_is_that_of_the_whole_global_batch(stage: str, micro: str, 
     assert max(measured["weights"]) <= 1e-5  # AdamW, decay, clipping and schedule as in plain PyTorch
 
 
-@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("micro", ["1", "8"])
 @pytest.mark.parametrize("stage", ONE_STAGE)
 def test_dropout_is_the_same_in_every_micro_batch_and_on_every_rank(
@@ -104,7 +103,7 @@ def test_the_gradient_is_exact_where_the_ranks_do_not_divide_the_batch(
     assert max(measured["weights"]) <= 3e-5
 
 
-@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("stage", [pytest.param("0", marks=SLOW), pytest.param("2", marks=SLOW), "3"])
 def test_gradient_checkpointing_computes_the_same(stage: str, ranks: int, results: Results) -> None:
     # With dropout, whose masks are drawn a second time in the backward pass.
@@ -113,7 +112,7 @@ def test_gradient_checkpointing_computes_the_same(stage: str, ranks: int, result
     assert max(map(abs, measured["loss error"])) <= 1e-5
 
 
-@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("stage", ONE_STAGE)
 def test_weights_smoothing_and_all_sub_words_are_exact_too(stage: str, ranks: int, results: Results) -> None:
     # Against torch's cross_entropy(weight=..., label_smoothing=..., reduction="mean") over the whole global batch.
@@ -124,7 +123,7 @@ def test_weights_smoothing_and_all_sub_words_are_exact_too(stage: str, ranks: in
     assert max(map(abs, measured["loss error"])) <= 1e-5
 
 
-@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=SLOW), pytest.param("fp16", marks=SLOW)])
 @pytest.mark.parametrize("stage", ONE_STAGE)
 def test_a_step_of_a_ramp_is_exact_whatever_the_deepspeed_json_says(
@@ -148,9 +147,14 @@ def test_every_generator_is_seeded_by_step_and_rank(results: Results) -> None:
     for again in (first, second):
         assert again[0] == again[1]
     assert all(one != other for one, other in zip(first[0], second[0], strict=True))
-    assert results[1]["draws"] == [first]
 
 
+@pytest.mark.slow
+def test_rank_0_draws_what_it_draws_alone(results: Results) -> None:
+    assert results[1]["draws"] == results[2]["draws"][:1]
+
+
+@pytest.mark.slow
 def test_the_loss_curve_does_not_depend_on_the_ranks(results: Results) -> None:
     one, two = results[1]["curve"], results[2]["curve"]
     assert len(one) == 20
@@ -158,7 +162,7 @@ def test_the_loss_curve_does_not_depend_on_the_ranks(results: Results) -> None:
     assert one[-1] < one[0]
 
 
-@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize(
     ("warmup", "total"), [pytest.param(0, 10, marks=SLOW), pytest.param(1, 10, marks=SLOW), (4, 10), (10, 10)]
 )
@@ -168,7 +172,7 @@ def test_the_applied_learning_rate_is_the_closed_form(warmup: int, total: int, r
     assert results[ranks][f"lr/{warmup}/{total}"] == pytest.approx(expected, rel=1e-12, abs=0)
 
 
-@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("stage", TWO_STAGES)
 def test_bf16_computes_the_same_within_its_precision(stage: str, ranks: int, results: Results) -> None:
     # bf16 keeps 8 bits: rounding is 2^-9 = 0.2% an operation, and a few per cent after a backward pass.
@@ -178,7 +182,7 @@ def test_bf16_computes_the_same_within_its_precision(stage: str, ranks: int, res
     assert measured["scale"] == [1.0] * 4
 
 
-@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("stage", TWO_STAGES)
 def test_fp16_divides_by_the_scale_it_multiplied_with(stage: str, ranks: int, results: Results) -> None:
     # The scale doubles every 2 clean steps. Left to DeepSpeed the doubling step's gradient is halved, which ends 6%
@@ -195,7 +199,7 @@ def test_fp16_divides_by_the_scale_it_multiplied_with(stage: str, ranks: int, re
     assert max(map(abs, fixed["norm"])) <= 0.002
 
 
-@pytest.mark.parametrize("ranks", TWO_RANKS)
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("stage", TWO_STAGES)
 def test_fp16_overflow_skips_the_step_and_honours_hysteresis(stage: str, ranks: int, results: Results) -> None:
     measured = results[ranks][f"fp16 overflow/{stage}"]

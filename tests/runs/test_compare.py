@@ -1,28 +1,23 @@
 """`layoutner compare`: settings that differ, and what came of them."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from layoutner.runs.compare import compare
-from layoutner.settings.tree import load
 from tests.builders.processes import call
-
-
-def run_in(folder: Path, rows: list[dict[str, float | None]], **optimizer: str) -> Path:
-    folder.mkdir()
-    settings = load(None, {"run": {"output_dir": str(folder)}, "optimizer": optimizer})
-    (folder / "settings.toml").write_text(settings.to_toml())
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+from tests.builders.run_folder import run_folder
 
 
 def test_settings_that_differ_and_results_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speeds = (100.0, 900.0, 200.0)
     rows = [{"step": n, "train/progress": n / 6, "throughput/tokens_per_s": v} for n, v in enumerate(speeds, 1)]
-    one = run_in(tmp_path / "one", [*rows, {"step": 4, "train/loss": 0.5, "best/f1": 0.25, "best/step": 2}], lr="1e-3")
-    other = run_in(tmp_path / "another", [{"step": 6, "train/loss": None, "test/f1": 0.75}], name="lamb", lr="0.002")
+    one = run_folder(
+        tmp_path / "one", [*rows, {"step": 4, "train/loss": 0.5, "best/f1": 0.25, "best/step": 2}], lr="1e-3"
+    )
+    other = run_folder(
+        tmp_path / "another", [{"step": 6, "train/loss": None, "test/f1": 0.75}], name="lamb", lr="0.002"
+    )
     code, out, err = call(capsys, "compare", one, other)
     assert (code, err) == (0, "")
     found = {line[: out.index(str(one))].strip(): line[out.index(str(one)) :].split() for line in out.splitlines()}
@@ -43,11 +38,11 @@ def test_settings_that_differ_and_results_side_by_side(tmp_path: Path, capsys: p
 
 
 def test_the_same_settings_have_no_line(tmp_path: Path) -> None:
-    first, second = (run_in(tmp_path / name, [{"step": 1}]) for name in ("a", "b"))
+    first, second = (run_folder(tmp_path / name, [{"step": 1}]) for name in ("a", "b"))
     assert [line.split()[0] for line in compare([first, second]).splitlines()[1:]] == ["state", "step"]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call(capsys, "compare", run_in(tmp_path / "a", []), tmp_path / "b")
+    code, out, err = call(capsys, "compare", run_folder(tmp_path / "a", []), tmp_path / "b")
     assert (code, out) == (2, "")
     assert f"{tmp_path / 'b'}: no run" in err

@@ -54,7 +54,7 @@ def test_a_link_is_removed_and_not_what_it_names(tmp_path: Path) -> None:
     (run / "checkpoints").symlink_to(tmp_path / "scratch")
     settings = load(None, {"run": {"output_dir": str(run), "overwrite": "true"}})
     require_folder(settings)
-    open_folder(settings, {}, PREPROCESSING, np.array([5, 2**64 - 1], np.uint64), ALONE)
+    open_folder(settings, {}, PREPROCESSING, np.array([5, 2**64 - 1], np.uint64), "the plan", ALONE)
     assert sorted(path.name for path in run.iterdir()) == sorted([LOCK_FILE, *RECORD, "notes.txt"])
     assert (run / "training_pages.txt").read_text() == "0000000000000005\nffffffffffffffff\n"
     pages = read_training_pages(run)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from layoutner.distributed.clock import PARTS
 from layoutner.files.artefact import FileEntry
+from layoutner.objectives.errors import KINDS, Errors
 from layoutner.planning.schedule import plan_schedule
 from layoutner.settings.tree import load
 from layoutner.training.checkpoint_files import Manifest
@@ -148,6 +149,8 @@ def test_measured_steps_compute_the_same_and_are_logged(
         if "train/loss" in line:
             for key in ("train/loss", "train/grad_norm"):
                 assert line[key] == pytest.approx(usual[line["step"] - 1][key], rel=1e-4)
+            since = [one["train/loss"] for one in usual[line["step"] - 3 : line["step"]]]
+            assert line["train/mean_loss"] == pytest.approx(sum(since) / 3, rel=1e-4)
     names = {name for name in lines[0] if name.startswith("gradient_norm/")}
     assert names == {f"gradient_norm/{layer}" for layer in ("embeddings", "layer.0", "layer.1", "head")}
     # Step 2 has the weights of step 1, whose learning rate is 0, so its gradient is that of other micro-batches alone.
@@ -175,6 +178,22 @@ def test_scores_are_those_of_the_test_split_with_the_best_checkpoint(
     # Another number of windows a forward, so sums in another order; the tags are the same.
     assert found.pop("loss") == pytest.approx(scores.pop("loss"), rel=1e-5)
     assert {**found, "checkpoint": scores["checkpoint"], "format_version": 1} == scores
+
+
+def test_errors_are_those_of_the_scored_pages(
+    run_on_two_ranks: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run, _ = run_on_two_ranks
+    scores, errors = json.loads((run / "scores.json").read_text()), Errors.read(run / "errors.json")
+    assert (errors.split, errors.documents) == ("test", 8)
+    assert sum(map(sum, errors.confusion)) == sum(one.words for one in errors.bins) == scores["counts"]["words"]
+    totals = {kind: sum(row[kind] for row in errors.kinds.values()) for kind in KINDS}
+    assert sum(totals.values()) - totals["spurious"] == scores["counts"]["entities"]
+    assert sum(totals.values()) - totals["missed"] == scores["counts"]["predicted_entities"]
+    for kind, row in scores["by_entity"].items():
+        assert errors.kinds[kind]["correct"] == round(row["recall"] * row["entities"])
+    assert all(page.image is not None for page in errors.pages)
+    assert (run / "plan.txt").read_text().strip() in (run / "run.log").read_text()
 
 
 def test_wandb_runs_once_and_its_id_is_kept(

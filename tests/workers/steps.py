@@ -171,7 +171,7 @@ def measure_splits(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
 
 
 def measure_more(folder: Path, ranks: Ranks, tier: str, results: dict[str, Any]) -> None:
-    """What the fast tier measures on two ranks alone."""
+    """Dropout, class weights, ramps, number formats and learning rates."""
     _, _, other_stages, half_stages = FAST if tier == "fast" else ALL
     for stage in other_stages:
         for micro in ("1", "8"):
@@ -213,10 +213,10 @@ def measure_everything(folder: Path, ranks: Ranks, tier: str) -> dict[str, Any]:
         for micro in micros:
             overrides = {"deepspeed.zero_stage": stage, "batch.micro_batch_size": micro}
             results[f"fp32/{stage}/{micro}"] = measure(folder, ranks, 3, **overrides)
-    curve = {"model.dropout": "0.1", "batch.micro_batch_size": "2", "schedule.warmup_steps": "4"}
-    results["curve"] = measure(folder, ranks, 20, **curve)["loss"]
-    if tier == "all" or ranks.size > 1:
-        measure_more(folder, ranks, tier, results)
+    if tier == "all":
+        curve = {"model.dropout": "0.1", "batch.micro_batch_size": "2", "schedule.warmup_steps": "4"}
+        results["curve"] = measure(folder, ranks, 20, **curve)["loss"]
+    measure_more(folder, ranks, tier, results)
     # Nothing of the step draws from Python's or NumPy's generator, so what comes next tells how they were seeded.
     plan = plan_for(folder, ranks)
     engine = Engine(new_model(plan), plan.ds_config, plan.optimizer, ranks)
