@@ -10,6 +10,7 @@ from layoutner.cli import config, data, inference, runs, slurm, sweep, training
 from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
 from layoutner.cli.ending import report, stay
 from layoutner.cli.streams import flush, take_any_character
+from layoutner.cli.terminal import add_options, passed_on, showing
 from layoutner.errors import Preempted, SettingsError, did_you_mean
 from layoutner.settings.tree import load
 
@@ -58,6 +59,7 @@ def _run(arguments: list[str]) -> None:
     sweep.add_commands(commands)
     demo = add_command(commands, "demo", _demo, "train, export and predict on synthetic forms; downloads nothing")
     add_settings(demo, config=False)
+    add_options(demo)
     data.add_commands(commands)
     inference.add_commands(commands)
     config.add_commands(commands)
@@ -90,4 +92,5 @@ def _demo(options: argparse.Namespace) -> None:
     quiet()
     from layoutner.demo.run import run_demo
 
-    run_demo(settings, given)
+    with showing(options, sys.stdout):
+        run_demo(settings, given, passed_on(options))

@@ -117,9 +117,11 @@ def overrides(options: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 def quiet() -> None:
     """Let libraries print errors only, and no progress bars."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    level = os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    if level == "error":
+        transformers.utils.logging.set_verbosity_error()  # where it was imported before

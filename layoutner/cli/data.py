@@ -1,13 +1,13 @@
 """`layoutner data ...`: check documents before training, or build a store. Imports torch only if a model is given."""
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides, quiet
+from layoutner.cli.terminal import add_options, showing
 from layoutner.errors import SettingsError
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
@@ -52,6 +52,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     for key in ("name_or_path", "family"):
         add_setting(build, "model", key, f"--model.{key}")
     build.add_argument("--split", choices=["train", "eval", "test"], default="train", help="(default: train)")
+    add_options(build)
     build.add_argument("--processes", type=int, metavar="N", help="that cut windows (default: one for each CPU)")
 
 
@@ -97,11 +98,12 @@ def _build(options: argparse.Namespace) -> None:
     pretrained = open_pretrained(settings.model, settings.data.max_image_mib)
     pretrained.require_length(settings.data.max_length)
     splitter = window_splitter(pretrained.family, pretrained.tokenizer, settings.data)
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("layoutner").setLevel(logging.INFO)
     processes = available_cpus() if processes is None else processes
     start = time.monotonic()
-    manifest = build(settings.data, splitter, options.path, options.split, options.out, processes)
+    with showing(options, sys.stdout):
+        manifest = build(settings.data, splitter, options.path, options.split, options.out, processes)
+    if options.quiet:
+        return
     for note in manifest.notes:
         print(note)
     print(f"{options.out}: {manifest}, in {time.monotonic() - start:.0f} s")

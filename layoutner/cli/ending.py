@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from layoutner import __version__
 from layoutner.cli.streams import flush
 from layoutner.errors import LayoutnerError, Preempted, first_line
+from layoutner.files.text import printable
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
@@ -73,7 +74,7 @@ def report(error: BaseException, joined: bool = False) -> int:
 
 def _say(text: str) -> None:
     # Write the line and its newline in one call, so that lines of two ranks do not mix.
-    print(f"{text}\n", end="", file=sys.stderr)
+    print(f"{printable(text)}\n", end="", file=sys.stderr)
 
 
 @contextmanager

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.cli.ending import ending_together
+from layoutner.cli.terminal import add_options, is_terminal, showing
 from layoutner.errors import CheckpointError, SettingsError, require_all
+from layoutner.files.text import printable
 from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import RunSettings, load
@@ -52,6 +54,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             help="split to read, if INPUT has several (default: test)",
         )
         command.add_argument("--output", type=Path, metavar="FILE", help="file to write; default: standard output")
+        add_options(command)
         command.add_argument("--batch", type=int, default=8, help="windows per forward pass (default: 8)")
         add_setting(command, "run", "device", "--device", dest="device", default="auto", require=True)
         if name == "predict":
@@ -141,7 +144,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             output.discard()
         if ranks.is_rank_zero and options.checkpoints:
             print(_table(named, options.split), file=sys.stdout if options.output else sys.stderr)
-        elif ranks.is_rank_zero and options.output:
+        elif ranks.is_rank_zero and options.output and not options.quiet:
             print(named[""][0])
         if errors is not None:
             from layoutner.reports.report import report_scores
@@ -214,9 +217,14 @@ def _joined(options: argparse.Namespace) -> "Iterator[Ranks]":
 
     options.input = STDIN if given == "-" else Path(given)
     rank_timeout = RunSettings.model_fields["rank_timeout"].default
-    with ending_together(Ranks.join(rank_timeout, options.device)) as ranks:
+    # The results are on standard output, unless there is a file: nothing is drawn among them.
+    bars = options.output is not None or not is_terminal(sys.stdout)
+    with (
+        ending_together(Ranks.join(rank_timeout, options.device)) as ranks,
+        showing(options, sys.stderr, ranks.is_rank_zero, bars),
+    ):
         model = ranks.run_on_all_ranks(lambda: _require_files(options, given))
-        if ranks.is_rank_zero and model != options.model:
+        if ranks.is_rank_zero and model != options.model and not options.quiet:
             print(f"--model {options.model} is a run folder: using its exported model {model}", file=sys.stderr)
         options.model = model
         options.format = options.format or guess_format(options.input)
@@ -257,7 +265,7 @@ def _settings(options: argparse.Namespace, labeller: "Labeller") -> DataSettings
 def _report(stats: "ReadStats") -> None:
     """Print what was repaired or skipped while reading. Only rank 0 reads, so only its counts are not empty."""
     for line in stats.lines("input"):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command
+from layoutner.cli.terminal import add_options, showing
 from layoutner.errors import LayoutnerError, Preempted, SettingsError, raise_gathered
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     sweep.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: 1)")
     sweep.add_argument("--ranks", type=int, metavar="N", help="processes of a run, one for each GPU (default: 1)")
     sweep.add_argument("--retry", action="store_true", help="also train the runs that failed before")
+    add_options(sweep)
     instead = sweep.add_mutually_exclusive_group()
     instead.add_argument("--report", action="store_true", help="train nothing; show the results so far")
     instead.add_argument(
@@ -52,15 +54,17 @@ def _sweep(options: argparse.Namespace) -> None:
     failed: list[str] = []
     interrupted: list[str] = []
     if not options.report:
-        say = partial(print, flush=True)
-        failed, interrupted = train_sweep(sweep, options.jobs or 1, options.ranks or 1, options.retry, say)
-    _report(sweep)
+        say = (lambda _: None) if options.quiet else partial(print, flush=True)
+        with showing(options, sys.stdout):
+            jobs, ranks = options.jobs or 1, options.ranks or 1
+            failed, interrupted = train_sweep(sweep, jobs, ranks, options.retry, say, options.verbose)
+    _report(sweep, shows=options.report or not options.quiet)
     raise_gathered(LayoutnerError, "runs failed, and --retry tries them again", failed)
     raise_gathered(Preempted, "runs were interrupted, and the same command goes on with them", interrupted)
 
 
-def _report(sweep: "Sweep") -> None:
-    """Print the results of a sweep, and write them and their figures to its folder."""
+def _report(sweep: "Sweep", shows: bool) -> None:
+    """Print the results of a sweep if `shows`, and write them and their figures to its folder."""
     from layoutner.sweeps.figures import draw_figures
     from layoutner.sweeps.results import read_results, table, write_results
 
@@ -69,4 +73,5 @@ def _report(sweep: "Sweep") -> None:
     results = read_results(sweep)
     write_results(sweep, results)
     draw_figures(sweep, results)
-    print(table(sweep, results))
+    if shows:
+        print(table(sweep, results))

@@ -3,25 +3,28 @@
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
 from layoutner.cli.ending import ending_together
+from layoutner.cli.terminal import add_options, showing
 from layoutner.errors import SettingsError
+from layoutner.progress import task
 from layoutner.settings.schedule import ScheduleSettings
 from layoutner.settings.tree import Settings, load
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
 
-logger = logging.getLogger("layoutner")
-
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `train`, `cross-validate`, `noise-scale`, `noise-ramp` and `critical-batch`."""
     train = add_command(commands, "train", _train, "train, evaluate, save; use deepspeed or torchrun for many ranks")
     add_settings(train)
+    add_options(train)
     cross = add_command(
         commands,
         "cross-validate",
@@ -29,6 +32,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         "train data.folds models, and score each on the documents that it was not trained on",
     )
     add_settings(cross)
+    add_options(cross)
     noise = add_command(
         commands,
         "noise-scale",
@@ -36,6 +40,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         "measure how much of the gradient of a step is noise, and so how large a batch pays off; trains nothing",
     )
     add_settings(noise)
+    add_options(noise)
     noise.add_argument("--steps", type=int, default=20, help="global batches to measure (default: 20)")
     ramp = add_command(
         commands,
@@ -51,6 +56,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         "train branches of a checkpoint with larger batches, and compare their losses; writes nothing",
     )
     add_settings(critical)
+    add_options(critical)
     critical.add_argument(
         "--factors",
         type=int,
@@ -68,7 +74,7 @@ def _train(options: argparse.Namespace) -> None:
 
     settings = load(options.config, overrides(options))
     require_ready(settings)
-    with ending_together(_join(settings)) as ranks:
+    with _joined(options, settings) as ranks:
         from layoutner.runs.single import run_once
 
         run_once(settings, ranks)
@@ -80,7 +86,7 @@ def _cross_validate(options: argparse.Namespace) -> None:
 
     settings = load(options.config, overrides(options))
     require_ready(*(settings_of_fold(settings, number) for number in range(1, number_of_folds(settings) + 1)))
-    with ending_together(_join(settings)) as ranks:
+    with _joined(options, settings) as ranks:
         from layoutner.runs.cross_validation import cross_validate
 
         cross_validate(settings, ranks)
@@ -95,10 +101,10 @@ def _noise_scale(options: argparse.Namespace) -> None:
     schedule = ScheduleSettings(max_steps=options.steps, shape="constant")
     settings = load(options.config, overrides(options)).model_copy(update={"schedule": schedule})
     require_ready(settings, writes=False)
-    with ending_together(_join(settings)) as ranks:
+    with _joined(options, settings) as ranks:
         from layoutner.runs.noise_scale import measure_noise
 
-        measure_noise(settings, options.steps, ranks)
+        _print_if_quiet(options, ranks, measure_noise(settings, options.steps, ranks))
 
 
 def _noise_ramp(options: argparse.Namespace) -> None:
@@ -117,19 +123,30 @@ def _critical_batch(options: argparse.Namespace) -> None:
         raise SettingsError(f"--windows {options.windows}: at least one window is needed")
     settings = load(options.config, overrides(options))
     require_ready(settings, writes=False)
-    with ending_together(_join(settings)) as ranks:
+    with _joined(options, settings) as ranks:
         from layoutner.runs.critical_batch import measure_critical_batch
 
-        measure_critical_batch(settings, factors, options.windows, ranks)
+        _print_if_quiet(options, ranks, measure_critical_batch(settings, factors, options.windows, ranks))
 
 
-def _join(settings: Settings) -> "Ranks":
-    """Join the ranks and configure logging: layoutner at INFO on rank 0's standard output, DeepSpeed at WARNING."""
+def _print_if_quiet(options: argparse.Namespace, ranks: "Ranks", result: object) -> None:
+    """Print the result of a command that writes no files; it is among the messages, unless these are not shown."""
+    if options.quiet and ranks.is_rank_zero:
+        print(result)
+
+
+@contextmanager
+def _joined(options: argparse.Namespace, settings: Settings) -> "Iterator[Ranks]":
+    """Join the ranks, and show the messages of layoutner on standard output; those of DeepSpeed with --verbose."""
     quiet()
     from layoutner.distributed.ranks import Ranks
 
     ranks = Ranks.join(settings.run.rank_timeout, settings.run.device)
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logger.setLevel(logging.INFO if ranks.is_rank_zero else logging.WARNING)
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    return ranks
+    with ending_together(ranks), showing(options, sys.stdout, ranks.is_rank_zero):
+        with task("loading DeepSpeed"):
+            import layoutner.engine.engine  # noqa: F401
+        if options.verbose:
+            deepspeed = logging.getLogger("DeepSpeed")  # its import sets the level to WARNING
+            for one in (deepspeed, *deepspeed.handlers):
+                one.setLevel(logging.INFO)  # type: ignore[attr-defined]
+        yield ranks

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -42,12 +41,12 @@ from layoutner.pages.document import Document
 from layoutner.pages.encoded import document_from_bytes, document_to_bytes
 from layoutner.pages.labels import LabelSet, to_spans
 from layoutner.pages.page import ReadStats
+from layoutner.progress import Task, task
 from layoutner.settings.data import DataSettings
 
 logger = logging.getLogger(__name__)
 
 SHARD_DOCUMENTS, SHARD_WORDS = 4096, 500_000  # a shard ends at either
-SAID_EVERY_S = 30.0
 WAITING = 2  # shards per process that are read and wait to be cut
 
 
@@ -150,31 +149,24 @@ class _Builder:
         self._grouped = False
         self._types: Counter[str] = Counter()  # type -> number of entities, in order of first occurrence
         self._kept = 0
-        self._said = time.monotonic()
 
     def run(self, processes: int) -> StoreManifest:
         remove_leftovers(self._out, "*")
         next(self._splitter.cut([], None), None)  # refuses settings that leave no room for words
-        if processes == 1:
-            entries = []
-            for number, batch in enumerate(self._batches()):
-                entries.append(self._cut_here(number, batch))
-                self._say(entries)
-        else:
-            entries = self._cut_in_processes(processes)
+        with task("cutting documents into windows", unit="documents") as progress:
+            if processes == 1:
+                entries = []
+                for number, batch in enumerate(self._batches()):
+                    entries.append(self._cut_here(number, batch))
+                    progress.advance(entries[-1].documents)
+            else:
+                entries = self._cut_in_processes(processes, progress)
         if not sum(entry.words for entry in entries):
             raise DataError(f"{self._source}: {len(self._names)} documents and not one word")
         require_ignored(self._settings, self._stats.ignored)
         if self._kept:
             logger.info("%d of %d shards were complete", self._kept, len(entries))
         return self._finish(entries)
-
-    def _say(self, entries: Sequence[ShardEntry]) -> None:
-        """Log how far the build is, now and then."""
-        if time.monotonic() - self._said >= SAID_EVERY_S:
-            self._said = time.monotonic()
-            counts = (sum(entry.documents for entry in entries), sum(entry.words for entry in entries))
-            logger.info("%d documents and %d words are cut", *counts)
 
     def _batches(self) -> Iterator[_Batch]:
         """Read the documents. After a page that cannot be used, the rest is read, to list all problems."""
@@ -227,7 +219,7 @@ class _Builder:
         task = self._task(number, batch)
         return self._known(task) or _cut(task, self._splitter)
 
-    def _cut_in_processes(self, processes: int) -> list[ShardEntry]:
+    def _cut_in_processes(self, processes: int, progress: Task) -> list[ShardEntry]:
         # A new interpreter for each: a copy of this one could hold a lock of one of its threads forever.
         context = multiprocessing.get_context("spawn")
         entries: list[ShardEntry] = []
@@ -240,8 +232,10 @@ class _Builder:
                     running.append(pool.submit(_cut_in_worker, task) if known is None else _done(known))
                     while len(running) > WAITING * processes:
                         entries.append(running.popleft().result())
-                        self._say(entries)
-                entries += [future.result() for future in running]
+                        progress.advance(entries[-1].documents)
+                for future in running:
+                    entries.append(future.result())
+                    progress.advance(entries[-1].documents)
         except BrokenProcessPool:
             raise DataError(
                 f"--out {self._out}: a process that cut windows was killed, perhaps for its memory: start again, which "

@@ -1,10 +1,12 @@
 """The demo, end to end: forms, untrained model, training with the deepspeed launcher, prediction, drawing."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -24,12 +26,13 @@ from layoutner.training.folder import EXPORT_FOLDER, LOCK_FILE, SCORES_FILE, loc
 MARK = "demo.json"  # marks a folder made by the demo, which the next demo may replace
 
 
-def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
+def run_demo(settings: Settings, overrides: dict[str, dict[str, str]], options: Sequence[str] = ()) -> None:
     """Run the demo in settings.run.output_dir.
 
     Args:
         settings: the recipe "demo" with the user's overrides.
         overrides: the same overrides as text, to pass to `layoutner train`.
+        options: more to pass to it: --quiet or --verbose.
 
     Raises:
         LayoutnerError: a setting is not allowed in the demo, the folder contains other files, or training failed.
@@ -48,13 +51,15 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
         if (folder / LOCK_FILE).exists():
             lock(folder).release()  # refused while another demo trains there
         shutil.rmtree(folder)
+    if torch.cuda.device_count() == 0:  # else DeepSpeed warns that it finds no accelerator
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(json.dumps({"seed": settings.run.seed}), encoding="utf-8")
     family = settings.model.family or "layoutlm"
     forms, start = folder / "forms", folder / "start"
-    print(f"[1/4] 320 training and 80 test forms in {forms}", flush=True)
+    _say(options, f"[1/4] 320 training and 80 test forms in {forms}")
     make_forms(forms, train=320, test=80, seed=settings.run.seed)
-    print(f"[2/4] a tokenizer and an untrained {family} in {start}", flush=True)
+    _say(options, f"[2/4] a tokenizer and an untrained {family} in {start}")
     make_checkpoint(start, forms, family, settings.run.seed)
 
     own = {"model": {"name_or_path": str(start)}, "data": {"train": str(forms), "test": str(forms)}}
@@ -66,7 +71,9 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
         for key, value in values.items()
     ]
     processes = 2 if torch.cuda.device_count() == 0 else min(2, torch.cuda.device_count())
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(processes)]
+    # The launcher itself reports errors only, unless details are wanted.
+    level = "info" if "--verbose" in options else "error"
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", level, "--num_gpus", str(processes)]
     command = [
         *launcher,
         "--master_port",
@@ -77,11 +84,10 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
         "--config",
         "demo",
     ]
-    print(
-        f"[3/4] deepspeed --num_gpus {processes} --module layoutner train --config demo {' '.join(arguments)}",
-        flush=True,
+    _say(
+        options, f"[3/4] deepspeed --num_gpus {processes} --module layoutner train --config demo {' '.join(arguments)}"
     )
-    done = subprocess.run([*command, *arguments], check=False)
+    done = subprocess.run([*command, *arguments, *options], check=False)  # it inherits the terminal
     if done.returncode:
         raise LayoutnerError(f"training ended with exit code {done.returncode}; see its messages above")
 
@@ -95,8 +101,13 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]]) -> None:
     ranks.close()
     draw(json.loads(prediction.read_text(encoding="utf-8")), document.image, labeller.labels.types, drawing)
     scores = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
-    print(f"[4/4] {document.name} predicted in {prediction}, drawn in {drawing}")
-    print(f"F1 on {scores['counts']['documents']} forms that were not trained on: {scores['f1']:.4f}")
+    _say(options, f"[4/4] {document.name} predicted in {prediction}, drawn in {drawing}")
+    _say(options, f"F1 on {scores['counts']['documents']} forms that were not trained on: {scores['f1']:.4f}")
+
+
+def _say(options: Sequence[str], text: str) -> None:
+    if "--quiet" not in options:
+        print(text, flush=True)
 
 
 def _free_port() -> int:

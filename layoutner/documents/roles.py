@@ -14,6 +14,7 @@ from layoutner.errors import DataError, SettingsError, raise_gathered
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet, labels_of, read_labels, to_spans, types_like_no_entity
 from layoutner.pages.page import Page, Problem, ReadStats
+from layoutner.progress import counted
 from layoutner.readers import read_pages
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import Settings
@@ -173,7 +174,7 @@ def stream(
         yield from _stored(settings, path, said or f"data.{role}", labels)
         return
     checker = PageChecker(settings, stats)
-    for page in read_pages(settings, path, role):
+    for page in counted(read_pages(settings, path, role), f"reading {role} documents", unit="pages"):
         if isinstance(page, Problem) and not page.fatal:
             stats.notes.append(str(page))
             continue

@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -13,6 +14,26 @@ from layoutner.files.encodings import NotUnicode, decode, decode_unicode, is_utf
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
 CONVERT = "convert it, for instance with `iconv -f ENCODING -t UTF-8`"
 LARGEST_PAGE = 64 * 2**20  # maximum bytes of one page's text file; real ones have thousands
+
+
+def printable(text: str) -> str:
+    """The text with escapes ("\\x1b") for what a terminal would obey instead of showing it, and for lone surrogates.
+
+    Such are control characters, except line feeds and tabs, and those that change the direction of writing.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode() if _obeyed(character) else character for character in text
+    )
+
+
+def _obeyed(character: str) -> bool:
+    return character not in "\n\t" and (
+        unicodedata.category(character) in ("Cc", "Cs")
+        or "\u202a" <= character <= "\u202e"
+        or "\u2066" <= character <= "\u2069"
+    )
 
 
 def is_hidden(path: Path) -> bool:

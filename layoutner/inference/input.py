@@ -7,7 +7,7 @@ from pathlib import Path
 from layoutner.documents.roles import Labels, stream
 from layoutner.errors import DataError, raise_gathered
 from layoutner.files.image import SUFFIXES
-from layoutner.files.text import is_hidden
+from layoutner.files.text import is_hidden, printable
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem, ReadStats
 from layoutner.readers.jsonl import STDIN
@@ -35,7 +35,7 @@ class ReportingStats(ReadStats):
 
     def skip(self, problem: Problem) -> None:
         super().skip(problem)
-        print(f"left out: {problem}", file=sys.stderr, flush=True)
+        print(printable(f"left out: {problem}"), file=sys.stderr, flush=True)
 
     def skip_all(self, problems: list[Problem]) -> None:
         """Count and report skipped pages."""

@@ -25,6 +25,7 @@ from layoutner.objectives.metrics import Scores, score
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
 from layoutner.planning.batch_plan import MicroBatchLimit
+from layoutner.progress import counted
 
 Forward = Callable[[dict[str, Any]], torch.Tensor]  # inputs from a Collator -> logits, B x T x L
 
@@ -67,6 +68,7 @@ def label_words(
     collator: Collator,
     limit: MicroBatchLimit,
     ranks: Ranks,
+    what: str = "predicting",
 ) -> tuple[Predictions, float]:
     """Predict a label for every word that a window owns.
 
@@ -75,6 +77,7 @@ def label_words(
 
     Args:
         limit: the largest batch.
+        what: this is for, as progress names it.
 
     Returns:
         On rank 0: the predictions, and the cross-entropy summed over the labelled words. On other ranks: only that
@@ -91,7 +94,7 @@ def label_words(
     found = [Predictions(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int16, np.float32)))]
     loss = 0.0
     with closing(prefetched(read, range(forwards), ranks.prefetch_threads)) as ahead:
-        for number in range(forwards):
+        for number in counted(range(forwards), what, forwards, "batches"):
             with ranks.activity("local", f"reading the windows of evaluation forward {number + 1} of {forwards}"):
                 mine, batch, inputs = next(ahead)
             with ranks.activity("shared", "evaluating"):
@@ -195,7 +198,7 @@ def evaluate(
         return score(entities, labels, sizes, split=split, box_level=box_level, loss=mean)
 
     for documents, windows in parts:
-        answers, part = label_words(forward, windows, collator, limit, ranks)
+        answers, part = label_words(forward, windows, collator, limit, ranks, "evaluating")
         entities = ranks.run_on_rank_zero(partial(count, documents, answers))
         loss += part
         sizes["documents"] += len(documents)

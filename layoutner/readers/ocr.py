@@ -15,6 +15,7 @@ from layoutner.errors import DataError, SettingsError, first_line
 from layoutner.files.image import SUFFIXES, page_images, read_image
 from layoutner.files.text import visible_files
 from layoutner.pages.page import Page, Problem, Word, hidden_notes
+from layoutner.progress import counted
 from layoutner.settings.data import MAX_IMAGE_MIB
 
 LONGEST_PAGE = 300  # timeout of tesseract per page in seconds; a page takes a few seconds
@@ -58,7 +59,7 @@ def read(path: Path, role: str, max_image_mib: int = MAX_IMAGE_MIB) -> Iterator[
     hidden: list[Path] = []
     files = _files(path, hidden) if path.is_dir() else [path]
     yield from hidden_notes(hidden)
-    for file in files:
+    for file in counted(files, "reading their words by OCR", len(files), "images"):
         try:
             images = page_images(file)
         except DataError as error:

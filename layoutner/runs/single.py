@@ -18,6 +18,7 @@ from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.metrics import Scores
 from layoutner.objectives.scores_file import ScoresFile
 from layoutner.pages.document import Document
+from layoutner.runs.ending import what_next
 from layoutner.runs.training_run import open_run, train_model
 from layoutner.settings.tree import Settings
 from layoutner.tracking.run_log import run_log
@@ -78,6 +79,7 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
         plan, tracker, run, data = training.plan, training.tracker, settings.run.output_dir, settings.data
         with tracker.finished_with(ranks):
             checkpoint, last_step = train_model(training, ranks)
+            time = training.meter.summary()
             del training
             gc.collect()  # DeepSpeed's engine has reference cycles, and the exported model needs the memory
             result = RunResult(run, checkpoint, _chosen_by(plan), run / EXPORT_FOLDER, None)
@@ -102,7 +104,8 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
         # Of the run that saved the checkpoint, which may have been resumed with another decay.
         if decay := ranks.run_on_rank_zero(lambda: read_record(checkpoint).settings["optimizer"].get("average_decay")):
             logger.info("%s: its weights are averages, with decay %g, not the last weights", checkpoint.name, decay)
-        logger.info("%s exported to %s", checkpoint.name, result.model_dir)
+        exported = f"{checkpoint.name} exported to {result.model_dir}"
+        logger.info("%s", what_next(settings, result.scores, exported, time), extra={"panel": "finished"})
         return result
 
 

@@ -12,6 +12,7 @@ from layoutner.models.attention import require_attention
 from layoutner.models.flops import NetworkFlops, matmul_peak
 from layoutner.models.loading import build
 from layoutner.models.parameters import DTYPES
+from layoutner.progress import task
 from layoutner.runs.micro_batch import measured_micro_batch
 from layoutner.settings.tree import Settings
 from layoutner.tracking.trackers import open_tracker
@@ -63,7 +64,7 @@ def open_run(settings: Settings, ranks: Ranks) -> TrainingRun:
     )
     ranks.run_on_rank_zero(lambda: require_folder(settings))
     description = plan.describe()
-    logger.info("%s", description)
+    logger.info("%s", description, extra={"panel": "plan"})
     # All ranks measure at once, as they compute at once.
     own_peak = ranks.run_on_all_ranks(lambda: matmul_peak(ranks.device, DTYPES[settings.precision.dtype]))
     peak = ranks.all_reduce_sum(own_peak)
@@ -109,7 +110,7 @@ def start_engine(plan: Plan, reader: CheckpointReader | None, ranks: Ranks) -> t
     """Create the engine, with the weights of a checkpoint if there is one; count the network's FLOPs. All call it."""
     settings, own = plan.settings, plan.settings.model
     seed_generators(settings.run.seed)  # the new head is the same on every rank
-    with ranks.activity("local", "loading the checkpoint"):
+    with ranks.activity("local", "loading the checkpoint"), task("loading the model"):
         model = ranks.run_on_all_ranks(
             lambda: build(
                 plan.pretrained,
@@ -124,7 +125,7 @@ def start_engine(plan: Plan, reader: CheckpointReader | None, ranks: Ranks) -> t
         reader.load_model(model)
     # Before ZeRO 3 partitions it.
     flops = NetworkFlops.of(model, plan.pretrained.family, plan.pretrained.image_processor is not None)
-    with ranks.activity("shared", "starting DeepSpeed"):
+    with ranks.activity("shared", "starting DeepSpeed"), task("starting DeepSpeed"):
         engine = Engine(model, plan.ds_config, plan.optimizer, ranks)
     return engine, flops
 

@@ -18,6 +18,7 @@ from layoutner.distributed.preemption import PreemptionGuard
 from layoutner.errors import CheckpointError, Preempted, SettingsError, require_all
 from layoutner.files.atomic import write_text
 from layoutner.files.lock import Lock
+from layoutner.progress import task
 from layoutner.runs.folds import finished_scores
 from layoutner.runs.readiness import require_ready
 from layoutner.settings.tree import ENV_PREFIX
@@ -55,7 +56,9 @@ class _Child:
             return file.read().decode("utf-8", errors="replace")
 
 
-def train_sweep(sweep: Sweep, jobs: int, ranks: int, retry: bool, say: Say) -> tuple[list[str], list[str]]:
+def train_sweep(
+    sweep: Sweep, jobs: int, ranks: int, retry: bool, say: Say, verbose: bool = False
+) -> tuple[list[str], list[str]]:
     """Train the runs that have no scores yet, each in a process of its own.
 
     Args:
@@ -63,6 +66,7 @@ def train_sweep(sweep: Sweep, jobs: int, ranks: int, retry: bool, say: Say) -> t
         ranks: number of processes of each run.
         retry: also train runs that failed before.
         say: takes a line for every run that starts or ends.
+        verbose: whether the runs log details.
 
     Returns:
         One line for each run that failed, and for each that something else than the sweep interrupted.
@@ -79,7 +83,7 @@ def train_sweep(sweep: Sweep, jobs: int, ranks: int, retry: bool, say: Say) -> t
                 f"--jobs {jobs} with batch.micro_batch_size = auto: runs that share a machine's memory would each take "
                 "nearly all of it; give a number"
             )
-        return _Training(sweep, todo, slot_environments(jobs, ranks, gpus), ranks, say).train()
+        return _Training(sweep, todo, slot_environments(jobs, ranks, gpus), ranks, say, verbose).train()
 
 
 def write_array(sweep: Sweep, say: Say) -> Path:
@@ -177,8 +181,10 @@ def slot_environments(jobs: int, ranks: int, gpus: Sequence[str]) -> list[dict[s
 class _Training:
     """The runs that are trained, in free slots."""
 
-    def __init__(self, sweep: Sweep, todo: list[Run], slots: list[dict[str, str]], ranks: int, say: Say) -> None:
-        self._sweep, self._todo, self._ranks, self._say = sweep, todo, ranks, say
+    def __init__(
+        self, sweep: Sweep, todo: list[Run], slots: list[dict[str, str]], ranks: int, say: Say, verbose: bool
+    ) -> None:
+        self._sweep, self._todo, self._ranks, self._say, self._verbose = sweep, todo, ranks, say, verbose
         self._free: list[Mapping[str, str]] = list(slots)
         self._running: list[_Child] = []
         self._failures = Failures.of(sweep.folder)
@@ -189,7 +195,7 @@ class _Training:
         """Train all. See `train_sweep`."""
         waiting = list(enumerate(self._todo, 1))
         told = False
-        with PreemptionGuard() as guard:
+        with PreemptionGuard() as guard, task("training the runs", len(self._todo), "runs") as progress:
             try:
                 while self._running or (waiting and not guard.signal):
                     while waiting and self._free and not guard.signal:
@@ -202,6 +208,7 @@ class _Training:
                         self._running.remove(child)
                         self._free.append(child.environment)
                         self._end(child, told)
+                        progress.advance()
                     time.sleep(LOOK_EVERY_S)
             finally:
                 self._ask_to_end()  # after an error here, or a second Ctrl-C
@@ -221,6 +228,7 @@ class _Training:
         if self._ranks > 1:
             command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(self._ranks), "-m"]
         command += ["layoutner", "train", "--config", str(run.settings_file)]
+        command += ["--verbose"] if self._verbose else []
         environment = self._free.pop(0)
         with run.log.open("ab") as log:
             before = log.tell()

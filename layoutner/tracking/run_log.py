@@ -1,10 +1,12 @@
-"""run.log: the messages of a run on rank 0, each with its time, in the run folder."""
+"""run.log: the messages of a run on rank 0, each line with its time, in the run folder."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from layoutner.files.text import printable
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
@@ -14,12 +16,24 @@ LOG_FILE = "run.log"
 logger = logging.getLogger("layoutner")
 
 
+class TimedLines(logging.Formatter):
+    """Messages of which every line begins with the time. Nothing in them controls a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines of a message. The time of all is that of the message."""
+        time = self.formatTime(record, self.datefmt)
+        return "\n".join(f"{time} {line}".rstrip() for line in printable(super().format(record)).split("\n"))
+
+
 class RunLog(logging.Handler):
     """Receives the messages of a run. They wait in memory until the run has its folder."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self.setFormatter(TimedLines())
         self._waiting: list[str] = []
         self._file: TextIO | None = None
         self._failed = False

@@ -4,22 +4,21 @@ import logging
 import signal
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
-from typing import Any
 
-from layoutner.distributed.clock import PARTS
 from layoutner.distributed.preemption import PreemptionGuard
 from layoutner.distributed.ranks import Ranks
 from layoutner.engine.engine import Engine
 from layoutner.errors import Preempted
 from layoutner.objectives.evaluate import evaluate
 from layoutner.objectives.metrics import Scores
+from layoutner.progress import task
+from layoutner.tracking.step_line import step_line
 from layoutner.tracking.trackers import Trackers
 from layoutner.training import checkpoint as checkpoints
 from layoutner.training.checkpoint_files import TrainState
 from layoutner.training.global_batch import global_batches
-from layoutner.training.meter import Meter, shares_text
+from layoutner.training.meter import Meter
 from layoutner.training.plan import Plan
 from layoutner.training.step import optimizer_step
 
@@ -51,7 +50,11 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
     plan, engine, state, tracker = training.plan, training.engine, training.state, training.tracker
     run, total, meter, clock = plan.settings.run, plan.schedule.total, training.meter, engine.clock
 
-    with PreemptionGuard() as guard, closing(global_batches(plan, ranks, state.step)) as batches:
+    with (
+        PreemptionGuard() as guard,
+        closing(global_batches(plan, ranks, state.step)) as batches,
+        task("training", total, "steps", state.step) as progress,
+    ):
         while not _is_over(plan, state):
             # All ranks: one optimizer step over the same global batch.
             with ranks.activity("shared", f"training step {state.step + 1}"), meter.timed():
@@ -59,6 +62,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
             state = replace(state, step=state.step + 1)
             last = state.step == total
             meter.add(result)
+            progress.advance(note=_note(plan, state, result.loss, meter.tokens_per_s))
             if ranks.is_rank_zero:
                 meter.warn_of_overflow(state.step, engine.loss_scale)
 
@@ -69,7 +73,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
                 left = total - state.step
                 metrics |= meter.metrics(result, engine.skipped_steps, ranks.peak_memory_gib(), left)
                 metrics["train/progress"] = state.step / total
-                logger.info("%s", _line(state.step, total, metrics))
+                logger.info("%s", step_line(state.step, total, metrics))
 
             # All ranks: evaluate, and compare with the best checkpoint.
             better = False
@@ -89,7 +93,7 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
             # All ranks: save; and stop here together if any rank was asked to.
             asked, over = int(ranks.all_reduce_max(guard.signal)), _is_over(plan, state)
             if asked or better or over or _is_due(run.save_every, state.step):
-                with ranks.activity("shared", "saving"), clock.part("saving"):
+                with ranks.activity("shared", "saving"), clock.part("saving"), task("saving a checkpoint"):
                     checkpoints.save(engine, run.output_dir, state, plan.identity, run.keep_checkpoints, ranks)
             if asked and not over:
                 again = "run.resume = auto" + (" with run.overwrite = false" if run.overwrite else "")
@@ -97,7 +101,6 @@ def train(training: TrainingRun, ranks: Ranks) -> TrainState:
                 raise Preempted(f"{name}: saved after step {state.step} of {total}; {again} goes on from there")
         if state.step < total:
             logger.info("run.patience = %d: no better score since step %s", run.patience, state.best_step)
-        logger.info("%s", meter.summary())
     return state
 
 
@@ -127,14 +130,8 @@ def evaluate_dev(plan: Plan, engine: Engine, ranks: Ranks) -> Scores:
         )
 
 
-def _line(step: int, total: int, metrics: dict[str, Any]) -> str:
-    skipped = f" skipped {metrics['train/skipped_steps']}" if metrics["train/skipped_steps"] else ""
-    noise = metrics.get("gradient/noise_scale_windows")
-    measured = "" if noise is None else f" noise scale {noise:.3g} windows"
-    left = timedelta(seconds=round(metrics["time/left_s"]))
-    return (
-        f"step {step}/{total} loss {metrics['train/loss']:.4f} lr {metrics['train/lr']:.3g} "
-        f"grad norm {metrics['train/grad_norm']:.3g} {metrics['throughput/tokens_per_s']:.0f} tokens/s "
-        f"{metrics['throughput/mfu']:.0%} of peak {metrics['time/step_s']:.2f} s/step {left} left"
-        f"{skipped}{measured}; " + shares_text({part: metrics[f"share/{part}"] for part in PARTS})
-    )
+def _note(plan: Plan, state: TrainState, loss: float, tokens_per_s: float) -> str:
+    """What progress shows of a step."""
+    epochs, f1 = plan.settings.schedule.epochs, "" if state.best_step is None else f", best eval f1 {state.best_f1:.4f}"
+    epoch = f"epoch {plan.schedule.ramp.portion(state.step - 1).epoch + 1}" + (f" of {epochs}" if epochs else "")
+    return f"{epoch}, loss {loss:.4f}{f1}, {tokens_per_s:.0f} tokens/s"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from layoutner.distributed.clock import Clock, Part
 from layoutner.models.flops import NetworkFlops, per_second
 from layoutner.settings.tree import PrecisionSettings
+from layoutner.tracking.step_line import shares_text
 from layoutner.training.step import StepResult
 
 logger = logging.getLogger(__name__)
@@ -35,11 +36,6 @@ def _shares(before: dict[Part, float], now: dict[Part, float]) -> dict[Part, flo
     passed = {part: now[part] - before[part] for part in now}
     whole = sum(passed.values())
     return {part: seconds / whole for part, seconds in passed.items()}
-
-
-def shares_text(shares: dict[Part, float]) -> str:
-    """Shares of the time as text, without those that round to 0."""
-    return " ".join(f"{part} {share:.1%}" for part, share in shares.items() if share >= 0.0005)
 
 
 class Meter:
@@ -76,6 +72,11 @@ class Meter:
             work.loss += result.loss
             work.steps += 1
         self._overflows = 0 if result.applied else self._overflows + 1
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second of the steps since the last logged one. There must be one."""
+        return self._recent.tokens / self._recent.seconds
 
     def metrics(self, result: StepResult, skipped_steps: int, peak_memory_gib: float, left: int) -> dict[str, float]:
         """The metrics of a logged step. Resets the counters.

@@ -7,6 +7,7 @@ from layoutner.distributed.ranks import Ranks
 from layoutner.errors import DataError, raise_gathered
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem
+from layoutner.progress import counted
 
 
 def require_images(documents: Sequence[Document], pages: PageImages, ranks: Ranks) -> None:
@@ -25,7 +26,8 @@ def require_images(documents: Sequence[Document], pages: PageImages, ranks: Rank
 def image_problems(documents: Sequence[Document], pages: PageImages, ranks: Ranks) -> dict[int, Problem]:
     """Index of a document -> problem with its page image. All ranks call it, and each checks a part of them."""
     found: dict[int, Problem] = {}
-    for index in range(ranks.rank, len(documents), ranks.size):
+    own = range(ranks.rank, len(documents), ranks.size)
+    for index in counted(own, "reading page images", len(own), "pages"):
         if what := _problem(documents[index], pages):
             found[index] = Problem(documents[index].name, "no page image", what)
     shares = ranks.gather_object(found) or []

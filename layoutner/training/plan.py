@@ -32,6 +32,7 @@ from layoutner.planning.render import render
 from layoutner.planning.scaling import describe as describe_optimizer
 from layoutner.planning.scaling import scaled_lr, scaled_optimizer, unstable_lr_notes
 from layoutner.planning.schedule import Schedule, plan_schedule
+from layoutner.progress import counted
 from layoutner.settings.data import DataSettings
 from layoutner.settings.optimizer import OptimizerSettings
 from layoutner.settings.tree import Settings
@@ -271,7 +272,8 @@ def _windows(
     # Evaluation scores only first sub-words, so only training may label all sub-words.
     all_subwords = role == "train" and data.label_all_subwords
     if not isinstance(documents, StoredDocuments):
-        return splitter.split(documents, labels, all_subwords)
+        followed = counted(documents, f"cutting {role} windows", len(documents), "documents")
+        return splitter.split(followed, labels, all_subwords)
     cut = cut_as(splitter, data.scheme, all_subwords)
     if role != "train":
         del cut["data.label_all_subwords"]  # a store that labels all sub-words has the first ones, too

@@ -17,7 +17,7 @@ from multiprocessing import connection, forkserver
 from pathlib import Path
 from types import TracebackType
 
-from tests.builders.processes import HANGS_S, ROOT, free_port
+from tests.builders.processes import HANGS_S, ROOT, free_port, untimed
 
 # -c BY_RANK FOLDER ARGUMENTS OF LAYOUTNER, started in FOLDER/0 and FOLDER/1: the same paths, other files.
 BY_RANK = """
@@ -35,6 +35,8 @@ def _work(arguments: list[str], environment: dict[str, str], stdin: Path | None,
     for number, path in enumerate(streams, 1):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
+        if os.isatty(file):  # not what Python took the stream for when the server started
+            setattr(sys, ("stdout", "stderr")[number - 1], os.fdopen(number, "w", encoding="utf-8", closefd=False))
         os.close(file)
     if stdin is not None:
         os.dup2(os.open(stdin, os.O_RDONLY), 0)
@@ -65,6 +67,7 @@ class Forks:
         ranks: how many; 0 = one process that no launcher started.
         apart: every rank has standard output and error of its own.
         stdin: rank 0's standard input.
+        streams: files, or a terminal, that are standard output and error of all ranks; `text` does not know them.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Forks:
         ranks: int = 0,
         apart: bool = False,
         stdin: Path | None = None,
+        streams: tuple[Path, Path] | None = None,
         **environment: str,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -85,16 +89,17 @@ class Forks:
             mark = rank if apart else ""
             self._streams.append((f"{self._folder.name}/stdout{mark}", f"{self._folder.name}/stderr{mark}"))
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks else {}
-            given = (list(map(str, arguments)), {**shared, **own}, None if rank else stdin, self._streams[-1])
+            shown = self._streams[-1] if streams is None else (str(streams[0]), str(streams[1]))
+            given = (list(map(str, arguments)), {**shared, **own}, None if rank else stdin, shown)
             self.processes.append(CONTEXT.Process(target=_work, args=given, daemon=True))
         start_server()
         for process in self.processes:
             process.start()
 
     def text(self, rank: int = 0) -> tuple[str, str]:
-        """Standard output and standard error so far."""
+        """Standard output and standard error so far, without the times of log lines."""
         out, err = (Path(path).read_text() if Path(path).exists() else "" for path in self._streams[rank])
-        return out, err
+        return untimed(out), untimed(err)
 
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
         pid = self.processes[rank].pid

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,11 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise AssertionError
+
+
+def untimed(text: str) -> str:
+    """What a command has printed, without the times at the beginning of log lines."""
+    return re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ?", "", text, flags=re.MULTILINE)
 
 
 def launch(command: list[object], timeout: float = HANGS_S, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """`layoutner demo`, and that it needs the layout."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = fork(["layoutner", "demo", "--run.output_dir", run])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "deepspeed --num_gpus 2 --module layoutner train --config demo" in done.stdout
+    assert "step 216/216 loss" in done.stdout
+    assert not re.search(r"\[(INFO|WARNING)\]", done.stdout + done.stderr)  # what the launcher and DeepSpeed say
     return run
 
 

@@ -15,7 +15,7 @@ import pytest
 from layoutner.demo.checkpoint import make_checkpoint
 from tests.builders import cord, families, sroie
 from tests.builders.markdown import block, blocks, commands
-from tests.builders.processes import HANGS_S, ROOT, call, free_port
+from tests.builders.processes import HANGS_S, ROOT, call, free_port, untimed
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("default_port")]  # commands run as they are printed
 
@@ -164,7 +164,7 @@ def words(file: Path) -> list[list[str]]:
 
 def test_readme_and_quick_start(run_pages: RunPages) -> None:
     folder = run_pages("README.md", "docs/quick-start.md")
-    log = (folder / "demo.log").read_text(encoding="utf-8")
+    log = untimed((folder / "demo.log").read_text(encoding="utf-8"))
     for line in block("README.md", "text").splitlines():
         # bf16 kernels do not repeat themselves, so losses differ in their last digits, and the F1 may.
         if not re.search("loss|all types|F1", line):
