@@ -21,7 +21,8 @@ ROOMS = (
 # fmt: on
 OWNERS = {
     "deepspeed": "engine/engine.py engine/partitions.py",
-    "wandb": "tracking/wandb_tables.py tracking/wandb_tracker.py",
+    "wandb": "tracking/dashboard.py tracking/wandb_tables.py tracking/wandb_tracker.py",
+    "wandb_workspaces": "tracking/dashboard.py",
     "tensorboard": "tracking/trackers.py",
     "tomli_w": "settings/tree.py",
     "pydantic_settings": "settings/data.py settings/optimizer.py settings/tree.py",  # the Settings tree

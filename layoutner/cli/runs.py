@@ -1,4 +1,4 @@
-"""`layoutner status`, `watch`, `compare` and `report`: look at the folders of runs."""
+"""`layoutner status`, `watch`, `compare`, `report` and `dashboard`: look at runs."""
 
 import argparse
 import sys
@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from layoutner.cli.arguments import Parser, add_command, add_setting, overrides
+from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides
 from layoutner.cli.terminal import is_terminal, redrawn
 from layoutner.errors import SettingsError, require_all
 from layoutner.settings.tree import load
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `status`, `watch`, `compare` and `report`."""
+    """Add `status`, `watch`, `compare`, `report` and `dashboard`."""
     status = add_command(commands, "status", _status, "say how far runs are, and whether they are running")
     status.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     watch = add_command(commands, "watch", _watch, "show how far runs are, again and again until none is running")
@@ -29,6 +29,12 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--pages", type=int, default=50, help="how many of the worst pages, of all runs together (default: 50)"
     )
     add_setting(report, "data", "max_image_mib", require=True)
+    dashboard = add_command(
+        commands, "dashboard", _dashboard, "create or update the view of a Weights & Biases project that shows runs"
+    )
+    add_config(dashboard)
+    add_setting(dashboard, "wandb", "project")
+    add_setting(dashboard, "wandb", "entity")
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -79,3 +85,9 @@ def _report(options: argparse.Namespace) -> None:
 
     report_runs(options.runs, options.output, options.pages, max_image_mib)
     print(f"written to {options.output}")
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    from layoutner.tracking.dashboard import save_dashboard
+
+    print(save_dashboard(load(options.config, overrides(options)).wandb))

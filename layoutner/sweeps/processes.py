@@ -171,7 +171,7 @@ def slot_environments(jobs: int, ranks: int, gpus: Sequence[str]) -> list[dict[s
         **{
             name: value
             for name, value in os.environ.items()
-            if not (name.upper().startswith(ENV_PREFIX) and "__" in name)
+            if not (name.upper().startswith(ENV_PREFIX) and "__" in name) and name != "WANDB_RUN_ID"  # of one run
         },
     }
     own = ({"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * ranks : (slot + 1) * ranks])} for slot in range(jobs))

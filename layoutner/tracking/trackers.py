@@ -11,6 +11,7 @@ from layoutner.errors import CheckpointError, Preempted, SettingsError, first_li
 from layoutner.files.atomic import write_text
 from layoutner.objectives.errors import Errors
 from layoutner.settings.tree import Settings
+from layoutner.tracking.dashboard import tensorboard_layout
 from layoutner.tracking.wandb_tracker import Wandb
 
 if TYPE_CHECKING:
@@ -187,7 +188,8 @@ class JsonLines(Tracker):
 class TensorBoard(Tracker):
     """Logs to a TensorBoard event file, a new one per start. Repeated steps of a resumed run are shown only once.
 
-    The scores of a finished run that is started again are shown twice, at the same step.
+    The scores of a finished run that is started again are shown twice, at the same step. "Custom scalars" shows the
+    sections of the dashboard.
     """
 
     def __init__(self, folder: Path, takes_back: int | None) -> None:
@@ -204,6 +206,7 @@ class TensorBoard(Tracker):
 
         try:
             self._writer: Any = SummaryWriter(folder, purge_step=None if takes_back is None else takes_back + 1)
+            self._writer.add_custom_scalars(tensorboard_layout())
         except OSError as error:
             raise SettingsError(f"tensorboard.dir = {folder}: cannot be written: {error}") from None
 

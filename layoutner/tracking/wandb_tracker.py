@@ -1,16 +1,18 @@
-"""Weights & Biases: the account, the run, and what happens when the service cannot be reached.
+"""Weights & Biases: the account, the run, and what happens when its server or service cannot be reached.
 
-A run never ends and never waits long because of Weights & Biases: what fails is said once, and from then on it gets
-nothing more. metrics.jsonl has everything.
+A run never ends and never waits because of Weights & Biases: what fails is said once, and from then on it gets nothing
+more. metrics.jsonl has everything.
 """
 
 import logging
 import os
+import queue
 import socket
 import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -23,33 +25,45 @@ from layoutner.tracking.wandb_tables import error_tables
 
 WANDB_ID_FILE = "wandb_run_id"
 RUN_ID_VARIABLE = "WANDB_RUN_ID"  # the id that `wandb agent` gives a run
+STEP = "optimizer_step"  # the axis of all charts
 BEST = {"eval/f1": "max", "eval/loss": "min"}  # what the summary has of them
 
-CONNECTS_WITHIN_S = 5.0  # to the server, else the run is written offline
-STARTS_WITHIN_S = 60  # a run of a server that can be connected to
-SENDS_WITHIN_S = 120.0  # what is left at the end of a run
+CONNECTS_S = 5.0  # how long a connection to the server may take, else the run is offline
+INIT_S = 30  # how long the start of a run waits for an answer; after that it is offline
+FINISH_S = 120.0  # how long the end of a run waits for what is still to be sent; it stays on the disk
+MODEL_S = 1800.0  # the same, if the model is sent too
+WAITING = 10_000  # how many calls may wait for Weights & Biases
+TEARDOWN_S = 5.0
 
 PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 
+About = Callable[[], dict[str, Any]]
 Mode = Literal["online", "offline", "disabled"]
 
 logger = logging.getLogger("layoutner")
 
 
 def require_account(settings: Settings) -> None:
-    """Refuse a run for Weights & Biases without a usable account, before anything else of it starts. Asks no server.
+    """Refuse a run for Weights & Biases without a usable account, before anything else of it starts.
 
     Raises:
-        SettingsError: wandb.mode = online, and no API key is found, or a malformed one.
+        SettingsError: wandb.mode = online, and no API key is found, or a malformed one, or the server refuses it. A
+            server that does not answer is no error here.
     """
     if _mode(settings.wandb.mode) != "online":
         return
     import wandb
 
+    service = os.environ.get("WANDB_SERVICE")
     try:
-        known = wandb.login(prompt=False, verify=False)
+        known = wandb.login(prompt=False, verify=_answers())
     except (wandb.Error, ValueError) as error:  # ValueError: of one of its environment variables
+        if isinstance(error, wandb.errors.CommError) and not _is_refusal(error):
+            return  # said when the run starts
         raise _refused(settings, first_line(error)) from None
+    finally:
+        if service is None:
+            _teardown(wandb)  # its service process must not be passed on to the runs of a sweep
     if not known:
         raise _refused(settings, "no API key is found")
 
@@ -58,6 +72,80 @@ def _refused(settings: Settings, why: str) -> SettingsError:
     return SettingsError(
         f"wandb.mode = {settings.wandb.mode}: {why}; log in with `wandb login`, or set wandb.mode = offline"
     )
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether Weights & Biases failed because of the key or the names it was given, not because nobody answered."""
+    return not any(word in str(error).lower() for word in ("timed out", "timeout", "did not respond", "connect"))
+
+
+class _Calls:
+    """Calls Weights & Biases in a thread of its own, in order, so that the run never waits for it.
+
+    The first call that fails, or that finds `WAITING` others before it, is one warning; from then on none is made.
+    """
+
+    def __init__(self, wandb: Any) -> None:
+        self._wandb = wandb
+        self._todo: queue.Queue[Callable[[], object] | None] = queue.Queue(WAITING)
+        self._off = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="layoutner-wandb", daemon=True)
+        self._thread.start()
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Make this call after those before it. Returns at once."""
+        if self._off.is_set():
+            return
+        try:
+            self._todo.put_nowait(call)
+        except queue.Full:
+            self.give_up(f"{WAITING} calls wait for it")
+
+    def finish(self, seconds: float) -> None:
+        """Wait until all calls are made, at most so long."""
+        if self._off.is_set():
+            return
+        with suppress(queue.Full):
+            self._todo.put_nowait(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self.give_up(f"it has not finished within {seconds:g} s")
+
+    def _work(self) -> None:
+        while not self._off.is_set():
+            call = self._todo.get()
+            if call is None:
+                return
+            try:
+                call()
+            except Exception as error:
+                self.give_up(f"{type(error).__name__}: {first_line(error)}")
+
+    def give_up(self, why: str) -> None:
+        """Warn once, and leave Weights & Biases alone from now on."""
+        with self._lock:
+            if self._off.is_set():
+                return
+            self._off.set()
+        logger.warning(
+            "warning: Weights & Biases gets nothing more of this run: %s; the run goes on, and metrics.jsonl has "
+            "all of it",
+            why,
+        )
+        _teardown(self._wandb)
+
+
+def _teardown(wandb: Any) -> None:
+    """End the service process of wandb, so that the exit of this process does not wait for it or print its errors."""
+
+    def end() -> None:
+        with suppress(Exception):
+            wandb.teardown()
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    thread.join(TEARDOWN_S)
 
 
 class Wandb:
@@ -77,39 +165,45 @@ class Wandb:
         import wandb
 
         self._settings, self._folder = settings, folder
-        self._failed = False
         id_file = folder / WANDB_ID_FILE
         if not id_file.exists() or not resumed_step:  # W&B ignores steps that do not increase: use a new id
-            write_text(id_file, os.environ.get(RUN_ID_VARIABLE) or uuid.uuid4().hex[:8])
+            write_text(id_file, _new_id(settings))
         own = settings.wandb
         given: dict[str, Any] = {
             "project": own.project,
             "entity": own.entity,
             "name": own.name or folder.name,
             "group": own.group or _array_group(),
-            "job_type": own.job_type or ("train" if settings.data.fold is None else "fold"),
+            "job_type": own.job_type or _job_type(settings),
             "tags": list(own.tags),
             "id": id_file.read_text(encoding="utf-8").strip(),
             "resume": "allow",
             "dir": folder,
-            "config": settings.model_dump(mode="json") | about(),
-            "settings": wandb.Settings(init_timeout=STARTS_WITHIN_S),
+            "config": settings.model_dump(mode="json") | about() | _slurm(),
+            "settings": wandb.Settings(init_timeout=INIT_S, finish_timeout=self._finish_s),
         }
         mode = _mode(own.mode)
-        if mode == "online" and not _answers():
-            mode = self._offline("its server cannot be connected to")
         try:
+            if mode == "online" and not _answers():
+                mode = self._offline("its server cannot be connected to")
             try:
                 self._run = wandb.init(mode=mode, **given)
             except wandb.errors.CommError as error:
-                if isinstance(error, wandb.errors.AuthenticationError) or "timed out" not in str(error).lower():
+                if mode != "online" or _is_refusal(error):
                     raise
                 self._run = wandb.init(mode=self._offline(first_line(error)), **given)
-        except wandb.Error as error:
+        except (wandb.Error, ValueError) as error:
             raise _refused(settings, f"Weights & Biases did not start: {first_line(error)}") from None
         write_text(id_file, self._run.id)  # the one that it really has
+        self._run.define_metric(STEP, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)
         for metric, best in BEST.items():
-            self._run.define_metric(metric, summary=best)
+            self._run.define_metric(metric, summary=best, step_metric=STEP)
+        self._calls = _Calls(wandb)
+
+    @property
+    def _finish_s(self) -> float:
+        return FINISH_S if self._settings.wandb.log_model == "none" else MODEL_S
 
     def _offline(self, why: str) -> Mode:
         logger.warning(
@@ -119,66 +213,39 @@ class Wandb:
         )
         return "offline"
 
-    def _try(self, do: Callable[[], object]) -> None:
-        """Call Weights & Biases, and never again after it has failed."""
-        if self._failed:
-            return
-        try:
-            do()
-        except Exception as error:  # what it raises when its service process is gone is not documented
-            self._failed = True
-            logger.warning(
-                "warning: Weights & Biases failed, and gets nothing more of this run: %s; metrics.jsonl has everything",
-                first_line(error),
-            )
-            import wandb
-
-            with suppress(Exception):  # otherwise it prints the same error at the end of the process
-                wandb.teardown()
-
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Send the metrics."""
-        self._try(lambda: self._run.log(metrics, step=step))
+        self._calls.add(partial(self._run.log, {**metrics, STEP: step}, step=step))
 
     def log_scores(self, step: int, metrics: dict[str, Any]) -> None:
         """Send the scores, and set them in the summary: W&B ignores steps that it has, of a run started again."""
         self.log(step, metrics)
-        self._try(lambda: self._run.summary.update(metrics))
+        self._calls.add(lambda: self._run.summary.update(metrics))
 
     def log_errors(self, step: int, errors: Errors) -> None:
         """Send the kinds of errors, the confused types and, if wandb.log_pages asks for them, the worst pages."""
         pages, limit = self._settings.wandb.log_pages, self._settings.data.max_image_mib
-        self._try(lambda: self._run.log(error_tables(errors, pages, limit), step=step))
+        self._calls.add(lambda: self._run.log({**error_tables(errors, pages, limit), STEP: step}, step=step))
 
     def log_model(self, folder: Path) -> None:
         """With wandb.log_model = export, send the exported model as an artifact named after the run."""
         if self._settings.wandb.log_model == "export":
-            self._try(lambda: self._run.log_artifact(str(folder), name=f"model-{self._run.id}", type="model"))
+            self._calls.add(lambda: self._run.log_artifact(str(folder), name=f"model-{self._run.id}", type="model"))
 
     def close(self) -> None:
         """Finish the run."""
-        self._finish(0)
+        self._calls.add(self._run.finish)
+        self._calls.finish(self._finish_s)
 
     def preempt(self) -> None:
         """Finish the run as preempted: W&B shows a run as such that was marked and has an exit code other than 0."""
-        self._try(self._run.mark_preempting)
-        self._finish(1)
-
-    def _finish(self, code: int) -> None:
-        """Send what is left, for a while."""
-        sending = threading.Thread(target=lambda: self._try(lambda: self._run.finish(exit_code=code)), daemon=True)
-        sending.start()
-        sending.join(SENDS_WITHIN_S)
-        if sending.is_alive():
-            self._failed = True
-            logger.warning(
-                "warning: Weights & Biases has not received everything within %d s; `wandb sync %s` sends the rest",
-                SENDS_WITHIN_S,
-                self._folder / "wandb" / "run-*",
-            )
+        self._calls.add(self._run.mark_preempting)
+        self._calls.add(partial(self._run.finish, exit_code=1))
+        self._calls.finish(self._finish_s)
 
     def abandon(self) -> None:
-        """Do nothing: at process exit, wandb itself marks the run as failed, which may wait for the network."""
+        """Pass on what was logged: at process exit, wandb itself marks the run as failed, which may take FINISH_S."""
+        self._calls.finish(TEARDOWN_S)
 
 
 def _mode(mode: Mode) -> Mode:
@@ -186,10 +253,31 @@ def _mode(mode: Mode) -> Mode:
     return "offline" if mode == "online" and os.environ.get("WANDB_MODE") == "offline" else mode
 
 
+def _new_id(settings: Settings) -> str:
+    """The id of a new run: the one that an agent or the user has given, else a random one."""
+    given, fold = os.environ.get(RUN_ID_VARIABLE), settings.data.fold
+    if not given:
+        return uuid.uuid4().hex[:8]
+    return given if fold is None else f"{given}-fold-{fold}"
+
+
+def _job_type(settings: Settings) -> str:
+    if settings.data.fold is not None:
+        return "fold"
+    return "sweep" if os.environ.get("WANDB_SWEEP_ID") else "train"
+
+
 def _array_group() -> str | None:
     """The group of the tasks of a Slurm array."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return None if array is None else f"slurm-{array}"
+    return f"slurm-{array}" if array else None
+
+
+def _slurm() -> dict[str, Any]:
+    """The name and number of the Slurm job, for the configuration; {} outside Slurm."""
+    names = {"job_name": "SLURM_JOB_NAME", "job_id": "SLURM_JOB_ID", "array_task": "SLURM_ARRAY_TASK_ID"}
+    found = {key: os.environ[name] for key, name in names.items() if name in os.environ}
+    return {"slurm": found} if found else {}
 
 
 def _answers() -> bool:
@@ -201,7 +289,7 @@ def _answers() -> bool:
     parts = urlsplit(wandb.setup().settings.base_url)
     port = parts.port or (80 if parts.scheme == "http" else 443)
     try:
-        socket.create_connection((parts.hostname or "", port), CONNECTS_WITHIN_S).close()
+        socket.create_connection((parts.hostname or "", port), CONNECTS_S).close()
     except OSError:
         return False
     return True
