@@ -33,7 +33,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("precision and recall", ("eval/precision", "eval/recall")),
         Panel("test F1", ("test/f1",)),
     ),
-    "loss": (Panel("training loss", ("train/loss",)), Panel("eval loss", ("eval/loss",))),
+    "loss": (Panel("training loss", ("train/loss", "train/mean_loss")), Panel("eval loss", ("eval/loss",))),
     "learning rate and loss scale": (
         Panel("learning rate", ("train/lr",)),
         Panel("loss scale", ("train/loss_scale",), log_y=True),
@@ -58,6 +58,10 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("test F1 by entity type", regex="^test/by_entity/.+/f1$"),
     ),
 }
+
+
+# Tables of the last section; see `wandb_tables`. TensorBoard does not have them.
+TABLES = ("errors/kinds", "errors/confusion", "errors/pages")
 
 
 def tensorboard_layout() -> dict[str, dict[str, list[Any]]]:
@@ -98,6 +102,8 @@ def workspace(entity: str, project: str) -> Any:
         )
         for name, panels in SECTIONS.items()
     ]
+    tables = [reports.WeavePanelSummaryTable(table_name=name) for name in TABLES]
+    sections.append(workspaces.Section(name="pages", is_open=True, panels=tables))
     return workspaces.Workspace(entity=entity, project=project, name=VIEW, sections=sections)
 
 

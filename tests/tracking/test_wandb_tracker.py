@@ -347,7 +347,8 @@ def test_a_server_that_refuses_ends_the_run_and_one_that_is_slow_does_not(
     monkeypatch.setattr(wandb, "init", answer(wandb.errors.CommError("Timed out while retrying: connection reset")))
     open_tracker(online(tmp_path / "slow"), ALONE, 0, dict).close()
     assert told[-1]["mode"] == "offline"
-    for error in (wandb.errors.CommError("entity nobody not found"), wandb.errors.AuthenticationError("API key invalid")):
+    refused = wandb.errors.CommError("entity nobody not found"), wandb.errors.AuthenticationError("API key invalid")
+    for error in refused:
         monkeypatch.setattr(wandb, "init", answer(error))
         with pytest.raises(SettingsError, match=r"wandb.mode = online: Weights & Biases did not start: .*wandb login"):
             open_tracker(online(tmp_path / type(error).__name__), ALONE, 0, dict)
