@@ -411,6 +411,7 @@ def commands() -> Callable[..., Any]:
     return run
 
 
+@pytest.mark.slow
 def test_training_on_a_store_is_bit_for_bit_training_on_its_files(
     commands: Callable[..., Any], file: Path, model: Path, tmp_path: Path
 ) -> None:

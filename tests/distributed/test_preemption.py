@@ -100,6 +100,7 @@ def test_a_handler_that_is_not_python_s_is_replaced_by_the_default() -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.slow
 def test_one_rank_is_told_and_all_save_and_go_on_bit_for_bit(train_arguments: Arguments, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     settings = {"schedule__max_steps": 60, "model__dropout": 0.1, "run__save_every": 0, "data__eval": 0.25}
