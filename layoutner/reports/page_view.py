@@ -8,6 +8,7 @@ from pathlib import Path
 
 from layoutner.errors import DataError
 from layoutner.files.image import PageImage, read_image
+from layoutner.files.text import printable
 from layoutner.objectives.errors import ComparedEntity, Kind, WrongPage
 from layoutner.pages.document import Box, union
 
@@ -87,9 +88,9 @@ def view(page: WrongPage, max_image_mib: int) -> PageView:
         )
         for one in page.entities
     ]
-    words = [(_printable(text), place(box)) for text, box in zip(page.words, page.boxes, strict=True)]
+    words = [(printable(text), place(box)) for text, box in zip(page.words, page.boxes, strict=True)]
     return PageView(
-        _printable(page.document), page.errors, high, image, note, [] if image is not None else words, entities
+        printable(page.document), page.errors, high, image, note, [] if image is not None else words, entities
     )
 
 
@@ -107,7 +108,7 @@ def _lines(boxes: Sequence[Box]) -> list[Box]:
 
 
 def _said(one: ComparedEntity) -> str:
-    truth, predicted = (None if side is None else _printable(side[0]) for side in (one.truth, one.predicted))
+    truth, predicted = (None if side is None else printable(side[0]) for side in (one.truth, one.predicted))
     if truth is None or predicted is None or truth == predicted:
         return truth or predicted or ""
     return f"{truth} read as {predicted}"
@@ -115,7 +116,7 @@ def _said(one: ComparedEntity) -> str:
 
 def _text(page: WrongPage, one: ComparedEntity) -> str:
     sides = [(side[1], side[2]) for side in (one.truth, one.predicted) if side is not None]
-    said = list(dict.fromkeys(_printable(" ".join(page.words[start:end])) for start, end in sides))
+    said = list(dict.fromkeys(printable(" ".join(page.words[start:end])) for start, end in sides))
     return " / predicted: ".join(text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "..." for text in said)
 
 
@@ -126,13 +127,8 @@ def _image(page: WrongPage, max_image_mib: int) -> tuple[str | None, str | None]
     try:
         picture = read_image(PageImage(Path(page.image), page.frame), max_image_mib)
     except DataError as error:
-        return None, _printable(str(error))
+        return None, printable(str(error))
     picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     out = io.BytesIO()
     picture.save(out, format="WEBP", quality=IMAGE_QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode('ascii')}", None
-
-
-def _printable(text: str) -> str:
-    """A text without control characters."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
