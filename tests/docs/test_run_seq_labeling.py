@@ -21,7 +21,7 @@ from layoutner.pages.document import Document
 from layoutner.pages.labels import to_spans, to_tags
 from layoutner.settings.data import DataSettings
 from tests.builders.markdown import as_lines
-from tests.builders.processes import HANGS_S, ROOT
+from tests.builders.processes import HANGS_S, ROOT, untimed
 
 pytestmark = pytest.mark.usefixtures("default_port")  # commands run as they are printed
 
@@ -248,7 +248,7 @@ def run(command: str, shown: str, folder: Path) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     for line in shown.splitlines():
         pattern = ".*".join(map(re.escape, line.split("...")))
-        assert re.search(f"^{pattern}$", done.stdout, re.MULTILINE), f"{command}\n{line}\n{done.stdout}"
+        assert re.search(f"^{pattern}$", untimed(done.stdout), re.MULTILINE), f"{command}\n{line}\n{done.stdout}"
 
 
 @pytest.fixture(scope="module")
