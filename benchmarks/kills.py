@@ -11,6 +11,7 @@ everything, so that most of the time goes into training, saving and dying.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -111,7 +112,7 @@ def kill_and_compare(kills: int, folder: Path, seed: int = 1) -> dict[str, float
         text = log.read_text()
         resumes += "resumed from" in text
         assert "damaged" not in text, text
-        logged = [int(line.split()[1].split("/")[0]) for line in text.splitlines() if line.startswith("step ")]
+        logged = map(int, re.findall(r"\bstep (\d+)/\d+ loss", text))
         worst = max([worst, *(step - newest(run) for step in logged)])
         if status == 0:
             assert result(run) == expected, "the run is not the one that nobody killed"
