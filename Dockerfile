@@ -28,7 +28,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY layoutner /src/layoutner
 COPY ds_configs /src/ds_configs
 COPY slurm /src/slurm
-RUN pip install --no-cache-dir '/src[hub,ocr,tensorboard]'
+RUN pip install --no-cache-dir '/src[dashboard,hub,ocr,tensorboard]'
 
 # Ubuntu's own user has the id 1000.
 RUN (userdel --remove ubuntu 2>/dev/null || true) && useradd --create-home --uid "$USER_ID" layoutner

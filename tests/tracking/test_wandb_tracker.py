@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,6 +155,23 @@ def test_an_offline_run_of_wandb_has_everything(
     assert "windows per step" in config["plan"]
     assert config["batch"]["global_batch_size"] == 8
     assert all(b"0123456789" * 4 not in file.read_bytes() for file in run.rglob("*") if file.is_file())
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_repeats_no_other_numbers(train_arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    """W&B ignores steps that it has: those which a resumed run repeats must be the same."""
+    run = tmp_path / "run"
+    more = {"wandb__mode": "offline", "run__save_every": 3, "run__keep_checkpoints": 0, "run__resume": "auto"}
+    for start in (1, 4):
+        assert fork(["layoutner", "train", *train_arguments(run, **more)]).returncode == 0
+        for folder in (run / "checkpoints").glob("step-*"):
+            if start == 1 and int(folder.name.removeprefix("step-")) > 3:
+                shutil.rmtree(folder)
+    first, second = (history(folder)[0] for folder in sorted((run / "wandb").glob("offline-run-*")))
+    assert [row["_step"] for row in first] == [1, 2, 3, 4, 5, 6]
+    assert [row["_step"] for row in second] == [4, 5, 6]
+    for key in ("optimizer_step", "train/loss", "train/lr", "train/grad_norm"):
+        assert [row[key] for row in second] == [row[key] for row in first[3:]]
 
 
 @pytest.mark.slow
@@ -312,6 +331,29 @@ def test_a_service_that_is_killed_is_one_warning(tmp_path: Path, caplog: pytest.
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         *range(1, 7)
     ]
+
+
+def test_a_run_does_not_wait_for_a_queue_that_is_full(
+    told: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wandb_tracker, "WAITING", 2)
+    released = threading.Event()
+    init = wandb.init
+
+    def stuck(**given: Any) -> SimpleNamespace:
+        run = init(**given)
+        run.log = lambda metrics, step: released.wait()
+        return run
+
+    monkeypatch.setattr(wandb, "init", stuck)
+    tracker = open_tracker(online(tmp_path / "run"), ALONE, 0, dict)
+    for step in range(1, 9):
+        tracker.log(step, {"train/loss": 0.5})  # returns, though nothing is released
+    tracker.close()
+    (warning,) = [record.getMessage() for record in caplog.records if "Weights & Biases" in record.getMessage()]
+    assert "gets nothing more of this run: 2 calls wait for it" in warning
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8
+    released.set()
 
 
 def test_what_is_not_sent_in_time_is_left_for_later(
