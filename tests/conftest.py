@@ -16,8 +16,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 # Workers share the CPUs, and threads that wait for each other on busy ones make small networks thirty times slower.
 # Read when torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
-# A shell starts background jobs, and so all their children, with SIGINT ignored; nohup does that with SIGHUP. Tests that
-# send them would hang.
+# A shell starts background jobs, and so all their children, with SIGINT ignored; nohup does that with SIGHUP.
+# Tests that send them would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

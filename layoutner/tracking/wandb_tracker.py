@@ -76,7 +76,8 @@ def _refused(settings: Settings, why: str) -> SettingsError:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether Weights & Biases failed because of the key or the names it was given, not because nobody answered."""
-    return not any(word in str(error).lower() for word in ("timed out", "timeout", "did not respond", "connect"))
+    silence = ("timed out", "timeout", "deadline exceeded", "did not respond", "connect", "no such host", "unreachable")
+    return not any(word in str(error).lower() for word in silence)
 
 
 class _Calls:
@@ -191,6 +192,7 @@ class Wandb:
             except wandb.errors.CommError as error:
                 if mode != "online" or _is_refusal(error):
                     raise
+                _teardown(wandb)  # its service holds the id of the run that did not start
                 self._run = wandb.init(mode=self._offline(first_line(error)), **given)
         except (wandb.Error, ValueError) as error:
             raise _refused(settings, f"Weights & Biases did not start: {first_line(error)}") from None
