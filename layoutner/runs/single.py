@@ -88,18 +88,19 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
             labelled: list[Document] = getattr(plan.corpus, split)
             if labelled:
                 labeller = ranks.run_on_all_ranks(lambda: Labeller(result.model_dir, ranks, data.max_image_mib))
-                errors = ErrorCounter()
-                scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit, errors=errors)
+                counter = ErrorCounter()
+                scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit, errors=counter)
+                errors = counter.result(split)
                 result = replace(result, scores=scores)
                 ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
-                ranks.run_on_rank_zero(lambda: errors.result(split).write(run / ERRORS_FILE))
+                ranks.run_on_rank_zero(lambda: errors.write(run / ERRORS_FILE))
                 ranks.run_on_rank_zero(lambda: write_card(checkpoint, result.model_dir))  # again, with its scores
                 _report(result, scores)
                 if settings.run.predictions != "none":
                     _write_predictions(plan, labeller, scores)
                 if split == "test":
                     ranks.run_on_rank_zero(lambda: tracker.log_scores(last_step, scores.metrics()))
-                ranks.run_on_rank_zero(lambda: tracker.log_errors(last_step, errors.result(split)))
+                ranks.run_on_rank_zero(lambda: tracker.log_errors(last_step, errors))
             ranks.run_on_rank_zero(lambda: tracker.log_model(result.model_dir))
         # Of the run that saved the checkpoint, which may have been resumed with another decay.
         if decay := ranks.run_on_rank_zero(lambda: read_record(checkpoint).settings["optimizer"].get("average_decay")):

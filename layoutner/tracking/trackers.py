@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,15 +12,13 @@ from layoutner.files.atomic import write_text
 from layoutner.objectives.errors import Errors
 from layoutner.settings.tree import Settings
 from layoutner.tracking.dashboard import tensorboard_layout
-from layoutner.tracking.wandb_tracker import Wandb
+from layoutner.tracking.wandb_tracker import About, Wandb
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
-
-About = Callable[[], dict[str, Any]]
 
 
 class Tracker(Protocol):

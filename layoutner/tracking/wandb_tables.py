@@ -1,6 +1,7 @@
 """What a model got wrong as tables of Weights & Biases: kinds of errors, confused types, and the worst pages."""
 
 from collections import Counter
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,7 @@ def _drawn(page: WrongPage, errors: Errors, max_image_mib: int) -> Any:
 
     def box(entity: tuple[str, int, int], kind: str) -> dict[str, Any]:
         name, start, end = entity
-        around = page.boxes[start]
-        for other in page.boxes[start:end]:
-            around = union(around, other)
-        x0, y0, x1, y1 = (side / 1000 for side in around)
+        x0, y0, x1, y1 = (side / 1000 for side in reduce(union, page.boxes[start:end]))
         position = {"minX": x0, "minY": y0, "maxX": x1, "maxY": y1}
         return {"position": position, "class_id": numbers[name], "box_caption": f"{name}: {kind}"}
 
