@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides, quiet
-from layoutner.cli.terminal import add_options, showing
 from layoutner.errors import SettingsError
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
+from layoutner.terminal import add_options, showing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
