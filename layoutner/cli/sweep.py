@@ -1,6 +1,7 @@
 """`layoutner sweep`, which trains the runs of a file and ranks them."""
 
 import argparse
+import logging
 import os
 import sys
 from functools import partial
@@ -54,7 +55,7 @@ def _sweep(options: argparse.Namespace) -> None:
     failed: list[str] = []
     interrupted: list[str] = []
     if not options.report:
-        say = (lambda _: None) if options.quiet else partial(print, flush=True)
+        say = logging.getLogger("layoutner").info
         with showing(options, sys.stdout):
             jobs, ranks = options.jobs or 1, options.ranks or 1
             failed, interrupted = train_sweep(sweep, jobs, ranks, options.retry, say, options.verbose)

@@ -51,7 +51,7 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]], options: 
         if (folder / LOCK_FILE).exists():
             lock(folder).release()  # refused while another demo trains there
         shutil.rmtree(folder)
-    if torch.cuda.device_count() == 0:  # else DeepSpeed warns that it finds no accelerator
+    if torch.cuda.device_count() == 0:  # else DeepSpeed's launcher warns that it finds no accelerator
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(json.dumps({"seed": settings.run.seed}), encoding="utf-8")

@@ -75,7 +75,7 @@ class Ranks:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         on_gpu = _has_gpu(device, local_rank)
-        _tell_deepspeed(device)
+        _tell_deepspeed(device, on_gpu)
         if on_gpu:
             torch.cuda.set_device(local_rank)
         elif "OMP_NUM_THREADS" not in os.environ:
@@ -346,10 +346,12 @@ def _has_gpu(device: DeviceName, local_rank: int) -> bool:
     return True
 
 
-def _tell_deepspeed(device: DeviceName) -> None:
+def _tell_deepspeed(device: DeviceName, on_gpu: bool) -> None:
     """Set the environment variables that select DeepSpeed's device."""
     if device == "cpu":
         # Hide all GPUs from everything that runs in this process from here on.
         os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
     elif device == "cuda":
         os.environ["DS_ACCELERATOR"] = "cuda"
+    elif not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it finds no accelerator

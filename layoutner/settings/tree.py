@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource
@@ -33,7 +34,7 @@ ALTERNATIVES = (
     ("deepspeed", ("preset", "zero_stage")),
 )
 
-MAX_IMAGE_MIB = 1024  # a page of A0 at 300 dpi, black and white, takes 665
+LONGEST_PROJECT, NOT_IN_PROJECT = 128, "/\\#?%:"  # rules of Weights & Biases for the name of a project
 
 FamilyName = Literal[
     "bert", "roberta", "xlm-roberta", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "bros", "modernbert"
@@ -229,6 +230,16 @@ class WandbSettings(Section):
         description="worst pages of the scored split to send, with images and words; 0 = no page leaves the machine",
     )
     log_model: Literal["none", "export"] = Field("none", description="export = send the exported model as an artifact")
+
+    @field_validator("project")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not 0 < len(value) <= LONGEST_PROJECT or set(value) & set(NOT_IN_PROJECT):
+            raise ValueError(
+                f"{value!r}: a name has 1 to {LONGEST_PROJECT} characters and none of {' '.join(NOT_IN_PROJECT)}"
+                + (" (a user or team goes into wandb.entity)" if "/" in value else "")
+            )
+        return value
 
 
 class TensorBoardSettings(Section):

@@ -29,6 +29,7 @@ STEP = "optimizer_step"  # the axis of all charts
 BEST = {"eval/f1": "max", "eval/loss": "min"}  # what the summary has of them
 
 CONNECTS_S = 5.0  # how long a connection to the server may take, else the run is offline
+ACCOUNT_S = 10  # how long a question about the account waits for an answer
 INIT_S = 30  # how long the start of a run waits for an answer; after that it is offline
 FINISH_S = 120.0  # how long the end of a run waits for what is still to be sent; it stays on the disk
 MODEL_S = 1800.0  # the same, if the model is sent too
@@ -47,16 +48,18 @@ def require_account(settings: Settings) -> None:
     """Refuse a run for Weights & Biases without a usable account, before anything else of it starts.
 
     Raises:
-        SettingsError: wandb.mode = online, and no API key is found, or a malformed one, or the server refuses it. A
-            server that does not answer is no error here.
+        SettingsError: wandb.mode = online, and no API key is found, or a malformed one, or the server refuses it, or
+            wandb.entity is none of the account's. A server that does not answer is no error here.
     """
     if _mode(settings.wandb.mode) != "online":
         return
-    import wandb
-
+    wandb = _wandb()
     service = os.environ.get("WANDB_SERVICE")
     try:
-        known = wandb.login(prompt=False, verify=_answers())
+        answers = _answers()
+        known = wandb.login(prompt=False, verify=answers)
+        if known and answers and settings.wandb.entity is not None:
+            _require_entity(wandb, settings)
     except (wandb.Error, ValueError) as error:  # ValueError: of one of its environment variables
         if isinstance(error, wandb.errors.CommError) and not _is_refusal(error):
             return  # said when the run starts
@@ -66,6 +69,16 @@ def require_account(settings: Settings) -> None:
             _teardown(wandb)  # its service process must not be passed on to the runs of a sweep
     if not known:
         raise _refused(settings, "no API key is found")
+
+
+def _require_entity(wandb: Any, settings: Settings) -> None:
+    viewer = wandb.Api(timeout=ACCOUNT_S).viewer
+    own = {name for name in (viewer.username, viewer.entity, *viewer.teams) if name}
+    if settings.wandb.entity not in own and not viewer.admin:
+        raise SettingsError(
+            f"wandb.entity = {settings.wandb.entity}: the account of this API key has {', '.join(sorted(own))}; give "
+            "one of these, or log in as a member of that team"
+        )
 
 
 def _refused(settings: Settings, why: str) -> SettingsError:
@@ -163,8 +176,7 @@ class Wandb:
         Raises:
             SettingsError: Weights & Biases refuses.
         """
-        import wandb
-
+        wandb = _wandb()
         self._settings, self._folder = settings, folder
         id_file = folder / WANDB_ID_FILE
         if not id_file.exists() or not resumed_step:  # W&B ignores steps that do not increase: use a new id
@@ -282,10 +294,18 @@ def _slurm() -> dict[str, Any]:
     return {"slurm": found} if found else {}
 
 
-def _answers() -> bool:
-    """Whether the server can be connected to. Behind a proxy that is not tried."""
+def _wandb() -> Any:
+    """The package. Its reports of its own errors are off, unless the user has turned them on: at the end of the process
+    they wait for a server that does not answer, 20 seconds with wandb 0.31."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
+    return wandb
+
+
+def _answers() -> bool:
+    """Whether the server can be connected to. Behind a proxy that is not tried."""
+    wandb = _wandb()
     if any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXIES):
         return True
     parts = urlsplit(wandb.setup().settings.base_url)

@@ -85,9 +85,9 @@ def test_the_choice(
     if environment is None:
         monkeypatch.delenv("DS_ACCELERATOR")
     assert _has_gpu(device, 0) == on_gpu
-    _tell_deepspeed(device)
+    _tell_deepspeed(device, on_gpu)
     told = os.environ.get("DS_ACCELERATOR")
-    assert told == (environment if device == "auto" else device)
+    assert told == ((environment if on_gpu else "cpu") if device == "auto" else device)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if device == "cpu" else "0")
 
 

@@ -37,7 +37,7 @@ from layoutner.sweeps.sweep import LONGEST_NAME, Run, Sweep, name_of, read_sweep
 from tests.builders.checkpoints import checkpoint
 from tests.builders.forks import Forks
 from tests.builders.markdown import block
-from tests.builders.processes import HANGS_S, ROOT, call
+from tests.builders.processes import HANGS_S, ROOT, call, untimed
 
 Arguments = Callable[..., list[str]]
 Say = pytest.CaptureFixture[str]
@@ -577,7 +577,7 @@ def test_a_sweep_trains_what_is_missing(
     names = [f"lr={lr},seed=42" for lr in ("0.001", "0.003")]
     scores = [json.loads((folder / name / "scores.json").read_text()) for name in names]
     assert [found["split"] for found in scores] == ["eval", "eval"]
-    lines = out.splitlines()
+    lines = untimed(out).splitlines()
     assert lines[0] == f"2 of 2 runs to train in {folder}"
     assert lines[1] == f"[1/2] {names[0]}: starts"
     assert lines[2].startswith(f"[1/2] {names[0]}: F1 {scores[0]['f1']:.4f} loss {scores[0]['loss']:.4f} after ")
@@ -590,18 +590,20 @@ def test_a_sweep_trains_what_is_missing(
     # Again: nothing is trained.
     before = {path: path.stat().st_mtime_ns for name in names for path in (folder / name).rglob("*")}
     code, again, _ = call(capsys, "sweep", file)
-    assert (code, again.splitlines()[0]) == (0, f"0 of 2 runs to train in {folder}")
-    assert again.splitlines()[1:] == lines[5:]
+    assert (code, untimed(again).splitlines()[0]) == (0, f"0 of 2 runs to train in {folder}")
+    assert untimed(again).splitlines()[1:] == lines[5:]
     # A point more: only it is trained. It diverges, which is not hidden, and not tried again.
     file = real(grid.format("1e-3, 3e-3, 1e30"))
     code, out, err = call(capsys, "sweep", file)
     assert code == 2
-    assert [line for line in out.splitlines() if line.endswith(": starts")] == ["[1/1] lr=1e+30,seed=42: starts"]
+    assert [line for line in untimed(out).splitlines() if line.endswith(": starts")] == [
+        "[1/1] lr=1e+30,seed=42: starts"
+    ]
     said = "the (loss|gradient) of optimizer step [23] is "
     assert re.search(rf"runs failed, and --retry tries them again: lr=1e\+30,seed=42: {said}.*seed=42.log\)", err)
     assert re.search(rf"^note: point 3: 1 of 1 runs failed: {said}", out, re.MULTILINE)
     code, out, _ = call(capsys, "sweep", file)
-    assert (code, out.splitlines()[0]) == (
+    assert (code, untimed(out).splitlines()[0]) == (
         0,
         f"0 of 3 runs to train in {folder}; 1 failed before, and --retry tries them again",
     )

@@ -5,8 +5,10 @@ import os
 import shutil
 import signal
 import struct
+import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +27,10 @@ from layoutner.tracking import wandb_tracker
 from layoutner.tracking.trackers import open_tracker
 from layoutner.tracking.wandb_tracker import require_account
 from tests.builders.forks import fork
-from tests.builders.processes import free_port
+from tests.builders.processes import free_port, launch
+from tests.builders.wandb_server import KEY, wandb_server
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
-KEY = "0123456789" * 4
 
 
 @pytest.fixture
@@ -87,6 +89,17 @@ def test_the_environment_takes_wandb_offline(
     tracker.close()
     start, logged = told
     assert (start["mode"], logged) == (mode, {"train/loss": 0.5, "optimizer_step": 7, "at": 7})
+
+
+@pytest.mark.parametrize("given", [None, "true"])
+def test_error_reports_of_wandb_are_off_unless_the_user_wants_them(
+    given: str | None, told: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", given or "")
+    if given is None:
+        monkeypatch.delenv("WANDB_ERROR_REPORTING")
+    open_tracker(online(tmp_path / "run"), ALONE, 0, dict).close()
+    assert os.environ["WANDB_ERROR_REPORTING"] == (given or "false")
 
 
 def test_wandb_is_told_of_a_preemption(told: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -275,6 +288,48 @@ def test_a_missing_account_is_said_before_anything_starts(
     assert done.returncode == 2
     assert "wandb.mode = online: " in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.usefixtures("no_account")
+def test_an_entity_of_others_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_arguments: Callable[..., list[str]]
+) -> None:
+    given = {"wandb__mode": "online", "wandb__project": "forms"}
+    with wandb_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        for number, mine in enumerate(("me", "the-team")):
+            require_account(online(tmp_path / str(number), entity=mine))
+        arguments = train_arguments(tmp_path / "none", **given, wandb__entity="their-team")
+        done = launch(["layoutner", "train", *arguments], **server.environment(), HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "wandb.entity = their-team: the account of this API key has me, the-team; give one of these" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_an_agent_trains_the_trials_of_a_sweep(train_arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    """The agent of wandb itself, with a server that deals out two trials: each has its folder, id and setting."""
+    layoutner = str(Path(sys.executable).with_name("layoutner"))
+    given = train_arguments(tmp_path / "{wandb_id}", wandb__mode="offline")
+    given = [one for one in given if not one.startswith("--optimizer.lr=")]
+    with wandb_server() as server:
+        server.sweep = json.dumps({"command": [layoutner, "train", *given, "${args}"]})  # JSON is YAML
+        for name, lr in (("trial1", 0.001), ("trial2", 0.002)):
+            trial = {"type": "run", "run_id": name, "program": "", "args": {"optimizer.lr": {"value": lr}}}
+            server.trials.append(trial)
+        there = {**server.environment(), "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
+        done = launch(["wandb", "agent", "me/forms/s1"], **there)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, lr in (("trial1", 0.001), ("trial2", 0.002)):
+        run = tmp_path / name
+        assert (run / "wandb_run_id").read_text() == name
+        settings = tomllib.loads((run / "settings.toml").read_text())
+        assert settings["optimizer"]["lr"] == lr
+        assert [file.name for file in (run / "wandb").glob(f"offline-run-*-{name}")], list((run / "wandb").iterdir())
+        assert len((run / "metrics.jsonl").read_text().splitlines()) > 1
+    assert set(server.ended) == {"trial1", "trial2"}
 
 
 # A server or a service that is not there
