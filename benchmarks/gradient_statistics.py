@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--format", default="funsd")
     parser.add_argument("--model", default=None, help="checkpoint of a BERT or LayoutLM; default: MiniLM-L6")
+    parser.add_argument("--length", type=int, default=512, help="tokens of the longest window")
     parser.add_argument("--every", type=int, default=10, help="run.gradient_statistics_every")
     parser.add_argument("--batch", type=int, default=32, help="windows per step")
     parser.add_argument("--steps", type=int, default=60, help="counted steps of a run")
@@ -49,7 +50,7 @@ def step_times(options: argparse.Namespace, every: int) -> dict[int, float]:
     with tempfile.TemporaryDirectory() as folder:
         given = {
             "model": {"name_or_path": options.model or minilm(), "family": "layoutlm"},
-            "data": {"format": options.format, "train": str(options.data)},
+            "data": {"format": options.format, "train": str(options.data), "max_length": options.length},
             "batch": {"global_batch_size": options.batch, "micro_batch_size": 8},
             "schedule": {"max_steps": WARM_UP + options.steps},
             "precision": {"dtype": "fp32"},

@@ -61,6 +61,15 @@ def test_predicted_steps_are_put_beside_real_ones(checkpoints: dict[str, Path], 
 
 
 @pytest.mark.slow
+def test_steps_with_statistics_are_put_beside_those_without(forms: Path, checkpoints: dict[str, Path]) -> None:
+    command = ["python", ROOT / "benchmarks" / "gradient_statistics.py", forms, "--model", checkpoints["layoutlm"]]
+    done = launch([*command, "--rounds", 1, "--steps", 4, "--batch", 4, "--every", 2, "--length", 256], timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"^all steps: [+-][\d.]+% \(", done.stdout, re.MULTILINE)
+    assert re.search(r"^a measured step: [+-][\d.]+% \(", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
 def test_the_study_takes_receipts(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     source = tmp_path / "receipts"
     for part in ("box", "entities"):
