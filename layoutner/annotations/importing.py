@@ -93,7 +93,7 @@ def label_pages(export: Export, documents: Sequence[Document], by_order: bool, f
         names = PageNames(documents)
         for page in export.pages:
             found = names.find(page)
-            said = f"{page.source} ({page.names[0] if page.names else 'without a name'})"
+            said = f"{page.source} ({page.names[0][:100] if page.names else 'without a name'})"
             if len(found) != 1:
                 several = f": may be {', '.join(documents[index].name for index in found[:3])}" if found else ""
                 result.unmatched.append(said + several)

@@ -58,7 +58,9 @@ def read_export(path: Path, choice: Choice) -> Export:
         except DataError as error:
             raise DataError(f"{path}: {source}: {error}") from None
         except WRONG_SHAPE as error:
-            raise DataError(f"{path}: {source}: not a Label Studio task: {type(error).__name__}: {error}") from None
+            raise DataError(
+                f"{path}: {source}: not a Label Studio task: {type(error).__name__}: {str(error)[:200]}"
+            ) from None
     return reader.finish(path)
 
 
@@ -245,7 +247,9 @@ def _tasks_of_rows(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any
         try:
             results = list(_results_of_row(row))
         except WRONG_SHAPE as error:
-            raise DataError(f"{path}: row {index + 1}: not of Label Studio: {type(error).__name__}: {error}") from None
+            raise DataError(
+                f"{path}: row {index + 1}: not of Label Studio: {type(error).__name__}: {str(error)[:200]}"
+            ) from None
         data = {key: value for key, value in row.items() if isinstance(value, str) and key != "created_at"}
         task = tasks.setdefault(
             str(row.get("id", f"#{index + 1}")), {"id": row.get("id"), "data": data, "annotations": []}

@@ -37,7 +37,9 @@ def read_export(path: Path) -> Export:
         except DataError as error:
             raise DataError(f"{file}: line {number}: {error}") from None
         except WRONG_SHAPE as error:
-            raise DataError(f"{file}: line {number}: not of PPOCRLabel: {type(error).__name__}: {error}") from None
+            raise DataError(
+                f"{file}: line {number}: not of PPOCRLabel: {type(error).__name__}: {str(error)[:200]}"
+            ) from None
         export.pages.append(AnnotatedPage(f"line {number}", (name,), regions, in_pixels=True))
     if not any(region.type for page in export.pages for region in page.regions):
         raise DataError(f"{file}: no region has a key_cls: start PPOCRLabel with --kie True, which asks for it")

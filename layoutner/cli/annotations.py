@@ -21,7 +21,7 @@ KEYS = ("format", "box_unit", "box_format", "invalid_boxes", "bad_pages", "max_i
 TOOLS = ("label-studio", "ppocrlabel")
 
 
-def add_commands(actions: "argparse._SubParsersAction[Parser]") -> None:
+def add_import_and_export(actions: "argparse._SubParsersAction[Parser]") -> None:
     """Add `import` and `export` to `layoutner data`."""
     about = "make labelled pages from an export of an annotation tool"
     importing = add_command(actions, "import", _import, about)

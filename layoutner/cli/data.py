@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layoutner.cli import annotations
+from layoutner.cli.annotations import add_import_and_export
 from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides, quiet
 from layoutner.errors import SettingsError
 from layoutner.settings.data import DataSettings
@@ -45,7 +45,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     check.add_argument("--format", choices=["text", "json"], default="text", help="(default: text)")
     check.add_argument("--all", action="store_true", help="print every problem, not only the first ten of each kind")
 
-    annotations.add_commands(actions)
+    add_import_and_export(actions)
     build = add_command(actions, "build", _build, "cut labelled documents into windows once, for any number of runs")
     build.add_argument("path", type=Path, help="folder or file of documents")
     build.add_argument(

@@ -61,7 +61,7 @@ def read_results(path: Path, suffixes: tuple[str, ...], what: str, parse: Parse)
         except DataError as error:
             yield Problem(file.name, "unreadable", str(error))
         except WRONG_SHAPE as error:
-            yield Problem(file.name, "unreadable", f"{file}: not {what}: {type(error).__name__}: {error}")
+            yield Problem(file.name, "unreadable", f"{file}: not {what}: {type(error).__name__}: {str(error)[:200]}")
         else:
             yield from encoding_notes(file.name, notes)
             yield from pages
