@@ -62,7 +62,7 @@ def label_words(document: Document, regions: Sequence[Region], counts: LabelCoun
     ]
     tags = []
     starts: Counter[tuple[str, str]] = Counter()
-    for before, entity in zip([None, *owners[:-1]], owners, strict=True):
+    for before, entity in zip([None, *owners], owners, strict=False):
         if entity is None:
             tags.append("O")
             continue
