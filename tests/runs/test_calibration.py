@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from layoutner import load_settings, train
 from layoutner.inference.export import export
 from layoutner.inference.labeller import Labeller
 from layoutner.objectives.errors import Errors
@@ -50,14 +51,13 @@ def test_a_run_stores_the_temperature_in_its_export(runs: Path) -> None:
     assert not (runs / "test-only" / "calibration.json").exists()
 
 
-def test_scores_do_not_depend_on_it(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_scores_do_not_depend_on_it(
+    runs: Path, forms: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     shutil.copytree(runs / "one" / "export", tmp_path / "raw")
     preprocessing = json.loads((tmp_path / "raw" / "layoutner.json").read_text())
     del preprocessing["temperature"]  # as an older layoutner wrote it
     (tmp_path / "raw" / "layoutner.json").write_text(json.dumps(preprocessing))
-    forms = tmp_path / "forms"
-    source = json.loads(json.dumps(str(next(iter((runs / "one").glob("settings.toml"))).read_text())))
-    forms = Path(next(line.split('"')[1] for line in source.splitlines() if line.startswith("test = ")))
     told = {}
     for name, model in (("raw", tmp_path / "raw"), ("calibrated", runs / "one")):
         code, out, _ = call(capsys, "evaluate", forms, "--model", model)
@@ -82,7 +82,7 @@ def test_the_errors_have_the_probabilities_of_the_export(runs: Path) -> None:
 
 
 def test_pages_of_data_eval_are_labelled_once(
-    runs: Path, forms: Path, train_arguments: Arguments, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     passes: list[str] = []
 
@@ -92,8 +92,6 @@ def test_pages_of_data_eval_are_labelled_once(
 
     evaluate = Labeller.evaluate
     monkeypatch.setattr(module.Labeller, "evaluate", counted)
-    from layoutner import load_settings, train
-
     for name, expected in (("eval-only", ["eval"]), ("one", ["eval", "test"]), ("test-only", ["test"])):
         tree = (runs / name / "settings.toml").read_text().replace(str(runs / name), str(tmp_path / name))
         (tmp_path / f"{name}.toml").write_text(tree)
