@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # Each imports only those before it.
 # fmt: off
 ROOMS = (
-    "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages",
-    "ocr_results", "readers", "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking",
-    "training", "inference", "annotations", "runs", "reports", "sweeps", "api", "demo", "terminal", "cli",
+    "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "ocr_results",
+    "readers", "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training",
+    "fields", "publishing", "inference", "annotations", "runs", "reports", "sweeps", "api", "demo", "terminal", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -125,7 +125,10 @@ def test_a_room_can_be_walked_through(name: str) -> None:
         ("from layoutner.objectives import evaluate", ("deepspeed", "wandb")),
         ("from layoutner.runs import readiness, folds", ("torch", "transformers", "deepspeed", "wandb")),
         ("from layoutner.sweeps import figures, processes", ("torch", "transformers", "deepspeed", "wandb")),
-        ("from layoutner.inference import export, push", ("torch", "transformers", "deepspeed", "wandb")),
+        (
+            "from layoutner.inference import export; from layoutner.publishing import push",
+            ("torch", "transformers", "deepspeed", "wandb"),
+        ),
         ("from layoutner.documents import check", ("torch", "transformers", "deepspeed", "wandb")),
         (
             "import layoutner.cli",
