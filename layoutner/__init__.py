@@ -5,7 +5,7 @@
     settings = layoutner.load_settings("run.toml")
     result = layoutner.train(settings)
     model = layoutner.load_model(result.model_dir)
-    pages = model.predict("scans/")
+    print(model("invoice.png").fields["TOTAL"].value)
 
 The public interface is `__all__`. Importing the package does not import torch or transformers: each name is imported
 when it is first used.
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
         SettingsError,
         TrainingDiverged,
     )
+    from layoutner.fields.field import Field
     from layoutner.inference.labelled_page import Entity, LabelledPage, LabelledWord
     from layoutner.inference.model import Model
+    from layoutner.inference.result import Result
     from layoutner.objectives.metrics import Scores
     from layoutner.pages.document import Document
     from layoutner.runs.single import RunResult
@@ -47,8 +49,10 @@ _HOMES = {
         "TrainingDiverged",
         "Preempted",
     ),
+    "layoutner.fields.field": ("Field",),
     "layoutner.inference.labelled_page": ("Entity", "LabelledPage", "LabelledWord"),
     "layoutner.inference.model": ("Model",),
+    "layoutner.inference.result": ("Result",),
     "layoutner.objectives.metrics": ("Scores",),
     "layoutner.pages.document": ("Document",),
     "layoutner.runs.single": ("RunResult",),
@@ -57,9 +61,9 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022  # in the order of their use
-    "Settings", "load_settings", "train", "RunResult", "evaluate", "Scores", "load_model", "Model", "LabelledPage",
-    "LabelledWord", "Entity", "Document", "read_documents", "LayoutnerError", "SettingsError", "DataError",
-    "ModelError", "CheckpointError", "RanksDisagree", "TrainingDiverged", "Preempted", "__version__",
+    "Settings", "load_settings", "train", "RunResult", "evaluate", "Scores", "load_model", "Model", "Result", "Field",
+    "LabelledPage", "LabelledWord", "Entity", "Document", "read_documents", "LayoutnerError", "SettingsError",
+    "DataError", "ModelError", "CheckpointError", "RanksDisagree", "TrainingDiverged", "Preempted", "__version__",
 ]  # fmt: skip
 
 

@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # fmt: off
 ROOMS = (
     "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "readers",
-    "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "inference", "runs",
-    "reports", "sweeps", "api", "serving", "demo", "terminal", "cli",
+    "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "fields",
+    "publishing", "inference", "runs", "reports", "sweeps", "api", "serving", "demo", "terminal", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -128,7 +128,10 @@ def test_a_room_can_be_walked_through(name: str) -> None:
         ("from layoutner.objectives import evaluate", ("deepspeed", "wandb")),
         ("from layoutner.runs import readiness, folds", ("torch", "transformers", "deepspeed", "wandb")),
         ("from layoutner.sweeps import figures, processes", ("torch", "transformers", "deepspeed", "wandb")),
-        ("from layoutner.inference import export, push", ("torch", "transformers", "deepspeed", "wandb")),
+        (
+            "from layoutner.inference import export; from layoutner.publishing import push",
+            ("torch", "transformers", "deepspeed", "wandb"),
+        ),
         ("from layoutner.documents import check", ("torch", "transformers", "deepspeed", "wandb")),
         (
             "import layoutner.cli",

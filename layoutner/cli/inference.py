@@ -278,7 +278,7 @@ def _export(options: argparse.Namespace) -> None:
     if options.push is None:
         print(f"{export(options.run, options.out)} exported to {options.out}")
         return
-    from layoutner.inference.push import push, require_name
+    from layoutner.publishing.push import push, require_name
 
     require_name(options.push)
     print(f"{export(options.run, options.out)} exported to {options.out}", flush=True)

@@ -32,6 +32,13 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     for key in ("invalid_boxes", "max_image_mib"):
         add_setting(serve, "data", key, require=True)
     serve.add_argument(
+        "--normalise",
+        action="append",
+        default=[],
+        metavar="TYPE=HOW",
+        help="give the fields of a type a value, such as TOTAL=amount; repeatable",
+    )
+    serve.add_argument(
         "--documents", type=Path, metavar="FOLDER", help="folder of the files that tasks of Label Studio may name"
     )
     serve.add_argument(
@@ -44,6 +51,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    from layoutner.fields.normaliser import read_choices
     from layoutner.inference.model_folder import model_folder
     from layoutner.serving.address import listening
     from layoutner.serving.options import Limits, ServeOptions, require_packages
@@ -51,6 +59,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     data = load(None, overrides(options)).data
     limits = Limits(options.max_upload_mib, options.max_pages, options.timeout, options.batch, options.queue)
+    normalisers = read_choices(options.normalise)
     files = TaskFiles(options.documents, tuple(options.allow_url))
     checks: tuple[Callable[[], object], ...] = (
         require_packages,
@@ -65,7 +74,7 @@ def _serve(options: argparse.Namespace) -> None:
         quiet()
         from layoutner.serving.server import serve
 
-        serve(ServeOptions(folder, options.host, options.device, limits, data, files), listener, _say)
+        serve(ServeOptions(folder, options.host, options.device, limits, data, normalisers, files), listener, _say)
 
 
 def _require_port(port: int) -> None:

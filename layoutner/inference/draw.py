@@ -76,7 +76,14 @@ def draw(
     out: Path | IO[bytes],
     max_image_mib: int = MAX_IMAGE_MIB,
 ) -> None:
-    """Draw the entities of a predicted page, with a legend below, as PNG.
+    """Write the picture of `drawing` as PNG to the file `out`."""
+    drawing(page, image, types, max_image_mib).save(out, format="PNG")
+
+
+def drawing(
+    page: dict[str, Any], image: PageImage | None, types: tuple[str, ...], max_image_mib: int = MAX_IMAGE_MIB
+) -> Image.Image:
+    """Draw the entities of a predicted page, with a legend below.
 
     If the model has more types than there are colours, types are also numbered, in the legend and next to every box.
 
@@ -84,7 +91,6 @@ def draw(
         page: the result of `LabelledPage.to_dict`.
         image: the page image; without one, or if it cannot be read, the words are drawn on white.
         types: all entity types of the model, so that a type has the same colour on every page.
-        out: the file to write.
         max_image_mib: data.max_image_mib; a larger image counts as unreadable.
     """
     width, height = _drawn_size(page["page_size"])
@@ -133,7 +139,7 @@ def draw(
         pen.text((left + row * 0.7, top + row / 5), kind, fill="black", font=font)
     if note is not None:
         pen.text((row / 2, y + row / 5), _printable(note), fill="red", font=font)
-    canvas.save(out, format="PNG")
+    return canvas
 
 
 def _drawn_size(page_size: Sequence[float]) -> tuple[int, int]:

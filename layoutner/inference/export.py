@@ -8,8 +8,8 @@ from pathlib import Path
 
 from layoutner.errors import CheckpointError, ModelError, SettingsError, raise_gathered
 from layoutner.files.atomic import atomic_folder
-from layoutner.inference.model_card import write_card
 from layoutner.models.preprocessing import PREPROCESSING_FILE
+from layoutner.publishing.model_card import write_card
 from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
     checkpoint_path,

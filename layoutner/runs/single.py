@@ -11,13 +11,13 @@ from layoutner.files.atomic import remove, write_text
 from layoutner.inference.export import export
 from layoutner.inference.input import ReportingStats, documents, lost_pages
 from layoutner.inference.labeller import Labeller
-from layoutner.inference.model_card import write_card
 from layoutner.inference.output import Output, results
 from layoutner.inference.predict import predict
 from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.metrics import Scores
 from layoutner.objectives.scores_file import ScoresFile
 from layoutner.pages.document import Document
+from layoutner.publishing.model_card import write_card
 from layoutner.runs.ending import what_next
 from layoutner.runs.training_run import open_run, train_model
 from layoutner.settings.tree import Settings

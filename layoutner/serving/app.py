@@ -1,6 +1,6 @@
 """The HTTP interface: routes, errors as JSON, and the pages for people."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from layoutner import __version__
+from layoutner.fields.normaliser import find_normalisers
+from layoutner.fields.record import Rules
 from layoutner.serving.answer import to_answer
 from layoutner.serving.label_studio import LabelStudio
 from layoutner.serving.metrics import CONTENT_TYPE
@@ -84,11 +86,16 @@ class About:
     """What the server says of itself."""
 
     model: str  # name of the model's folder
+    normalisers: Mapping[str, str]  # entity type -> name of its normaliser
     hosts: frozenset[str] | None  # names by which the server may be called; None = any
 
 
 def make_app(service: Service, about: About, label_studio: LabelStudio) -> ASGIApp:
-    """The application. It closes the service when the server ends."""
+    """The application. It closes the service when the server ends.
+
+    Raises:
+        SettingsError: a normaliser of a type that the model does not have.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -98,6 +105,7 @@ def make_app(service: Service, about: About, label_studio: LabelStudio) -> ASGIA
     app = FastAPI(
         title="layoutner", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, responses=ERRORS
     )
+    normalisers = find_normalisers(about.normalisers, service.model.labels)
     _add_errors(app)
     _add_pages(app)
 
@@ -106,13 +114,15 @@ def make_app(service: Service, about: About, label_studio: LabelStudio) -> ASGIA
         request: Request,
         words: Annotated[bool, Query(description="whether the answer has every word of every page")] = True,
         previews: Annotated[bool, Query(description="whether the answer has the page images, as data URLs")] = False,
-        min_confidence: Annotated[float, Query(ge=0, le=1, description='less is under "review"')] = 0.0,
+        min_confidence: Annotated[float, Query(ge=0, le=1, description="fields below it have a review note")] = 0.0,
         name: Annotated[str | None, Query(max_length=200, description="of a document sent as the body")] = None,
     ) -> Response:
         async with service.visit() as visit:
             path = await receive(request, visit.folder, service.limits.max_upload_bytes, visit.until)
             labelled = await service.label(path, visit, previews)
-            tree = await run_in_threadpool(to_answer, labelled.pages, labelled.previews, words, min_confidence)
+            rules = Rules(normalisers, min_confidence)
+            types = service.model.labels
+            tree = await run_in_threadpool(to_answer, labelled.pages, types, rules, labelled.previews, words)
         return JSONResponse(tree)
 
     @app.get("/health", summary="Whether the server is alive, and its model")

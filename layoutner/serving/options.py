@@ -1,5 +1,6 @@
 """How a model is served: address, limits, what is read and how."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,6 +55,7 @@ class ServeOptions:
     device: DeviceName = "auto"
     limits: Limits = field(default_factory=Limits)
     data: DataSettings = field(default_factory=DataSettings)  # how documents are read
+    normalisers: Mapping[str, str] = field(default_factory=dict)  # entity type -> name of its normaliser
     files: TaskFiles = field(default_factory=TaskFiles)  # what tasks of Label Studio may name
 
 

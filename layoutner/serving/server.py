@@ -74,7 +74,9 @@ def serve(options: ServeOptions, listener: socket.socket, say: Callable[[str], N
         model = load_model(options.model, device=options.device, max_image_mib=options.data.max_image_mib)
         readers = min(MOST_READERS, len(os.sched_getaffinity(0)))
         service = Service(model, options.data, limits, readers, Path(folder))
-        about = About(_model_name(options.model), LOOPBACK_NAMES if is_loopback(options.host) else None)
+        about = About(
+            _model_name(options.model), options.normalisers, LOOPBACK_NAMES if is_loopback(options.host) else None
+        )
         config = uvicorn.Config(
             make_app(service, about, LabelStudio(service, options.files, about.model)),
             http=_Protocol,

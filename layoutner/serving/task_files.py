@@ -1,4 +1,4 @@
-"""The files that tasks of Label Studio name: in a folder that is allowed, in the task itself, or at allowed addresses."""
+"""The files that tasks of Label Studio name: in an allowed folder, in the task itself, or at allowed addresses."""
 
 import base64
 import binascii

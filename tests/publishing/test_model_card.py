@@ -14,11 +14,11 @@ from transformers import AutoConfig
 
 from layoutner import Document, load_model
 from layoutner.inference.export import export
-from layoutner.inference.model_card import BOXED, model_card, transformers_example
 from layoutner.models.families import FAMILIES
 from layoutner.models.loading import open_tokenizer
 from layoutner.models.preprocessing import Preprocessing
 from layoutner.pages.labels import to_spans
+from layoutner.publishing.model_card import BOXED, model_card, transformers_example
 from layoutner.training.checkpoint import Identity
 from layoutner.training.checkpoint_files import checkpoint_path
 from tests.builders import checkpoints as builder

@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from layoutner.errors import ModelError
-from layoutner.inference import push as module
 from layoutner.models.preprocessing import Preprocessing
+from layoutner.publishing import push as module
 from tests.builders.checkpoints import checkpoint
 from tests.builders.processes import call, launch
 

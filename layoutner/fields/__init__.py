@@ -1,0 +1,1 @@
+"""Fields: from labelled pages to one record of values per document."""

@@ -1,0 +1,1 @@
+"""A model for others: its model card, and its upload to the hub."""
