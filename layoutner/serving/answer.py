@@ -10,6 +10,7 @@ from layoutner.inference.result import field_page
 
 
 def to_answer(
+    document: str | None,
     pages: Sequence[LabelledPage],
     types: Sequence[str],
     rules: Rules,
@@ -19,7 +20,8 @@ def to_answer(
     """Fields, pages and words of one document, as JSON.
 
     Args:
-        pages: in their order; the first names the document.
+        document: name of the document; None = that of its first page.
+        pages: in their order.
         types: all entity types of the model.
         previews: one data URL per page, or empty.
         words: whether every word of every page is in it.
@@ -28,14 +30,14 @@ def to_answer(
     shown = []
     for number, page in enumerate(pages, 1):
         tree = page.to_dict()
-        tree["name"] = tree.pop("document")
+        name = tree.pop("document")
         if not words:
             del tree["words"], tree["entities"]
-        shown.append({"page": number, **tree, **({"preview": previews[number - 1]} if previews else {})})
+        shown.append({"page": number, "name": name, **tree, **({"preview": previews[number - 1]} if previews else {})})
     if not words:
         for field in (field for fields in record["fields"].values() for field in fields):
             del field["words"]
-    return {**record, "pages": shown}
+    return {**record, "document": document or record["document"], "pages": shown}
 
 
 def confidence(page: LabelledPage, entity: Entity) -> float:

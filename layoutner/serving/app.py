@@ -122,7 +122,8 @@ def make_app(service: Service, about: About, label_studio: LabelStudio) -> ASGIA
             labelled = await service.label(path, visit, previews)
             rules = Rules(normalisers, min_confidence)
             types = service.model.labels
-            tree = await run_in_threadpool(to_answer, labelled.pages, types, rules, labelled.previews, words)
+            document = None if path.suffix == ".json" else path.stem  # JSON has a name of its own
+            tree = await run_in_threadpool(to_answer, document, labelled.pages, types, rules, labelled.previews, words)
         return JSONResponse(tree)
 
     @app.get("/health", summary="Whether the server is alive, and its model")
