@@ -98,6 +98,9 @@ class TaskFiles:
                     yield part
         except TimeoutError:
             raise Refused(504, "the file of the task takes longer to load than this server allows") from None
+        except urllib.error.HTTPError as error:
+            with error:  # it holds the connection
+                raise Refused(422, f"the file of the task cannot be loaded: HTTP status {error.code}") from None
         except (OSError, HTTPException, ValueError) as error:
             raise Refused(422, one_sentence(f"the file of the task cannot be loaded: {error}")) from None
 
