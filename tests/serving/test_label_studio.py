@@ -20,7 +20,8 @@ from tests.builders.servers import ServerProcess, error_of, serving
 ONE_TAG = """<View><Image name="page" value="$ocr"/><RectangleLabels name="bbox" toName="page">
 <Label value="TOTAL" background="green"/><Label value="SENDER"/></RectangleLabels></View>"""
 THREE_TAGS = """<View><Image name="image" value="$ocr"/><Labels name="label" toName="image">
-<Label value="TOTAL"/></Labels><Rectangle name="bbox" toName="image"/><TextArea name="transcription" toName="image" perRegion="true"/></View>"""
+<Label value="TOTAL"/></Labels><Rectangle name="bbox" toName="image"/>
+<TextArea name="transcription" toName="image" perRegion="true"/></View>"""
 
 
 @pytest.fixture(scope="module")

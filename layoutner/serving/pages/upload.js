@@ -4,6 +4,7 @@
 const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 1000; // of a page's drawing, in its own units
+const MARGIN = 3; // between a field and its box
 
 function element(name, attributes = {}, text = "") {
   const made = document.createElement(name);
@@ -27,6 +28,11 @@ function say(text, bad = false) {
 function place(box, height) {
   const [left, top, right, bottom] = box;
   return { x: left, y: (top * height) / 1000, width: right - left, height: ((bottom - top) * height) / 1000 };
+}
+
+function around(box, height) {
+  const { x, y, width, height: high } = place(box, height);
+  return { x: x - MARGIN, y: y - MARGIN, width: width + 2 * MARGIN, height: high + 2 * MARGIN };
 }
 
 function drawPage(page) {
@@ -63,7 +69,7 @@ function show(answer) {
     const items = element("ul");
     for (const field of fields) {
       const { svg, height } = pages[field.page - 1];
-      const box = shape("rect", { class: `box ${colour}${field.review ? " review" : ""}`, ...place(field.box, height) });
+      const box = shape("rect", { class: `box ${colour}${field.review ? " review" : ""}`, ...around(field.box, height) });
       box.append(shape("title", {}, `${type}: ${field.text}`));
       svg.append(box);
       const line = element("button", { type: "button", class: "field" });
