@@ -102,14 +102,12 @@ def make_app(service: Service, about: About, label_studio: LabelStudio) -> ASGIA
         yield
         await run_in_threadpool(service.close)
 
-    app = FastAPI(
-        title="layoutner", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, responses=ERRORS
-    )
+    app = FastAPI(title="layoutner", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     normalisers = find_normalisers(about.normalisers, service.model.labels)
     _add_errors(app)
     _add_pages(app)
 
-    @app.post("/predict", openapi_extra=BODY, summary="The fields of a document")
+    @app.post("/predict", openapi_extra=BODY, responses=ERRORS, summary="The fields of a document")
     async def predict(
         request: Request,
         words: Annotated[bool, Query(description="whether the answer has every word of every page")] = True,
@@ -140,7 +138,7 @@ def make_app(service: Service, about: About, label_studio: LabelStudio) -> ASGIA
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
-    @app.post("/label-studio/predict", summary="Predictions for tasks of Label Studio")
+    @app.post("/label-studio/predict", responses=ERRORS, summary="Predictions for tasks of Label Studio")
     async def label_studio_predict(request: Request) -> dict[str, Any]:
         return await label_studio.predict(request)
 

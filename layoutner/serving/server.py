@@ -1,7 +1,6 @@
 """The server process: loads the model, answers requests, and stops when it is told to."""
 
 import asyncio
-import os
 import socket
 import tempfile
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from layoutner.distributed.machine import available_cpus
 from layoutner.inference.model import load_model
 from layoutner.serving.address import LOOPBACK_NAMES, is_loopback, shown, taken
 from layoutner.serving.app import About, make_app
@@ -72,7 +72,7 @@ def serve(options: ServeOptions, listener: socket.socket, say: Callable[[str], N
     address = shown(listener, options.host)
     with tempfile.TemporaryDirectory(prefix="layoutner-serve-") as folder:
         model = load_model(options.model, device=options.device, max_image_mib=options.data.max_image_mib)
-        readers = min(MOST_READERS, len(os.sched_getaffinity(0)))
+        readers = min(MOST_READERS, available_cpus())
         service = Service(model, options.data, limits, readers, Path(folder))
         about = About(
             _model_name(options.model), options.normalisers, LOOPBACK_NAMES if is_loopback(options.host) else None
