@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # Each imports only those before it.
 # fmt: off
 ROOMS = (
-    "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "readers",
-    "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "fields",
-    "publishing", "inference", "runs", "reports", "sweeps", "api", "serving", "demo", "terminal", "cli",
+    "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "ocr_results",
+    "readers", "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "fields",
+    "publishing", "inference", "annotations", "runs", "reports", "sweeps", "api", "serving", "demo", "terminal", "cli",
 )
 # fmt: on
 OWNERS = {

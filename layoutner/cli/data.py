@@ -1,4 +1,7 @@
-"""`layoutner data ...`: check documents before training, or build a store. Imports torch only if a model is given."""
+"""`layoutner data ...`: check documents before training, build a store, or go to an annotation tool and back.
+
+Imports torch only if a model is given.
+"""
 
 import argparse
 import sys
@@ -6,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layoutner.cli.annotations import add_import_and_export
 from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides, quiet
 from layoutner.errors import SettingsError
 from layoutner.settings.data import DataSettings
@@ -30,7 +34,7 @@ BUILD_KEYS = ("scheme", "label_all_subwords", "bad_pages")  # more of them for a
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `data` and its subcommands."""
-    data = commands.add_parser("data", help="check documents, or build a store of them")
+    data = commands.add_parser("data", help="check documents, build a store of them, import or export annotations")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     check = add_command(actions, "check", _check, "count documents and words, list problems; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
@@ -41,6 +45,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     check.add_argument("--format", choices=["text", "json"], default="text", help="(default: text)")
     check.add_argument("--all", action="store_true", help="print every problem, not only the first ten of each kind")
 
+    add_import_and_export(actions)
     build = add_command(actions, "build", _build, "cut labelled documents into windows once, for any number of runs")
     build.add_argument("path", type=Path, help="folder or file of documents")
     build.add_argument(

@@ -63,12 +63,8 @@ def read_text(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
     Raises:
         DataError: the file is missing, not a regular file, not readable, too large or of unknown encoding.
     """
+    content = read_bytes(path, largest)
     try:
-        if not path.is_file():
-            raise DataError(f"{path}: cannot be read: {'not a file' if path.exists() else 'no such file'}")
-        if (size := path.stat().st_size) > largest:
-            raise DataError(f"{path}: cannot be read: its {size:,} bytes are more than {largest:,}")
-        content = path.read_bytes()
         if notes is None:
             text = decode_unicode(content)
         else:
@@ -76,9 +72,26 @@ def read_text(path: Path, largest: int = LARGEST_PAGE, notes: list[str] | None =
             notes += [note] if note else []
     except NotUnicode as error:
         raise DataError(f"{path}: cannot be read: {error}; {CONVERT}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """A file's bytes.
+
+    Args:
+        largest: maximum size in bytes.
+
+    Raises:
+        DataError: the file is missing, not a regular file, not readable or too large.
+    """
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: cannot be read: {'not a file' if path.exists() else 'no such file'}")
+        if (size := path.stat().st_size) > largest:
+            raise DataError(f"{path}: cannot be read: its {size:,} bytes are more than {largest:,}")
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 from layoutner.documents.roles import Labels, stream
 from layoutner.errors import DataError, raise_gathered
@@ -10,14 +11,25 @@ from layoutner.files.image import SUFFIXES
 from layoutner.files.text import is_hidden, printable
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem, ReadStats
+from layoutner.readers.foreign import recognise
 from layoutner.readers.jsonl import STDIN
-from layoutner.settings.data import DataSettings, FormatName
+from layoutner.settings.data import DataSettings, FormatName, OcrResultName
+
+OCR_RESULT_NAMES: tuple[OcrResultName, ...] = get_args(OcrResultName)
+OCR_RESULTS = (".json", ".xml", ".hocr", ".html")  # suffixes of files that several OCR engines write
 
 
 def guess_format(path: Path) -> FormatName:
-    """Guess the format: jsonl for .jsonl files and stdin, ocr for an image or a folder of images only, else funsd."""
+    """Guess the format: jsonl for .jsonl files and stdin, ocr for an image or a folder of images only, else funsd.
+
+    A single .json, .xml, .hocr or .html file is looked into, and read as the OCR result that it is.
+    """
     if path == STDIN or path.suffix.lower() == ".jsonl":
         return "jsonl"
+    if path.suffix.lower() in OCR_RESULTS and path.is_file():
+        kind = recognise(path)
+        found = next((name for name in OCR_RESULT_NAMES if kind is not None and kind.format == name), None)
+        return found or "funsd"
     names = [path] if path.is_file() else (entry for entry in _entries(path) if not is_hidden(entry))
     images = [name.suffix.lower() in SUFFIXES for name in names]
     return "ocr" if images and all(images) else "funsd"

@@ -6,10 +6,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from layoutner.files.image import PageImage
 from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Box, Document, union
 from layoutner.pages.labels import LabelSet, rewrite, to_spans
+from layoutner.pages.page_object import image_keys
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LabelledPage:
         return {
             "document": document.name,
             "page_size": list(document.page_size),
-            **_image(document.image, folder),
+            **image_keys(document.image, folder),
             **({} if document.group is None else {"group": document.group}),
             **({} if document.breaks is None else {"breaks": list(document.breaks)}),
             "words": [
@@ -96,15 +96,3 @@ def label_page(document: Document, answers: Sequence[WordPrediction], labels: La
         for kind, start, end in to_spans(names)
     )
     return LabelledPage(document, words, entities)
-
-
-def _image(image: PageImage | None, folder: Path | None) -> dict[str, str | int]:
-    """{"image": relative path}, with "frame" for a file of several frames; {} if the image is not inside the folder."""
-    if image is None or folder is None:
-        return {}
-    frame = {} if image.frame is None else {"frame": image.frame}
-    # Try the path as given, which may contain a symbolic link in the folder; then the resolved path.
-    for path, root in ((image.path.absolute(), folder.absolute()), (image.path.resolve(), folder.resolve())):
-        if path.is_relative_to(root) and ".." not in path.parts:
-            return {"image": path.relative_to(root).as_posix(), **frame}
-    return {}

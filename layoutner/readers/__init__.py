@@ -2,13 +2,15 @@
 
 A reader yields a Page, or a fatal Problem for a page that cannot be read, and then continues with the next page. A
 non-fatal Problem is a note on the files as a whole, not a page. A reader raises DataError only if it cannot continue,
-for example because the folder or the split does not exist. To add a format, add a module here and a line to READERS.
+for example because the folder or the split does not exist. To add a format, add a module here, or in ocr_results
+if it is what an OCR engine writes, and a line to READERS.
 """
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from layoutner.errors import DataError, NoSplitError
+from layoutner.ocr_results import alto, azure, doctr, google, hocr, page_xml, textract
 from layoutner.pages.page import Page, Problem
 from layoutner.readers import cord, funsd, hub, jsonl, ocr, sroie, unilm, xfund
 from layoutner.readers.foreign import Kind, recognise
@@ -29,6 +31,13 @@ READERS: dict[str, Reader] = {
     "jsonl": jsonl.read,
     "hub": hub.read,
     "ocr": ocr.read,
+    "hocr": hocr.read,
+    "alto": alto.read,
+    "page-xml": page_xml.read,
+    "textract": textract.read,
+    "azure": azure.read,
+    "google": google.read,
+    "doctr": doctr.read,
 }
 
 

@@ -14,6 +14,7 @@ from layoutner.pages.key_values import RULES
 BEGINNING = 2**18  # number of bytes read from each file
 MOST_FILES = 50  # maximum number of files checked per folder
 DEEPEST = 100  # maximum nesting depth of JSON
+IMPORT = "`layoutner data import --from {}` makes jsonl of it"  # advice for files of annotation tools
 
 
 class Kind(NamedTuple):
@@ -74,7 +75,9 @@ def _of_file(file: Path) -> Kind | None:
         return _xml(file, text)
     if text.startswith(("{", "[")):
         found = _json(_beginning(text))
-        return Kind(file, *found) if found else None
+        if found is None:
+            return None
+        return Kind(file, *found, IMPORT.format("label-studio") if found == _LABEL_STUDIO else "")
     return _lines(file, text)
 
 
@@ -106,12 +109,16 @@ def _xml(file: Path, text: str) -> Kind | None:
         return None
     name = root[1].lower()
     if name == "html" and re.search(r"ocr-system|ocr_page|ocrx_word", text):
-        return Kind(file, "an hOCR file")
+        return Kind(file, "an hOCR file", "hocr")
     if name == "document" and "finereader" in root[2].lower():
         return Kind(file, "an ABBYY FineReader file")
-    known = {"alto": "an ALTO file", "pcgts": "a PAGE-XML file", "annotation": "a Pascal VOC file"}
+    known = {
+        "alto": ("an ALTO file", "alto"),
+        "pcgts": ("a PAGE-XML file", "page-xml"),
+        "annotation": ("a Pascal VOC file", None),
+    }
     if name in known:
-        return Kind(file, known[name])
+        return Kind(file, *known[name])
     return Kind(file, f"an XML file with the root element {root[1][:40]}", weak=True)
 
 
@@ -122,7 +129,7 @@ def _lines(file: Path, text: str) -> Kind | None:
             return Kind(file, "a text file of run_seq_labeling.py", "unilm")
     first, _, _ = text.partition("\n")
     if re.match(r"[^\t]+\t\[\{\s*\"(transcription|points)\"", first):
-        return Kind(file, "a PaddleOCR label file")
+        return Kind(file, "a PaddleOCR label file", None, IMPORT.format("ppocrlabel"))
     if re.match(r"(-?\d+(\.\d+)?,){8}", first):
         return Kind(file, "a file of the lines of a SROIE receipt", "sroie")
     if file.suffix.lower() in (".csv", ".tsv") and re.search("[,;\t]", first):
@@ -170,14 +177,18 @@ def _json(value: Any) -> tuple[str, str | None] | None:
     for wanted, kind in _BY_KEYS:
         if wanted <= keys:
             return kind
+    entities = item.get("entities")  # of Google Document AI they may be long, and come before the pages
+    entity = entities[0] if isinstance(entities, list) and entities else None
+    if isinstance(entity, dict) and entity.keys() & {"textAnchor", "pageAnchor"}:
+        return _GOOGLE
     pages = item.get("pages")
     page = pages[0] if isinstance(pages, list) and pages else None
     if isinstance(page, dict):
         if "blocks" in page and page.keys() & {"page_idx", "dimensions"}:
-            return "a docTR result, which DocILE has too", None
-        if "pageNumber" in page:
+            return "a docTR result, which DocILE has too", "doctr"
+        if page.keys() & {"pageNumber", "page_number"}:
             google = page.keys() & {"dimension", "layout", "tokens", "image"}
-            return ("a Google Document AI response" if google else "an Azure Document Intelligence response"), None
+            return _GOOGLE if google else _AZURE
     if keys and keys <= set(RULES):
         return "a file of the key values of a SROIE receipt", "sroie"
     inner = next((item[key] for key in ("document", "res") if isinstance(item.get(key), dict)), None)
@@ -188,8 +199,10 @@ def _is_paddle_text(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], float)
 
 
-_TEXTRACT = ("an Amazon Textract response", None)
-_AZURE = ("an Azure Document Intelligence response", None)
+_TEXTRACT = ("an Amazon Textract response", "textract")
+_AZURE = ("an Azure Document Intelligence response", "azure")
+_GOOGLE = ("a Google Document AI response", "google")
+_LABEL_STUDIO = ("a Label Studio export", None)
 _PADDLE = ("a PaddleOCR result", None)
 # (keys that a file of this kind always has, (what, format)).
 _BY_KEYS: tuple[tuple[set[str], tuple[str, str | None]], ...] = (
@@ -197,9 +210,9 @@ _BY_KEYS: tuple[tuple[set[str], tuple[str, str | None]], ...] = (
     ({"valid_line"}, ("a CORD receipt", "cord")),
     ({"ground_truth"}, ("a CORD receipt", "cord")),
     ({"documents"}, ("an XFUND file", "xfund")),
-    ({"data", "annotations"}, ("a Label Studio export", None)),
-    ({"data", "predictions"}, ("a Label Studio export", None)),
-    ({"data", "completions"}, ("a Label Studio export", None)),
+    ({"data", "annotations"}, _LABEL_STUDIO),
+    ({"data", "predictions"}, _LABEL_STUDIO),
+    ({"data", "completions"}, _LABEL_STUDIO),
     ({"images", "annotations"}, ("a COCO file", None)),
     ({"images", "categories"}, ("a COCO file", None)),
     ({"Blocks"}, _TEXTRACT),
@@ -208,6 +221,7 @@ _BY_KEYS: tuple[tuple[set[str], tuple[str, str | None]], ...] = (
     ({"BlockType"}, _TEXTRACT),
     ({"analyzeResult"}, _AZURE),
     ({"modelId", "apiVersion"}, _AZURE),
+    ({"readResults"}, _AZURE),
     ({"field_extractions"}, ("a DocILE annotation", None)),
     ({"line_item_extractions"}, ("a DocILE annotation", None)),
     ({"fullTextAnnotation"}, ("a Google Vision response", None)),

@@ -7,8 +7,8 @@ from typing import Any
 from layoutner.errors import DataError
 from layoutner.files.image import find_page
 from layoutner.files.text import read_json, visible_files
+from layoutner.pages.image_lookup import ImageLookup, image_folders, missing_image
 from layoutner.pages.page import Page, Problem, Word, encoding_notes, hidden_notes
-from layoutner.readers.image_lookup import ImageLookup, image_folders, missing_image
 from layoutner.readers.splits import split_folder
 
 IMAGES = ("images", "image", "img")

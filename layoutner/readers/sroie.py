@@ -7,10 +7,11 @@ from typing import Any
 from layoutner.errors import DataError
 from layoutner.files.image import find_page
 from layoutner.files.text import read_json, read_text, visible_files
+from layoutner.pages.image_lookup import ImageLookup, image_folders
 from layoutner.pages.key_values import RULES, find_values
 from layoutner.pages.labels import Span, to_tags
 from layoutner.pages.page import Page, PageSize, Problem, Word, encoding_notes, hidden_notes, written_size
-from layoutner.readers.image_lookup import ImageLookup, image_folders
+from layoutner.pages.text_lines import cut_line
 from layoutner.readers.splits import split_folder
 
 IMAGES = ("img", "images", "image")
@@ -113,15 +114,8 @@ def _words(line: str, number: int, file: Path) -> Iterator[Word]:
     except ValueError:
         what = f"line {number + 1} is not eight corners and a text: {line[:80]!r}"
         raise DataError(f"{file}: {what}") from None
-    text = text.strip()
-    left, width = min(xs), max(xs) - min(xs)
-    start = 0
-    for word in text.split():
-        start = text.index(word, start)
-        end = start + len(word)
-        x0, x1 = left + width * start / len(text), left + width * end / len(text)
-        yield Word(word, (x0, min(ys), x1, max(ys)), None, number)
-        start = end
+    for word, box in cut_line(text, (min(xs), min(ys), max(xs), max(ys))):
+        yield Word(word, box, None, number)
 
 
 def _values(file: Path, encoding: list[str]) -> dict[str, str]:

@@ -7,9 +7,9 @@ from typing import Any
 from layoutner.errors import DataError, NoSplitError
 from layoutner.files.image import find_page
 from layoutner.files.text import inside, read_json, visible_files
+from layoutner.pages.image_lookup import ImageLookup
 from layoutner.pages.page import Page, Problem, Word, encoding_notes, hidden_notes
 from layoutner.readers.funsd import IMAGES, entity_words
-from layoutner.readers.image_lookup import ImageLookup
 
 SPLITS = {"train": "train", "eval": "val", "test": "test"}  # XFUND itself has no test split
 LARGEST_FILE = 512 * 2**20  # maximum bytes; files of XFUND have up to about 10 MiB

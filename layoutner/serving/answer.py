@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from layoutner.fields.field import confidence_of
 from layoutner.fields.record import Rules, make_record
-from layoutner.inference.labelled_page import Entity, LabelledPage
+from layoutner.inference.labelled_page import LabelledPage
 from layoutner.inference.result import field_page
 
 
@@ -38,8 +37,3 @@ def to_answer(
         for field in (field for fields in record["fields"].values() for field in fields):
             del field["words"]
     return {**record, "document": document or record["document"], "pages": shown}
-
-
-def confidence(page: LabelledPage, entity: Entity) -> float:
-    """How sure the model is of an entity, as a field has it."""
-    return confidence_of([word.probability for word in page.words[entity.start : entity.end]])

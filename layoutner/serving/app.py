@@ -33,25 +33,7 @@ TYPES = {
 }
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}
-_PAGE = {
-    "type": "object",
-    "required": ["document", "page_size", "words"],
-    "properties": {
-        "document": {"type": "string"},
-        "page_size": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-        "words": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["text", "box"],
-                "properties": {
-                    "text": {"type": "string"},
-                    "box": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4},
-                },
-            },
-        },
-    },
-}
+_PAGE = {"type": "object", "description": "a page with the keys document, page_size and words, as a line of jsonl"}
 BODY = {
     "requestBody": {
         "required": True,

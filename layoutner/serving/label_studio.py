@@ -9,8 +9,8 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from layoutner.inference.labelled_page import Entity, LabelledPage
-from layoutner.serving.answer import confidence
+from layoutner.annotations.tasks import make_task
+from layoutner.inference.labelled_page import LabelledPage
 from layoutner.serving.refusal import Refused, one_sentence
 from layoutner.serving.service import Service, Visit
 from layoutner.serving.task_files import TaskFiles
@@ -30,37 +30,24 @@ class Controls:
     text: str | None  # name of the TextArea with the text of each region
     types: frozenset[str]  # the labels that it offers
 
-    def result(self, page: LabelledPage) -> list[dict[str, Any]]:
-        """The entities of a page as regions, in percent of its width and height."""
-        regions = []
-        for number, entity in enumerate(page.entities):
-            if entity.type in self.types:
-                regions += self._region(page, entity, f"layoutner-{number}")
-        return regions
-
-    def _region(self, page: LabelledPage, entity: Entity, name: str) -> list[dict[str, Any]]:
-        x0, y0, x1, y1 = (side / 10 for side in entity.box)
-        place = {"x": x0, "y": y0, "width": round(x1 - x0, 1), "height": round(y1 - y0, 1), "rotation": 0}
-        width, height = (round(side) for side in page.document.page_size)
-
-        def part(control: str, kind: str, **value: list[str]) -> dict[str, Any]:
-            return {
-                "id": name,  # parts with the same name are one region
-                "from_name": control,
-                "to_name": self.image,
-                "type": kind,
-                "original_width": width,
-                "original_height": height,
-                "image_rotation": 0,
-                "value": {**place, **value},
-                "score": round(confidence(page, entity), 4),
-            }
-
-        if self.labels is None:
-            parts = [part(self.rectangles, "rectanglelabels", rectanglelabels=[entity.type])]
-        else:
-            parts = [part(self.rectangles, "rectangle"), part(self.labels, "labels", labels=[entity.type])]
-        return parts if self.text is None else [*parts, part(self.text, "textarea", text=[entity.text])]
+    def fit(self, regions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Regions of `make_task` under the names of these tags. Types that the interface does not offer are left out."""
+        kept = {one["id"] for one in regions if self.types.issuperset(one["value"].get("rectanglelabels", ("",)))}
+        found: list[dict[str, Any]] = []
+        for one in regions:
+            own = {**one, "to_name": self.image}
+            if one["id"] not in kept:
+                continue
+            if one["type"] == "textarea":
+                found += [] if self.text is None else [{**own, "from_name": self.text}]
+            elif self.labels is None:
+                found.append({**own, "from_name": self.rectangles})
+            else:  # a rectangle and its labels are two results with one id
+                place = dict(one["value"])
+                types = place.pop("rectanglelabels")
+                found.append({**own, "from_name": self.rectangles, "type": "rectangle", "value": place})
+                found.append({**own, "from_name": self.labels, "type": "labels", "value": {**place, "labels": types}})
+        return found
 
 
 class LabelStudio:
@@ -87,12 +74,8 @@ class LabelStudio:
                         page = await self._page(task["data"].get(controls.key), visit, number)
                     except Refused as refused:
                         return {"result": [], "score": 0.0, "model_version": self.version, "error": refused.message}
-                scores = [confidence(page, entity) for entity in page.entities]
-                return {
-                    "result": controls.result(page),
-                    "score": round(min(scores, default=0.0), 4),
-                    "model_version": self.version,
-                }
+                (prediction,) = make_task(page, "", self.version)["predictions"]
+                return {**prediction, "result": controls.fit(prediction["result"])}
 
             return {"results": await asyncio.gather(*(one(number, task) for number, task in enumerate(tasks)))}
 

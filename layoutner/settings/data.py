@@ -9,7 +9,11 @@ from pydantic_settings import NoDecode
 
 from layoutner.settings.section import Section, split_commas
 
-FormatName = Literal["funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub", "ocr"]
+OcrResultName = Literal["hocr", "alto", "page-xml", "textract", "azure", "google", "doctr"]
+FormatName = Literal[
+    "funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub", "ocr",
+    "hocr", "alto", "page-xml", "textract", "azure", "google", "doctr",
+]  # fmt: skip
 BoxUnit = Literal["thousandths", "pixels", "fractions", "percent"]
 BoxFormat = Literal["xyxy", "xywh"]
 

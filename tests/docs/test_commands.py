@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from layoutner.demo.checkpoint import make_checkpoint
-from tests.builders import cord, families, sroie
+from tests.builders import annotations, cord, families, jsonl, sroie
 from tests.builders.markdown import block, blocks, commands
 from tests.builders.processes import HANGS_S, ROOT, call, free_port, untimed
 from tests.builders.servers import serving
@@ -102,6 +102,7 @@ def make_data(folder: Path, forms: Path, start: Path) -> None:
     (folder / "data" / "funsd").symlink_to(forms)
     (folder / "page.png").symlink_to(next(forms.glob("testing_data/images/*.png")))
     (folder / "pages.jsonl").write_text(block("docs/data.md", "jsonl"))
+    make_annotations(folder)
     sroie.receipt(folder / "data" / "sroie2019")
     for number in range(20):
         receipt = cord.receipt()
@@ -121,6 +122,17 @@ def make_data(folder: Path, forms: Path, start: Path) -> None:
         "max_length = 128\nstride = 16\n"
         '[batch]\nglobal_batch_size = 8\n[schedule]\nmax_steps = 2\n[run]\noutput_dir = "runs/new"\n'
     )
+
+
+def make_annotations(folder: Path) -> None:
+    """Exports of annotation tools, and pages with images."""
+    task = annotations.task("/data/upload/1/1a2b3c4d-receipt-1.png", annotations.rectangle("TOTAL", 65, 8, 20, 5))
+    (folder / "export.json").write_text(json.dumps([task]))
+    line = [{"transcription": "Acme Ltd", "points": [[9, 9], [70, 9], [70, 20], [9, 20]], "key_cls": "NAME"}]
+    (folder / "Label.txt").write_text(f"receipts/page.png\t{json.dumps(line)}\n")
+    (folder / "scans").mkdir()
+    (folder / "scans" / "page.png").symlink_to((folder / "page.png").resolve())
+    jsonl.write(folder / "scans" / "pages.jsonl", jsonl.page("page", image="page.png"))
 
 
 def run_here(line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +202,14 @@ def test_data(run_pages: RunPages) -> None:
     folds = json.loads((run_pages("docs/data.md") / "runs" / "folds" / "scores.json").read_text(encoding="utf-8"))
     assert len(folds["folds"]) == 3
     assert folds["counts"]["documents"] == 24
+
+
+def test_annotation_tools(run_pages: RunPages) -> None:
+    folder = run_pages("docs/annotation-tools.md")
+    assert words(folder / "train.jsonl") == [["Total", "9.00"]]
+    assert words(folder / "receipts.jsonl") == [["Acme", "Ltd"]]
+    (task,) = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
+    assert task["data"]["image"] == "/data/local-files/?d=page.png"
 
 
 def test_predict(run_pages: RunPages) -> None:

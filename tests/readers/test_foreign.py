@@ -20,6 +20,18 @@ from tests.builders import inputs, jsonl
 from tests.builders.processes import call
 
 JSONL = ", which layoutner does not read; write its pages as jsonl, one per line (README, Your own forms)"
+IMPORT = ", which layoutner does not read; `layoutner data import --from {}` makes jsonl of it"
+HOW = {  # what is read, in another way than by writing jsonl
+    "a Label Studio export": IMPORT.format("label-studio"),
+    "a PaddleOCR label file": IMPORT.format("ppocrlabel"),
+    "an Amazon Textract response": ": data.format = textract",
+    "an Azure Document Intelligence response": ": data.format = azure",
+    "a Google Document AI response": ": data.format = google",
+    "a docTR result, which DocILE has too": ": data.format = doctr",
+    "an ALTO file": ": data.format = alto",
+    "a PAGE-XML file": ": data.format = page-xml",
+    "an hOCR file": ": data.format = hocr",
+}
 LABEL_STUDIO = [
     {
         "id": 1,
@@ -44,6 +56,8 @@ KINDS: list[tuple[str, Any, str]] = [
     ("a.json", {"content": "Total", "pages": [AZURE_PAGE]}, "an Azure Document Intelligence response"),
     ("a.json", {"text": "T", "pages": [{"pageNumber": 1, "tokens": []}]}, "a Google Document AI response"),
     ("a.json", {"document": {"pages": [{"pageNumber": 1, "layout": {}}]}}, "a Google Document AI response"),
+    ("a.json", {"entities": [{"textAnchor": {}}]}, "a Google Document AI response"),
+    ("a.json", {"version": "2.1.0", "readResults": []}, "an Azure Document Intelligence response"),
     ("a.json", {"responses": [{"fullTextAnnotation": {}}]}, "a Google Vision response"),
     ("a.json", {"images": [{"file_name": "a.png"}], "annotations": [], "categories": []}, "a COCO file"),
     ("a.json", [[BOXES]], "a PaddleOCR result"),
@@ -77,11 +91,11 @@ def test_a_file_of_another_kind_is_named_with_the_way_in(
     file = put(tmp_path / name, content)
     with pytest.raises(DataError) as caught:
         list(read_pages(DataSettings(format=format), file, "train"))
-    assert f"{file} is {what}{JSONL}" in str(caught.value)
+    assert f"{file} is {what}{HOW.get(what, JSONL)}" in str(caught.value)
     # So is the folder of it, if the format does not find its own files there.
     with pytest.raises(DataError) as caught:
         list(read_pages(DataSettings(format=format), tmp_path, "train"))
-    assert f"{file} is {what}{JSONL}" in str(caught.value)
+    assert f"{file} is {what}{HOW.get(what, JSONL)}" in str(caught.value)
 
 
 @pytest.mark.parametrize("made", ["funsd", "cord", "xfund", "sroie", "unilm", "jsonl"])
@@ -110,7 +124,7 @@ def test_images_pdfs_tables_and_archives_have_their_own_advice(tmp_path: Path) -
 
 def test_every_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = put(tmp_path / "export.json", LABEL_STUDIO)
-    said = f"{file} is a Label Studio export{JSONL}"
+    said = f"{file} is a Label Studio export{HOW['a Label Studio export']}"
     with pytest.raises(DataError) as train:
         read_documents(DataSettings(), file, "train")
     for labels in ("ignore", "require"):  # predict and evaluate

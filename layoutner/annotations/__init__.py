@@ -1,0 +1,1 @@
+"""Annotation tools: their regions become labels of words, and predictions become their tasks."""
