@@ -14,6 +14,7 @@ from layoutner.cli.arguments import Parser, add_command, add_setting, overrides,
 from layoutner.cli.ending import ending_together
 from layoutner.errors import CheckpointError, SettingsError, require_all
 from layoutner.files.text import printable
+from layoutner.inference.prediction_format import DOCUMENTS, PAGES, choose_format
 from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import RunSettings, load
@@ -60,9 +61,24 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         if name == "predict":
             command.add_argument(
                 "--output-format",
-                default="jsonl",
-                choices=["jsonl", "unilm"],
-                help="one JSON line per page, or the test_predictions.txt of run_seq_labeling.py (default: jsonl)",
+                choices=[*PAGES, *DOCUMENTS],
+                help="jsonl: one line per page with all words; fields: one JSON line per document with its fields; "
+                "csv: one row per document; unilm: the test_predictions.txt of run_seq_labeling.py (default: by the "
+                "ending of --output, else jsonl)",
+            )
+            command.add_argument(
+                "--normalise",
+                action="append",
+                default=[],
+                metavar="TYPE=NORMALISER",
+                help="for fields and csv, repeatable: amount, date or number, with .dot or .comma for a known decimal "
+                "sign, .dmy, .mdy or .ymd for a known order",
+            )
+            command.add_argument(
+                "--min-confidence", type=float, metavar="P", help="for fields and csv: fields below it are for review"
+            )
+            command.add_argument(
+                "--review", type=Path, metavar="FILE", help="for fields and csv: CSV of the fields that are for review"
             )
             command.add_argument(
                 "--draw", type=Path, metavar="DIR", help="folder for pages with their entities drawn on them"
@@ -89,23 +105,64 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    options.output_format = choose_format(options.output, options.output_format)
+    names = _require_fields(options)
     with _joined(options) as ranks:
-        from layoutner.inference.input import ReportingStats, documents, lost_pages
+        from layoutner.fields.normaliser import find_normalisers
+        from layoutner.fields.record import Rules
+        from layoutner.inference.input import ReportingStats, documents, has_next, lost_pages
         from layoutner.inference.labeller import Labeller
         from layoutner.inference.output import Output
         from layoutner.inference.predict import predict
+        from layoutner.inference.prediction_text import DocumentText, PageText
 
-        output, stats = Output(options.output), ReportingStats()
+        output, review, stats = Output(options.output), Output(options.review), ReportingStats()
         ranks.run_on_rank_zero(output.open)
         try:
+            if options.review is not None:
+                ranks.run_on_rank_zero(review.open)
             labeller = ranks.run_on_all_ranks(lambda: Labeller(options.model, ranks, options.data.max_image_mib))
             settings = _settings(options, labeller)
             found = documents(settings, options.input, options.split, stats, "ignore")
-            lost = lost_pages(settings, stats)
-            predict(labeller, found, MicroBatchLimit(options.batch), output, options.output_format, options.draw, lost)
+            lost, types = lost_pages(settings, stats), labeller.labels.types
+            text: PageText | DocumentText
+            if options.output_format not in DOCUMENTS:
+                text = PageText(options.output_format)
+            else:
+                rules = Rules(find_normalisers(names, types), options.min_confidence or 0.0)
+                text = DocumentText(options.output_format, types, rules)
+            limit, ready = MicroBatchLimit(options.batch), partial(has_next, options.input)
+            predict(labeller, found, limit, output, text, options.draw, lost, ready)
+            if options.review is not None and isinstance(text, DocumentText):
+                listed = text.review
+                ranks.run_on_rank_zero(lambda: review.write(listed.to_csv()))
+                ranks.run_on_rank_zero(review.finish)
         finally:
             output.discard()
+            review.discard()
         _report(stats)
+
+
+def _require_fields(options: argparse.Namespace) -> dict[str, str]:
+    """Check the options of fields. Returns entity type -> name of its normaliser.
+
+    Raises:
+        SettingsError: an option without a meaning, or that another one contradicts.
+    """
+    from layoutner.fields.normaliser import read_choices
+
+    least, review = options.min_confidence, options.review
+    given = {"--normalise": options.normalise, "--min-confidence": least is not None, "--review": review is not None}
+    unused = [name for name, is_given in given.items() if is_given]
+    if unused and options.output_format not in DOCUMENTS:
+        raise SettingsError(f"{' and '.join(unused)}: only with --output-format {' or '.join(DOCUMENTS)}")
+    if least is not None and not 0 <= least <= 1:
+        raise SettingsError(f"--min-confidence {least:g}: must be between 0 and 1")
+    if review is not None and review.suffix.lower() not in ("", ".csv"):
+        raise SettingsError(f"--review {review}: it is written as CSV; give a file that ends in .csv")
+    if review is not None and review == options.output:
+        raise SettingsError(f"--review {review}: is the file of --output, too; give another one")
+    return read_choices(options.normalise)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

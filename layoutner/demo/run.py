@@ -19,6 +19,7 @@ from layoutner.inference.draw import draw
 from layoutner.inference.labeller import Labeller
 from layoutner.inference.output import Output
 from layoutner.inference.predict import predict
+from layoutner.inference.prediction_text import PageText
 from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.tree import Settings
 from layoutner.training.folder import EXPORT_FOLDER, LOCK_FILE, SCORES_FILE, lock
@@ -97,7 +98,7 @@ def run_demo(settings: Settings, overrides: dict[str, dict[str, str]], options: 
     output = Output(prediction)
     output.open()
     document = read_documents(settings.data, forms, "test")[0]
-    predict(labeller, [document], MicroBatchLimit(1), output, "jsonl")
+    predict(labeller, [document], MicroBatchLimit(1), output, PageText("jsonl"))
     ranks.close()
     draw(json.loads(prediction.read_text(encoding="utf-8")), document.image, labeller.labels.types, drawing)
     scores = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))

@@ -157,7 +157,7 @@ def stream(
 ) -> Iterator[Document | list[Problem]]:
     """Yield the documents of one path, one at a time. For a page that cannot be used, yield its problems instead.
 
-    With data.bad_pages = skip, such pages are counted in `stats` and skipped.
+    With data.bad_pages = skip, such pages are counted in `stats` and skipped: they yield no problem, an empty list.
 
     Args:
         role: "train", "eval" or "test": the split to read if the path contains several.
@@ -190,6 +190,7 @@ def stream(
             yield document
         elif settings.bad_pages == "skip":
             stats.skip(next(problem for problem in problems if problem.fatal))
+            yield []
         else:
             yield problems
     problems = checker.finish(path)

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from layoutner.errors import CheckpointError, ModelError, SettingsError, raise_gathered
+from layoutner.errors import CheckpointError, LayoutnerError, ModelError, SettingsError, raise_gathered
 from layoutner.files.atomic import atomic_folder
-from layoutner.models.preprocessing import PREPROCESSING_FILE
+from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
+from layoutner.objectives.calibration import CALIBRATION_FILE, Calibration
 from layoutner.publishing.model_card import write_card
 from layoutner.training.checkpoint_files import (
     WEIGHTS_FILE,
     checkpoint_path,
     complete_checkpoints,
     read_record,
+    step_of,
     verify,
 )
 from layoutner.training.folder import MODEL_ASSETS_FOLDER, TRAINING_PAGES_FILE
@@ -106,6 +108,30 @@ def export(source: Path, out: Path) -> Path:
                 shutil.copyfile(run / TRAINING_PAGES_FILE, partial / TRAINING_PAGES_FILE)
             shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
             write_card(checkpoint, partial)
+            if (temperature := _temperature(checkpoint)) is not None:
+                set_temperature(partial, temperature)
     except OSError as error:
         raise ModelError(f"{checkpoint} could not be exported to {out}: {error}") from None
     return checkpoint
+
+
+def set_temperature(folder: Path, temperature: float) -> None:
+    """Write the temperature of a model's probabilities into its folder.
+
+    Raises:
+        ModelError: the folder has no valid layoutner.json.
+    """
+    file = folder / PREPROCESSING_FILE
+    try:
+        Preprocessing.read(file).model_copy(update={"temperature": temperature}).write(file)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: {error}") from None
+
+
+def _temperature(checkpoint: Path) -> float | None:
+    """The temperature that a run has fitted for its checkpoint; None if it has none, or one of another checkpoint."""
+    try:
+        found = Calibration.read(checkpoint.parent.parent / CALIBRATION_FILE)
+    except (LayoutnerError, OSError, ValueError):  # it is no reason not to export
+        return None
+    return found.temperature if found.step == step_of(checkpoint) else None

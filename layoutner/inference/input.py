@@ -8,6 +8,7 @@ from typing import get_args
 from layoutner.documents.roles import Labels, stream
 from layoutner.errors import DataError, raise_gathered
 from layoutner.files.image import SUFFIXES
+from layoutner.files.live import standard_input
 from layoutner.files.text import is_hidden, printable
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem, ReadStats
@@ -66,8 +67,18 @@ def lost_pages(settings: DataSettings, stats: ReportingStats) -> Callable[[list[
     return stats.skip_all if settings.bad_pages == "skip" else refuse
 
 
-def documents(settings: DataSettings, path: Path, split: str, stats: ReadStats, labels: Labels) -> Iterator[Document]:
+def has_next(path: Path) -> bool:
+    """Whether the next page of `documents` can be had without waiting for who writes to standard input."""
+    lines = standard_input() if path == STDIN else None
+    return lines is None or lines.has_next()
+
+
+def documents(
+    settings: DataSettings, path: Path, split: str, stats: ReadStats, labels: Labels
+) -> Iterator[Document | None]:
     """Yield documents lazily, to predict (labels = "ignore") or to evaluate (labels = "require").
+
+    A page that is skipped yields None, so that nobody waits for the next page without having had this one's turn.
 
     Raises:
         DataError: a page cannot be used, or there is no page.
@@ -78,6 +89,7 @@ def documents(settings: DataSettings, path: Path, split: str, stats: ReadStats, 
             problems = [str(problem) for problem in found if problem.fatal]
             advice = "--data.bad_pages skip leaves such pages out"
             raise_gathered(DataError, f"{len(problems)} problem(s) in a page of {path} ({advice})", problems)
+            yield None
         else:
             count += 1
             yield found

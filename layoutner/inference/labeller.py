@@ -28,6 +28,7 @@ from layoutner.models.families import FAMILIES, accept_fp32
 from layoutner.models.loading import open_pages, open_tokenizer
 from layoutner.models.network import require_packages
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
+from layoutner.objectives.calibration import WordLogits
 from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.evaluate import Predictions, WordPrediction, evaluate, in_document_order, label_words
 from layoutner.objectives.metrics import Scores
@@ -48,7 +49,13 @@ CHUNK_PAGES = 256
 CHUNK_WORDS = 65_536
 CHUNK_S = 5.0  # seconds of reading: OCR or a live producer may be slow, and the other ranks wait
 
+HasNext = Callable[[], bool]  # whether the next document can be had without waiting for who makes it
 Labelled = list[tuple[Document, list[WordPrediction]]]  # documents, each with one prediction per word
+
+
+def always() -> bool:
+    """For documents that are all there."""
+    return True
 
 
 class Labeller:
@@ -76,6 +83,7 @@ class Labeller:
             ) from None
         self.family = preprocessing.family
         self.ignore_types = preprocessing.ignore_types
+        self.temperature = preprocessing.temperature
         self.chosen = {"chosen_on_test": True} if preprocessing.chosen_on_test else {}
         if self.family not in FAMILIES or self.labels.tags != tags:
             raise ModelError(
@@ -127,37 +135,43 @@ class Labeller:
 
     def label(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[Document | None],
         limit: MicroBatchLimit,
         take: Callable[[Labelled], None],
         lost: Callable[[list[Problem]], None] = refuse,
+        has_next: HasNext = always,
     ) -> None:
         """Predict a label for every word of every document, chunk by chunk in bounded memory.
 
         All ranks call it. Batches do not depend on the number of ranks, so neither do the predictions.
 
         Args:
-            documents: read on rank 0 only.
+            documents: read on rank 0 only. None stands for a page that was skipped.
             limit: the largest batch.
             take: called on rank 0 with each labelled chunk, in order. If it or reading fails, all ranks raise.
             lost: called on rank 0 with the pages without a usable image, if the network needs images. If it does not
                 raise, these pages are skipped.
+            has_next: called on rank 0. When it is false, the documents so far are labelled before the next is waited
+                for.
         """
-        for chunk in self._chunks(documents, lost):
+        for chunk in self._chunks(documents, lost, has_next):
             windows = self.splitter.split(chunk, None)
-            answers, _ = label_words(self._forward, windows, self._collator, limit, self.ranks)
+            answers, _ = label_words(
+                self._forward, windows, self._collator, limit, self.ranks, temperature=self.temperature
+            )
             self.ranks.run_on_rank_zero(partial(_hand_over, take, chunk, answers))
 
     def evaluate(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[Document | None],
         split: str,
         limit: MicroBatchLimit,
         lost: Callable[[list[Problem]], None] = refuse,
         errors: ErrorCounter | None = None,
+        held: WordLogits | None = None,
     ) -> Scores:
         """Score the labelled documents of rank 0; the result is the same on every rank. `limit`, `lost`: see `label`;
-        `errors`: see `evaluate`.
+        `errors`, `held`: see `evaluate`.
 
         counts["documents_trained_on"] is the number of pages that the model was trained on. It is missing if the model
         folder has no list of training pages.
@@ -176,6 +190,8 @@ class Labeller:
             limit,
             self.ranks,
             errors,
+            held,
+            self.temperature,
         )
         if self._training_pages is None:
             return scores
@@ -194,10 +210,12 @@ class Labeller:
                 trained_on += np.isin(page_digests(chunk), self._training_pages).tolist()
             yield chunk, self.splitter.split(chunk, self.labels)
 
-    def _chunks(self, documents: Iterable[Document], lost: Callable[[list[Problem]], None]) -> Iterator[list[Document]]:
+    def _chunks(
+        self, documents: Iterable[Document | None], lost: Callable[[list[Problem]], None], has_next: HasNext = always
+    ) -> Iterator[list[Document]]:
         """Yield the documents of rank 0 in chunks, on every rank."""
         source = iter(documents)
-        while chunk := self.ranks.run_on_rank_zero(lambda: _next_chunk(source)):
+        while chunk := self.ranks.run_on_rank_zero(lambda: _next_chunk(source, has_next)):
             if self.image_processor is None:
                 yield chunk
             elif problems := image_problems(chunk, self.image_processor, self.ranks):
@@ -207,14 +225,17 @@ class Labeller:
                 yield chunk
 
 
-def _next_chunk(source: Iterator[Document]) -> list[Document]:
+def _next_chunk(source: Iterator[Document | None], has_next: HasNext) -> list[Document]:
+    """The documents up to one of the limits, or until `has_next` is false; none at the end of the source."""
     chunk: list[Document] = []
     words = 0
     until = time.monotonic() + CHUNK_S
-    while len(chunk) < CHUNK_PAGES and words < CHUNK_WORDS and (document := next(source, None)) is not None:
-        chunk.append(document)
-        words += len(document.words)
-        if time.monotonic() > until:
+    for document in source:
+        if document is not None:
+            chunk.append(document)
+            words += len(document.words)
+        full = len(chunk) >= CHUNK_PAGES or words >= CHUNK_WORDS or time.monotonic() > until
+        if chunk and (full or not has_next()):
             break
     return chunk
 

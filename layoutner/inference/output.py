@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -116,9 +116,6 @@ def to_unilm(page: dict[str, Any]) -> str:
     empty = Counter(page.get("breaks", [len(words)]))
     lines = [f"{word['text'].split()[0]} {word['label']}\n" for word in words]
     return "".join("\n" * empty[index] + line for index, line in enumerate([*lines, ""]))
-
-
-PREDICTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"jsonl": to_jsonl, "unilm": to_unilm}
 
 
 def results(scores: Mapping[str, Scores]) -> str:

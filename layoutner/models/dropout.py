@@ -25,14 +25,9 @@ from layoutner.corpus.batches import Batch
 
 # Settings of transformers' configurations that are probabilities of dropping.
 PROBABILITIES = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "classifier_dropout_prob",
-    "embedding_dropout",
-    "attention_dropout",
-    "mlp_dropout",
-)
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob",
+    "embedding_dropout", "attention_dropout", "mlp_dropout",
+)  # fmt: skip
 
 LEVELS = 2**16  # of a 16-bit random number
 LANES = 4  # random numbers per hash

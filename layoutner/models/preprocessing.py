@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import PositiveFloat
+
 from layoutner.errors import LayoutnerError, ModelError
 from layoutner.files.artefact import Artefact
 
@@ -22,8 +24,9 @@ class Preprocessing(Artefact):
     images: Literal["use", "ignore"]
     ignore_types: tuple[str, ...] = ()  # entity types that were read as O
     chosen_on_test: bool = False  # whether the checkpoint was: every score of it says so
+    temperature: PositiveFloat = 1.0  # of its probabilities; only an export has another than 1
     origin: dict[str, Any] | None = None  # for the model card, see `Plan.preprocessing`
 
     def to_match(self) -> dict[str, Any]:
         """What two runs must share, or one cannot go on from the other."""
-        return self.model_dump(mode="json", exclude={"format_version", "origin"}, exclude_defaults=True)
+        return self.model_dump(mode="json", exclude={"format_version", "origin", "temperature"}, exclude_defaults=True)

@@ -92,12 +92,31 @@ class Errors(Artefact):
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: mean over words of |share of right tags - mean probability| in the word's bin.
+        """See `calibration_error`."""
+        return calibration_error(self.bins)
 
-        Source: Naeini, Cooper and Hauskrecht 2015, https://doi.org/10.1609/aaai.v29i1.9602, with bins of equal width.
-        """
-        words = sum(one.words for one in self.bins)
-        return sum(abs(one.correct - one.probability) for one in self.bins) / words if words else 0.0
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: mean over words of |share of right tags - mean probability| in the word's bin.
+
+    Source: Naeini, Cooper and Hauskrecht 2015, https://doi.org/10.1609/aaai.v29i1.9602, with bins of equal width.
+    """
+    words = sum(one.words for one in bins)
+    return sum(abs(one.correct - one.probability) for one in bins) / words if words else 0.0
+
+
+def probability_bins(probabilities: Array, right: Array) -> tuple[Bin, ...]:
+    """Words by the probability of their predicted tag.
+
+    Args:
+        probabilities: one per word.
+        right: whether the word's tag is.
+    """
+    bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
+    counts = (np.bincount(bins, minlength=BINS), np.bincount(bins[right], minlength=BINS))
+    sums = np.bincount(bins, probabilities, minlength=BINS)
+    columns = zip(*(column.tolist() for column in (*counts, sums)), strict=True)
+    return tuple(Bin(words=words, correct=correct, probability=total) for words, correct, total in columns)
 
 
 def pair_entities(truth: Sequence[Span], predicted: Sequence[Span]) -> list[Pair]:
@@ -182,11 +201,9 @@ class ErrorCounter:
         index = {kind: number for number, kind in enumerate(self._types)}
         of_tag = np.array([index[tag.partition("-")[2] or NO_TYPE] for tag in labels.tags])
         np.add.at(self._confusion, (of_tag[truth], of_tag[predicted]), 1)
-        bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-        right = truth == predicted
-        self._words[:, 0] += np.bincount(bins, minlength=BINS)
-        self._words[:, 1] += np.bincount(bins[right], minlength=BINS)
-        self._probability += np.bincount(bins, probabilities, minlength=BINS)
+        for number, one in enumerate(probability_bins(probabilities, truth == predicted)):
+            self._words[number] += (one.words, one.correct)
+            self._probability[number] += one.probability
 
     def _keep_if_bad(self, document: Document, pairs: Sequence[Pair], probabilities: Array) -> None:
         wrong = sum(pair.kind != "correct" for pair in pairs)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from layoutner.documents.columns import word_counts
 from layoutner.errors import DataError
 from layoutner.files.arrays import Array
 from layoutner.models.collator import Collator
+from layoutner.objectives.calibration import WordLogits
 from layoutner.objectives.entities import EntityCounts, count_entities
 from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.loss import summed_cross_entropy
@@ -45,6 +46,7 @@ class Predictions:
     words: Array  # index of the word in its document
     labels: Array  # ids
     probabilities: Array  # of these labels, fp32
+    logits: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # W x L; empty if nobody asked for them
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class WordPredictions:
     starts: Array  # where the words of each document begin, and where the last one's end
     labels: Array  # ids
     probabilities: Array
+    logits: Array  # W x L, or empty
 
     def of(self, document: int) -> list[WordPrediction]:
         """The predictions for the words of one document."""
@@ -69,6 +72,8 @@ def label_words(
     limit: MicroBatchLimit,
     ranks: Ranks,
     what: str = "predicting",
+    temperature: float = 1.0,
+    keep_logits: bool = False,
 ) -> tuple[Predictions, float]:
     """Predict a label for every word that a window owns.
 
@@ -78,6 +83,8 @@ def label_words(
     Args:
         limit: the largest batch.
         what: this is for, as progress names it.
+        temperature: logits are divided by it for the probabilities. It changes neither labels nor cross-entropy.
+        keep_logits: return them, too.
 
     Returns:
         On rank 0: the predictions, and the cross-entropy summed over the labelled words. On other ranks: only that
@@ -101,7 +108,7 @@ def label_words(
                 logits_BTL = forward(inputs).float().cpu()
             loss += float(summed_cross_entropy(logits_BTL, batch.labels_BT))
             if mine:
-                found.append(_predictions(mine, batch.of_windows(logits_BTL)))
+                found.append(_predictions(mine, batch.of_windows(logits_BTL), temperature, keep_logits))
     own = _joined(found)
     gathered = ranks.gather_object((own, loss))
     if gathered is None:
@@ -109,7 +116,9 @@ def label_words(
     return _joined([part for part, _ in gathered]), sum(part for _, part in gathered)
 
 
-def _predictions(windows: Sequence[Window], logits: Sequence[torch.Tensor]) -> Predictions:
+def _predictions(
+    windows: Sequence[Window], logits: Sequence[torch.Tensor], temperature: float, keep_logits: bool
+) -> Predictions:
     """The predictions of the words that the windows of a batch own, at their first sub-words.
 
     Args:
@@ -119,15 +128,18 @@ def _predictions(windows: Sequence[Window], logits: Sequence[torch.Tensor]) -> P
     firsts = [torch.from_numpy(words[:, 0].astype(np.int64)) for words in owned]
     logits_WL = torch.cat([logits_TL[tokens] for logits_TL, tokens in zip(logits, firsts, strict=True)])
     probabilities, labels = logits_WL.softmax(-1).max(-1)
+    if temperature != 1.0:
+        probabilities = (logits_WL / temperature).softmax(-1).gather(-1, labels[:, None])[:, 0]
     documents = np.repeat(np.array([window.document for window in windows], np.int32), list(map(len, owned)))
-    return Predictions(
-        documents, np.concatenate(owned)[:, 1].copy(), labels.numpy().astype(np.int16), probabilities.numpy()
-    )
+    words, ids = np.concatenate(owned)[:, 1].copy(), labels.numpy().astype(np.int16)
+    kept = (logits_WL.numpy(),) if keep_logits else ()
+    return Predictions(documents, words, ids, probabilities.numpy(), *kept)
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
     columns = zip(*((one.documents, one.words, one.labels, one.probabilities) for one in parts), strict=True)
-    return Predictions(*map(np.concatenate, columns))
+    kept = [one.logits for one in parts if len(one.logits)]
+    return Predictions(*map(np.concatenate, columns), *([np.concatenate(kept)] if kept else []))
 
 
 def in_document_order(found: Predictions, documents: Sequence[Document]) -> WordPredictions:
@@ -156,7 +168,8 @@ def in_document_order(found: Predictions, documents: Sequence[Document]) -> Word
         )
     order = np.empty_like(places)
     order[places] = np.arange(len(places))
-    return WordPredictions(starts, found.labels[order], found.probabilities[order])
+    logits = found.logits[order] if len(found.logits) else found.logits
+    return WordPredictions(starts, found.labels[order], found.probabilities[order], logits)
 
 
 def evaluate(
@@ -169,6 +182,8 @@ def evaluate(
     limit: MicroBatchLimit,
     ranks: Ranks,
     errors: ErrorCounter | None = None,
+    held: WordLogits | None = None,
+    temperature: float = 1.0,
 ) -> Scores:
     """Score labelled documents. All ranks call it, and get the same result.
 
@@ -176,6 +191,8 @@ def evaluate(
         parts: chunks of documents with their windows, the same on every rank. Nothing of a chunk is kept.
         limit: see `label_words`.
         errors: counts the errors on rank 0.
+        held: gets the logits on rank 0.
+        temperature: see `label_words`.
 
     Raises:
         DataError: there is no word to score.
@@ -189,6 +206,8 @@ def evaluate(
         if errors is not None:
             errors.add(documents, ordered.starts, ordered.labels, ordered.probabilities, labels)
         truth = np.array([label for document in documents for label in labels.ids_of(document.tags or ())], np.int64)
+        if held is not None:
+            held.add(truth, ordered.labels, ordered.logits)
         return entities + count_entities(truth, ordered.labels, ordered.starts, labels)
 
     def scores() -> Scores:
@@ -198,7 +217,8 @@ def evaluate(
         return score(entities, labels, sizes, split=split, box_level=box_level, loss=mean)
 
     for documents, windows in parts:
-        answers, part = label_words(forward, windows, collator, limit, ranks, "evaluating")
+        keep = held is not None
+        answers, part = label_words(forward, windows, collator, limit, ranks, "evaluating", temperature, keep)
         entities = ranks.run_on_rank_zero(partial(count, documents, answers))
         loss += part
         sizes["documents"] += len(documents)

@@ -22,7 +22,6 @@ which `layoutner predict` adds.
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from reprlib import repr as short
@@ -31,6 +30,7 @@ from typing import Any, BinaryIO, get_args
 from layoutner.errors import DataError, NoSplitError
 from layoutner.files.encodings import NotUnicode, decode, is_utf_16
 from layoutner.files.image import PageImage, find_page
+from layoutner.files.live import LiveLines, standard_input
 from layoutner.files.text import CONVERT, inside, visible_files
 from layoutner.pages.page import Page, Problem, Word, encoding_notes, hidden_notes
 from layoutner.settings.data import BoxFormat, BoxUnit
@@ -52,9 +52,9 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
         DataError: nothing to read there.
     """
     if path == STDIN:
-        if sys.stdin is None:
+        if (stdin := standard_input()) is None:
             raise DataError("standard input is closed")
-        yield from _lines(sys.stdin.buffer, "stdin", Path())
+        yield from _lines(stdin, "stdin", Path())
         return
     hidden: list[Path] = []
     files = _files(path, role, hidden) if path.is_dir() else [path]
@@ -81,7 +81,7 @@ def _files(folder: Path, role: str, hidden: list[Path]) -> list[Path]:
     return [folder / f"{role}.jsonl"] if there else files
 
 
-def _lines(lines: BinaryIO, name: str, folder: Path) -> Iterator[Page | Problem]:
+def _lines(lines: BinaryIO | LiveLines, name: str, folder: Path) -> Iterator[Page | Problem]:
     number = 0
     while line := lines.readline(LONGEST_LINE + 1):
         number += 1

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator
 
-from layoutner.objectives.errors import Errors
+from layoutner.objectives.errors import Bin
 
 MAX_POINTS = 400  # of a line; the mean of neighbours makes one of a longer series
 MARKED_POINTS = 40  # up to so many, each point has a mark
@@ -85,19 +85,20 @@ def line_chart(name: str, lines: Sequence[Line], logarithmic: bool = False) -> s
     return _svg(figure, name)
 
 
-def reliability_chart(errors: Errors) -> str:
+def reliability_chart(*lines: Sequence[Bin]) -> str:
     """The share of right tags by the probability that the model gives them, and the diagonal of a calibrated model."""
     figure, axes = _axes()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
-    filled = [one for one in errors.bins if one.words]
-    axes.plot(
-        [one.probability / one.words for one in filled],
-        [one.correct / one.words for one in filled],
-        color=SERIES[0],
-        linewidth=1.6,
-        marker="o",
-        markersize=4,
-    )
+    for bins, colour in zip(lines, SERIES, strict=False):
+        filled = [one for one in bins if one.words]
+        axes.plot(
+            [one.probability / one.words for one in filled],
+            [one.correct / one.words for one in filled],
+            color=colour,
+            linewidth=1.6,
+            marker="o",
+            markersize=4,
+        )
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("mean probability of the predicted tags", color=GREY)

@@ -3,7 +3,7 @@
 import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +15,7 @@ from markupsafe import Markup
 from layoutner import __version__
 from layoutner.errors import CheckpointError, DataError
 from layoutner.files.atomic import atomic_file
+from layoutner.objectives.calibration import CALIBRATION_FILE, Calibration
 from layoutner.objectives.errors import KINDS, NO_TYPE, Errors
 from layoutner.objectives.metrics import Scores
 from layoutner.objectives.scores_file import ScoresFile
@@ -51,6 +52,8 @@ class ScoredView:
     kinds: Sequence[tuple[str, Sequence[int]]]  # of each type, in the order of KINDS
     confusion: Sequence[tuple[str, Sequence[tuple[int, float]]]]  # true type; words and share of each predicted type
     pages: Sequence[PageView]
+    calibration: Calibration | None = None
+    calibrated: Markup | None = None  # a chart: before and after
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,15 @@ def _scored_run(folder: Path, pages: int, max_image_mib: int) -> ScoredView | No
     try:
         scores = ScoresFile.read(folder / SCORES_FILE)
         errors = Errors.read(folder / ERRORS_FILE) if (folder / ERRORS_FILE).is_file() else None
+        file = folder / CALIBRATION_FILE
+        calibration = Calibration.read(file) if file.is_file() else None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: its scores cannot be read: {error}; train it again") from None
-    return _view(str(folder), scores.model_dump(), errors, pages, max_image_mib)
+    shown = _view(str(folder), scores.model_dump(), errors, pages, max_image_mib)
+    if calibration is None:
+        return shown
+    chart = Markup(reliability_chart(calibration.before, calibration.after))
+    return replace(shown, calibration=calibration, calibrated=chart)
 
 
 def _view(name: str, scores: dict[str, Any], errors: Errors | None, pages: int, max_image_mib: int) -> ScoredView:
@@ -133,7 +142,7 @@ def _view(name: str, scores: dict[str, Any], errors: Errors | None, pages: int, 
         for row in seen
     ]
     views = [view(page, max_image_mib) for page in errors.pages[:pages]]
-    return ScoredView(name, scores, errors, Markup(reliability_chart(errors)), kinds, confusion, views)
+    return ScoredView(name, scores, errors, Markup(reliability_chart(errors.bins)), kinds, confusion, views)
 
 
 def _share(row: Sequence[int], column: int) -> float:

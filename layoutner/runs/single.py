@@ -13,11 +13,11 @@ from layoutner.inference.input import ReportingStats, documents, lost_pages
 from layoutner.inference.labeller import Labeller
 from layoutner.inference.output import Output, results
 from layoutner.inference.predict import predict
-from layoutner.objectives.errors import ErrorCounter
+from layoutner.inference.prediction_text import PageText
 from layoutner.objectives.metrics import Scores
 from layoutner.objectives.scores_file import ScoresFile
-from layoutner.pages.document import Document
 from layoutner.publishing.model_card import write_card
+from layoutner.runs.calibration import score_calibrated
 from layoutner.runs.ending import what_next
 from layoutner.runs.training_run import open_run, train_model
 from layoutner.settings.tree import Settings
@@ -85,12 +85,9 @@ def run_once(settings: Settings, ranks: Ranks) -> RunResult:
             result = RunResult(run, checkpoint, _chosen_by(plan), run / EXPORT_FOLDER, None)
             ranks.run_on_rank_zero(lambda: _export_again(checkpoint, result.model_dir))
             split = "test" if plan.corpus.test else "eval"
-            labelled: list[Document] = getattr(plan.corpus, split)
-            if labelled:
+            if getattr(plan.corpus, split):
                 labeller = ranks.run_on_all_ranks(lambda: Labeller(result.model_dir, ranks, data.max_image_mib))
-                counter = ErrorCounter()
-                scores = labeller.evaluate(labelled, split, plan.batch.micro_batch_limit, errors=counter)
-                errors = counter.result(split)
+                scores, errors = score_calibrated(plan, labeller, split, checkpoint)
                 result = replace(result, scores=scores)
                 ranks.run_on_rank_zero(lambda: write_json(run / SCORES_FILE, result.to_dict()))
                 ranks.run_on_rank_zero(lambda: errors.write(run / ERRORS_FILE))
@@ -135,7 +132,7 @@ def _write_predictions(plan: Plan, labeller: Labeller, scores: Scores) -> None:
         stats = ReportingStats()
         found = documents(data, data.test, "test", stats, "ignore")
         lost = lost_pages(data, stats)
-        predict(labeller, found, plan.batch.micro_batch_limit, output, run.predictions, lost=lost)
+        predict(labeller, found, plan.batch.micro_batch_limit, output, PageText(run.predictions), lost=lost)
         if run.predictions == "unilm":
             text = results({"": scores})
             ranks.run_on_rank_zero(lambda: write_text(run.output_dir / RESULTS_FILE, text))

@@ -31,7 +31,7 @@ class Controls:
     types: frozenset[str]  # the labels that it offers
 
     def fit(self, regions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Regions of `make_task` under the names of these tags. Types that the interface does not offer are left out."""
+        """Regions of `make_task`, with the names of these tags. Types that the interface lacks are left out."""
         kept = {one["id"] for one in regions if self.types.issuperset(one["value"].get("rectanglelabels", ("",)))}
         found: list[dict[str, Any]] = []
         for one in regions:

@@ -22,6 +22,7 @@ from layoutner.files.atomic import remove, write_text
 from layoutner.files.lock import Lock
 from layoutner.files.text import read_text
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
+from layoutner.objectives.calibration import CALIBRATION_FILE
 from layoutner.settings.tree import Settings
 from layoutner.tracking.trackers import METRICS_FILE, TENSORBOARD_FOLDER
 from layoutner.tracking.wandb_tracker import WANDB_ID_FILE
@@ -47,7 +48,7 @@ RESULTS_FILE = "test_results.txt"
 
 # RESULTS: what a finished run leaves. LEFT: also what it resumes from; run.overwrite removes LEFT, in this order.
 # RECORD and the metrics are not removed, but written again. Unsent Weights & Biases runs are kept.
-RESULTS = (EXPORT_FOLDER, SCORES_FILE, ERRORS_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
+RESULTS = (EXPORT_FOLDER, SCORES_FILE, ERRORS_FILE, CALIBRATION_FILE, RESULTS_FILE, *PREDICTION_FILES.values())
 LEFT = (*RESULTS, MODEL_ASSETS_FOLDER, CHECKPOINTS_FOLDER)
 # Files that describe the run. The first one is written first and marks a folder as a run folder.
 RECORD = (PREPROCESSING_FILE, TRAINING_PAGES_FILE, CONFIG_FILE, SETTINGS_FILE, PLAN_FILE, ENVIRONMENT_FILE)

@@ -103,6 +103,7 @@ def make_data(folder: Path, forms: Path, start: Path) -> None:
     (folder / "page.png").symlink_to(next(forms.glob("testing_data/images/*.png")))
     (folder / "pages.jsonl").write_text(block("docs/data.md", "jsonl"))
     make_annotations(folder)
+    (folder / "invoice.jsonl").write_text(block("docs/data.md", "jsonl").splitlines()[0])
     sroie.receipt(folder / "data" / "sroie2019")
     for number in range(20):
         receipt = cord.receipt()
@@ -219,6 +220,8 @@ def test_predict(run_pages: RunPages) -> None:
     assert words(folder / "labelled.jsonl") == [["Total", "9.00"], ["Sum", "12.50"]]
     assert len(list((folder / "drawn-page").glob("*.png"))) == 1
     assert (folder / "test_predictions.txt").read_text().count(" ") > 100
+    assert len((folder / "fields.jsonl").read_text().splitlines()) == 2
+    assert (folder / "fields.csv").read_text().startswith("document,pages,DUE,DUE text,DUE confidence,")
 
 
 def test_report(run_pages: RunPages) -> None:

@@ -33,7 +33,7 @@ def test_what_does_not_stop_is_not_among_the_problems_that_do(tmp_path: Path) ->
 def test_an_input_all_of_whose_pages_are_left_out_is_none_without_a_page(tmp_path: Path) -> None:
     file, stats = tmp_path / "in.jsonl", ReportingStats()
     file.write_text("{\n")
-    assert list(documents(DataSettings(format="jsonl", bad_pages="skip"), file, "test", stats, "ignore")) == []
+    assert list(documents(DataSettings(format="jsonl", bad_pages="skip"), file, "test", stats, "ignore")) == [None]
     assert stats.skipped == 1
     file.write_text("")
     with pytest.raises(DataError, match="holds no document"):
