@@ -2,6 +2,7 @@
 #
 #   docker build -t layoutner .
 #   docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" layoutner train --config funsd-layoutlm-base --data.train data/funsd
+#   docker run --rm --gpus all -p 127.0.0.1:8000:8000 -v "$PWD:/work" layoutner serve models/funsd --host 0.0.0.0
 #   docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" --entrypoint deepspeed layoutner --module layoutner train ...
 #
 # The user in the container has the id 1000: with another id of your own, build with --build-arg USER_ID=$(id -u), so that
@@ -28,7 +29,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY layoutner /src/layoutner
 COPY ds_configs /src/ds_configs
 COPY slurm /src/slurm
-RUN pip install --no-cache-dir '/src[dashboard,hub,ocr,tensorboard]'
+RUN pip install --no-cache-dir '/src[dashboard,hub,ocr,serve,tensorboard]'
 
 # Ubuntu's own user has the id 1000.
 RUN (userdel --remove ubuntu 2>/dev/null || true) && useradd --create-home --uid "$USER_ID" layoutner

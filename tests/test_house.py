@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 ROOMS = (
     "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "ocr_results",
     "readers", "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training",
-    "fields", "publishing", "inference", "annotations", "runs", "reports", "sweeps", "api", "demo", "terminal", "cli",
+    "fields", "publishing", "inference", "annotations", "runs", "reports", "sweeps", "api", "serving", "demo",
+    "terminal", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -32,6 +33,9 @@ OWNERS = {
     "rich": "terminal.py",
     "matplotlib": "reports/charts.py",
     "jinja2": "reports/report.py",
+    "fastapi": "serving/app.py",
+    "starlette": "serving/app.py serving/label_studio.py serving/observed.py serving/uploads.py",
+    "uvicorn": "serving/server.py",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from layoutner import __version__
-from layoutner.cli import config, data, inference, runs, slurm, sweep, training
+from layoutner.cli import config, data, inference, runs, serving, slurm, sweep, training
 from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
 from layoutner.cli.ending import report, stay
 from layoutner.cli.streams import flush, take_any_character
@@ -62,6 +62,7 @@ def _run(arguments: list[str]) -> None:
     add_options(demo)
     data.add_commands(commands)
     inference.add_commands(commands)
+    serving.add_commands(commands)
     config.add_commands(commands)
     slurm.add_commands(commands)
 

@@ -16,6 +16,7 @@ from layoutner.demo.checkpoint import make_checkpoint
 from tests.builders import annotations, cord, families, jsonl, sroie
 from tests.builders.markdown import block, blocks, commands
 from tests.builders.processes import HANGS_S, ROOT, call, free_port, untimed
+from tests.builders.servers import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("default_port")]  # commands run as they are printed
 
@@ -252,6 +253,27 @@ def test_checkpoints(run_pages: RunPages) -> None:
 @pytest.mark.usefixtures("demo_left")
 def test_the_commands_of_a_page(page: str, run_pages: RunPages) -> None:
     run_pages(page)
+
+
+def test_serving(forms: Path, checkpoints: dict[str, Path], trained: Path, tmp_path: Path) -> None:
+    if shutil.which("tesseract") is None or shutil.which("curl") is None:
+        pytest.skip("needs tesseract and curl")
+    make_data(tmp_path, forms, checkpoints["layoutlm"])
+    (serve,) = commands("docs/serving.md")
+    arguments = shlex.split(serve)[3:]
+    (tmp_path / "page.json").write_text(block("docs/data.md", "jsonl").splitlines()[0], encoding="utf-8")
+    with serving(trained / "export", tmp_path / "temporary", *arguments) as server:
+        for line in block("docs/serving.md", "sh").splitlines():
+            line = line.replace("curl ", "curl --silent --show-error --fail ").replace(
+                "http://127.0.0.1:8000", server.address
+            )
+            done = subprocess.run(
+                line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False
+            )
+            assert done.returncode == 0, line + done.stderr
+            if "/predict" in line:
+                assert json.loads(done.stdout).keys() == json.loads(block("docs/serving.md", "json")).keys()
+        assert server.stop() == 0
 
 
 def test_no_page_is_left_out() -> None:

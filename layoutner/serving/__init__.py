@@ -1,0 +1,1 @@
+"""A model behind HTTP: documents are uploaded, fields are answered."""
