@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # fmt: off
 ROOMS = (
     "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "readers",
-    "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "inference", "runs",
-    "reports", "sweeps", "api", "demo", "terminal", "cli",
+    "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "backends",
+    "inference", "runs", "reports", "sweeps", "api", "demo", "terminal", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -32,6 +32,7 @@ OWNERS = {
     "rich": "terminal.py",
     "matplotlib": "reports/charts.py",
     "jinja2": "reports/report.py",
+    "onnxruntime": "backends/onnx_network.py",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar, Literal
 
 from layoutner.errors import LayoutnerError, ModelError
-from layoutner.files.artefact import Artefact
+from layoutner.files.artefact import Artefact, FileEntry
 
 PREPROCESSING_FILE = "layoutner.json"  # in every run folder, and in every export
 
@@ -23,6 +23,7 @@ class Preprocessing(Artefact):
     ignore_types: tuple[str, ...] = ()  # entity types that were read as O
     chosen_on_test: bool = False  # whether the checkpoint was: every score of it says so
     origin: dict[str, Any] | None = None  # for the model card, see `Plan.preprocessing`
+    onnx: dict[str, FileEntry] | None = None  # files of an ONNX export's network, by name
 
     def to_match(self) -> dict[str, Any]:
         """What two runs must share, or one cannot go on from the other."""
