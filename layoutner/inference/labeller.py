@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layoutner.backends.network import open_network
+from layoutner.backends.loading import open_network
 from layoutner.corpus.pixels import PageImages
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.windows import Windows
