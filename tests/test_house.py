@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 ROOMS = (
     "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "ocr_results",
     "readers", "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training",
-    "fields", "publishing", "inference", "annotations", "runs", "reports", "sweeps", "api", "serving", "demo",
-    "terminal", "cli",
+    "fields", "publishing", "backends", "inference", "annotations", "runs", "reports", "sweeps", "api", "serving",
+    "demo", "terminal", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -33,9 +33,13 @@ OWNERS = {
     "rich": "terminal.py",
     "matplotlib": "reports/charts.py",
     "jinja2": "reports/report.py",
+<<<<<<< HEAD
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py serving/label_studio.py serving/observed.py serving/uploads.py",
     "uvicorn": "serving/server.py",
+=======
+    "onnxruntime": "backends/onnx_network.py",
+>>>>>>> s25/onnx
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent

@@ -100,6 +100,9 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     export = add_command(commands, "export", _export, "write a run's chosen checkpoint as a Hugging Face model folder")
     export.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
     export.add_argument("out", type=Path, help="folder to make")
+    export.add_argument(
+        "--onnx", action="store_true", help="write an ONNX graph in fp32, for ONNX Runtime, in place of the weights"
+    )
     export.add_argument("--push", metavar="ORG/NAME", help="then upload the folder to this repository of the hub")
     export.add_argument("--public", action="store_true", help="with --push: for all to see; default: private")
 
@@ -330,13 +333,17 @@ def _export(options: argparse.Namespace) -> None:
         raise CheckpointError(f"{options.run}: no such run folder")
     if options.public and options.push is None:
         raise SettingsError("--public without --push: give --push ORG/NAME too")
-    from layoutner.inference.export import export
+    from layoutner.inference.export import export, export_onnx
 
-    if options.push is None:
-        print(f"{export(options.run, options.out)} exported to {options.out}")
-        return
-    from layoutner.publishing.push import push, require_name
+    if options.push is not None:
+        from layoutner.publishing.push import push, require_name
 
-    require_name(options.push)
-    print(f"{export(options.run, options.out)} exported to {options.out}", flush=True)
-    print(f"{options.out} uploaded to {push(options.out, options.push, options.public)}")
+        require_name(options.push)
+    if options.onnx:
+        quiet()
+        checkpoint, check = export_onnx(options.run, options.out)
+        print(f"{checkpoint} exported to {options.out} as an ONNX graph: {check}", flush=True)
+    else:
+        print(f"{export(options.run, options.out)} exported to {options.out}", flush=True)
+    if options.push is not None:
+        print(f"{options.out} uploaded to {push(options.out, options.push, options.public)}")

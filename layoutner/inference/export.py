@@ -2,9 +2,10 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layoutner.errors import CheckpointError, LayoutnerError, ModelError, SettingsError, raise_gathered
 from layoutner.files.atomic import atomic_folder
@@ -20,6 +21,9 @@ from layoutner.training.checkpoint_files import (
     verify,
 )
 from layoutner.training.folder import MODEL_ASSETS_FOLDER, TRAINING_PAGES_FILE
+
+if TYPE_CHECKING:
+    from layoutner.backends.onnx_export import OnnxCheck
 
 
 def chosen_checkpoint(run: Path) -> Path:
@@ -92,6 +96,52 @@ def export(source: Path, out: Path) -> Path:
         SettingsError: `out` exists and is not an empty folder.
         ModelError: the export could not be written, or the run has no valid layoutner.json.
     """
+
+    def copy_weights(checkpoint: Path, partial: Path) -> None:
+        shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
+
+    return _export(source, out, copy_weights)
+
+
+def export_onnx(source: Path, out: Path) -> "tuple[Path, OnnxCheck]":
+    """Export as `export` does, with an ONNX graph in place of the weights. It is written and checked on the CPU.
+
+    Args:
+        source, out: see `export`.
+
+    Returns:
+        The checkpoint exported, and how far the graph is from torch.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged.
+        SettingsError: `out` exists and is not an empty folder, or a package is missing.
+        ModelError: as `export`; or the family cannot be exported to ONNX, or not exactly.
+    """
+    from layoutner.backends.onnx_export import write_onnx
+
+    checks: list[OnnxCheck] = []
+
+    def write_graph(checkpoint: Path, partial: Path) -> str:
+        try:
+            preprocessing = Preprocessing.read(partial / PREPROCESSING_FILE)
+        except ValueError as error:
+            raise ModelError(f"{checkpoint} cannot be exported: {PREPROCESSING_FILE}: {error}") from None
+        with as_model(checkpoint) as model:
+            preprocessing, check = write_onnx(model, preprocessing, partial)
+        preprocessing.write(partial / PREPROCESSING_FILE)
+        checks.append(check)
+        return str(check)
+
+    return _export(source, out, write_graph), checks[0]
+
+
+def _export(source: Path, out: Path, write_network: Callable[[Path, Path], str | None]) -> Path:
+    """See `export`.
+
+    Args:
+        write_network: called with the checkpoint, and the folder with all other files but the card. Returns what the
+            card says of an ONNX graph.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out}: already exists; give a new folder")
     is_checkpoint = (source / WEIGHTS_FILE).is_file() and source.parent.name == "checkpoints"
@@ -106,8 +156,7 @@ def export(source: Path, out: Path) -> Path:
             shutil.copyfile(run / PREPROCESSING_FILE, partial / PREPROCESSING_FILE)
             if (run / TRAINING_PAGES_FILE).exists():  # older runs have no such file
                 shutil.copyfile(run / TRAINING_PAGES_FILE, partial / TRAINING_PAGES_FILE)
-            shutil.copyfile(checkpoint / WEIGHTS_FILE, partial / WEIGHTS_FILE)
-            write_card(checkpoint, partial)
+            write_card(checkpoint, partial, write_network(checkpoint, partial))
             if (temperature := _temperature(checkpoint)) is not None:
                 set_temperature(partial, temperature)
     except OSError as error:

@@ -9,22 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoModelForTokenClassification
 
-from layoutner.corpus.batches import to_device
+from layoutner.backends.loading import open_network
 from layoutner.corpus.pixels import PageImages
 from layoutner.corpus.splitter import WindowSplitter
 from layoutner.corpus.windows import Windows
 from layoutner.distributed.ranks import Ranks
 from layoutner.documents.columns import page_digests
 from layoutner.documents.roles import check_labels
-from layoutner.errors import DataError, ModelError, first_line, raise_gathered
+from layoutner.errors import DataError, ModelError, raise_gathered
 from layoutner.inference.input import refuse
-from layoutner.models.attention import attention_options
 from layoutner.models.collator import Collator
-from layoutner.models.families import FAMILIES, accept_fp32
+from layoutner.models.families import FAMILIES
 from layoutner.models.loading import open_pages, open_tokenizer
 from layoutner.models.network import require_packages
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
@@ -39,9 +35,6 @@ from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import MAX_IMAGE_MIB
 from layoutner.training.folder import read_training_pages
 from layoutner.training.page_images import image_problems
-
-# Exceptions that transformers raises for damaged or edited files.
-BROKEN = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError, StrictDataclassError)
 
 # Documents are read in chunks, which are sorted by length and assigned to ranks. A chunk ends at any of these limits,
 # none of which depends on the number of ranks.
@@ -71,6 +64,7 @@ class Labeller:
 
         Raises:
             ModelError: not a complete export of layoutner, or it cannot be loaded.
+            SettingsError: it needs a package that is not installed.
         """
         try:
             preprocessing = Preprocessing.read(folder / PREPROCESSING_FILE)
@@ -93,27 +87,10 @@ class Labeller:
         self._training_pages = read_training_pages(folder)
         self.ranks = ranks
         self.max_image_mib = max_image_mib
-        # Keep the dtype that the weights were trained in, so that scores are reproducible. On a CPU, fp16 becomes fp32.
-        try:
-            model, report = AutoModelForTokenClassification.from_pretrained(
-                folder,
-                dtype="auto",
-                output_loading_info=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                **attention_options(self.family),
-            )
-        except BROKEN as error:
-            raise ModelError(f"{folder}: its network cannot be loaded: {first_line(error)}") from None
-        lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-        names = [model.config.id2label.get(index) for index in range(model.config.num_labels)]
-        if lost or names != tags:
-            raise ModelError(
-                f"{folder}: incomplete or modified export: {len(lost)} weights are missing {lost[:10]}; its "
-                f"config.json has the labels {names}, its {PREPROCESSING_FILE} {tags}. Export the model again"
-            )
-        self.tokenizer = open_tokenizer(str(folder), self.family, model.config)
-        self.image_processor = open_pages(str(folder), self.family, model.config, preprocessing.images == "use")
+        self.network = open_network(folder, preprocessing, ranks.device)
+        config = self.network.config
+        self.tokenizer = open_tokenizer(str(folder), self.family, config)
+        self.image_processor = open_pages(str(folder), self.family, config, preprocessing.images == "use")
         if self.image_processor is not None:
             self.image_processor = PageImages(
                 self.image_processor.processor, max_image_mib, CHUNK_PAGES
@@ -122,16 +99,16 @@ class Labeller:
         self.splitter = WindowSplitter(
             self.tokenizer, preprocessing.max_length, preprocessing.stride, preprocessing.box_level, special_boxes
         )
-        if ranks.device.type == "cpu" and model.dtype == torch.float16:
-            model = model.float()
-        accept_fp32(self.family, model)
-        on_gpu = ranks.device.type == "cuda"
-        self._collator = Collator(self.family, self.tokenizer.pad_token_id, self.image_processor, pinned=on_gpu)
-        self.model = model.to(ranks.device).eval()
+        self._collator = Collator(
+            self.family,
+            self.tokenizer.pad_token_id,
+            self.image_processor,
+            pinned=ranks.device.type == "cuda",
+            padded=not self.network.packs,
+        )
 
     def _forward(self, inputs: dict[str, Any]) -> torch.Tensor:
-        logits: torch.Tensor = self.model(**to_device(inputs, self.ranks.device)).logits
-        return logits
+        return self.network(inputs)
 
     def label(
         self,

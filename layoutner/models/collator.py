@@ -18,11 +18,12 @@ class Collator:
     pad_token_id: int
     pages: PageImages | None  # reads the page images; None if the network does not use them
     pinned: bool  # whether tensors are in page-locked memory, from which a GPU copies them without making the CPU wait
+    padded: bool = False  # pad windows even if the family packs them
 
     @property
     def packs(self) -> bool:
         """Whether windows are packed into one row, or padded to the longest."""
-        return FAMILIES[self.family].packs
+        return FAMILIES[self.family].packs and not self.padded
 
     def collate(self, windows: Sequence[Window]) -> tuple[Batch, dict[str, Any]]:
         """A batch, and the keyword arguments of the network's forward, on the CPU.

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers.models.bros.modeling_bros import BrosPositionalEmbedding1D
 
 from layoutner.corpus.batches import Batch
 from layoutner.corpus.pixels import PageImages
@@ -144,12 +143,10 @@ def untrained(family: str, model: Any, sees_images: bool) -> Iterator[str]:
 
 def accept_fp32(family: str, model: Any) -> None:
     """Let a network in fp16 or bf16 accept boxes and pixels in fp32, and compute exactly as in training."""
-    modules = dict(model.named_modules())
-    for name in FAMILIES[family].fp32_inputs:
-        if name in modules:
-            modules[name].register_forward_pre_hook(_to_dtype_of_weights)
-    for module in modules.values():
-        if isinstance(module, BrosPositionalEmbedding1D):
+    for name, module in model.named_modules():
+        if name in FAMILIES[family].fp32_inputs:
+            module.register_forward_pre_hook(_to_dtype_of_weights)
+        if type(module).__name__ == "BrosPositionalEmbedding1D":  # by name: every command would load the module
             # DeepSpeed keeps this buffer in fp32, but from_pretrained rounds it to the dtype of the weights.
             size = module.dim_bbox_sinusoid_emb_1d
             module.inv_freq = 1 / 10000 ** (torch.arange(0.0, size, 2.0, device=module.inv_freq.device) / size)

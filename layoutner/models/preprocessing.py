@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import PositiveFloat
 
 from layoutner.errors import LayoutnerError, ModelError
-from layoutner.files.artefact import Artefact
+from layoutner.files.artefact import Artefact, FileEntry
 
 PREPROCESSING_FILE = "layoutner.json"  # in every run folder, and in every export
 
@@ -26,6 +26,7 @@ class Preprocessing(Artefact):
     chosen_on_test: bool = False  # whether the checkpoint was: every score of it says so
     temperature: PositiveFloat = 1.0  # of its probabilities; only an export has another than 1
     origin: dict[str, Any] | None = None  # for the model card, see `Plan.preprocessing`
+    onnx: dict[str, FileEntry] | None = None  # files of an ONNX export's network, by name
 
     def to_match(self) -> dict[str, Any]:
         """What two runs must share, or one cannot go on from the other."""

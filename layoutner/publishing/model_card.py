@@ -78,23 +78,29 @@ inputs["bbox"] = torch.tensor([boxes_of_tokens]){scaled}
 """
 
 
-def write_card(checkpoint: Path, folder: Path) -> None:
+def write_card(checkpoint: Path, folder: Path, onnx: str | None = None) -> None:
     """Write the model card of a checkpoint into the folder of its export.
+
+    Args:
+        onnx: the result of the check of its ONNX graph; None if it has weights.
 
     Raises:
         CheckpointError: the checkpoint is not complete.
         ModelError: the run has no valid layoutner.json.
         OSError: it cannot be written.
     """
-    text = model_card(checkpoint)
+    text = model_card(checkpoint, onnx)
     # A lone surrogate, from a file name, is not valid UTF-8.
     write_text(folder / CARD_FILE, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def model_card(checkpoint: Path) -> str:
+def model_card(checkpoint: Path, onnx: str | None = None) -> str:
     """The model card of a checkpoint, from the files of its run folder.
 
     scores.json is used if it is of this checkpoint. Files that an older run does not have are done without.
+
+    Args:
+        onnx: see `write_card`.
 
     Raises:
         CheckpointError, ModelError: see `write_card`.
@@ -107,10 +113,10 @@ def model_card(checkpoint: Path) -> str:
         raise ModelError(f"{checkpoint} cannot be exported: {PREPROCESSING_FILE}: {error}") from None
     scores = _scores(run, step_of(checkpoint))
     parts = [
-        f"---\n{_front_matter(run.name, preprocessing, record, scores)}\n---",
+        f"---\n{_front_matter(run.name, preprocessing, record, scores, 'onnx' if onnx else 'transformers')}\n---",
         f"# {_plain(run.name)}",
         *_labels(preprocessing, labels),
-        *_usage(preprocessing),
+        *_usage(preprocessing, onnx),
         "## Scores",
         *_score_parts(preprocessing, scores),
         "## Training",
@@ -139,7 +145,9 @@ def _scores(run: Path, step: int) -> ScoresFile | None:
     return scores if scores.split is not None and scores.checkpoint.get("step") == step else None
 
 
-def _front_matter(name: str, preprocessing: Preprocessing, record: Record, scores: ScoresFile | None) -> str:
+def _front_matter(
+    name: str, preprocessing: Preprocessing, record: Record, scores: ScoresFile | None, library: str
+) -> str:
     """What the hub reads, as YAML."""
     results = []
     if scores is not None:
@@ -159,7 +167,7 @@ def _front_matter(name: str, preprocessing: Preprocessing, record: Record, score
         ]
     card = ModelCardData(
         base_model=_base_model(preprocessing),
-        library_name="transformers",
+        library_name=library,
         pipeline_tag="token-classification",
         tags=["layoutner", preprocessing.family],
         metrics=["f1", "precision", "recall"],
@@ -188,7 +196,7 @@ def _labels(preprocessing: Preprocessing, labels: LabelSet) -> Iterator[str]:
     )
 
 
-def _usage(preprocessing: Preprocessing) -> Iterator[str]:
+def _usage(preprocessing: Preprocessing, onnx: str | None) -> Iterator[str]:
     yield "## Use"
     yield (
         "In this folder, with layoutner, which cuts long pages into the windows of training. `huggingface_hub."
@@ -196,7 +204,17 @@ def _usage(preprocessing: Preprocessing) -> Iterator[str]:
     )
     yield f"```python\n{LAYOUTNER}```"
     yield f"```bash\n{COMMAND}```"
-    if preprocessing.images == "ignore":
+    if onnx is not None:
+        corners, divisor = BOXED.get(preprocessing.family, (None, 1))
+        unit = "thousandths of the page, int64" if divisor == 1 else "fractions of the page, float32"
+        boxes = f", `bbox` (rows x tokens x 4, {unit})" if corners else ""
+        image = ", `pixel_values` (rows x 3 x height x width, float32)" if preprocessing.images == "use" else ""
+        yield (
+            "`model.onnx` is the network in fp32, for ONNX Runtime. Its inputs are `input_ids` and `attention_mask` "
+            f"(rows x tokens, int64){boxes}{image}; its output is `logits` (rows x tokens x "
+            f"{len(preprocessing.labels)}), in the order of the labels in `{PREPROCESSING_FILE}`. In fp32 {onnx}."
+        )
+    elif preprocessing.images == "ignore":
         yield f"With transformers alone, for a page that fits into one window of {preprocessing.max_length} sub-words:"
         yield f"```python\n{transformers_example(preprocessing.family)}```"
 

@@ -76,7 +76,7 @@ def run_pages(
         for model in ("runs/funsd", "runs/forms"):
             if f"--run.output_dir {model}" not in " ".join(lines):
                 shutil.copytree(trained, tmp_path / model)
-        if not any(line.startswith("layoutner export") for line in lines):
+        if not any(re.match(r"layoutner export \S+ models/funsd$", line) for line in lines):
             shutil.copytree(trained / "export", tmp_path / "models" / "funsd")
         for line in lines:
             if IN_THIS_PROCESS.match(line):

@@ -777,7 +777,7 @@ def test_weights_are_saved_and_scored_as_they_were_trained(
             ),
             "bytes per weight in the network that is scored": (
                 bytes_each(model.parameters()),
-                bytes_each(Labeller(ours.parent, ALONE).model.parameters()),
+                bytes_each(Labeller(ours.parent, ALONE).network.model.parameters()),
             ),
             "bytes per weight from which a resumed run continues": ("none", bytes_each(masters.values())),
         }

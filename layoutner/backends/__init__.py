@@ -1,0 +1,1 @@
+"""What computes the network of an exported model: torch, or ONNX Runtime."""
