@@ -33,13 +33,10 @@ OWNERS = {
     "rich": "terminal.py",
     "matplotlib": "reports/charts.py",
     "jinja2": "reports/report.py",
-<<<<<<< HEAD
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py serving/label_studio.py serving/observed.py serving/uploads.py",
     "uvicorn": "serving/server.py",
-=======
     "onnxruntime": "backends/onnx_network.py",
->>>>>>> s25/onnx
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent
