@@ -265,13 +265,15 @@ def _results_of_row(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """JSON-MIN lists the boxes, the labels and the texts of the regions one after the other, without their ids."""
     boxes: dict[str, str] = {}  # geometry -> id
     texts: list[list[str]] = []
-    for value in row.values():
-        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+    for name, value in row.items():
+        if name in ("transcription", "text") and isinstance(value, str):  # of a single region
+            texts.append([value])
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
             for one in value:
                 geometry = str([one.get(key) for key in ("x", "y", "width", "height", "rotation", "points")])
                 key = boxes.setdefault(geometry, str(len(boxes)))
                 kind = next((kind for kind in one if kind.endswith("labels")), "rectangle")
-                size = {name: one.get(name) for name in ("original_width", "original_height")}
+                size = {side: one.get(side) for side in ("original_width", "original_height")}
                 if "points" in one or "x" in one:
                     yield {"id": key, "type": kind, "value": one, **size}
         elif isinstance(value, list) and value and all(isinstance(one, str) for one in value):

@@ -35,9 +35,10 @@ class PageNames:
                 self._add((document.name, 1), index)
                 continue
             seen[document.group] = seen.get(document.group, 0) + 1
-            numbered = _number(document.name)
-            number = numbered[1] if numbered else seen[document.group]
-            self._add((stem(document.group), number), index)
+            group, numbered = stem(document.group), _number(document.name)
+            is_of_group = numbered is not None and numbered[0].casefold() == group.casefold()
+            number = numbered[1] if numbered and is_of_group else seen[document.group]
+            self._add((group, number), index)
 
     def _add(self, key: Key, index: int) -> None:
         self._places.setdefault((key[0].casefold(), key[1]), set()).add(index)

@@ -124,6 +124,9 @@ def test_json_min(tmp_path: Path) -> None:
     (page,) = pages_of_regions(label_studio.read_export(tmp_path / "export.json", Choice()), tmp_path).documents
     assert (page.name, page.words) == ("a", ("9.00", "EUR", "Acme", "Ltd"))
     assert page.tags == ALL[1:]
+    rows = [{**rows[0], "bbox": boxes[:1], "label": labels[:1], "transcription": "9.00 EUR"}]
+    export = label_studio.read_export(put(tmp_path / "export.json", rows), Choice())
+    assert pages_of_regions(export, tmp_path).documents[0].words == ("9.00", "EUR")
 
 
 def test_documents_of_several_pages(tmp_path: Path) -> None:

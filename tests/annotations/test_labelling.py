@@ -108,6 +108,8 @@ def test_pages_are_found_by_name_upload_prefix_and_number() -> None:
         invoice("same"),
         invoice("Same"),
         invoice("deadbeef-b"),
+        invoice("bill-002", group="bill-002"),
+        invoice("bill-003-2", group="bill-003"),
     ]
     names = PageNames(pages)
 
@@ -123,4 +125,6 @@ def test_pages_are_found_by_name_upload_prefix_and_number() -> None:
     assert find("same.png") == [4, 5]
     assert find("deadbeef-b.png") == [6]
     assert find("deadbeef-a.png") == [0]
+    assert find("bill-002-p1.png") == find("bill-002.pdf", 1) == [7]  # its number is not that of a page
+    assert find("bill-003-p2.png") == [8]
     assert find("z.png") == find("a.png", 2) == []

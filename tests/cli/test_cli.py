@@ -196,7 +196,7 @@ def test_what_can_be_chosen_follows_from_the_type(annotation: object, choices: t
 
 
 CLOSED = {
-    "data.format": "{funsd,unilm,sroie,cord,xfund,jsonl,hub,ocr}",
+    "data.format": "{funsd,unilm,sroie,cord,xfund,jsonl,hub,ocr,hocr,alto,page-xml,textract,azure,google,doctr}",
     "data.label_all_subwords": "{true,false}",
     "deepspeed.zero_stage": "{0,1,2,3}",
     "precision.dtype": "{fp16,bf16,fp32}",

@@ -16,6 +16,7 @@ from layoutner.pages.page import Page, Problem
 from layoutner.readers import READERS
 from layoutner.settings.data import DataSettings, OcrResultName
 from tests.builders import ocr_results
+from tests.builders.families import make_export
 from tests.builders.mutations import mutated_bytes, mutated_values
 from tests.builders.processes import call
 
@@ -94,6 +95,17 @@ def test_damaged_files_give_pages_or_one_problem(format: str, tmp_path: Path) ->
             errors.append(str(error))
     assert min(read, len(errors)) > 20, (read, errors)
     assert all("f." in error and len(error) < 2000 for error in errors)
+
+
+@pytest.mark.parametrize("format", ["hocr", "textract"])
+def test_predict_knows_a_single_file(
+    format: str, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_export(checkpoints["layoutlm"], tmp_path / "models", ["O", "B-KEY", "I-KEY"])
+    file = ocr_results.write(tmp_path, format)
+    code, out, _ = call(capsys, "predict", file, "--model", model, "--device", "cpu")
+    assert code == 0
+    assert [word["text"] for word in json.loads(out)["words"]] == ["Total", "9.00"]
 
 
 # Pages and images
