@@ -81,9 +81,7 @@ def test_the_errors_have_the_probabilities_of_the_export(runs: Path) -> None:
         assert one.probability == pytest.approx(other["probability"], abs=1e-3)
 
 
-def test_pages_of_data_eval_are_labelled_once(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pages_of_data_eval_are_labelled_once(runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     passes: list[str] = []
 
     def counted(self: Labeller, documents: object, split: str, *args: object, **more: object) -> object:
