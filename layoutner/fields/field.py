@@ -1,5 +1,6 @@
 """A field: an entity of a document with its value, and how sure the model is of it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +48,15 @@ class Field:
         }
 
 
-def confidence_of(probabilities: Sequence[float]) -> float:
-    """The confidence of an entity: the smallest probability of its words, as one wrong word makes it wrong.
+def confidence_of(words: Sequence[FieldWord], start: int, end: int) -> float:
+    """The confidence of an entity: the product of the probabilities of its words and of the two words around it.
+
+    It is the probability that all of these have the right label, if they were independent: a word too few or too many
+    makes an entity wrong as well. Measured on receipts, it was nearer to the share of right entities than the minimum,
+    the geometric and the arithmetic mean, with or without the words around.
 
     Args:
-        probabilities: of the predicted labels of its words; at least one.
+        words: of the page.
+        start, end: index of the entity's first word, and after its last.
     """
-    return min(probabilities)
+    return math.prod(word.probability for word in words[max(0, start - 1) : end + 1])

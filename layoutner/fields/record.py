@@ -69,7 +69,7 @@ def make_record(pages: Sequence[FieldPage], types: Sequence[str], rules: Rules) 
 def _field(page: FieldPage, page_number: int, span: Span, number: int, rules: Rules) -> Field:
     words = tuple(page.words[span.start : span.end])
     text = " ".join(word.text for word in words)
-    confidence = confidence_of([word.probability for word in words])
+    confidence = confidence_of(page.words, span.start, span.end)
     value: str | None = text
     problem = f"confidence below {rules.min_confidence:g}" if confidence < rules.min_confidence else None
     if normalise := rules.normalisers.get(span.type):

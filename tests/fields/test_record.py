@@ -17,13 +17,24 @@ TYPES = ("DATE", "ITEM", "TOTAL")
 
 
 def page(name: str, group: str | None, *entities: tuple[str, str, float]) -> FieldPage:
-    """A page of entities (type, text, probability), one word after the other from left to right."""
-    words, spans = [], []
+    """A page of entities (type, text, probability of the first word), one word after the other from left to right.
+
+    All other words are sure, and one of no entity follows each entity.
+    """
+    words: list[FieldWord] = []
+    spans = []
+
+    def add(text: str, probability: float) -> None:
+        words.append(FieldWord(text, (10 * len(words), 5, 10 * len(words) + 9, 15), probability))
+
     for kind, text, probability in entities:
+        first, *others = text.split(" ")
         start = len(words)
-        for part in text.split(" "):
-            words.append(FieldWord(part, (10 * len(words), 5, 10 * len(words) + 9, 15), probability))
+        add(first, probability)
+        for other in others:
+            add(other, 1.0)
         spans.append(Span(kind, start, len(words)))
+        add("and", 1.0)
     return FieldPage(name, group, (600, 800), words, spans)
 
 
@@ -48,7 +59,7 @@ def test_three_pages_are_one_document() -> None:
         ("Cup of milk", 1, 2),
         ("Sugar", 2, 3),
     ]
-    assert items[1].box == (40, 5, 69, 15)
+    assert items[1].box == (60, 5, 89, 15)
     (total,) = record.fields["TOTAL"]
     assert (total.value, total.text, total.page, total.confidence) == ("1234.50", "RM 1,234.50", 3, 0.5)
     assert record.fields["DATE"][0].value == "2025-03-14"
@@ -57,15 +68,18 @@ def test_three_pages_are_one_document() -> None:
     assert told["fields"]["TOTAL"][0]["words"][1] == {
         "text": "1,234.50",
         "box": [10, 5, 19, 15],
-        "probability": 0.5,
+        "probability": 1.0,
     }
     assert told["pages"][2] == {"name": "a-3", "page_size": [600, 800]}
 
 
-def test_the_confidence_is_that_of_the_least_certain_word() -> None:
-    words = [FieldWord("a", (0, 0, 1, 1), 0.9), FieldWord("b", (1, 0, 2, 1), 0.3), FieldWord("c", (2, 0, 3, 1), 0.8)]
-    record = make_record([FieldPage("p", None, (1, 1), words, [Span("ITEM", 0, 3)])], TYPES, rules())
-    assert record.fields["ITEM"][0].confidence == 0.3
+def test_the_confidence_is_that_of_all_words_that_decide_on_an_entity() -> None:
+    probabilities = (0.5, 0.9, 0.8, 0.7, 0.6)
+    words = [FieldWord("x", (n, 0, n + 1, 1), probability) for n, probability in enumerate(probabilities)]
+    spans = [Span("ITEM", 0, 1), Span("ITEM", 2, 3), Span("ITEM", 3, 5)]
+    record = make_record([FieldPage("p", None, (1, 1), words, spans)], TYPES, rules())
+    found = [item.confidence for item in record.fields["ITEM"]]
+    assert found == pytest.approx([0.5 * 0.9, 0.9 * 0.8 * 0.7, 0.8 * 0.7 * 0.6])
 
 
 def test_a_value_that_is_not_clear_is_kept_as_text_and_listed() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import select
 import subprocess
@@ -59,9 +60,12 @@ def test_fields_are_one_line_per_document(
         told = [(field["page"], field["text"]) for field in records[0]["fields"][kind]]
         assert told == entities(pages[:3], kind)
     assert any(records[0]["fields"].values())
-    for number, field in enumerate(records[1]["fields"]["TOTAL"], 1):
+    sure = [word["probability"] for word in pages[3]["words"]]
+    spans = [one["words"] for one in pages[3]["entities"] if one["type"] == "TOTAL"]
+    for number, (field, (start, end)) in enumerate(zip(records[1]["fields"]["TOTAL"], spans, strict=True), 1):
         assert (field["number"], field["value"]) == (number, field["text"])
-        assert field["confidence"] == min(word["probability"] for word in field["words"])
+        assert [word["probability"] for word in field["words"]] == sure[start:end]
+        assert field["confidence"] == pytest.approx(math.prod(sure[max(0, start - 1) : end + 1]), abs=1e-5)
 
 
 def test_csv_and_its_review_list(model: Path, input: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

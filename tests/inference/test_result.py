@@ -18,7 +18,7 @@ from layoutner.pages.document import Document
 from tests.builders.families import make_export
 from tests.builders.pages import LABELS, lines, page
 
-ANSWERS = [WordPrediction(*one) for one in ((1, 0.9), (2, 0.8), (0, 0.9), (3, 0.5), (0, 0.9), (3, 0.7))]
+ANSWERS = [WordPrediction(*one) for one in ((1, 0.9), (2, 0.8), (0, 1.0), (3, 0.5), (0, 1.0), (3, 0.7))]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_result_has_the_most_confident_field_of_each_type() -> None:
     assert (total.text, total.value, total.confidence, total.page) == ("1.234,50", "1.234,50", 0.7, 1)
     assert total.box == (500, 10, 590, 30)
     assert [field.text for field in made.all_fields["TOTAL"]] == ["9.00", "1.234,50"] * 2
-    assert (made.fields["SENDER"].text, made.fields["SENDER"].confidence) == ("Anna Keller", 0.8)
+    assert (made.fields["SENDER"].text, made.fields["SENDER"].confidence) == ("Anna Keller", 0.9 * 0.8 * 1.0)
     assert made.words[0].label == "B-SENDER"
     assert made.to_dict()["fields"]["TOTAL"][3]["page"] == 2
     assert "a" in repr(made)
