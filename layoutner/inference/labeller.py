@@ -27,6 +27,7 @@ from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
 from layoutner.objectives.calibration import WordLogits
 from layoutner.objectives.errors import ErrorCounter
 from layoutner.objectives.evaluate import Predictions, WordPrediction, evaluate, in_document_order, label_words
+from layoutner.objectives.field_accuracy import FieldCounter
 from layoutner.objectives.metrics import Scores
 from layoutner.pages.document import Document
 from layoutner.pages.labels import LabelSet
@@ -146,9 +147,10 @@ class Labeller:
         lost: Callable[[list[Problem]], None] = refuse,
         errors: ErrorCounter | None = None,
         held: WordLogits | None = None,
+        fields: FieldCounter | None = None,
     ) -> Scores:
         """Score the labelled documents of rank 0; the result is the same on every rank. `limit`, `lost`: see `label`;
-        `errors`, `held`: see `evaluate`.
+        `errors`, `held`, `fields`: see `evaluate`.
 
         counts["documents_trained_on"] is the number of pages that the model was trained on. It is missing if the model
         folder has no list of training pages.
@@ -169,6 +171,7 @@ class Labeller:
             errors,
             held,
             self.temperature,
+            fields,
         )
         if self._training_pages is None:
             return scores

@@ -21,6 +21,7 @@ from layoutner.models.collator import Collator
 from layoutner.objectives.calibration import WordLogits
 from layoutner.objectives.entities import EntityCounts, count_entities
 from layoutner.objectives.errors import ErrorCounter
+from layoutner.objectives.field_accuracy import FieldCounter
 from layoutner.objectives.loss import summed_cross_entropy
 from layoutner.objectives.metrics import Scores, score
 from layoutner.pages.document import Document
@@ -184,6 +185,7 @@ def evaluate(
     errors: ErrorCounter | None = None,
     held: WordLogits | None = None,
     temperature: float = 1.0,
+    fields: FieldCounter | None = None,
 ) -> Scores:
     """Score labelled documents. All ranks call it, and get the same result.
 
@@ -193,6 +195,7 @@ def evaluate(
         errors: counts the errors on rank 0.
         held: gets the logits on rank 0.
         temperature: see `label_words`.
+        fields: counts the fields on rank 0.
 
     Raises:
         DataError: there is no word to score.
@@ -205,6 +208,8 @@ def evaluate(
         ordered = in_document_order(answers, documents)
         if errors is not None:
             errors.add(documents, ordered.starts, ordered.labels, ordered.probabilities, labels)
+        if fields is not None:
+            fields.add(documents, ordered.starts, ordered.labels, labels)
         truth = np.array([label for document in documents for label in labels.ids_of(document.tags or ())], np.int64)
         if held is not None:
             held.add(truth, ordered.labels, ordered.logits)
