@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import layoutner
-from layoutner.cli.arguments import quiet
+from layoutner.console.arguments import quiet
 from layoutner.files.atomic import atomic_folder
 from layoutner.reports.charts import Mark, NamedLine, chart
 from layoutner.sweeps.results import half_width

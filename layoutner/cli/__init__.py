@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from layoutner import __version__
 from layoutner.cli import config, data, inference, runs, serving, slurm, sweep, training
-from layoutner.cli.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
-from layoutner.cli.ending import report, stay
-from layoutner.cli.streams import flush, take_any_character
+from layoutner.console.arguments import Parser, add_command, add_settings, option_names, overrides, quiet
+from layoutner.console.ending import report, stay
+from layoutner.console.streams import flush, take_any_character
+from layoutner.console.terminal import add_options, passed_on, showing
 from layoutner.errors import Preempted, SettingsError, did_you_mean
 from layoutner.settings.tree import load
-from layoutner.terminal import add_options, passed_on, showing
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

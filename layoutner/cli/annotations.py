@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
+from layoutner.console.arguments import Parser, add_command, add_setting, overrides, quiet
+from layoutner.console.terminal import add_options, showing
 from layoutner.errors import DataError, SettingsError, raise_gathered
 from layoutner.files.text import printable
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
-from layoutner.terminal import add_options, showing
 
 if TYPE_CHECKING:
     from layoutner.annotations.region import Export

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
-from layoutner.cli.streams import print_file
+from layoutner.console.arguments import Parser, add_command, add_settings, overrides, quiet
+from layoutner.console.streams import print_file
 from layoutner.errors import SettingsError
 from layoutner.files.atomic import write_text
 from layoutner.settings.recipes import describe_recipes, recipe_names, recipe_text

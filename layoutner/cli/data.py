@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layoutner.cli.annotations import add_import_and_export
-from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides, quiet
+from layoutner.console.arguments import Parser, add_command, add_config, add_setting, overrides, quiet
+from layoutner.console.terminal import add_options, showing
 from layoutner.errors import SettingsError
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
-from layoutner.terminal import add_options, showing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

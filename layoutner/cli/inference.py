@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
-from layoutner.cli.ending import ending_together
+from layoutner.console.arguments import Parser, add_command, add_setting, overrides, quiet
+from layoutner.console.ending import ending_together
+from layoutner.console.terminal import add_options, is_terminal, showing
 from layoutner.errors import CheckpointError, SettingsError, require_all
 from layoutner.files.text import printable
 from layoutner.inference.prediction_format import DOCUMENTS, PAGES, choose_format
 from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import RunSettings, load
-from layoutner.terminal import add_options, is_terminal, showing
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks

@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides
+from layoutner.console.arguments import Parser, add_command, add_config, add_setting, overrides
+from layoutner.console.terminal import is_terminal, redrawn
 from layoutner.errors import SettingsError, require_all
 from layoutner.settings.tree import load
-from layoutner.terminal import is_terminal, redrawn
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from layoutner.cli.arguments import Parser, add_command, add_setting, overrides, quiet
+from layoutner.console.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.errors import SettingsError, require_all
 from layoutner.files.text import printable
 from layoutner.settings.tree import load

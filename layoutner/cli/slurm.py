@@ -2,8 +2,8 @@
 
 import argparse
 
-from layoutner.cli.arguments import Parser, add_command
-from layoutner.cli.streams import print_file
+from layoutner.console.arguments import Parser, add_command
+from layoutner.console.streams import print_file
 from layoutner.settings.shipped import shipped_folder
 
 FILES = {"train": "train.sh", "sweep": "sweep.sh", "readme": "README.md"}

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command
+from layoutner.console.arguments import Parser, add_command
+from layoutner.console.terminal import add_options, showing
 from layoutner.errors import LayoutnerError, Preempted, SettingsError, raise_gathered
-from layoutner.terminal import add_options, showing
 
 if TYPE_CHECKING:
     from layoutner.sweeps.sweep import Sweep

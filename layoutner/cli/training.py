@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layoutner.cli.arguments import Parser, add_command, add_settings, overrides, quiet
-from layoutner.cli.ending import ending_together
+from layoutner.console.arguments import Parser, add_command, add_settings, overrides, quiet
+from layoutner.console.ending import ending_together
+from layoutner.console.terminal import add_options, showing
 from layoutner.errors import SettingsError
 from layoutner.progress import task
 from layoutner.settings.schedule import ScheduleSettings
 from layoutner.settings.tree import Settings, load
-from layoutner.terminal import add_options, showing
 
 if TYPE_CHECKING:
     from layoutner.distributed.ranks import Ranks

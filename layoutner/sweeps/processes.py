@@ -29,7 +29,7 @@ from layoutner.training.folder import LOCK_FILE, lock
 LOOK_EVERY_S = 0.1  # how soon the end of a run is seen
 # How long torchrun gives its ranks to save after a signal, in seconds; its own 30 are few for a large model.
 SAVES_WITHIN_S = 600
-# Exit codes of a run that was asked to end, and goes on when it is started again: see layoutner/cli/ending.py, and
+# Exit codes of a run that was asked to end, and goes on when it is started again: see layoutner/console/ending.py, and
 # 128 + SIGTERM, as shells have it.
 ASKED_TO_END = (75, 130, 143)
 # Signals that others send; a crash of the run itself ends in another one, such as SIGSEGV.

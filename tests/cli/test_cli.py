@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Optional
 import pytest
 import torch
 
-from layoutner.cli.arguments import closed_choices
-from layoutner.cli.ending import report
+from layoutner.console.arguments import closed_choices
+from layoutner.console.ending import report
 from layoutner.errors import SettingsError
 from layoutner.settings.tree import load, sections
 from tests.builders.processes import call

@@ -21,7 +21,7 @@ Arguments = Callable[..., list[str]]
 NAMES_THE_CLASS = """
 import sys
 from layoutner import cli
-from layoutner.cli import ending
+from layoutner.console import ending
 
 report = ending.report
 

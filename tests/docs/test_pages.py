@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from layoutner import cli
-from layoutner.cli.arguments import Parser, overrides
+from layoutner.console.arguments import Parser, overrides
 from layoutner.models.families import FAMILIES
 from layoutner.objectives.evaluate import WordPrediction
 from layoutner.pages.document import Document

@@ -179,7 +179,7 @@ def test_a_locale_whose_file_names_are_not_utf_8(monkeypatch: pytest.MonkeyPatch
 
 
 def test_training_says_it_to_every_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("layoutner.cli.ending.STAY_S", 0.0)
+    monkeypatch.setattr("layoutner.console.ending.STAY_S", 0.0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     code, _, err = call(capsys, "train")

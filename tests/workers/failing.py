@@ -16,7 +16,8 @@ from typing import Any
 
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from layoutner.cli import ending, main
+from layoutner.cli import main
+from layoutner.console import ending
 from layoutner.engine.engine import Engine
 from layoutner.models import collator
 from layoutner.runs import training_run

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from layoutner.console.terminal import Bars, Lines, is_terminal, redrawn, showing
 from layoutner.files.lock import Lock
 from layoutner.progress import counted, task
-from layoutner.terminal import Bars, Lines, is_terminal, redrawn, showing
 from tests.builders.forks import Forks
 from tests.builders.processes import call
 from tests.builders.terminals import Terminal
@@ -161,7 +161,7 @@ def test_a_narrow_terminal(columns: int) -> None:
 def test_a_long_task_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as stream, showing(given(), stream), task("reading", 3, "pages") as begun:
         begun.advance()
-        monkeypatch.setattr("layoutner.terminal.SILENCE_S", 0.0)
+        monkeypatch.setattr("layoutner.console.terminal.SILENCE_S", 0.0)
         begun.advance()
     (line,) = (tmp_path / "out").read_text().splitlines()
     assert re.fullmatch(r"[\d: -]{19} reading: 2 of 3 pages, 0:00:00 left", line)

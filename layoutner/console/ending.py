@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from layoutner import __version__
-from layoutner.cli.streams import flush
+from layoutner.console.streams import flush
 from layoutner.errors import LayoutnerError, Preempted, first_line
 from layoutner.files.text import printable
 
