@@ -6,11 +6,10 @@ from typing import Any
 
 from layoutner.annotations.region import MOST_POINTS, MOST_REGIONS, AnnotatedPage, Export, Region
 from layoutner.errors import DataError
-from layoutner.files.text import read_text
+from layoutner.files.text import WRONG_SHAPE, read_text
 from layoutner.pages.page import is_box
 
 LARGEST_FILE = 512 * 2**20  # maximum bytes
-WRONG_SHAPE = (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 
 
 def read_export(path: Path) -> Export:
