@@ -16,8 +16,9 @@ ROW = "EXPENSE_ROW"  # the type of a field that repeats the other fields of its 
 def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read a Textract response or a folder of them. Lines are segments.
 
-    Of AnalyzeID, responses with blocks are read, too. A file may have one response, or a list of the parts of a long one. Turned text gets the upright box around it. A
-    response of AnalyzeExpense without blocks has fields only, whose boxes are divided among their words.
+    A file may have one response, or a list of the parts of a long one. Turned text gets the upright box around it. A
+    response of AnalyzeExpense without blocks has fields only, whose boxes are divided among their words. Responses of
+    AnalyzeID are read if they have blocks.
 
     Args:
         path: a file, or a folder of .json files.
