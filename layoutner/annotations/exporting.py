@@ -12,6 +12,7 @@ from layoutner.inference.model import Model
 from layoutner.pages.document import Document
 from layoutner.pages.page_object import image_keys
 
+SHOWN = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp")  # suffixes of images that browsers show
 LOCAL_FILES = "/data/local-files/?d="  # the URL of Label Studio's storage of local files
 
 
@@ -53,12 +54,12 @@ def _urls(documents: Sequence[Document], folder: Path, prefix: str) -> list[str]
         name = image_keys(document.image, folder).get("image")
         if document.image is None:
             problems.append(f"{document.name}: has no image")
-        elif document.image.frame is not None:
-            problems.append(f"{document.name}: is a page of {document.image.path.name}, which browsers do not show")
+        elif document.image.frame is not None or document.image.path.suffix.lower() not in SHOWN:
+            problems.append(f"{document.name}: its image is {document.image.path.name}, which browsers do not show")
         elif name is None:
             problems.append(f"{document.name}: its image {document.image.path} is not inside {folder}")
         else:
             urls.append(prefix + quote(str(name)))
-    what = f"Label Studio needs an image of each page; {len(problems)} page(s) have none"
+    what = f"Label Studio needs an image of each page, such as a PNG; {len(problems)} page(s) have none"
     raise_gathered(DataError, what, problems)
     return urls

@@ -121,23 +121,22 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _in_fractions(page: AnnotatedPage, document: Document, folder: Path) -> tuple[Region, ...]:
-    """The regions in fractions of the page. Points in pixels are of its image, and without one of its page size."""
+    """The regions in fractions of the page.
+
+    Points in pixels are of the image next to the export, else of the page's own image, else of the page size.
+    """
     if not page.in_pixels:
         return page.regions
-    if document.image is not None:
-        size: tuple[float, float] = find_page(document.image.path, document.image.frame)[1]
-    else:
-        size = _image_size(page, folder) or document.page_size
+    size: tuple[float, float] = document.page_size
+    if (place := _image(page, folder)) is not None:
+        size = find_page(place)[1]
+    elif document.image is not None:
+        size = find_page(document.image.path, document.image.frame)[1]
     return tuple(_scaled(region, size) for region in page.regions)
 
 
 def _scaled(region: Region, size: tuple[float, float]) -> Region:
     return replace(region, points=tuple((x / size[0], y / size[1]) for x, y in region.points))
-
-
-def _image_size(page: AnnotatedPage, folder: Path) -> tuple[int, int] | None:
-    place = _image(page, folder)
-    return None if place is None else find_page(place)[1]
 
 
 def _image(page: AnnotatedPage, folder: Path) -> Path | None:

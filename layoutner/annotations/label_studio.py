@@ -18,15 +18,13 @@ from layoutner.annotations.region import (
 )
 from layoutner.errors import DataError
 from layoutner.files.image import SUFFIXES
-from layoutner.files.text import read_json
+from layoutner.files.text import WRONG_SHAPE, read_json
 
 LARGEST_FILE = 512 * 2**20  # maximum bytes of an export
 LABELS = ("rectanglelabels", "polygonlabels", "labels")  # kinds of results that have labels of regions that are read
 DRAWN = ("rectangle", "polygon", *LABELS)
 PARTS = "layoutner-"  # ids of regions made by `layoutner data export`: layoutner-ENTITY-PART
 PAGE_SUFFIXES = (*SUFFIXES, ".pdf")
-# What a file of another shape makes the reader of a task raise.
-WRONG_SHAPE = (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 
 
 class Choice(NamedTuple):

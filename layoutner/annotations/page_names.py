@@ -25,8 +25,11 @@ class PageNames:
         seen: dict[str, int] = {}  # group -> number of its pages so far
         for index, document in enumerate(documents):
             names = {document.name, stem(document.name)}
-            if document.image is not None and document.image.frame is None:
-                names.add(document.image.path.stem)
+            image = document.image
+            if image is not None and image.frame is None:
+                names.add(image.path.stem)
+            elif image is not None and image.frame is not None:
+                self._add((image.path.stem, image.frame + 1), index)
             for name in names:
                 self._add((name, None), index)
                 if numbered := _number(name):

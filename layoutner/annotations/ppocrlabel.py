@@ -6,15 +6,16 @@ from typing import Any
 
 from layoutner.annotations.region import MOST_POINTS, MOST_REGIONS, AnnotatedPage, Export, Region
 from layoutner.errors import DataError
-from layoutner.files.text import read_text
+from layoutner.files.text import WRONG_SHAPE, read_text
 from layoutner.pages.page import is_box
 
 LARGEST_FILE = 512 * 2**20  # maximum bytes
-WRONG_SHAPE = (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 
 
 def read_export(path: Path) -> Export:
     """Read Label.txt, or Cache.cach, which has the same lines. `key_cls` is the entity type, "None" means none.
+
+    PaddleOCR's own training files for key information have the same lines, with `label` instead of `key_cls`.
 
     Args:
         path: the file, or the folder that holds Label.txt.
@@ -50,7 +51,7 @@ def _region(one: Any) -> Region:
     points = tuple((float(x), float(y)) for x, y in one["points"])
     if not 3 <= len(points) <= MOST_POINTS or not all(is_box((*point, *point)) for point in points):
         raise DataError(f"points {str(one['points'])[:80]} are not a region")
-    kind, text = one.get("key_cls"), one.get("transcription") or ""
+    kind, text = one.get("key_cls", one.get("label")), one.get("transcription") or ""
     if not (kind is None or (isinstance(kind, str) and (not kind.strip() or kind.isprintable()))):
         raise DataError(f"key_cls {str(kind)[:80]!r} is not the name of an entity type")
     if not isinstance(text, str):

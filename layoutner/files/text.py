@@ -13,6 +13,8 @@ from layoutner.files.encodings import NotUnicode, decode, decode_unicode, is_utf
 
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
 CONVERT = "convert it, for instance with `iconv -f ENCODING -t UTF-8`"
+# What code raises that expects a value to have another shape, such as a key or a number that is not there.
+WRONG_SHAPE = (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 LARGEST_PAGE = 64 * 2**20  # maximum bytes of one page's text file; real ones have thousands
 
 

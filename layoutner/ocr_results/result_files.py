@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from layoutner.errors import DataError
 from layoutner.files.image import SUFFIXES, PageImage, find_page, page_images
-from layoutner.files.text import inside, visible_files
+from layoutner.files.text import WRONG_SHAPE, inside, visible_files
 from layoutner.pages.image_lookup import ImageLookup, image_folders
 from layoutner.pages.page import Page, PageSize, Problem, Word, encoding_notes, hidden_notes
 from layoutner.settings.data import BoxUnit
@@ -14,8 +14,6 @@ from layoutner.settings.data import BoxUnit
 IMAGES = ("images", "image", "img")
 LARGEST_JSON = 256 * 2**20  # maximum bytes of a JSON file, which may contain the images of its pages
 UNKNOWN_SIZE = (1000, 1000)  # page size if neither the file nor an image has it, and boxes are fractions of the page
-# What a file of another shape makes a parser raise.
-WRONG_SHAPE = (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 
 
 class ResultPage(NamedTuple):

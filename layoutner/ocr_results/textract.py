@@ -17,7 +17,8 @@ def read(path: Path, role: str) -> Iterator[Page | Problem]:
     """Read a Textract response or a folder of them. Lines are segments.
 
     A file may have one response, or a list of the parts of a long one. Turned text gets the upright box around it. A
-    response of AnalyzeExpense without blocks has fields only, whose boxes are divided among their words.
+    response of AnalyzeExpense without blocks has fields only, whose boxes are divided among their words. Responses of
+    AnalyzeID are read if they have blocks.
 
     Args:
         path: a file, or a folder of .json files.
@@ -36,13 +37,17 @@ def _parse(file: Path, notes: list[str]) -> list[ResultPage]:
         raise DataError(f"{file}: the response goes on (NextToken): write all of its parts as a list into one file")
     blocks = [block for part in parts for block in part.get("Blocks") or ()]
     expenses = [expense for part in parts for expense in part.get("ExpenseDocuments") or ()]
-    blocks += [block for expense in expenses for block in expense.get("Blocks") or ()]
+    identities = [identity for part in parts for identity in part.get("IdentityDocuments") or ()]
+    blocks += [block for document in (*expenses, *identities) for block in document.get("Blocks") or ()]
     if blocks:
         return _pages_of_blocks(blocks)
     if expenses:
         return _pages_of_fields(expenses)
     status = next((part["JobStatus"] for part in parts if part.get("JobStatus")), None)
-    raise DataError(f"{file}: a Textract response without blocks{f' (JobStatus {status})' if status else ''}")
+    raise DataError(
+        f"{file}: a Textract response without blocks{f' (JobStatus {status})' if status else ''}: DetectDocumentText, "
+        "AnalyzeDocument and AnalyzeExpense have them"
+    )
 
 
 def _pages_of_blocks(blocks: list[Any]) -> list[ResultPage]:

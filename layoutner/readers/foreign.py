@@ -217,6 +217,7 @@ _BY_KEYS: tuple[tuple[set[str], tuple[str, str | None]], ...] = (
     ({"images", "categories"}, ("a COCO file", None)),
     ({"Blocks"}, _TEXTRACT),
     ({"ExpenseDocuments"}, _TEXTRACT),
+    ({"IdentityDocuments"}, _TEXTRACT),
     ({"DocumentMetadata"}, _TEXTRACT),
     ({"BlockType"}, _TEXTRACT),
     ({"analyzeResult"}, _AZURE),

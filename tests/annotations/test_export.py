@@ -138,9 +138,9 @@ def test_pages_that_label_studio_cannot_show_are_named(
     code, out, err = call(capsys, *arguments)
     assert (code, out) == (2, "")
     assert err.splitlines() == [
-        "layoutner: error: Label Studio needs an image of each page; 2 page(s) have none:",
+        "layoutner: error: Label Studio needs an image of each page, such as a PNG; 2 page(s) have none:",
         "  - b: has no image",
-        "  - c: is a page of c.tif, which browsers do not show",
+        "  - c: its image is c.tif, which browsers do not show",
     ]
     assert not (tmp_path / "tasks.json").exists()
     write_pages([kept], file)

@@ -227,6 +227,8 @@ def test_ppocrlabel(tmp_path: Path) -> None:
     assert page.words == ("Total", "9.00", "EUR", "Acme", "Ltd")
     assert page.tags == ALL
     assert page.page_size == (400, 500)
+    put(tmp_path / "Label.txt", f"data/a.png\t{json.dumps(regions)}\n".replace("key_cls", "label"))
+    assert pages_of_regions(ppocrlabel.read_export(tmp_path), tmp_path).documents[0].tags == ALL
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match="the size of a is not known: put its image next to the export"):
         pages_of_regions(export, tmp_path)

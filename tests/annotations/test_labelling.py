@@ -1,10 +1,13 @@
 """Regions become labels of words: by the share of a word's area, and in the order of the words."""
 
+from pathlib import Path
+
 import pytest
 
 from layoutner.annotations.labelling import LabelCounts, label_words
 from layoutner.annotations.page_names import PageNames, stem
 from layoutner.annotations.region import AnnotatedPage, Region, rectangle, turned
+from layoutner.files.image import PageImage
 from tests.builders.annotations import document, invoice
 
 PAGE = invoice("a")
@@ -110,6 +113,7 @@ def test_pages_are_found_by_name_upload_prefix_and_number() -> None:
         invoice("deadbeef-b"),
         invoice("bill-002", group="bill-002"),
         invoice("bill-003-2", group="bill-003"),
+        invoice("x", image=PageImage(Path("folder/fax.tif"), 4)),
     ]
     names = PageNames(pages)
 
@@ -127,4 +131,5 @@ def test_pages_are_found_by_name_upload_prefix_and_number() -> None:
     assert find("deadbeef-a.png") == [0]
     assert find("bill-002-p1.png") == find("bill-002.pdf", 1) == [7]  # its number is not that of a page
     assert find("bill-003-p2.png") == [8]
+    assert find("fax_page_5.png") == [9]
     assert find("z.png") == find("a.png", 2) == []

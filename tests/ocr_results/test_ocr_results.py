@@ -283,6 +283,8 @@ def test_textract_expenses_without_blocks(tmp_path: Path) -> None:
     expense["Blocks"] = ocr_results.textract()["Blocks"]
     (page,) = pages("textract", put(tmp_path / "a.json", {"ExpenseDocuments": [expense]}))
     assert [word.text for word in page.words] == ["Total", "9.00"]
+    (page,) = pages("textract", put(tmp_path / "a.json", {"IdentityDocuments": [ocr_results.textract()]}))
+    assert [word.text for word in page.words] == ["Total", "9.00"]
 
 
 def test_turned_text_gets_the_upright_box_around_it(tmp_path: Path) -> None:
