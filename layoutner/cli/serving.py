@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from layoutner.console.arguments import Parser, add_command, add_setting, overrides, quiet
-from layoutner.errors import SettingsError, require_all
+from layoutner.errors import require_all
 from layoutner.files.text import printable
 from layoutner.settings.tree import load
 
@@ -31,23 +31,18 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         serve.add_argument(name, type=kind, default=default, metavar=unit, help=f"{text} (default: {default:g})")
     for key in ("invalid_boxes", "max_image_mib"):
         add_setting(serve, "data", key, require=True)
-    serve.add_argument(
-        "--normalise",
-        action="append",
-        default=[],
-        metavar="TYPE=HOW",
-        help="give the fields of a type a value, such as TOTAL=amount; repeatable",
+    lists = (
+        ("--normalise", "TYPE=HOW", "give the fields of a type a value, such as TOTAL=amount; repeatable"),
+        (
+            "--allow-url",
+            "PREFIX",
+            "addresses that tasks of Label Studio may name, such as https://host/images/; repeatable",
+        ),
     )
-    serve.add_argument(
-        "--documents", type=Path, metavar="FOLDER", help="folder of the files that tasks of Label Studio may name"
-    )
-    serve.add_argument(
-        "--allow-url",
-        action="append",
-        default=[],
-        metavar="PREFIX",
-        help="start of the addresses that tasks of Label Studio may name, such as https://host/images/; repeatable",
-    )
+    for name, form, text in lists:
+        serve.add_argument(name, action="append", default=[], metavar=form, help=text)
+    files = "folder of the files that tasks of Label Studio may name"
+    serve.add_argument("--documents", type=Path, metavar="FOLDER", help=files)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -65,7 +60,6 @@ def _serve(options: argparse.Namespace) -> None:
         require_packages,
         limits.require,
         files.require,
-        partial(_require_port, options.port),
         partial(model_folder, options.model, ""),
     )
     require_all("`layoutner serve` cannot start", checks)
@@ -74,13 +68,7 @@ def _serve(options: argparse.Namespace) -> None:
         quiet()
         from layoutner.serving.server import serve
 
-        serve(ServeOptions(folder, options.host, options.device, limits, data, normalisers, files), listener, _say)
+        def say(line: str) -> None:
+            print(printable(line), flush=True)
 
-
-def _require_port(port: int) -> None:
-    if not 0 <= port < 2**16:
-        raise SettingsError(f"--port {port}: must be from 0 to {2**16 - 1}")
-
-
-def _say(line: str) -> None:
-    print(printable(line), flush=True)
+        serve(ServeOptions(folder, options.host, options.device, limits, data, normalisers, files), listener, say)

@@ -37,6 +37,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 2**16:
+        raise SettingsError(f"--port {port}: must be from 0 to {2**16 - 1}")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
             0
