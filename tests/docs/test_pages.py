@@ -101,7 +101,9 @@ def test_files_of_the_project_that_a_page_names_exist(page: str) -> None:
 def test_settings_that_a_page_names_exist(page: str) -> None:
     known = {f"{section}.{key}" for section, model in sections().items() for key in model.model_fields}
     named = re.findall(rf"`(?:--)?((?:{'|'.join(sections())})\.[a-z]\w+)\b(?!\.)", prose(page))
-    files = re.compile(r"\.(py|md|toml|json|jsonl|onnx|safetensors|txt|log|train|eval|step|zero_grad|backward|initialize)$")
+    files = re.compile(
+        r"\.(py|md|toml|json|jsonl|onnx|safetensors|txt|log|train|eval|step|zero_grad|backward|initialize)$"
+    )
     assert [name for name in named if name not in known and not files.search(name)] == []
 
 
