@@ -126,7 +126,11 @@ def test_a_room_can_be_walked_through(name: str) -> None:
 @pytest.mark.parametrize(
     ("start", "absent"),
     [
-        ("from layoutner.inference import labeller, predict, export", ("deepspeed", "wandb")),
+        (
+            "from layoutner.inference import labeller, predict, export",
+            ("deepspeed", "wandb", "transformers.modeling_utils"),
+        ),
+        ("from layoutner.backends import onnx_network", ("deepspeed", "wandb", "transformers.modeling_utils")),
         ("from layoutner.objectives import evaluate", ("deepspeed", "wandb")),
         ("from layoutner.runs import readiness, folds", ("torch", "transformers", "deepspeed", "wandb")),
         ("from layoutner.sweeps import figures, processes", ("torch", "transformers", "deepspeed", "wandb")),

@@ -26,7 +26,6 @@ from layoutner.corpus.windows import Window
 from layoutner.errors import ModelError, first_line
 from layoutner.files.artefact import FileEntry
 from layoutner.models.families import FAMILIES, model_inputs
-from layoutner.models.network import require_packages as require_family
 from layoutner.models.preprocessing import Preprocessing
 
 TOLERANCE = 1e-4  # largest difference of a logit from torch's, in fp32
@@ -76,7 +75,6 @@ def write_onnx(folder: Path, preprocessing: Preprocessing, out: Path) -> tuple[P
     """
     require_packages("onnx", "onnxscript", "onnxruntime")
     family = preprocessing.family
-    require_family(family)
     network = TorchNetwork(folder, family, CPU, torch.float32)
     names = input_names(preprocessing)
     rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")

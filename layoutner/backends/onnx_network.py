@@ -64,6 +64,8 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait do not spin: they would take the CPU from those that read pages, and from other ranks.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         graph = folder / GRAPH_FILE
         try:
             self._session = onnxruntime.InferenceSession(graph, options, _providers(onnxruntime, device))

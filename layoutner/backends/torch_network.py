@@ -11,6 +11,7 @@ from layoutner.corpus.batches import to_device
 from layoutner.errors import ModelError, first_line
 from layoutner.models.attention import attention_options
 from layoutner.models.families import FAMILIES, accept_fp32
+from layoutner.models.network import require_packages
 
 
 class TorchNetwork:
@@ -25,8 +26,9 @@ class TorchNetwork:
                 fp16 becomes fp32.
 
         Raises:
-            ModelError: the network cannot be loaded, or weights are missing.
+            ModelError: the network cannot be loaded, or a package for it or weights are missing.
         """
+        require_packages(family)
         try:
             model, report = AutoModelForTokenClassification.from_pretrained(
                 folder,

@@ -302,7 +302,6 @@ def _require_files(options: argparse.Namespace, given: str) -> Path | None:
         LayoutnerError: a file, folder or package is missing or of the wrong kind; all problems together.
     """
     from layoutner.documents.roles import require_path
-    from layoutner.inference.export import require_checkpoints
     from layoutner.inference.model_folder import model_folder
     from layoutner.readers import require_packages
 
@@ -310,6 +309,8 @@ def _require_files(options: argparse.Namespace, given: str) -> Path | None:
         if options.model is not None:
             yield partial(model_folder, options.model)
         else:
+            from layoutner.inference.export import require_checkpoints
+
             yield partial(require_checkpoints, options.checkpoints)
         yield partial(require_packages, options.format)
         if given != "-":

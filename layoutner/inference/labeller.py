@@ -22,7 +22,6 @@ from layoutner.inference.input import refuse
 from layoutner.models.collator import Collator
 from layoutner.models.families import FAMILIES
 from layoutner.models.loading import open_pages, open_tokenizer
-from layoutner.models.network import require_packages
 from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
 from layoutner.objectives.calibration import WordLogits
 from layoutner.objectives.errors import ErrorCounter
@@ -84,7 +83,6 @@ class Labeller:
             raise ModelError(
                 f"{folder / PREPROCESSING_FILE}: family {self.family!r} with labels {tags} is not supported"
             )
-        require_packages(self.family)
         self._training_pages = read_training_pages(folder)
         self.ranks = ranks
         self.max_image_mib = max_image_mib

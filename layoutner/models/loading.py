@@ -1,4 +1,7 @@
-"""Open a pretrained model and build a token classifier from it."""
+"""Open a pretrained model and build a token classifier from it.
+
+What loads the networks of transformers is imported where it is needed: it takes seconds, and an ONNX model needs none.
+"""
 
 import logging
 from collections.abc import Iterable
@@ -11,12 +14,7 @@ from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from tokenizers.models import WordPiece
 from torch import nn
-from transformers import (
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from layoutner.corpus.batches import padded
@@ -26,7 +24,6 @@ from layoutner.models.collator import Collator
 from layoutner.models.families import FAMILIES
 from layoutner.models.head import carry_over
 from layoutner.models.layout_tables import init_layout_tables
-from layoutner.models.network import new_network, open_config, require_packages
 from layoutner.models.source import checkpoint_name
 from layoutner.settings.data import MAX_IMAGE_MIB
 from layoutner.settings.tree import Attention, ModelSettings
@@ -97,6 +94,8 @@ def open_pretrained(settings: ModelSettings, max_image_mib: int = MAX_IMAGE_MIB)
             no fast tokenizer, a lower-case tokenizer has a cased vocabulary, the image processor is missing although
             page images are used, or a package is missing.
     """
+    from layoutner.models.network import open_config, require_packages
+
     name = checkpoint_name(settings)
     family, config = open_config(settings)
     require_packages(family)
@@ -126,6 +125,8 @@ def open_pages(name: str, family: str, config: Any, use: bool, max_image_mib: in
     otherwise = "; set model.images = ignore to run without page images" if row.image_optional else ""
     if not getattr(config, "visual_embed", True):
         raise ModelError(f"{name}: was trained without page images (visual_embed = false in config.json){otherwise}")
+    from transformers import AutoImageProcessor
+
     try:
         # Always use the PIL backend, so that pixels are the same whatever packages are installed.
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", apply_ocr=False, trust_remote_code=False)
@@ -250,6 +251,8 @@ def build(
         ModelError: weights are missing, left over or have another shape; the message lists them. Exceptions are the
             pooler, a new head and, if a BERT becomes a LayoutLM, the layout embeddings.
     """
+    from layoutner.models.network import new_network
+
     adapted = pretrained.family != pretrained.config.model_type
     sees_images = pretrained.image_processor is not None
     model: Any = new_network(
@@ -282,13 +285,10 @@ def build(
     _require_none(pretrained.name, "left over", report.unexpected_keys, HEADS)
     if adapted:
         init_layout_tables(into.embeddings)
-    has_head = shares_tags and not any(key.startswith("classifier.") for key in missing)
-    logger.info(
-        "head: %s",
-        carry_over(trained.classifier, its_tags, model.classifier, tags, pretrained.name)
-        if has_head
-        else f"new, for {len(tags)} tags",
-    )
+    head = f"new, for {len(tags)} tags"
+    if shares_tags and not any(key.startswith("classifier.") for key in missing):
+        head = carry_over(trained.classifier, its_tags, model.classifier, tags, pretrained.name)
+    logger.info("head: %s", head)
     return model  # type: ignore[no-any-return]
 
 

@@ -28,6 +28,9 @@ from tests.builders.processes import call, launch
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 TAGS = ["O", *(f"{prefix}-{kind.upper()}" for kind in TYPES for prefix in "BI")]
 WEIGHTS = ("model.safetensors", "README.md")
+CASES = [*BUILT, "layoutlmv3:ignore"]
+LIKE_LAYOUTLM = ("bert", "roberta", "xlm-roberta")  # the same layers
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def edit(folder: Path, file: str, **values: object) -> None:
     (folder / file).write_text(json.dumps({**tree, **values}))
 
 
-@pytest.mark.parametrize("case", [*BUILT, "layoutlmv3:ignore"])
+@pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW) if case in LIKE_LAYOUTLM else case for case in CASES])
 def test_every_family_answers_as_torch_does(
     case: str, checkpoints: dict[str, Path], documents: list[Document], tmp_path: Path
 ) -> None:
