@@ -104,7 +104,7 @@ class Pdf:
                     continue
                 x0, y0, x1, y1 = part.get_bounds()
                 area += max(0, min(x1, right) - max(x0, left)) * max(0, min(y1, top) - max(y0, bottom))
-            return min(1.0, area / max((right - left) * (top - bottom), NO_ROOM))
+            return float(min(1.0, area / max((right - left) * (top - bottom), NO_ROOM)))
 
     def is_blank(self, index: int) -> bool:
         """Whether nothing is drawn on a page."""
@@ -128,7 +128,8 @@ class Pdf:
                 )
             bitmap = page.render(scale=SCALE, rev_byteorder=True)
             try:
-                return bitmap.to_pil().convert("RGB").copy()
+                picture: Image.Image = bitmap.to_pil().convert("RGB").copy()
+                return picture
             finally:
                 bitmap.close()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from layoutner.documents.roles import Labels, stream
 from layoutner.errors import DataError, raise_gathered
 from layoutner.files.image import SUFFIXES
+from layoutner.files.pdf import SUFFIX as PDF_SUFFIX
 from layoutner.files.text import is_hidden, printable
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem, ReadStats
@@ -15,12 +16,17 @@ from layoutner.settings.data import DataSettings, FormatName
 
 
 def guess_format(path: Path) -> FormatName:
-    """Guess the format: jsonl for .jsonl files and stdin, ocr for an image or a folder of images only, else funsd."""
+    """Guess the format of a file or folder by the names of its files.
+
+    jsonl for .jsonl and stdin; pdf if all are PDFs or images, or ocr if they are images only; else funsd.
+    """
     if path == STDIN or path.suffix.lower() == ".jsonl":
         return "jsonl"
     names = [path] if path.is_file() else (entry for entry in _entries(path) if not is_hidden(entry))
-    images = [name.suffix.lower() in SUFFIXES for name in names]
-    return "ocr" if images and all(images) else "funsd"
+    suffixes = {name.suffix.lower() for name in names}
+    if not suffixes or not suffixes <= {PDF_SUFFIX, *SUFFIXES}:
+        return "funsd"
+    return "pdf" if PDF_SUFFIX in suffixes else "ocr"
 
 
 def _entries(path: Path) -> Iterator[Path]:

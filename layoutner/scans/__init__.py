@@ -3,9 +3,9 @@
 from layoutner.scans.engine import OcrEngine
 from layoutner.scans.rapidocr import RapidOcr
 from layoutner.scans.tesseract import Tesseract
-from layoutner.settings.ocr import OcrSettings
+from layoutner.settings.ocr import EngineName, OcrSettings
 
-ENGINES = {"tesseract": Tesseract, "rapidocr": RapidOcr}
+ENGINES: dict[EngineName, type[Tesseract] | type[RapidOcr]] = {"tesseract": Tesseract, "rapidocr": RapidOcr}
 
 
 def open_engine(settings: OcrSettings) -> OcrEngine:

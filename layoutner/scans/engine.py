@@ -4,12 +4,14 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
+Box = tuple[float, float, float, float]
+
 
 class SeenWord(NamedTuple):
     """A word as an engine has read it."""
 
     text: str
-    box: tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+    box: Box  # left, top, right, bottom, in pixels
     segment: int  # number of its line
     confidence: float  # from 0 to 1
 

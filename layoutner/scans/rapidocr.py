@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from layoutner.errors import DataError, SettingsError, first_line
-from layoutner.scans.engine import SeenWord
+from layoutner.scans.engine import Box, SeenWord
 from layoutner.settings.ocr import OcrSettings
 
 INSTALL = "pip install 'layoutner[rapidocr]'"
@@ -64,19 +64,30 @@ class RapidOcr:
         """The words of a page; see `OcrEngine`."""
         pixels = np.asarray(picture)[:, :, ::-1]  # the package takes blue, green, red
         try:
-            found = self._engine(np.ascontiguousarray(pixels))
+            found = self._engine(np.ascontiguousarray(pixels), return_word_box=True)
         except Exception as error:  # of the package, of OpenCV or of onnxruntime
             raise DataError(f"rapidocr: {first_line(error)}") from None
-        lines = zip(found.boxes, found.txts, found.scores, strict=True) if found.txts is not None else ()
+        if found.txts is None:
+            return []
+        known = found.word_results if len(found.word_results) == len(found.txts) else [()] * len(found.txts)
         words: list[SeenWord] = []
-        for segment, (corners, text, score) in enumerate(lines):
-            left, top = (float(side) for side in np.min(corners, axis=0))
-            right, bottom = (float(side) for side in np.max(corners, axis=0))
-            words += _divided(text, (left, top, right, bottom), segment, float(score))
+        for segment, (text, corners, score, parts) in enumerate(
+            zip(found.txts, found.boxes, found.scores, known, strict=True)
+        ):
+            if [part[0] for part in parts] == text.split():
+                words += [SeenWord(word, _around(its), segment, float(sure)) for word, sure, its in parts]
+            else:  # it divides Chinese, for instance, into characters
+                words += _divided(text, _around(corners), segment, float(score))
         return words
 
 
-def _divided(line: str, box: tuple[float, float, float, float], segment: int, score: float) -> list[SeenWord]:
+def _around(corners: Any) -> Box:
+    """The upright box around four corners."""
+    (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
+    return float(left), float(top), float(right), float(bottom)
+
+
+def _divided(line: str, box: Box, segment: int, score: float) -> list[SeenWord]:
     """The words of a line; each takes a part of its box in proportion to its characters and the spaces before it."""
     left, top, right, bottom = box
     words, at = [], 0

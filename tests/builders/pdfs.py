@@ -92,9 +92,8 @@ def pdf(*sheets: Sheet, password: str | None = None) -> bytes:
     bodies[1] = f"<< /Type /Pages /Kids [{' '.join(f'{page} 0 R' for page in pages)}] /Count {len(pages)} >>".encode()
     trailer = f"/Size {len(bodies) + (2 if password else 1)} /Root 1 0 R"
     if password is not None:
-        bodies, encryption = _encrypted(bodies, streams, password)
+        bodies = _encrypted(bodies, streams, password)
         trailer += f" /Encrypt {len(bodies)} 0 R /ID [<{'00' * 16}> <{'00' * 16}>]"
-        assert encryption
     return _file(bodies, trailer)
 
 
@@ -111,8 +110,8 @@ def _file(bodies: list[bytes], trailer: str) -> bytes:
         places.append(len(content))
         content += f"{number} 0 obj\n".encode() + body + b"\nendobj\n"
     table = "".join(f"{place:010} 00000 n \n" for place in places)
-    end = f"xref\n0 {len(bodies) + 1}\n0000000000 65535 f \n{table}trailer\n<< {trailer} >>\nstartxref\n{len(content)}\n%%EOF\n"
-    return content + end.encode()
+    xref = f"xref\n0 {len(bodies) + 1}\n0000000000 65535 f \n{table}trailer\n<< {trailer} >>\n"
+    return content + f"{xref}startxref\n{len(content)}\n%%EOF\n".encode()
 
 
 def _field(add, font: int, value: str, place: tuple[float, float, float, float]) -> int:  # type: ignore[no-untyped-def]
@@ -138,7 +137,7 @@ def _unicode_map(meanings: dict[int, str]) -> bytes:
     ).encode()
 
 
-def _encrypted(bodies: list[bytes], streams: set[int], password: str) -> tuple[list[bytes], bytes]:
+def _encrypted(bodies: list[bytes], streams: set[int], password: str) -> list[bytes]:
     """Encrypt streams by algorithms 1 to 4 of PDF 1.7, section 7.6.3 (revision 2, keys of 40 bits)."""
     padded = (password.encode() + PADDING)[:32]
     owner = _rc4(hashlib.md5(padded).digest()[:5], padded)
@@ -150,7 +149,7 @@ def _encrypted(bodies: list[bytes], streams: set[int], password: str) -> tuple[l
         made[number - 1] = head + b"stream\n" + _rc4(own, rest.removesuffix(b"\nendstream")) + b"\nendstream"
     user = _rc4(key, PADDING)
     entry = f"<< /Filter /Standard /V 1 /R 2 /O <{owner.hex()}> /U <{user.hex()}> /P -4 >>".encode()
-    return [*made, entry], entry
+    return [*made, entry]
 
 
 def _rc4(key: bytes, content: bytes) -> bytes:
