@@ -1,4 +1,4 @@
-"""`layoutner data ...`: make pages of PDFs and images, check documents, build a store, or go to an annotation tool and back.
+"""`layoutner data ...`: make pages of PDFs and images, check documents, build a store, import and export annotations.
 
 Imports torch only if a model is given.
 """
@@ -36,7 +36,7 @@ BUILD_KEYS = ("scheme", "label_all_subwords", "bad_pages")  # more of them for a
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `data` and its subcommands."""
     data = commands.add_parser(
-        "data", help="make pages of PDFs and images, check them, build a store, go to annotation tools"
+        "data", help="make pages of PDFs and images, check them, build a store, use annotation tools"
     )
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     check = add_command(actions, "check", _check, "count documents and words, list problems; exits 1 on errors")

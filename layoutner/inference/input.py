@@ -24,8 +24,8 @@ OCR_RESULTS = (".json", ".xml", ".hocr", ".html")  # suffixes of files that seve
 def guess_format(path: Path) -> FormatName:
     """Guess the format of a file or folder by the names of its files.
 
-    jsonl for .jsonl and stdin; pdf if all are PDFs or images, or ocr if they are images only; else funsd. A single .json,
-    .xml, .hocr or .html file is looked into, and read as the OCR result that it is.
+    jsonl for .jsonl and stdin; pdf if all are PDFs or images, or ocr if they are images only; else funsd. A single
+    .json, .xml, .hocr or .html file is looked into, and read as the OCR result that it is.
     """
     if path == STDIN or path.suffix.lower() == ".jsonl":
         return "jsonl"

@@ -60,7 +60,7 @@ def values(invoice: Invoice) -> dict[str, str]:
 
 
 def write_invoices(folder: Path) -> None:
-    """Write the PDFs to FOLDER/invoices, and FOLDER/marked.json as Label Studio exports it for the images of their pages."""
+    """Write PDFs to FOLDER/invoices, and to FOLDER/marked.json what Label Studio exports for their page images."""
     tasks = []
     for invoice in INVOICES:
         pages = invoice.lines()
@@ -102,8 +102,9 @@ def _scanned_box(number: int, before: str, part: str) -> tuple[float, float, flo
 
 
 def _percent(box: tuple[float, ...], width: float, height: float) -> tuple[float, float, float, float]:
-    """Left, top, width, height in percent."""
-    x0, y0, x1, y1 = box
+    """Left, top, width, height in percent, a little larger, as people draw it."""
+    margin = width / 200
+    x0, y0, x1, y1 = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
     return 100 * x0 / width, 100 * y0 / height, 100 * (x1 - x0) / width, 100 * (y1 - y0) / height
 
 

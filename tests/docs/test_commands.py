@@ -1,5 +1,6 @@
 """Every command of README and docs runs as it stands, page by page, on small data under the names that it has."""
 
+import csv
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from layoutner.demo.checkpoint import make_checkpoint
 from tests.builders import annotations, cord, families, jsonl, sroie
+from tests.builders.invoices import COLUMNS, INVOICES, values, write_invoices
 from tests.builders.markdown import block, blocks, commands
 from tests.builders.processes import HANGS_S, ROOT, call, free_port, untimed
 from tests.builders.servers import serving
@@ -115,8 +117,8 @@ def make_data(folder: Path, forms: Path, start: Path) -> None:
     (folder / "docs").symlink_to(ROOT / "docs")
     (folder / "ds.json").write_text(block("docs/deepspeed-config.md", "json"))
     sweep = block("docs/sweeps.md", "toml")  # one of its runs
-    for values in ("[1, 2]", "[8, 32]", "[1e-3, 3e-3]"):
-        sweep = sweep.replace(values, values.partition(",")[0] + "]")
+    for listed in ("[1, 2]", "[8, 32]", "[1e-3, 3e-3]"):
+        sweep = sweep.replace(listed, listed.partition(",")[0] + "]")
     (folder / "sweep.toml").write_text(sweep)
     (folder / "run.toml").write_text(
         f'[model]\nname_or_path = "{start}"\n[data]\ntrain = "data/funsd"\ntest = "data/funsd"\n'
@@ -222,6 +224,26 @@ def test_predict(run_pages: RunPages) -> None:
     assert (folder / "test_predictions.txt").read_text().count(" ") > 100
     assert len((folder / "fields.jsonl").read_text().splitlines()) == 2
     assert (folder / "fields.csv").read_text().startswith("document,pages,DUE,DUE text,DUE confidence,")
+
+
+def test_invoices(run_pages: RunPages, tmp_path: Path) -> None:
+    """Six PDFs and what people have marked on them become a table with the right values."""
+    if shutil.which("tesseract") is None:
+        pytest.skip("no tesseract")
+    write_invoices(tmp_path)
+    folder = run_pages("docs/invoices.md")
+    prepared = [json.loads(line) for line in (folder / "work" / "pages.jsonl").read_text().splitlines()]
+    assert len(prepared) == 8
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["f1"] == 1.0
+    assert scores["field_accuracy"] == {"fields": 24, "right": 24, "accuracy": 1.0}
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as table:
+        rows = {row["document"]: row for row in csv.DictReader(table)}
+    assert {name: {column: row[column] for column in COLUMNS} for name, row in rows.items()} == {
+        invoice.name: values(invoice) for invoice in INVOICES
+    }
+    assert rows["invoice-3"]["pages"] == "3"
+    assert (folder / "review.csv").read_text().splitlines() == ["document,page,type,text,confidence,reason"]
 
 
 def test_report(run_pages: RunPages) -> None:
