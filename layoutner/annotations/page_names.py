@@ -27,7 +27,7 @@ class PageNames:
             names = {document.name, stem(document.name)}
             image = document.image
             if image is not None and image.frame is None:
-                names.add(image.path.stem)
+                names |= {image.path.stem, f"{image.path.parent.name}/{image.path.stem}"}
             elif image is not None and image.frame is not None:
                 self._add((image.path.stem, image.frame + 1), index)
             for name in names:
@@ -49,27 +49,36 @@ class PageNames:
     def find(self, page: AnnotatedPage) -> list[int]:
         """Indices of the pages that an annotation may be of: one if it is clear, several if it is not, or none.
 
-        The whole name is compared first, then the name without what Label Studio puts before it, then the name and the
-        number of the page, such as "invoice-p2" with page 2 of "invoice.pdf".
+        The folder and the name are compared first, then the name, then the name without what Label Studio puts before
+        it, then the name and the number of the page, such as "invoice-p2" with page 2 of "invoice.pdf".
         """
         names = [stem(name) for name in page.names]
+        folders = [f"{_path(name).parent.name}/{stem(name)}" for name in page.names]
         short = [found[1] for name in names if (found := _UPLOADED.fullmatch(name))]
         levels: list[list[Key]]
         if page.number is not None:
             levels = [[(name, page.number) for name in group] for group in (names, short)]
         else:
-            levels = [[(name, None) for name in group] for group in (names, short)]
+            levels = [[(name, None) for name in group] for group in (folders, names, short)]
             levels += [[numbered for name in group if (numbered := _number(name))] for group in (names, short)]
             levels += [[(name, 1) for name in group] for group in (names, short)]
         for level in levels:
-            places = {index for name, number in level for index in self._places.get((name.casefold(), number), ())}
-            if places:
-                return sorted(places)
+            by_name = [self._places.get((name.casefold(), number), set()) for name, number in level]
+            if clear := next((places for places in by_name if len(places) == 1), None):
+                return sorted(clear)
+            if any(by_name):
+                return sorted(set().union(*by_name))
         return []
 
 
 def stem(name: str) -> str:
     """The name of a file without folder and suffix, from a path or a URL such as /data/local-files/?d=a%2Fb.png."""
+    found = _path(name)
+    return found.stem if found.suffix.lower() in (*SUFFIXES, ".pdf") else found.name or name
+
+
+def _path(name: str) -> PurePosixPath:
+    """The path in a path or a URL."""
     try:
         parts = urlsplit(name)
         given = parse_qs(parts.query).get("d")
@@ -79,8 +88,7 @@ def stem(name: str) -> str:
             name = unquote(parts.path)
     except ValueError:
         pass  # not a URL
-    found = PurePosixPath(name.replace("\\", "/"))
-    return found.stem if found.suffix.lower() in (*SUFFIXES, ".pdf") else found.name or name
+    return PurePosixPath(name.replace("\\", "/"))
 
 
 def without_upload_prefix(name: str) -> str:

@@ -114,6 +114,8 @@ def test_pages_are_found_by_name_upload_prefix_and_number() -> None:
         invoice("bill-002", group="bill-002"),
         invoice("bill-003-2", group="bill-003"),
         invoice("x", image=PageImage(Path("folder/fax.tif"), 4)),
+        invoice("note-1", image=PageImage(Path("images/note/1.png"))),
+        invoice("memo-1", image=PageImage(Path("images/memo/1.png"))),
     ]
     names = PageNames(pages)
 
@@ -132,4 +134,9 @@ def test_pages_are_found_by_name_upload_prefix_and_number() -> None:
     assert find("bill-002-p1.png") == find("bill-002.pdf", 1) == [7]  # its number is not that of a page
     assert find("bill-003-p2.png") == [8]
     assert find("fax_page_5.png") == [9]
+    assert find("?d=images/note/1.png") == [10]
+    assert find("images/memo/1.png") == [11]
+    assert find("1.png") == [10, 11]
+    own = AnnotatedPage("task 1", ("a", "/x/same.png"), ())  # "document" comes before the image
+    assert names.find(own) == [0]
     assert find("z.png") == find("a.png", 2) == []
