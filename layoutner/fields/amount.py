@@ -33,6 +33,10 @@ _CURRENCY = re.compile(
 )
 _APOSTROPHES = "'\u2019"
 _SPACE = "[ \u00a0\u2009\u202f]"
+_LABEL = re.compile(
+    r"(?:[^\W\d_]+(?:[-/&][^\W\d_]+)*(?:\s*:\s*|\.*\s+))+"
+)  # words before the number, such as "Sub-total:"
+_NEGATING = frozenset(("minus", "less", "negative"))
 _GROUPED = r"\d{1,3}(?:G\d{3})+|\d{1,2}(?:G\d{2})+G\d{3}"  # G: the separator; the second is India's
 
 
@@ -40,8 +44,8 @@ def parse_amount(text: str, decimal: DecimalSign | None = None) -> str:
     """An amount of money as a decimal number, such as "-1234.50"; the decimals are those of the text.
 
     "1.234,56", "1,234.56", "1 234,56" and "1'234.56" are the same. A currency sign or code may stand before or after.
-    A minus before or after and brackets make it negative. Three digits after the only sign, as in "1.234", are
-    thousands, unless the currency has three decimals.
+    A minus before or after and brackets make it negative. Words in front, as in "Total: 9.00", are ignored. Three
+    digits after the only sign, as in "1.234", are thousands, unless the currency has three decimals.
 
     Args:
         decimal: the decimal sign, if it is known; the other sign separates thousands.
@@ -85,13 +89,27 @@ def _plain(text: str) -> str:
     return re.sub("[\u2010-\u2015\u2212]", "-", "".join(digits)).strip()
 
 
+def _without_label(text: str) -> str:
+    """The text without the words in front of the number.
+
+    Raises:
+        ValueError: one of them makes the number negative.
+    """
+    label = _LABEL.match(text)
+    if label is None:
+        return text
+    if negating := _NEGATING.intersection(re.findall(r"[^\W\d_]+", label[0].casefold())):
+        raise ValueError(f"more than a number: {' '.join(sorted(negating))}")
+    return text[label.end() :]
+
+
 def _decimal(text: str, decimal: DecimalSign | None, thousands: bool) -> str:
-    """The number of a text that holds nothing but a number, its sign and spaces.
+    """The number of a text that holds nothing but a number, its sign and spaces, and words in front.
 
     Args:
         thousands: three digits after the only separator are thousands.
     """
-    rest = text.strip()
+    rest = _without_label(text.strip()).strip()
     negative = 0
     if found := re.fullmatch(r"\((.*)\)", rest):
         negative, rest = 1, found[1].strip()

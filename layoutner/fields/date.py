@@ -7,6 +7,7 @@ import datetime
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import dropwhile
 from typing import Literal
 
 Order = Literal["dmy", "mdy", "ymd"]
@@ -50,7 +51,8 @@ def parse_date(text: str, order: Order | None = None) -> str:
     """A date as YYYY-MM-DD.
 
     Day, month and year may be separated by anything but letters. A month may be a name. A year of four digits in front
-    is followed by month and day. A time of day is ignored. Years of two digits are those from 1969 to 2068.
+    is followed by month and day. A time of day and words in front are ignored. Years of two digits are those from 1969
+    to 2068.
 
     Args:
         order: of the numbers, if it is known. Without it, a year of two digits in front must be more than 31.
@@ -63,6 +65,7 @@ def parse_date(text: str, order: Order | None = None) -> str:
     plain = _TIME.sub(" ", _ascii(text))
     plain = _ORDINAL.sub("", re.sub("[\u5e74\u6708]", "-", plain.replace("\u65e5", " ")))
     parts = re.findall(r"\d+|[^\W\d_]+", plain)
+    parts = list(dropwhile(lambda part: not part.isdigit() and part not in MONTHS, parts))  # "Invoice date:"
     numbers = [part for part in parts if part.isdigit()]
     names = [part for part in parts if not part.isdigit()]
     months = [part for part in names if part in MONTHS]
@@ -120,8 +123,7 @@ def _with_name(numbers: list[str], month: int) -> Iterator[datetime.date]:
 
 
 def _eight_digits(digits: str, order: Order | None) -> Iterator[datetime.date]:
-    if order in (None, "ymd"):
-        yield from _day(digits[:4], digits[4:6], digits[6:])
+    yield from _day(digits[:4], digits[4:6], digits[6:])  # as a year of four digits in front
     if order in (None, "dmy"):
         yield from _day(digits[4:], digits[2:4], digits[:2])
     if order in (None, "mdy"):

@@ -52,8 +52,8 @@ def confidence_of(words: Sequence[FieldWord], start: int, end: int) -> float:
     """The confidence of an entity: the product of the probabilities of its words and of the two words around it.
 
     It is the probability that all of these have the right label, if they were independent: a word too few or too many
-    makes an entity wrong as well. Measured on receipts, it was nearer to the share of right entities than the minimum,
-    the geometric and the arithmetic mean, with or without the words around.
+    makes an entity wrong as well. On receipts it was nearer to the share of right entities than the minimum and the
+    means, with or without the words around (`benchmarks/confidence.py`).
 
     Args:
         words: of the page.

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.builders.families import make_export
 from tests.builders.processes import ROOT, launch
 
 CONTENDERS = {"layoutner", "hf", "hf-grouped", "accelerate", "script", "limit"}
@@ -48,6 +49,18 @@ def test_evaluation_and_start_are_measured_beside_what_they_need(forms: Path, ch
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{what}: ")]
         ratio, *_, first, second = map(float, re.findall(r"[\d.e-]+(?= |;|\)| s)", line.partition(": ")[2]))
         assert ratio == pytest.approx(first / second, rel=0.02)
+
+
+@pytest.mark.slow
+def test_ways_to_a_confidence_are_compared(forms: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model = make_export(checkpoints["layoutlm"], tmp_path, ["O", "B-DUE", "I-DUE", "B-ITEM", "I-ITEM"])
+    done = launch(["python", ROOT / "benchmarks" / "confidence.py", model, forms])
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, _, *rows = done.stdout.splitlines()
+    assert re.match(r"\d+ entities, 0\.\d+ of them right", first)
+    mean = {row[:24].strip(): float(row[24:].split()[0]) for row in rows}
+    assert len(mean) == 8
+    assert mean["product around"] < mean["product"] < mean["minimum"] < mean["geometric mean"] < mean["arithmetic mean"]
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from layoutner.fields.date import MONTHS, parse_date
         ("2 października 2019", "2019-10-02"),
         ("2025\u5e743\u670814\u65e5", "2025-03-14"),
         ("29 Feb 2024", "2024-02-29"),
+        ("Invoice date: 14/03/2025", "2025-03-14"),
     ],
 )
 def test_a_date_is_written_as_iso_8601(text: str, value: str) -> None:
@@ -52,7 +53,8 @@ def test_a_date_is_written_as_iso_8601(text: str, value: str) -> None:
         ("14/03", "needs a day"),
         ("March 2025", "one day, one month and one year"),
         ("Mar Apr 14 2025", "one day, one month and one year"),
-        ("date: 14/03/2025", "more than a date: date"),
+        ("14/03/2025 due", "more than a date: due"),
+        ("due 14/03", "needs a day"),
         ("14/03/202", "no such day"),
         ("1" * 101, "too long"),
     ],
@@ -69,6 +71,7 @@ def test_a_known_order_decides() -> None:
         "2003-01-02",
         "2001-02-03",
     ]
+    assert parse_date("20180304", "dmy") == "2018-03-04"
     with pytest.raises(ValueError, match="no such day"):
         parse_date("14/03/2025", "mdy")
 
