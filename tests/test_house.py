@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "layoutner"
 # fmt: off
 ROOMS = (
     "errors", "progress", "deepspeed_config", "settings", "planning", "migration", "files", "pages", "ocr_results",
-    "readers", "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training", "fields",
-    "publishing", "inference", "annotations", "runs", "reports", "sweeps", "api", "serving", "demo", "terminal", "cli",
+    "scans", "readers", "documents", "corpus", "models", "distributed", "engine", "objectives", "tracking", "training",
+    "fields", "publishing", "inference", "annotations", "runs", "reports", "sweeps", "api", "serving", "demo",
+    "terminal", "cli",
 )
 # fmt: on
 OWNERS = {
@@ -27,7 +28,9 @@ OWNERS = {
     "tomli_w": "settings/tree.py",
     "pydantic_settings": "settings/data.py settings/optimizer.py settings/tree.py",  # the Settings tree
     "datasets": "readers/hub.py",
-    "pytesseract": "readers/ocr.py",
+    "pytesseract": "scans/tesseract.py",
+    "rapidocr": "scans/rapidocr.py",
+    "pypdfium2": "files/pdf.py",
     "filelock": "files/lock.py",
     "rich": "terminal.py",
     "matplotlib": "reports/charts.py",

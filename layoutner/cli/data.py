@@ -1,4 +1,4 @@
-"""`layoutner data ...`: check documents before training, build a store, or go to an annotation tool and back.
+"""`layoutner data ...`: make pages, check documents, build a store, or go to an annotation tool and back.
 
 Imports torch only if a model is given.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from layoutner.cli.annotations import add_import_and_export
 from layoutner.cli.arguments import Parser, add_command, add_config, add_setting, overrides, quiet
 from layoutner.errors import SettingsError
+from layoutner.files.text import printable
 from layoutner.settings.data import DataSettings
 from layoutner.settings.tree import load
 from layoutner.terminal import add_options, showing
@@ -34,7 +35,8 @@ BUILD_KEYS = ("scheme", "label_all_subwords", "bad_pages")  # more of them for a
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `data` and its subcommands."""
-    data = commands.add_parser("data", help="check documents, build a store of them, import or export annotations")
+    about = "make pages of PDFs and images, check documents, build a store of them, import or export annotations"
+    data = commands.add_parser("data", help=about)
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     check = add_command(actions, "check", _check, "count documents and words, list problems; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")
@@ -59,6 +61,26 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     build.add_argument("--split", choices=["train", "eval", "test"], default="train", help="(default: train)")
     add_options(build)
     build.add_argument("--processes", type=int, metavar="N", help="that cut windows (default: one for each CPU)")
+
+    about = "read the words of PDFs and images into a file of pages; needs no model"
+    prepare = add_command(actions, "prepare", _prepare, about)
+    prepare.add_argument("inputs", nargs="+", metavar="INPUT", help="PDF, image, folder of them, or pattern in quotes")
+    prepare.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
+    prepare.add_argument("--images", type=Path, metavar="DIR", help="new folder for a PNG of every page, next to FILE")
+    prepare.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each CPU)")
+    prepare.add_argument(
+        "--data.format",
+        dest="data.format",
+        choices=["pdf", "ocr"],
+        default="pdf",
+        metavar="{pdf,ocr}",
+        help="pdf = the text layer of a PDF where it can be used, OCR elsewhere; ocr = OCR everywhere (default: pdf)",
+    )
+    for key in ("bad_pages", "max_image_mib"):
+        add_setting(prepare, "data", key, f"--data.{key}")
+    for key in ("engine", "language", "cache"):
+        add_setting(prepare, "ocr", key)
+    add_options(prepare)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -112,3 +134,17 @@ def _build(options: argparse.Namespace) -> None:
     for note in manifest.notes:
         print(note)
     print(f"{options.out}: {manifest}, in {time.monotonic() - start:.0f} s")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from layoutner.distributed.machine import available_cpus
+    from layoutner.scans.prepare import prepare
+
+    settings = load(None, overrides(options)).data
+    jobs = available_cpus() if options.jobs is None else options.jobs
+    with showing(options, sys.stdout):
+        summary = prepare(options.inputs, options.out, settings, options.images, jobs)
+    for problem in summary.left_out:
+        print(printable(f"left out: {problem}"), file=sys.stderr)
+    if not options.quiet:
+        print(*summary.notes, f"{options.out}: {summary}", sep="\n")

@@ -46,8 +46,10 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
             help="folder made by `layoutner export`, or a run folder, whose exported model is used",
         )
         for key in ("format", "box_unit", "box_format", "invalid_boxes", "bad_pages", "max_image_mib"):
-            shown = "ocr for images, jsonl for .jsonl and -, else funsd" if key == "format" else None
+            shown = "pdf, ocr or jsonl by the names of the files, else funsd" if key == "format" else None
             add_setting(command, "data", key, shown=shown, require=True)
+        for key in ("engine", "language", "cache"):
+            add_setting(command, "ocr", key, require=True)
         command.add_argument(
             "--split",
             default="test",
@@ -304,7 +306,7 @@ def _require_files(options: argparse.Namespace, given: str) -> Path | None:
             yield partial(model_folder, options.model)
         else:
             yield partial(require_checkpoints, options.checkpoints)
-        yield partial(require_packages, options.format)
+        yield partial(require_packages, options.format, options.data.ocr)
         if given != "-":
             yield partial(require_path, Path(given), options.format, "--input")
 

@@ -1,11 +1,12 @@
-"""Page image files: the pages in a file, their sizes and pixels.
+"""Page image files, PDFs among them: the pages in a file, their sizes and pixels.
 
-Sizes and pixels are those of the upright page, after applying the EXIF orientation.
+Sizes and pixels are those of the upright page, after applying the EXIF orientation. A page of a PDF is a frame like
+that of a TIFF; its picture is rendered at a fixed resolution.
 """
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from PIL import ExifTags, Image, ImageFile
 
 from layoutner.errors import DataError
+from layoutner.files.pdf import Pdf, is_pdf, open_pdf
 from layoutner.files.rgb import bytes_to_unpack, to_rgb
 
 # The allowed formats of Pillow. It has more, such as EPS, for which it starts an external program.
@@ -38,19 +40,22 @@ class PageImage(NamedTuple):
     """File and frame of a page image."""
 
     path: Path
-    frame: int | None = None  # frame of a multi-frame TIFF, from 0; None: the file has a single frame
+    frame: int | None = None  # frame of a TIFF or page of a PDF that has several, from 0; None: the file has one
 
 
 def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[int, int]]:
     """The image of a page, and its width and height in pixels. Reads the file's headers only.
 
     Args:
-        frame: frame of a TIFF, from 0; None: the only frame that is a page.
+        frame: frame of a TIFF or page of a PDF, from 0; None: the only frame that is a page.
 
     Raises:
         DataError: the file is missing, not an image or has damaged headers; it has several pages and no frame is
             given; or it does not have this frame.
     """
+    if _is_pdf(path):
+        with open_pdf(path) as pdf:
+            return _find_pdf_page(path, pdf, frame)
     with _open(path) as image:
         if not _has_frames(image):
             if frame:
@@ -59,10 +64,7 @@ def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[in
         if frame is None:
             pages = _pages(image)
             if len(pages) > 1:
-                raise DataError(
-                    f"holds {len(pages)} pages, and the page to use is not given: set it in jsonl with the key "
-                    f'"frame", here one of {", ".join(map(str, pages[:10]))}{", ..." if len(pages) > 10 else ""}'
-                )
+                raise DataError(_which_of(pages))
             frame = pages[0]
         try:
             image.seek(frame)
@@ -74,12 +76,15 @@ def find_page(path: Path, frame: int | None = None) -> tuple[PageImage, tuple[in
 def page_images(path: Path) -> list[PageImage]:
     """The images of all pages of a file.
 
-    Each frame of a TIFF is a page, unless it is marked as a thumbnail or a mask. Other files have one page, the first
-    frame, even if they contain a preview or an animation.
+    Each page of a PDF is one, and each frame of a TIFF, unless it is marked as a thumbnail or a mask. Other files have
+    one page, the first frame, even if they contain a preview or an animation.
 
     Raises:
         DataError: the file is missing, not an image or has damaged headers.
     """
+    if _is_pdf(path):
+        with open_pdf(path) as pdf:
+            return [PageImage(path, index) for index in range(pdf.pages)] if pdf.pages > 1 else [PageImage(path)]
     with _open(path) as image:
         return [PageImage(path, frame) for frame in _pages(image)] if _has_frames(image) else [PageImage(path)]
 
@@ -88,11 +93,14 @@ def read_image(page: PageImage, max_mib: int) -> Image.Image:
     """Decode a page image: upright, in RGB (see `to_rgb`).
 
     Args:
-        max_mib: memory limit for decoding, in MiB.
+        max_mib: memory limit for decoding or rendering, in MiB.
 
     Raises:
         DataError: the file is missing, not an image or damaged, or decoding would exceed the limit.
     """
+    if _is_pdf(page.path):
+        with open_pdf(page.path) as pdf:
+            return pdf.picture(page.frame or 0, max_mib)
     with _open(page.path) as image:
         if page.frame is not None:
             image.seek(page.frame)
@@ -107,6 +115,25 @@ def read_image(page: PageImage, max_mib: int) -> Image.Image:
             orientation = _orientation(image)
         picture = to_rgb(image)
         return picture.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else picture
+
+
+def _is_pdf(path: Path) -> bool:
+    return path.suffix.lower() not in SUFFIXES and is_pdf(path)
+
+
+def _find_pdf_page(path: Path, pdf: Pdf, frame: int | None) -> tuple[PageImage, tuple[int, int]]:
+    if frame is None and pdf.pages > 1:
+        raise DataError(f"PDF {path}: {_which_of(range(pdf.pages))}")
+    if frame is not None and frame >= pdf.pages:
+        raise DataError(f'PDF {path}: "frame" is {frame}, and the file has the pages 0 to {pdf.pages - 1}')
+    return PageImage(path, frame if pdf.pages > 1 else None), pdf.pixels(frame or 0)
+
+
+def _which_of(pages: Sequence[int]) -> str:
+    return (
+        f"holds {len(pages)} pages, and the page to use is not given: set it in jsonl with the key "
+        f'"frame", here one of {", ".join(map(str, pages[:10]))}{", ..." if len(pages) > 10 else ""}'
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from layoutner.documents.roles import Labels, stream
 from layoutner.errors import DataError, raise_gathered
 from layoutner.files.image import SUFFIXES
 from layoutner.files.live import standard_input
+from layoutner.files.pdf import SUFFIX as PDF_SUFFIX
 from layoutner.files.text import is_hidden, printable
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem, ReadStats
@@ -21,9 +22,10 @@ OCR_RESULTS = (".json", ".xml", ".hocr", ".html")  # suffixes of files that seve
 
 
 def guess_format(path: Path) -> FormatName:
-    """Guess the format: jsonl for .jsonl files and stdin, ocr for an image or a folder of images only, else funsd.
+    """Guess the format of a file or folder by the names of its files.
 
-    A single .json, .xml, .hocr or .html file is looked into, and read as the OCR result that it is.
+    jsonl for .jsonl and stdin; pdf if all are PDFs or images, or ocr if they are images only; else funsd. A single
+    .json, .xml, .hocr or .html file is looked into, and read as the OCR result that it is.
     """
     if path == STDIN or path.suffix.lower() == ".jsonl":
         return "jsonl"
@@ -32,8 +34,10 @@ def guess_format(path: Path) -> FormatName:
         found = next((name for name in OCR_RESULT_NAMES if kind is not None and kind.format == name), None)
         return found or "funsd"
     names = [path] if path.is_file() else (entry for entry in _entries(path) if not is_hidden(entry))
-    images = [name.suffix.lower() in SUFFIXES for name in names]
-    return "ocr" if images and all(images) else "funsd"
+    suffixes = {name.suffix.lower() for name in names}
+    if not suffixes or not suffixes <= {PDF_SUFFIX, *SUFFIXES}:
+        return "funsd"
+    return "pdf" if PDF_SUFFIX in suffixes else "ocr"
 
 
 def _entries(path: Path) -> Iterator[Path]:

@@ -148,8 +148,8 @@ class Model:
             documents: Document objects, or the path of a file or folder.
             batch_size: windows per forward pass.
             split: "train", "eval" or "test": which one, if the path holds several.
-            data: settings of [data] that say how the path is read, such as format="funsd". Without a format, images
-                are read by OCR, .jsonl files as jsonl, and everything else as funsd.
+            data: settings of [data] that say how the path is read, such as format="funsd". Without a format, PDFs
+                and images are read by their text layers or by OCR, .jsonl files as jsonl, and all else as funsd.
 
         Raises:
             DataError: the documents cannot be read, or one lacks the page image that the network takes.

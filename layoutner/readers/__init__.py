@@ -12,9 +12,11 @@ from pathlib import Path
 from layoutner.errors import DataError, NoSplitError
 from layoutner.ocr_results import alto, azure, doctr, google, hocr, page_xml, textract
 from layoutner.pages.page import Page, Problem
-from layoutner.readers import cord, funsd, hub, jsonl, ocr, sroie, unilm, xfund
+from layoutner.readers import cord, funsd, hub, jsonl, scan, sroie, unilm, xfund
 from layoutner.readers.foreign import Kind, recognise
+from layoutner.scans import require_engine
 from layoutner.settings.data import DataSettings
+from layoutner.settings.ocr import OcrSettings
 
 ROLES = ("train", "eval", "test")
 
@@ -30,7 +32,8 @@ READERS: dict[str, Reader] = {
     "xfund": xfund.read,
     "jsonl": jsonl.read,
     "hub": hub.read,
-    "ocr": ocr.read,
+    "pdf": scan.read,
+    "ocr": scan.read,
     "hocr": hocr.read,
     "alto": alto.read,
     "page-xml": page_xml.read,
@@ -78,8 +81,8 @@ def read_pages(settings: DataSettings, path: Path, role: str) -> Iterator[Page |
 
 
 def _read(settings: DataSettings, path: Path, role: str) -> Iterator[Page | Problem]:
-    if settings.format == "ocr":  # the only reader that decodes images
-        return ocr.read(path, role, settings.max_image_mib)
+    if settings.format in ("pdf", "ocr"):  # the only reader that decodes images
+        return scan.read(path, role, settings)
     return READERS[settings.format](path, role)
 
 
@@ -92,11 +95,14 @@ def _refuse_another_kind(format: str, path: Path, problems: list[Problem]) -> No
 
 def _another_kind(format: str, path: Path) -> Kind | None:
     kind = recognise(path)
-    return None if kind is None or kind.format == format else kind
+    return None if kind is None or kind.format == format or {kind.format, format} == {"pdf", "ocr"} else kind
 
 
-def require_packages(format: str | None) -> None:
-    """Refuse a format whose reader needs something that is not installed.
+def require_packages(format: str | None, ocr: OcrSettings) -> None:
+    """Refuse a format whose reader always needs something that is not installed.
+
+    Args:
+        ocr: how words are read from pictures. A PDF may have none, so `pdf` refuses it at the first picture.
 
     Raises:
         SettingsError: a package or a program is missing.
@@ -104,4 +110,4 @@ def require_packages(format: str | None) -> None:
     if format == "hub":
         hub.require_packages()
     elif format == "ocr":
-        ocr.require_packages()
+        require_engine(ocr)

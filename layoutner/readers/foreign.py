@@ -83,11 +83,7 @@ def _of_file(file: Path) -> Kind | None:
 
 def _binary(file: Path, content: bytes) -> Kind | None:
     if content.startswith(b"%PDF-"):
-        advice = (
-            "make images of its pages for data.format = ocr, for instance with `pdftoppm -r 200 -png`, or write its "
-            "words as jsonl, one page per line (README, Your own forms)"
-        )
-        return Kind(file, "a PDF", None, advice, weak=True)
+        return Kind(file, "a PDF", "pdf", weak=True)
     if content.startswith(b"PAR1"):
         return Kind(file, "a Parquet file", "hub")
     if content.startswith((b"PK\3\4", b"\x1f\x8b")):

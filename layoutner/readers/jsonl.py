@@ -14,8 +14,8 @@ Each line is a JSON object in UTF-8, at most 64 MiB long. Blank lines are skippe
                   "percent" or "fractions" (0 to 1) of the page's width and height.
     "box"         "xyxy" (the default), or "xywh" if boxes are [left, top, width, height].
     "group"       text, optional: the document that the page belongs to. Splits keep the pages of a document together.
-    "image"       optional: path of the page image, relative to the file's folder and inside it.
-    "frame"       index of the page in the image file, an integer from 0; required if a TIFF has several pages.
+    "image"       optional: path of the page image, or of a PDF with it, relative to the file's folder and inside it.
+    "frame"       index of the page in the image file, an integer from 0; required if a TIFF or PDF has several pages.
 
 A null value counts as a missing key. Other keys are ignored, such as "probability" of a word and "entities" of a page,
 which `layoutner predict` adds.

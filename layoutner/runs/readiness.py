@@ -54,7 +54,7 @@ def _checks(settings: Settings, writes: bool) -> Iterator[Callable[[], object]]:
     if data.labels is not None:
         yield partial(read_labels, data.labels, data.scheme)
     yield partial(require_predictions, settings)
-    yield partial(require_reader, data.format)
+    yield partial(require_reader, data.format, data.ocr)
     yield partial(require_packages, settings)
     yield partial(_require_names, settings)
     if writes and os.environ.get("RANK", "0") == "0":  # only rank 0 uses the run folder, which may be local to its node

@@ -4,14 +4,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from pydantic_settings import NoDecode
 
+from layoutner.settings.ocr import OcrSettings
 from layoutner.settings.section import Section, split_commas
 
 OcrResultName = Literal["hocr", "alto", "page-xml", "textract", "azure", "google", "doctr"]
 FormatName = Literal[
-    "funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub", "ocr",
+    "funsd", "unilm", "sroie", "cord", "xfund", "jsonl", "hub", "pdf", "ocr",
     "hocr", "alto", "page-xml", "textract", "azure", "google", "doctr",
 ]  # fmt: skip
 BoxUnit = Literal["thousandths", "pixels", "fractions", "percent"]
@@ -81,6 +82,19 @@ class DataSettings(Section):
         None, ge=2, description="cross-validation: parts of the training documents, one of which is used as data.eval"
     )
     fold: int | None = Field(None, ge=1, description="cross-validation: which part is held out, from 1 to data.folds")
+
+    _ocr: OcrSettings = PrivateAttr(default_factory=OcrSettings)
+
+    @property
+    def ocr(self) -> OcrSettings:
+        """The section [ocr], for the readers, which get these settings only."""
+        return self._ocr
+
+    def with_ocr(self, ocr: OcrSettings) -> Self:
+        """The same with another section [ocr]."""
+        copy = self.model_copy()
+        copy._ocr = ocr
+        return copy
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from layoutner.errors import SettingsError, did_you_mean, raise_gathered
 from layoutner.settings.data import DataSettings
+from layoutner.settings.ocr import OcrSettings
 from layoutner.settings.optimizer import BY_NAME, AdamW, AnyOptimizer, OptimizerSettings
 from layoutner.settings.recipes import read_config
 from layoutner.settings.schedule import ScheduleSettings
@@ -251,6 +252,7 @@ class Settings(BaseSettings):
 
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
+    ocr: OcrSettings = OcrSettings()
     batch: BatchSettings = BatchSettings()
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = AdamW()
@@ -333,7 +335,7 @@ def load(
     except ValidationError as error:
         problems.extend(_explain(error, said_by))
     raise_gathered(SettingsError, "settings cannot be used", problems)
-    return settings
+    return settings.model_copy(update={"data": settings.data.with_ocr(settings.ocr)})
 
 
 def _with_wandb_id(path: str) -> str:
