@@ -35,9 +35,8 @@ BUILD_KEYS = ("scheme", "label_all_subwords", "bad_pages")  # more of them for a
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `data` and its subcommands."""
-    data = commands.add_parser(
-        "data", help="make pages of PDFs and images, check them, build a store, use annotation tools"
-    )
+    about = "make pages of PDFs and images, check documents, build a store of them, import or export annotations"
+    data = commands.add_parser("data", help=about)
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     check = add_command(actions, "check", _check, "count documents and words, list problems; exits 1 on errors")
     check.add_argument("path", type=Path, help="folder or file of documents")

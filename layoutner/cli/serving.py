@@ -29,8 +29,9 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     for name, kind, default, unit, text in limits:
         serve.add_argument(name, type=kind, default=default, metavar=unit, help=f"{text} (default: {default:g})")
-    for key in ("invalid_boxes", "max_image_mib"):
-        add_setting(serve, "data", key, require=True)
+    settings = (("data", "invalid_boxes"), ("data", "max_image_mib"), ("ocr", "engine"), ("ocr", "language"))
+    for section, key in settings:
+        add_setting(serve, section, key, require=True)
     lists = (
         ("--normalise", "TYPE=HOW", "give the fields of a type a value, such as TOTAL=amount; repeatable"),
         (
@@ -52,7 +53,8 @@ def _serve(options: argparse.Namespace) -> None:
     from layoutner.serving.options import Limits, ServeOptions, require_packages
     from layoutner.serving.task_files import TaskFiles
 
-    data = load(None, overrides(options)).data
+    settings = load(None, overrides(options))
+    data = settings.data.with_ocr(settings.ocr.model_copy(update={"cache": "off"}))  # nothing of a client is kept
     limits = Limits(options.max_upload_mib, options.max_pages, options.timeout, options.batch, options.queue)
     normalisers = read_choices(options.normalise)
     files = TaskFiles(options.documents, tuple(options.allow_url))

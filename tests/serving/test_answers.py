@@ -12,6 +12,7 @@ from PIL import Image
 from layoutner.inference.model import Model, load_model
 from tests.builders.mutations import mutated_bytes, mutated_values
 from tests.builders.pages import lines, page
+from tests.builders.pdfs import Sheet, text, write_pdf
 from tests.builders.servers import ServerProcess, error_of, serving
 
 JSON = {"content-type": "application/json"}
@@ -66,6 +67,26 @@ def test_an_image_as_a_form_and_as_a_body(server: ServerProcess, model: Model, f
     expected = model(form_image, normalisers={"TOTAL": "amount"})
     assert [word["text"] for word in form.json()["pages"][0]["words"]] == [word.text for word in expected.words]
     assert close_to(form.json()["fields"], expected.to_dict()["fields"])
+
+
+def test_a_pdf_is_read_by_its_text_layer(server: ServerProcess, model: Model, tmp_path: Path) -> None:
+    sheets = [
+        Sheet(b"".join(text(72, 720 - 20 * line, f"Total {line} of {number}") for line in range(9)))
+        for number in (1, 2)
+    ]
+    path = write_pdf(tmp_path / "invoice.pdf", *sheets)
+    files = {"file": (path.name, path.read_bytes())}
+    response = server.client.post("/predict", files=files, params={"previews": "true"})
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    expected = model(path, normalisers={"TOTAL": "amount"})
+    assert [one["page"] for one in answer["pages"]] == [1, 2]
+    assert [word["text"] for word in answer["pages"][1]["words"]] == ["Total", "0", "of", "2"] + [
+        word for line in range(1, 9) for word in f"Total {line} of 2".split()
+    ]
+    assert answer["document"] == "invoice"
+    assert close_to(answer["fields"], expected.to_dict()["fields"])
+    assert all(one["preview"].startswith("data:image/webp") for one in answer["pages"])
 
 
 def test_the_pages_of_a_tiff_are_one_document(server: ServerProcess, form_image: Path, tmp_path: Path) -> None:
@@ -219,10 +240,12 @@ def test_damaged_uploads_get_an_answer_or_an_error(server: ServerProcess, form_i
         small.save(tmp_path / "small.png")
         small.save(tmp_path / "two.tif", save_all=True, append_images=[small])
         small.convert("RGB").save(tmp_path / "small.jpg")
+    write_pdf(tmp_path / "small.pdf", Sheet(text(72, 720, "Total 9.00")))
     bodies = [json.dumps(tree).encode("utf-8", "surrogatepass") for tree in mutated_values(words(6), 120, seed=1)]
     bodies += list(mutated_bytes(lines(words(6)).encode(), 60, seed=2))
-    for name in ("small.png", "two.tif", "small.jpg"):
-        bodies += list(mutated_bytes((tmp_path / name).read_bytes(), 15, seed=3))
+    for name in ("small.png", "two.tif", "small.jpg", "small.pdf"):
+        count = 60 if name == "small.pdf" else 15
+        bodies += list(mutated_bytes((tmp_path / name).read_bytes(), count, seed=3))
 
     def send(body: bytes) -> int:
         response = server.client.post("/predict", content=body)
