@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from layoutner.demo.checkpoint import make_checkpoint
-from tests.builders import cord, families, sroie
+from tests.builders import cord, families, pdfs, sroie
 from tests.builders.markdown import block, blocks, commands
 from tests.builders.processes import HANGS_S, ROOT, call, free_port, untimed
 
@@ -198,6 +198,13 @@ def test_predict(run_pages: RunPages) -> None:
     assert words(folder / "labelled.jsonl") == [["Total", "9.00"], ["Sum", "12.50"]]
     assert len(list((folder / "drawn-page").glob("*.png"))) == 1
     assert (folder / "test_predictions.txt").read_text().count(" ") > 100
+
+
+def test_documents_in(run_pages: RunPages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(2):
+        pdfs.write_pdf(tmp_path / "invoices" / f"{number}.pdf", pdfs.Sheet(pdfs.text(72, 700, f"INVOICE {number}")))
+    assert words(run_pages("docs/documents-in.md") / "invoices.jsonl") == [["INVOICE", "0"], ["INVOICE", "1"]]
 
 
 def test_report(run_pages: RunPages) -> None:
