@@ -178,8 +178,8 @@ def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.Mo
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
         "ocr.engine = tesseract needs the package pytesseract: pip install 'layoutner[ocr]'; and the program "
-        "tesseract, which is not on PATH and which pip does not install: apt-get install tesseract-ocr, or brew install "
-        "tesseract. ocr.engine = rapidocr needs no program\n"
+        "tesseract, which is not on PATH and which pip does not install: apt-get install tesseract-ocr, or brew "
+        "install tesseract. ocr.engine = rapidocr needs no program\n"
     )
 
 
