@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -161,6 +162,7 @@ def _work(
     """What a process does: answer tasks until the pipe is closed."""
     os.setsid()  # a group of its own: Ctrl-C reaches the parent alone, which ends the group
     tempfile.tempdir = folder
+    warnings.simplefilter("ignore")  # libraries warn of what is damaged; what cannot be read is an error of its page
     if several:
         os.environ["OMP_THREAD_LIMIT"] = "1"  # see `RapidOcr` and `Tesseract`
     work = open_work(*arguments)

@@ -196,7 +196,7 @@ def test_what_can_be_chosen_follows_from_the_type(annotation: object, choices: t
 
 
 CLOSED = {
-    "data.format": "{funsd,unilm,sroie,cord,xfund,jsonl,hub,ocr,hocr,alto,page-xml,textract,azure,google,doctr}",
+    "data.format": "{funsd,unilm,sroie,cord,xfund,jsonl,hub,pdf,ocr,hocr,alto,page-xml,textract,azure,google,doctr}",
     "data.label_all_subwords": "{true,false}",
     "deepspeed.zero_stage": "{0,1,2,3}",
     "precision.dtype": "{fp16,bf16,fp32}",
@@ -250,7 +250,7 @@ def test_switches_that_are_given_as_shown_are_taken() -> None:
     [
         (["train", "--precision.dtype=fp8", "--run.overwrite=perhaps"], ["'fp16', 'bf16' or 'fp32'", "valid boolean"]),
         (
-            ["data", "check", ".", "--data.invalid_boxes=mend", "--data.format=pdf"],
+            ["data", "check", ".", "--data.invalid_boxes=mend", "--data.format=docx"],
             ["'none', 'clamp' or 'drop'", "'funsd', 'u"],
         ),
         (["predict", ".", "--model", ".", "--data.invalid_boxes=mend"], ["'none', 'clamp', 'drop'"]),

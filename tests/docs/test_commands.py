@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from layoutner.demo.checkpoint import make_checkpoint
-from tests.builders import annotations, cord, families, jsonl, sroie
+from tests.builders import annotations, cord, families, jsonl, pdfs, sroie
 from tests.builders.invoices import COLUMNS, INVOICES, values, write_invoices
 from tests.builders.markdown import block, blocks, commands
 from tests.builders.processes import HANGS_S, ROOT, call, free_port, untimed
@@ -244,6 +244,13 @@ def test_invoices(run_pages: RunPages, tmp_path: Path) -> None:
     }
     assert rows["invoice-3"]["pages"] == "3"
     assert (folder / "review.csv").read_text().splitlines() == ["document,page,type,text,confidence,reason"]
+
+
+def test_documents_in(run_pages: RunPages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(2):
+        pdfs.write_pdf(tmp_path / "invoices" / f"{number}.pdf", pdfs.Sheet(pdfs.text(72, 700, f"INVOICE {number}")))
+    assert words(run_pages("docs/documents-in.md") / "invoices.jsonl") == [["INVOICE", "0"], ["INVOICE", "1"]]
 
 
 def test_report(run_pages: RunPages) -> None:

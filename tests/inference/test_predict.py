@@ -180,10 +180,23 @@ def test_a_standard_input_that_is_empty_or_closed_is_said(
 
 
 def test_the_format_is_guessed_where_it_is_plain(tmp_path: Path) -> None:
-    for name in ("scans/a.PNG", "scans/.DS_Store", "mixed/a.png", "mixed/a.txt", "in.jsonl", "a.jpg", "form.json"):
+    for name in (
+        "scans/a.PNG",
+        "scans/.DS_Store",
+        "mixed/a.png",
+        "mixed/a.txt",
+        "in.jsonl",
+        "a.jpg",
+        "form.json",
+        "all/a.png",
+        "all/b.PDF",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    guesses = {name: guess_format(tmp_path / name) for name in ("scans", "mixed", "in.jsonl", "a.jpg", "form.json")}
+    guesses = {
+        name: guess_format(tmp_path / name) for name in ("scans", "mixed", "in.jsonl", "a.jpg", "form.json", "all")
+    }
+    assert guesses.pop("all") == guess_format(tmp_path / "all" / "b.PDF") == "pdf"
     assert guesses == {"scans": "ocr", "mixed": "funsd", "in.jsonl": "jsonl", "a.jpg": "ocr", "form.json": "funsd"}
     assert guess_format(Path("/dev/stdin")) == "jsonl"
 

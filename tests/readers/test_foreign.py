@@ -114,7 +114,7 @@ def test_images_pdfs_tables_and_archives_have_their_own_advice(tmp_path: Path) -
     Image.new("L", (9, 9)).save(tmp_path / "a.png")
     assert str(recognise(tmp_path / "a.png")).endswith("a.png is an image: data.format = ocr")
     for name, content, what in (
-        ("a.pdf", b"%PDF-1.7\n", "a PDF, which layoutner does not read; make images of its pages for"),
+        ("a.pdf", b"%PDF-1.7\n", "a PDF: data.format = pdf"),
         ("a.parquet", b"PAR1\x15", "a Parquet file: data.format = hub"),
         ("a.zip", b"PK\3\4\x14", "an archive, which layoutner does not read; unpack it"),
     ):

@@ -16,18 +16,21 @@ from layoutner.errors import DataError, SettingsError
 from layoutner.files.image import PageImage
 from layoutner.pages.document import Document, union
 from layoutner.pages.page import Page, Problem
-from layoutner.readers import ocr
+from layoutner.readers import scan
+from layoutner.scans import tesseract as tesseract_engine
 from layoutner.settings.data import DataSettings
+from layoutner.settings.tree import load
 
 pytest.importorskip("pytesseract", reason="pip install 'layoutner[ocr]'")
 LINES = ("Invoice number 4711", "Total 93.50")
 
 
 @pytest.fixture
-def tesseract(monkeypatch: pytest.MonkeyPatch) -> None:
+def tesseract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("tesseract") is None:
         pytest.skip("no tesseract: apt-get install tesseract-ocr")
     monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def page(*lines: str, mode: str = "RGB") -> Image.Image:
@@ -104,7 +107,7 @@ def test_a_folder_goes_on_behind_a_bad_image(tmp_path: Path) -> None:
     Image.new("1", (4000, 3000)).save(tmp_path / "d.png")
     page("Last").save(tmp_path / "e.PNG")
     (tmp_path / "notes.txt").write_text("not a page")
-    first, *problems, last = ocr.read(tmp_path, "test", max_image_mib=50)
+    first, *problems, last = scan.read(tmp_path, "test", DataSettings(format="ocr", max_image_mib=50))
     assert isinstance(first, Page)
     assert isinstance(last, Page)
     assert [word.text for word in first.words + last.words] == ["First", "Last"]
@@ -118,7 +121,7 @@ def test_a_folder_goes_on_behind_a_bad_image(tmp_path: Path) -> None:
 def test_a_tiff_of_several_pages(tmp_path: Path) -> None:
     large = Image.new("1", (4000, 3000))
     page("First").save(tmp_path / "fax.tif", save_all=True, append_images=[large, page("Third")])
-    first, second, third = ocr.read(tmp_path / "fax.tif", "test", max_image_mib=50)
+    first, second, third = scan.read(tmp_path / "fax.tif", "test", DataSettings(format="ocr", max_image_mib=50))
     assert isinstance(first, Page)
     assert isinstance(third, Page)
     assert (first.name, first.image, first.words[0].text) == ("fax-1", PageImage(tmp_path / "fax.tif", 0), "First")
@@ -130,18 +133,19 @@ def test_a_tiff_of_several_pages(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tesseract")
-def test_a_blank_page_has_no_words_and_a_failing_tesseract_is_a_problem(
+def test_a_blank_page_has_no_words_and_a_missing_language_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page().save(tmp_path / "a.png")
-    (blank,) = ocr.read(tmp_path, "test")
+    (blank,) = scan.read(tmp_path, "test")
     assert isinstance(blank, Page)
     assert blank.words == []
+    with pytest.raises(SettingsError, match=r"tesseract has no xyz; it has .*eng.*apt-get install tesseract-ocr-xyz"):
+        list(scan.read(tmp_path, "test", load(None, {"ocr": {"language": "eng+xyz"}}).data))
     monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path))  # no language there
-    (problem,) = ocr.read(tmp_path, "test")
-    assert isinstance(problem, Problem)
-    assert "a.png: " in str(problem)
-    assert "\n" not in str(problem)
+    with pytest.raises(SettingsError, match=r"ocr\.(language = eng|engine = tesseract): ") as caught:
+        list(scan.read(tmp_path, "test"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("tesseract")
@@ -149,11 +153,12 @@ def test_a_tesseract_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.M
     page("First").save(tmp_path / "a.png")
     program = tmp_path / "bin" / "tesseract"
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    real = shutil.which("tesseract")
+    program.write_text(f'#!/bin/sh\ncase "$1" in --*) exec {real} "$@";; esac\nexec sleep 60\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(ocr, "LONGEST_PAGE", 0.2)
-    (problem,) = ocr.read(tmp_path, "test")
+    monkeypatch.setattr(tesseract_engine, "LONGEST_PAGE", 0.2)
+    (problem,) = scan.read(tmp_path, "test")
     assert str(problem).endswith("a.png: Tesseract process timeout")
 
 
@@ -166,19 +171,19 @@ def test_without_tesseract_or_its_package(tmp_path: Path, monkeypatch: pytest.Mo
         read(tmp_path)
     code = (
         "import sys; sys.modules['pytesseract'] = None\n"
-        "from layoutner.errors import SettingsError; from layoutner.readers import ocr\n"
-        "try: ocr.require_packages()\n"
+        "from layoutner.errors import SettingsError; from layoutner.scans.tesseract import Tesseract\n"
+        "try: Tesseract.require_packages()\n"
         "except SettingsError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "data.format = ocr needs the package pytesseract: pip install 'layoutner[ocr]'; and the program tesseract, "
-        "which is not on PATH and which pip does not install: apt-get install tesseract-ocr, or brew install "
-        "tesseract\n"
+        "ocr.engine = tesseract needs the package pytesseract: pip install 'layoutner[ocr]'; and the program "
+        "tesseract, which is not on PATH and which pip does not install: apt-get install tesseract-ocr, or brew "
+        "install tesseract. ocr.engine = rapidocr needs no program\n"
     )
 
 
 @pytest.mark.usefixtures("tesseract")
 def test_a_folder_without_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no image \(.png, .jpg"):
+    with pytest.raises(DataError, match=r"holds no PDF and no image \(.pdf, .png, .jpg"):
         read(tmp_path)
