@@ -1,7 +1,8 @@
 """Pages per second of `predict` in this process and of `layoutner serve` with 1 and 8 clients, memory, and start.
 
     layoutner demo
-    python benchmarks/serving.py runs/demo runs/demo/prediction.jsonl
+    layoutner predict runs/demo/forms --model runs/demo --output pages.jsonl
+    python benchmarks/serving.py runs/demo pages.jsonl
     python benchmarks/serving.py runs/demo runs/demo/forms/testing_data/images
 
 INPUT is a jsonl file, each line of which is a request, or a folder of images or PDFs. Clients send as fast as they are
@@ -61,7 +62,8 @@ def requests_of(path: Path) -> list[bytes]:
     """The body of each request."""
     if path.is_dir():
         return [file.read_bytes() for file in sorted(path.iterdir())]
-    return path.read_bytes().splitlines()
+    pages = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [json.dumps({key: value for key, value in page.items() if key != "image"}).encode() for page in pages]
 
 
 def predict(model: Path, path: Path, seconds: float) -> float:

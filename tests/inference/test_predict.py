@@ -32,6 +32,7 @@ from layoutner.pages.document import Document
 from layoutner.pages.page import Problem
 from layoutner.planning.batch_plan import MicroBatchLimit
 from layoutner.settings.data import DataSettings
+from tests.builders import pdfs
 from tests.builders.disk import SMALL_FILES
 from tests.builders.families import make_export
 from tests.builders.forks import BY_RANK, Forks, fork, fork_apart
@@ -199,6 +200,23 @@ def test_the_format_is_guessed_where_it_is_plain(tmp_path: Path) -> None:
     assert guesses.pop("all") == guess_format(tmp_path / "all" / "b.PDF") == "pdf"
     assert guesses == {"scans": "ocr", "mixed": "funsd", "in.jsonl": "jsonl", "a.jpg": "ocr", "form.json": "funsd"}
     assert guess_format(Path("/dev/stdin")) == "jsonl"
+
+
+def test_pages_of_a_pdf_are_predicted_and_drawn(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It needs no OCR engine, and what is written names the page of the PDF as the picture of its words."""
+    sheets = [pdfs.Sheet(pdfs.text(72, 700, f"INVOICE {number}"), rotate=90 * number) for number in range(2)]
+    file, out = pdfs.write_pdf(tmp_path / "invoice.pdf", *sheets), tmp_path / "words.jsonl"
+    code, _, _ = call(capsys, "predict", file, "--model", model, "--output", out, "--draw", tmp_path / "drawn")
+    assert code == 0
+    first, second = read_documents(DataSettings(format="jsonl"), out, "test")
+    assert (first.words, second.words) == (("INVOICE", "0"), ("INVOICE", "1"))
+    assert (first.name, second.name) == ("invoice-1", "invoice-2")
+    assert (first.group, second.group) == ("invoice", "invoice")
+    assert (first.image, second.image) == (PageImage(file, 0), PageImage(file, 1))
+    assert (first.page_size, second.page_size) == ((612, 792), (792, 612))
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 2
 
 
 def test_an_image_is_read_by_ocr_or_says_what_is_missing(model: Path, forms: Path) -> None:
