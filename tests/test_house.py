@@ -26,7 +26,7 @@ OWNERS = {
     "wandb_workspaces": "tracking/dashboard.py",
     "tensorboard": "tracking/trackers.py",
     "tomli_w": "settings/tree.py",
-    "pydantic_settings": "settings/data.py settings/optimizer.py settings/tree.py",  # the Settings tree
+    "pydantic_settings": "settings/data.py settings/optimizer.py settings/tracking.py settings/tree.py",
     "datasets": "readers/hub.py",
     "pytesseract": "scans/tesseract.py",
     "rapidocr": "scans/rapidocr.py",

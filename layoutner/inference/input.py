@@ -8,13 +8,13 @@ from typing import get_args
 from layoutner.documents.roles import Labels, stream
 from layoutner.errors import DataError, raise_gathered
 from layoutner.files.image import SUFFIXES
-from layoutner.files.live import standard_input
 from layoutner.files.pdf import SUFFIX as PDF_SUFFIX
 from layoutner.files.text import is_hidden, printable
 from layoutner.pages.document import Document
 from layoutner.pages.page import Problem, ReadStats
 from layoutner.readers.foreign import recognise
 from layoutner.readers.jsonl import STDIN
+from layoutner.readers.live import standard_input
 from layoutner.settings.data import DataSettings, FormatName, OcrResultName
 
 OCR_RESULT_NAMES: tuple[OcrResultName, ...] = get_args(OcrResultName)

@@ -30,9 +30,9 @@ from typing import Any, BinaryIO, get_args
 from layoutner.errors import DataError, NoSplitError
 from layoutner.files.encodings import NotUnicode, decode, is_utf_16
 from layoutner.files.image import PageImage, find_page
-from layoutner.files.live import LiveLines, standard_input
 from layoutner.files.text import CONVERT, inside, visible_files
 from layoutner.pages.page import Page, Problem, Word, encoding_notes, hidden_notes
+from layoutner.readers.live import LiveLines, standard_input
 from layoutner.settings.data import BoxFormat, BoxUnit
 
 ROLES = ("train", "eval", "test")

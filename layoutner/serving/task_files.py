@@ -86,9 +86,8 @@ class TaskFiles:
             raise Refused(403, f"{shown}: not an allowed address; --allow-url PREFIX allows one")
         size = 0
         try:
-            with urllib.request.build_opener(_NoRedirects).open(
-                url, timeout=max(0.1, until - time.monotonic())
-            ) as file:
+            opener = urllib.request.build_opener(_NoRedirects)
+            with opener.open(url, timeout=max(0.1, until - time.monotonic())) as file:
                 while part := file.read1(PART):
                     size += len(part)
                     if size > max_bytes:

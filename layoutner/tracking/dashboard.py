@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layoutner.errors import LayoutnerError, SettingsError, first_line
-from layoutner.settings.tree import WandbSettings
+from layoutner.settings.tracking import WandbSettings
 
 VIEW = "layoutner"  # the view's name and, in its address, nw=layoutner
 

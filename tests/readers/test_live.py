@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import pytest
 
-from layoutner.files.live import LiveLines, standard_input
+from layoutner.readers.live import LiveLines, standard_input
 
 LIMIT = 2**20
 
