@@ -71,6 +71,7 @@ def run_pages(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub / "hub"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("LAYOUTNER_OCR__CACHE", str(tmp_path / "ocr-cache"))
     make_data(tmp_path, forms, checkpoints["layoutlm"])
 
     def run(*pages: str) -> Path:
@@ -246,8 +247,7 @@ def test_invoices(run_pages: RunPages, tmp_path: Path) -> None:
     assert (folder / "review.csv").read_text().splitlines() == ["document,page,type,text,confidence,reason"]
 
 
-def test_documents_in(run_pages: RunPages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_documents_in(run_pages: RunPages, tmp_path: Path) -> None:
     for number in range(2):
         pdfs.write_pdf(tmp_path / "invoices" / f"{number}.pdf", pdfs.Sheet(pdfs.text(72, 700, f"INVOICE {number}")))
     assert words(run_pages("docs/documents-in.md") / "invoices.jsonl") == [["INVOICE", "0"], ["INVOICE", "1"]]

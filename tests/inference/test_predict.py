@@ -161,7 +161,7 @@ def test_an_input_without_a_page_is_an_error(model: Path, tmp_path: Path, capsys
         (["a", "--input", "b"], "give one INPUT, not two"),
         (["-", "--data.format", "funsd"], "standard input is always read as jsonl"),
         (["nowhere"], "--input nowhere: no such file or folder"),
-        ([".", "--data.format", "pdf"], "invalid choice: 'pdf'"),
+        ([".", "--data.format", "docx"], "invalid choice: 'docx'"),
     ],
 )
 def test_a_mistake_in_the_options_is_found_at_once(

@@ -44,6 +44,12 @@ COUNTS = {
 PREDICTED = {"image": 3, "ocr": 3}  # one in so many is predicted, of the other kinds one in ten; the rest is checked
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that OCR reads here is kept."""
+    monkeypatch.setenv("LAYOUTNER_OCR__CACHE", "off")
+
+
 @pytest.fixture(scope="module")
 def models(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model that reads text alone, and one that looks at page images."""
