@@ -64,7 +64,7 @@ def add_import_and_export(actions: "argparse._SubParsersAction[Parser]") -> None
 
 def _add_settings(command: Parser) -> None:
     for key in KEYS:
-        shown = "ocr for images, jsonl for .jsonl, else funsd" if key == "format" else None
+        shown = "pdf, ocr or jsonl by the names of the files, else funsd" if key == "format" else None
         add_setting(command, "data", key, shown=shown, require=True)
     add_options(command)
 

@@ -1,8 +1,6 @@
 """Write predictions and scores as JSON, or as the text files of run_seq_labeling.py."""
 
-import json
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -97,12 +95,6 @@ class Output:
 def close_stdout() -> None:
     """Redirect standard output to /dev/null, so that Python does not try to flush it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def to_jsonl(page: dict[str, Any]) -> str:
-    """A page as one line of the jsonl format. Escapes Unicode line separators, which some tools take for line ends."""
-    line = json.dumps(page, ensure_ascii=False)
-    return re.sub("[\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"
 
 
 def to_unilm(page: dict[str, Any]) -> str:

@@ -7,15 +7,16 @@ from layoutner.fields.record import Record, RecordStream, Rules
 from layoutner.fields.review import ReviewList
 from layoutner.fields.table import header, row
 from layoutner.inference.labelled_page import LabelledPage
-from layoutner.inference.output import to_jsonl, to_unilm
+from layoutner.inference.output import to_unilm
 from layoutner.inference.result import field_page
+from layoutner.pages.page_object import json_line
 
 
 class PageText:
     """Predictions as text, page by page."""
 
     def __init__(self, format: str) -> None:
-        self._to_text = {"jsonl": to_jsonl, "unilm": to_unilm}[format]
+        self._to_text = {"jsonl": json_line, "unilm": to_unilm}[format]
 
     def begin(self) -> str:
         """What stands before the first page."""
@@ -51,5 +52,5 @@ class DocumentText:
         lines = []
         for record in records:
             self.review.add(record)
-            lines.append(row(record, self._normalised) if self._is_table else to_jsonl(record.to_dict()))
+            lines.append(row(record, self._normalised) if self._is_table else json_line(record.to_dict()))
         return "".join(lines)

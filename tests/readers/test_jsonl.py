@@ -186,8 +186,13 @@ def test_a_line_without_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -
     source = parts()
     limit = 2**20
     monkeypatch.setattr(jsonl, "LONGEST_LINE", limit)
-    stdin = SimpleNamespace(buffer=SimpleNamespace(readline=lambda size: (asked.append(size), next(source))[1]))
-    monkeypatch.setattr(sys, "stdin", stdin)
+
+    class Stream(io.BytesIO):  # which has no descriptor
+        def readline(self, size: int | None = -1, /) -> bytes:
+            asked.append(size or -1)
+            return next(source)
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Stream()))
     first, problem, last = jsonl.read(jsonl.STDIN, "test")
     assert max(asked) == limit + 1
     assert (first.name, last.name) == ("first", "last")  # type: ignore[union-attr]
@@ -205,13 +210,13 @@ def test_the_longest_line_is_still_a_document(tmp_path: Path, monkeypatch: pytes
 
 def test_what_predict_writes_is_read_again(tmp_path: Path) -> None:
     from layoutner.inference.labelled_page import label_page
-    from layoutner.inference.output import to_jsonl
     from layoutner.objectives.evaluate import WordPrediction
+    from layoutner.pages.page_object import json_line
 
     words = ("שלום", "🙂", "x\u2028y")
     document = Document("p\u200d1", words, ((0, 0, 9, 9), (10, 0, 20, 9), (30, 0, 40, 9)), None, (7, 8))
     answers = [WordPrediction(label, 0.5) for label in (1, 2, 0)]
-    line = to_jsonl(label_page(document, answers, LabelSet("BIO", ("X",))).to_dict(tmp_path))
+    line = json_line(label_page(document, answers, LabelSet("BIO", ("X",))).to_dict(tmp_path))
     (tmp_path / "x.jsonl").write_text(line if line.endswith("\n") else line + "\n", encoding="utf-8")
     (again,) = read(tmp_path / "x.jsonl")
     assert again == Document(document.name, words, document.boxes, ("B-X", "I-X", "O"), (7, 8))
