@@ -3,11 +3,15 @@
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from layoutner.backends.onnx_export import write_onnx
+from layoutner.models.preprocessing import PREPROCESSING_FILE, Preprocessing
+from tests.builders import jsonl
 from tests.builders.families import make_export
 from tests.builders.processes import ROOT, launch
 
@@ -61,6 +65,29 @@ def test_ways_to_a_confidence_are_compared(forms: Path, checkpoints: dict[str, P
     mean = {row[:24].strip(): float(row[24:].split()[0]) for row in rows}
     assert len(mean) == 8
     assert mean["product around"] < mean["product"] < mean["minimum"] < mean["geometric mean"] < mean["arithmetic mean"]
+
+
+@pytest.mark.slow
+def test_torch_and_onnx_label_the_same(forms: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model = make_export(checkpoints["layoutlm"], tmp_path / "torch", ["O", "B-DUE", "I-DUE", "B-ITEM", "I-ITEM"])
+    graph = Path(shutil.copytree(model, tmp_path / "onnx", ignore=shutil.ignore_patterns("model.safetensors")))
+    preprocessing, _ = write_onnx(model, Preprocessing.read(model / PREPROCESSING_FILE), graph)
+    preprocessing.write(graph / PREPROCESSING_FILE)
+    done = launch(["python", ROOT / "benchmarks" / "backends.py", model, graph, forms, "--documents", 3, "--rounds", 1])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.findall(r"^(\w+): [\d.]+ pages/s", done.stdout, re.MULTILINE) == ["torch", "onnx"]
+    assert re.search(r"^\d+ words: 0 labels differ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_server_is_measured(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model = make_export(checkpoints["layoutlm"], tmp_path / "model", ["O", "B-DUE", "I-DUE", "B-ITEM", "I-ITEM"])
+    pages = jsonl.write(tmp_path / "pages.jsonl", jsonl.page("first"), jsonl.page("second"))
+    command = ["python", ROOT / "benchmarks" / "serving.py", model, pages, "--seconds", 1, "--requests", 8]
+    done = launch(command, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for what in ("predict: ", "serve, 1 client(s): ", "serve, 8 client(s): ", "memory after 8 more requests: "):
+        assert f"\n{what}" in done.stdout
 
 
 @pytest.mark.slow
