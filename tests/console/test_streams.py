@@ -217,7 +217,7 @@ def test_a_stream_that_is_closed_is_no_fault(closed: str, tmp_path: Path) -> Non
 
 
 # What is opened by these is no text file, or not opened in the sense of Python's open().
-NO_TEXT = {"os", "Image", "output"}
+NO_TEXT = {"os", "Image", "opener", "output"}
 
 
 def unencoded(tree: ast.AST) -> list[int]:

@@ -290,6 +290,8 @@ NO_CUTTERS = {
     "files/encodings.py": "of which files/text.py takes the letters",
     "files/image.py": "says where the picture of a page is, which no window holds",
     "files/rgb.py": "of which files/image.py takes the colours",
+    "files/pdf.py": "of which files/image.py takes the pages of PDFs",
+    "files/text_layer.py": "makes words of the text of a PDF, and the words are in the digests of windows",
 }
 
 

@@ -201,7 +201,7 @@ def test_a_split_whose_files_are_incomplete_is_a_problem_of_it(
         (["."], "not a FUNSD folder"),
         ([".", "--data.format=jsonl"], "holds no .jsonl file"),
         ([".", "--data.invalid_boxes=mend"], "data.invalid_boxes = 'mend': input should be 'none', 'clamp' or 'drop'"),
-        ([".", "--data.format=pdf"], "data.format = 'pdf': input should be 'funsd', "),
+        ([".", "--data.format=docx"], "data.format = 'docx': input should be 'funsd', "),
         ([".", "--data.stride=x"], "data.stride = 'x'"),
         ([".", "--model=nothing/here"], "model.name_or_path = nothing/here: cannot be opened"),
         ([".", "--fxi=clamp"], "unknown argument --fxi=clamp"),

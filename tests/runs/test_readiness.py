@@ -104,7 +104,7 @@ def test_one_problem_is_one_line(
     ("format", "lacks", "text"),
     [
         ("hub", "datasets", "data.format = hub needs the package datasets"),
-        ("ocr", "pytesseract", "data.format = ocr needs the package pytesseract"),
+        ("ocr", "pytesseract", "ocr.engine = tesseract needs the package pytesseract"),
         ("jsonl", "tensorboard", "tensorboard.enabled = true: "),
     ],
 )
