@@ -29,8 +29,6 @@ ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 TAGS = ["O", *(f"{prefix}-{kind.upper()}" for kind in TYPES for prefix in "BI")]
 WEIGHTS = ("model.safetensors", "README.md")
 CASES = [*BUILT, "layoutlmv3:ignore"]
-LIKE_LAYOUTLM = ("bert", "roberta", "xlm-roberta")  # the same layers
-SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,9 @@ def edit(folder: Path, file: str, **values: object) -> None:
     (folder / file).write_text(json.dumps({**tree, **values}))
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW) if case in LIKE_LAYOUTLM else case for case in CASES])
+@pytest.mark.parametrize(
+    "case", [case if case == "layoutlm" else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_every_family_answers_as_torch_does(
     case: str, checkpoints: dict[str, Path], documents: list[Document], tmp_path: Path
 ) -> None:
@@ -159,6 +159,7 @@ def test_a_flipped_bit_a_cut_file_and_none_at_all_are_named(graph: Path) -> None
         Labeller(graph, ALONE)
 
 
+@pytest.mark.slow
 def test_the_graph_of_another_model_is_refused(graph: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     other = as_onnx(make_export(checkpoints["layoutlm"], tmp_path, [*TAGS, "B-Z", "I-Z"]), tmp_path / "other")
     shutil.copyfile(other / "model.onnx", graph / "model.onnx")
@@ -244,6 +245,7 @@ def test_the_command_exports_and_predict_and_evaluate_use_the_graph(
     assert scores[0] == {**scores[1], "loss": scores[0]["loss"]}
 
 
+@pytest.mark.slow
 def test_nothing_of_the_exporter_reaches_the_terminal(run: Path, tmp_path: Path) -> None:
     done = launch(["layoutner", "export", run, tmp_path / "out", "--onnx"])
     assert done.returncode == 0, done.stderr

@@ -142,6 +142,7 @@ def test_a_server_that_stops_does_not_wait_for_ever(model_folder: Path, tmp_path
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nothing_of_a_killed_server_is_in_the_way_of_the_next(model_folder: Path, tmp_path: Path) -> None:
     with serving(model_folder, tmp_path) as server, half_sent(server):
         assert server.client.post("/predict", content=BODY).status_code == 200
