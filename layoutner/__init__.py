@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "layoutner.api": ("evaluate", "load_model", "load_settings", "read_documents", "train"),
+    "layoutner.api": ("evaluate", "load_settings", "read_documents", "train"),
     "layoutner.errors": (
         "LayoutnerError",
         "SettingsError",
@@ -51,7 +51,7 @@ _HOMES = {
     ),
     "layoutner.fields.field": ("Field",),
     "layoutner.inference.labelled_page": ("Entity", "LabelledPage", "LabelledWord"),
-    "layoutner.inference.model": ("Model",),
+    "layoutner.inference.model": ("Model", "load_model"),  # not by way of the api, which loads DeepSpeed
     "layoutner.inference.result": ("Result",),
     "layoutner.objectives.metrics": ("Scores",),
     "layoutner.pages.document": ("Document",),
