@@ -308,6 +308,18 @@ def test_an_entity_of_others_is_said_before_anything_starts(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.usefixtures("no_account")
+def test_a_server_that_does_not_tell_the_teams_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("no such query")
+
+    with wandb_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(wandb, "Api", refuse)
+        require_account(online(tmp_path / "run", entity="their-team"))
+
+
 @pytest.mark.slow
 def test_an_agent_trains_the_trials_of_a_sweep(train_arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     """The agent of wandb itself, with a server that deals out two trials: each has its folder, id and setting."""
