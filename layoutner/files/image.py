@@ -4,6 +4,8 @@ Sizes and pixels are those of the upright page, after applying the EXIF orientat
 that of a TIFF; its picture is rendered at a fixed resolution.
 """
 
+import base64
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -134,6 +136,19 @@ def _which_of(pages: Sequence[int]) -> str:
         f"holds {len(pages)} pages, and the page to use is not given: set it in jsonl with the key "
         f'"frame", here one of {", ".join(map(str, pages[:10]))}{", ..." if len(pages) > 10 else ""}'
     )
+
+
+def to_data_url(picture: Image.Image, side: int, quality: int) -> str:
+    """A picture as a WebP in a data URL, which every browser shows. It is scaled down in place.
+
+    Args:
+        side: largest width and height, in pixels.
+        quality: of WebP, to 100.
+    """
+    picture.thumbnail((side, side))
+    out = io.BytesIO()
+    picture.save(out, format="WEBP", quality=quality)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """A page of a report: its image or words, with its errors over it."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from layoutner.errors import DataError
-from layoutner.files.image import PageImage, read_image
+from layoutner.files.image import PageImage, read_image, to_data_url
 from layoutner.files.text import printable
 from layoutner.objectives.errors import ComparedEntity, Kind, WrongPage
 from layoutner.pages.document import Box, union
@@ -128,7 +126,4 @@ def _image(page: WrongPage, max_image_mib: int) -> tuple[str | None, str | None]
         picture = read_image(PageImage(Path(page.image), page.frame), max_image_mib)
     except DataError as error:
         return None, printable(str(error))
-    picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    out = io.BytesIO()
-    picture.save(out, format="WEBP", quality=IMAGE_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode('ascii')}", None
+    return to_data_url(picture, IMAGE_SIDE, IMAGE_QUALITY), None

@@ -1,7 +1,5 @@
 """Reading one upload: its pages as documents, and their images for a browser."""
 
-import base64
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from layoutner.documents.roles import stream
 from layoutner.errors import DataError, LayoutnerError
-from layoutner.files.image import read_image
+from layoutner.files.image import read_image, to_data_url
 from layoutner.inference.input import guess_format
 from layoutner.pages.document import Document
 from layoutner.pages.page import ReadStats
@@ -103,8 +101,4 @@ def _preview(document: Document, max_image_mib: int) -> str | None:
     """The page image as a data URL that every browser shows; None without one."""
     if document.image is None:
         return None
-    picture = read_image(document.image, max_image_mib)
-    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    out = io.BytesIO()
-    picture.save(out, format="WEBP", quality=PREVIEW_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+    return to_data_url(read_image(document.image, max_image_mib), PREVIEW_SIDE, PREVIEW_QUALITY)
