@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layoutner.console.arguments import Parser, add_command, add_setting, overrides, quiet
 from layoutner.console.ending import ending_together
@@ -207,9 +207,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if ranks.is_rank_zero and options.checkpoints:
             print(_table(named, options.split), file=sys.stdout if options.output else sys.stderr)
         elif ranks.is_rank_zero and options.output and not options.quiet:
-            scores, more = named[""]
-            fields = more["field_accuracy"]
-            print(f"{scores}\n  fields: {fields['right']} of {fields['fields']} right ({fields['accuracy']:.4f})")
+            print(named[""][0])
         if errors is not None:
             from layoutner.reports.report import report_scores
 
@@ -220,30 +218,28 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _score(
     options: argparse.Namespace, model: Path, ranks: "Ranks", errors: "ErrorCounter | None" = None
-) -> "tuple[Scores, dict[str, Any]]":
-    """Scores of one model folder, and what else is written with them: how its checkpoint was chosen (see
-    `Labeller.chosen`), and how many fields are right (on rank 0). All ranks call it.
+) -> "tuple[Scores, dict[str, bool]]":
+    """Scores of one model folder, and how its checkpoint was chosen (see `Labeller.chosen`). All ranks call it.
 
     Args:
         errors: counts the errors on rank 0.
     """
     from layoutner.inference.input import ReportingStats, documents, lost_pages
     from layoutner.inference.labeller import Labeller
-    from layoutner.objectives.field_accuracy import FieldCounter
 
-    stats, fields = ReportingStats(), FieldCounter()
+    stats = ReportingStats()
     labeller = ranks.run_on_all_ranks(lambda: Labeller(model, ranks, options.data.max_image_mib))
     settings = _settings(options, labeller)
     found = documents(settings, options.input, options.split, stats, "require")
     limit, lost = MicroBatchLimit(options.batch), lost_pages(settings, stats)
-    scores = labeller.evaluate(found, options.split, limit, lost, errors, fields=fields)
+    scores = labeller.evaluate(found, options.split, limit, lost, errors)
     _report(stats)
     if ranks.is_rank_zero and scores.note is not None:
         print(scores.note, file=sys.stderr)
-    return scores, {**labeller.chosen, "field_accuracy": fields.to_dict()}
+    return scores, labeller.chosen
 
 
-def _table(named: "dict[str, tuple[Scores, dict[str, Any]]]", split: str) -> str:
+def _table(named: "dict[str, tuple[Scores, dict[str, bool]]]", split: str) -> str:
     """Text table with one line per checkpoint."""
     lines = [f"{'step':>8} {'precision':>9} {'recall':>9} {'f1':>9} {'loss':>9}"]
     lines += [

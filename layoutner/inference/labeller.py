@@ -145,10 +145,9 @@ class Labeller:
         lost: Callable[[list[Problem]], None] = refuse,
         errors: ErrorCounter | None = None,
         held: WordLogits | None = None,
-        fields: FieldCounter | None = None,
     ) -> Scores:
         """Score the labelled documents of rank 0; the result is the same on every rank. `limit`, `lost`: see `label`;
-        `errors`, `held`, `fields`: see `evaluate`.
+        `errors`, `held`: see `evaluate`.
 
         counts["documents_trained_on"] is the number of pages that the model was trained on. It is missing if the model
         folder has no list of training pages.
@@ -157,6 +156,7 @@ class Labeller:
             DataError: documents have no labels or labels unknown to the model, or there is no word.
         """
         trained_on: list[bool] = []
+        fields = FieldCounter()
         scores = evaluate(
             self._forward,
             self._labelled_parts(self._chunks(documents, lost), split, trained_on),
@@ -171,6 +171,7 @@ class Labeller:
             self.temperature,
             fields,
         )
+        scores = replace(scores, field_accuracy=self.ranks.run_on_rank_zero(fields.to_dict))
         if self._training_pages is None:
             return scores
         return replace(scores, counts={**scores.counts, "documents_trained_on": sum(trained_on)})

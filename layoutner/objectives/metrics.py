@@ -24,6 +24,7 @@ class Scores:
     scheme: str
     split: str
     box_level: str  # "word", or "segment": boxes of lines or fields, which may come from the ground truth
+    field_accuracy: dict[str, float] | None  # see `FieldCounter.to_dict`; None if nobody has counted
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as a dict, as in scores.json."""
@@ -53,6 +54,8 @@ class Scores:
         lines.insert(-1, "  " + "-" * (width + 40))  # a type may be called "all types" too
         if self.f1_interval:  # 0: the pages do not differ, so they say nothing about others
             lines.append(f"  f1 {self.f1:.4f} +- {self.f1_interval:.4f} (95%, over pages)")
+        if fields := self.field_accuracy:
+            lines.append(f"  fields: {fields['right']} of {fields['fields']} right ({fields['accuracy']:.4f})")
         return "\n".join(lines)
 
 
@@ -87,6 +90,7 @@ def score(
         scheme=labels.scheme,
         split=split,
         box_level=box_level,
+        field_accuracy=None,
     )
 
 
