@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from layoutner.errors import DataError, SettingsError, first_line
+from layoutner.pages.text_lines import around, cut_line
 from layoutner.scans.engine import Box, SeenWord
 from layoutner.settings.ocr import OcrSettings
 
@@ -75,25 +76,12 @@ class RapidOcr:
             zip(found.txts, found.boxes, found.scores, known, strict=True)
         ):
             if [part[0] for part in parts] == text.split():
-                words += [SeenWord(word, _around(its), segment, float(sure)) for word, sure, its in parts]
+                words += [SeenWord(word, _box(its), segment, float(sure)) for word, sure, its in parts]
             else:  # it divides Chinese, for instance, into characters
-                words += _divided(text, _around(corners), segment, float(score))
+                words += [SeenWord(word, box, segment, float(score)) for word, box in cut_line(text, _box(corners))]
         return words
 
 
-def _around(corners: Any) -> Box:
-    """The upright box around four corners."""
-    (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
-    return float(left), float(top), float(right), float(bottom)
-
-
-def _divided(line: str, box: Box, segment: int, score: float) -> list[SeenWord]:
-    """The words of a line; each takes a part of its box in proportion to its characters and the spaces before it."""
-    left, top, right, bottom = box
-    words, at = [], 0
-    for word in line.split():
-        start = line.index(word, at)
-        at = start + len(word)
-        x0, x1 = (left + (right - left) * place / len(line) for place in (start, at))
-        words.append(SeenWord(word, (x0, top, x1, bottom), segment, score))
-    return words
+def _box(corners: Any) -> Box:
+    """The upright box around four corners, which are numbers of numpy."""
+    return around([(float(x), float(y)) for x, y in corners])
